@@ -1,0 +1,113 @@
+"""Every exception that the library raises, as one tree.
+
+    ObanError
+    ├── InvalidJob(ValueError)
+    │   └── InvalidArguments
+    ├── InvalidOption(ValueError)
+    │   ├── InvalidPeriod
+    │   └── InvalidCron
+    ├── ReferenceOutsideSession
+    ├── SchemaError
+    │   ├── SchemaMissing
+    │   └── SchemaOutdated
+    ├── WorkerNotFound(LookupError)
+    ├── JobNotFound(LookupError)
+    ├── AttemptError
+    │   ├── AttemptTimedOut(TimeoutError)
+    │   ├── AttemptCancelled
+    │   └── AttemptOrphaned
+    └── RunnerError
+
+A class's docstring is its default message. On the user's session SQLAlchemy's own errors pass unchanged.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ObanError(Exception):
+    """Something that concerns jobs went wrong."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message if message is not None else type(self).__doc__)
+
+
+class InvalidJob(ObanError, ValueError):
+    """A job has a value that no runner could work with."""
+
+
+class InvalidArguments(InvalidJob):
+    """A value in a job's args or meta can't be written as JSON; `path` says where it stands (`args.items[3].price`)."""
+
+    def __init__(self, message: str | None = None, *, path: str = "args") -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class InvalidOption(ObanError, ValueError):
+    """An option of a worker, a queue or a runner is unknown or has a value that can't be used."""
+
+
+class InvalidPeriod(InvalidOption):
+    """A span of time is a number of seconds, a timedelta or a text such as "5 minutes"."""
+
+
+class InvalidCron(InvalidOption):
+    """A cron expression has five fields, or six with seconds, or is one of the nicknames such as @hourly."""
+
+
+class ReferenceOutsideSession(ObanError):
+    """A reference names an object that is not in the session its job is enqueued in; add the object first."""
+
+
+class SchemaError(ObanError):
+    """The database's tables are not what this version of oban_sa works with."""
+
+
+class SchemaMissing(SchemaError):
+    """The database has no tables for jobs yet."""
+
+
+class SchemaOutdated(SchemaError):
+    """The database's tables are older than this version of oban_sa; `found` and `required` are migration versions."""
+
+    def __init__(self, message: str | None = None, *, found: int, required: int) -> None:
+        super().__init__(message)
+        self.found = found
+        self.required = required
+
+
+class WorkerNotFound(ObanError, LookupError):
+    """No worker is registered under the name that a job carries."""
+
+
+class JobNotFound(ObanError, LookupError):
+    """No job has that id."""
+
+
+class AttemptError(ObanError):
+    """An attempt at a job did not succeed; this is what a job's `errors` hold."""
+
+
+class AttemptTimedOut(AttemptError, TimeoutError):
+    """The attempt took longer than its timeout."""
+
+
+class AttemptCancelled(AttemptError):
+    """The attempt was cancelled while it ran."""
+
+
+class AttemptOrphaned(AttemptError):
+    """The node that ran this attempt died."""
+
+
+class RunnerError(ObanError):
+    """The runner can't start or can't go on."""
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """Say which of `choices` was probably meant: ``; did you mean 'queue'?``, or nothing where none is near."""
+    matches = difflib.get_close_matches(word, list(choices), n=1)
+    return f"; did you mean {matches[0]!r}?" if matches else ""
