@@ -1,0 +1,117 @@
+"""One PostgreSQL per run, a template database migrated once, a fresh database per test.
+
+The server is `OBAN_TEST_DATABASE_URL` where that is set, else a container where a Docker engine answers, else a
+private one of `oban_sa.embedded`. Every URL a fixture gives is `postgresql+asyncpg://`; `tests.support` turns it into
+another driver's.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import Session, sessionmaker
+
+from tests.databases import Databases, Server, migrate, some_server
+from tests.support import sync_url
+
+if TYPE_CHECKING:
+    from tests.ownserver import OwnServer
+
+FOLDER = "OBAN_TEST_FOLDER"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the folder that all workers of this run share, so that they share one embedded server too."""
+    if not hasattr(config, "workerinput"):
+        folder = Path(tempfile.mkdtemp(prefix="oban-tests-"))
+        # As root the server runs under another account, which has to get through to its data.
+        folder.chmod(0o755)
+        os.environ[FOLDER] = str(folder)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput") and (folder := os.environ.pop(FOLDER, None)):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def run_folder() -> Path:
+    """A folder every account can get through to, removed when the run ends."""
+    return Path(os.environ[FOLDER])
+
+
+@pytest.fixture(scope="session")
+def server(run_folder: Path) -> Iterator[Server]:
+    """The PostgreSQL of this run: `.url`, `.create_database(name, template=None) -> url`, `.drop_database(name)`."""
+    with some_server(run_folder) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def databases(server: Server) -> Iterator[Databases]:
+    """Databases cloned from a template that was migrated once; dropped in the background after use."""
+    with Databases(server) as made:
+        yield made
+
+
+@pytest.fixture
+def database_url(databases: Databases) -> Iterator[str]:
+    """A fresh database that has our tables, for this test alone."""
+    with databases.fresh() as url:
+        yield url
+
+
+@pytest.fixture
+def empty_database_url(databases: Databases) -> Iterator[str]:
+    """A fresh database without any table, for this test alone."""
+    with databases.fresh(migrated=False) as url:
+        yield url
+
+
+@pytest.fixture
+async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+    made = create_async_engine(database_url)
+    yield made
+    await made.dispose()
+
+
+@pytest.fixture
+def sessions(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
+    return async_sessionmaker(engine, expire_on_commit=False)
+
+
+@pytest.fixture
+def sync_engine(database_url: str) -> Iterator[Engine]:
+    """The database of `engine`, through psycopg."""
+    made = create_engine(sync_url(database_url))
+    yield made
+    made.dispose()
+
+
+@pytest.fixture
+def sync_sessions(sync_engine: Engine) -> sessionmaker[Session]:
+    return sessionmaker(sync_engine, expire_on_commit=False)
+
+
+@pytest.fixture(name="sync_url")
+def sync_url_fixture() -> object:
+    """The function `tests.support.sync_url`, for those who would rather ask for it than import it."""
+    return sync_url
+
+
+@pytest.fixture
+def own_server(run_folder: Path) -> Iterator[OwnServer]:
+    """A durable PostgreSQL for this test alone, started and migrated: `.url`, `.stop()`, `.kill()`, `.start()`."""
+    from tests.ownserver import OwnServer
+
+    with OwnServer(Path(tempfile.mkdtemp(prefix="own-", dir=run_folder))) as own:
+        migrate(own.url)
+        yield own

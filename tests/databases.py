@@ -1,0 +1,177 @@
+"""Where the run's PostgreSQL comes from, and the databases that tests get on it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import secrets
+import socket
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+import psycopg
+from alembic.config import Config
+from psycopg import sql
+from sqlalchemy import create_engine
+from sqlalchemy.engine import make_url
+
+from alembic import command
+from tests.support import ROOT, plain_url, sync_url
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running PostgreSQL whose `url` may create databases."""
+
+    url: str
+
+    def create_database(self, name: str, template: str | None = None) -> str:
+        self._execute(
+            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
+                sql.Identifier(name), sql.Identifier(template or "template0")
+            )
+        )
+        return self.url_of(name)
+
+    def drop_database(self, name: str) -> None:
+        """Drop it whoever is still connected."""
+        self._execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+    def url_of(self, name: str) -> str:
+        return make_url(self.url).set(database=name).render_as_string(hide_password=False)
+
+    def _execute(self, statement: sql.Composed) -> None:
+        with psycopg.connect(plain_url(self.url), autocommit=True) as connection:
+            connection.execute(statement)
+
+
+class Databases:
+    """Fresh databases for tests; what a test leaves is dropped behind its back, since dropping takes longest."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self._run = f"oban_test_{secrets.token_hex(4)}"
+        self._numbers = itertools.count(1)
+        self._drops = ThreadPoolExecutor(1, thread_name_prefix="drop-databases")
+        self._dropping: list[Future[None]] = []
+        self._template: str | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._template is not None:
+            self._drop(self._template)
+        self._drops.shutdown()
+        for drop in self._dropping:
+            drop.result()
+
+    @property
+    def template(self) -> str:
+        """The name of the database that was migrated once; made when first asked for."""
+        if self._template is None:
+            name = f"{self._run}_template"
+            url = self.server.create_database(name)
+            try:
+                migrate(url)
+            except BaseException:
+                self.server.drop_database(name)
+                raise
+            self._template = name
+        return self._template
+
+    @contextmanager
+    def fresh(self, *, migrated: bool = True) -> Iterator[str]:
+        name = f"{self._run}_{next(self._numbers)}"
+        yield self.server.create_database(name, self.template if migrated else None)
+        self._drop(name)
+
+    def _drop(self, name: str) -> None:
+        self._dropping.append(self._drops.submit(self.server.drop_database, name))
+
+
+def migrate(url: str) -> None:
+    """Bring the database to the newest version, through the repository's own Alembic environment."""
+    ini = ROOT / "alembic.ini"
+    if ini.exists():
+        with environ(OBAN_DATABASE_URL=sync_url(url)):
+            command.upgrade(Config(ini), "head")
+        return
+    # TEMPORARY, until alembic.ini is there.
+    from oban_sa.models import Base
+
+    engine = create_engine(sync_url(url))
+    Base.metadata.create_all(engine)
+    engine.dispose()
+
+
+@contextmanager
+def environ(**values: str) -> Iterator[None]:
+    """Set environment variables for a while; DATABASE_URL, which could name somebody's real database, is hidden."""
+    before = {name: os.environ.get(name) for name in ("DATABASE_URL", *values)}
+    os.environ.pop("DATABASE_URL", None)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def some_server(folder: Path) -> Iterator[Server]:
+    if url := os.environ.get("OBAN_TEST_DATABASE_URL"):
+        yield Server(sync_url(url, "asyncpg"))
+        return
+    if docker_answers():
+        from testcontainers.postgres import PostgresContainer
+
+        container = PostgresContainer("postgres:17-alpine", driver=None).with_command(
+            "postgres -c fsync=off -c full_page_writes=off -c synchronous_commit=off -c max_prepared_transactions=20"
+        )
+        try:
+            container.start()
+        except Exception as error:  # an engine that cannot fetch the image is as good as none
+            warnings.warn(
+                f"Docker answers but could not start a container, so oban_sa.embedded is used: {error}", stacklevel=1
+            )
+        else:
+            try:
+                yield Server(sync_url(container.get_connection_url(), "asyncpg"))
+            finally:
+                container.stop()
+            return
+    from oban_sa import embedded
+
+    with embedded.start(folder / "server", fast=True) as running:
+        yield Server(sync_url(running.url, "asyncpg"))
+
+
+def docker_answers() -> bool:
+    """Whether a Docker engine answers a ping within a second, asked without importing its client."""
+    address = urlsplit(os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock"))
+    try:
+        if address.scheme not in ("unix", "tcp"):
+            return False
+        family = socket.AF_UNIX if address.scheme == "unix" else socket.AF_INET
+        with socket.socket(family) as connection:
+            connection.settimeout(1.0)
+            connection.connect(
+                address.path if family == socket.AF_UNIX else (address.hostname or "127.0.0.1", address.port or 2375)
+            )
+            connection.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
+            return b" 200 " in connection.recv(64)
+    except OSError:
+        return False

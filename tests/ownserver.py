@@ -1,0 +1,60 @@
+"""A PostgreSQL that a test may stop, kill and start again."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from oban_sa import embedded
+from tests.support import sync_url
+
+
+class OwnServer:
+    """A private durable server on one port for its whole life; every method returns when its effect is complete."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._running: embedded.Embedded | None = None
+        self._port: int | None = None
+        self.url = ""
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._running is not None:
+            self._running.close()
+
+    @property
+    def pid(self) -> int:
+        """The postmaster's process id."""
+        assert self._running is not None, "this server is stopped; call start() first"
+        return self._running.server.pid
+
+    def start(self) -> str:
+        """Start it where it was left, on the same port, and return its URL."""
+        assert self._running is None, "this server already runs"
+        self._running = embedded.start(self.folder, port=self._port)
+        self._port = self._running.server.port
+        self.url = sync_url(self._running.server.url, "asyncpg")
+        return self.url
+
+    def stop(self) -> None:
+        """Stop it as an administrator does (fast): sessions are ended and everything is on disk."""
+        self._end(signal.SIGINT)
+
+    def kill(self) -> None:
+        """Kill it as a power cut does (SIGKILL): nothing more is written, the next start recovers from the log."""
+        self._end(signal.SIGKILL)
+
+    def _end(self, number: int) -> None:
+        os.kill(self.pid, number)
+        assert self._running is not None
+        self._running.close()
+        self._running = None
