@@ -1,0 +1,294 @@
+"""Python values to JSON and back: what is refused, and where it stands.
+
+What becomes what, beside JSON's own types:
+
+- a datetime, date or time: ISO 8601 text. An aware datetime has its offset; a naive one has none, so that it is read
+  back as it was written (`datetime.fromisoformat` takes both).
+- UUID and Decimal: text. An Enum: its value. A tuple: a list. Subclasses of str, int, float, list and dict: the plain one.
+- a dataclass: an object of its fields. A pydantic model: `model_dump(mode="json")`. A msgspec Struct: its builtins.
+
+A `Reference` is left where it stands; `replace_references` puts the value there later.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Callable, Mapping
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from os import PathLike
+from typing import Any, Final
+from uuid import UUID
+
+import orjson
+
+from oban_sa.errors import InvalidArguments
+from oban_sa.references import Reference
+
+MAX_DEPTH: Final = 200
+"""Lists and objects inside each other; orjson writes no more than 254 of them."""
+
+_SMALLEST, _LARGEST = -(2**63), 2**63 - 1
+
+
+class _Refused(Exception):
+    """A value that can't be written, on its way up; each container that it stands in adds a step."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.steps: list[object] = []
+
+
+def to_json(value: Any, *, where: str = "args") -> Any:
+    """Return `value` as plain JSON values in new containers, with every `Reference` left in place.
+
+    Raises `InvalidArguments` for anything JSON or PostgreSQL can't hold; its `path` starts with `where`.
+    """
+    try:
+        return _plain(value, 0)
+    except _Refused as refused:
+        raise _invalid(refused, where) from refused.__cause__
+
+
+def from_json(text: str | bytes) -> Any:
+    """Read JSON; raises `ValueError` where it is none."""
+    return orjson.loads(text)
+
+
+def dumps(value: Any) -> str:
+    """Write plain JSON values, as `to_json` returns them, as text."""
+    return orjson.dumps(value).decode()
+
+
+def has_references(value: Any) -> bool:
+    """Tell whether a `Reference` stands anywhere inside plain JSON values."""
+    kind = type(value)
+    if kind is dict:
+        return any(has_references(item) for item in value.values())
+    if kind is list:
+        return any(has_references(item) for item in value)
+    return kind is Reference
+
+
+def replace_references(value: Any, resolve: Callable[[Reference], Any], *, where: str = "args") -> Any:
+    """Return plain JSON values in new containers, with what `resolve` returns in place of every `Reference`.
+
+    A resolved value becomes JSON as any other does, so a key may be a UUID; it is refused in the same way.
+    """
+    try:
+        return _replaced(value, resolve)
+    except _Refused as refused:
+        raise _invalid(refused, where) from refused.__cause__
+
+
+def _plain(value: Any, depth: int) -> Any:
+    # Ordered by how often a kind occurs; `type` instead of isinstance, which a bool would pass as an int.
+    kind = type(value)
+    if kind is str:
+        if "\0" in value or not value.isascii():
+            _check_text(value)
+        return value
+    if kind is int:
+        if _SMALLEST <= value <= _LARGEST:
+            return value
+        raise _Refused("is an integer outside 64 bits; write it as text: str(value)")
+    if value is None or kind is bool:
+        return value
+    if kind is dict:
+        return _plain_object(value, depth)
+    if kind is list or kind is tuple:
+        return _plain_list(value, depth)
+    if kind is float:
+        if math.isfinite(value):
+            return value
+        raise _Refused(f"is {value}, which JSON can't hold; write None or a text")
+    return _converted(value, kind, depth)
+
+
+def _plain_object(value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
+    if depth >= MAX_DEPTH:
+        raise _too_deep()
+    depth += 1
+    plain: dict[str, Any] = {}
+    key: Any = None
+    try:
+        for key, item in value.items():
+            kind = type(item)
+            if type(key) is not str or "\0" in key or not key.isascii():
+                plain[_plain_key(key)] = _plain(item, depth)
+            # The two commonest kinds once more, to save a call for each.
+            elif kind is str and item.isascii() and "\0" not in item:
+                plain[key] = item
+            elif kind is int and _SMALLEST <= item <= _LARGEST:
+                plain[key] = item
+            else:
+                plain[key] = _plain(item, depth)
+    except _Refused as refused:
+        refused.steps.append(key)
+        raise
+    return plain
+
+
+def _plain_list(value: Any, depth: int) -> list[Any]:
+    if depth >= MAX_DEPTH:
+        raise _too_deep()
+    depth += 1
+    plain: list[Any] = []
+    try:
+        for item in value:
+            plain.append(_plain(item, depth))
+    except _Refused as refused:
+        refused.steps.append(len(plain))
+        raise
+    return plain
+
+
+def _converted(value: Any, kind: type[Any], depth: int) -> Any:
+    if kind is Reference or isinstance(value, Reference):
+        return value
+    if isinstance(value, Enum):
+        return _plain(value.value, depth)
+    if isinstance(value, str):
+        return _plain(str.__str__(value), depth)
+    if isinstance(value, int):
+        return _plain(int.__index__(value), depth)
+    if isinstance(value, float):
+        return _plain(float.__float__(value), depth)
+    if isinstance(value, dict):
+        return _plain_object(value, depth)
+    if isinstance(value, (list, tuple)):
+        return _plain_list(value, depth)
+    if isinstance(value, (datetime, date, time)):
+        return value.isoformat()
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, Decimal):
+        if value.is_finite():
+            return str(value)
+        raise _Refused(f"is Decimal({str(value)!r}), which is no number; write None or a text")
+    if isinstance(value, type):
+        raise _Refused(f"is the class {value.__name__}, not a value; write what it stands for as text")
+    if hasattr(kind, "__mapper__"):
+        raise _Refused(f"is a mapped {kind.__name__}; write ref(obj) for its key, or the attributes that are needed")
+    return _plain_model(value, kind, depth)
+
+
+def _plain_model(value: Any, kind: type[Any], depth: int) -> Any:
+    if depth >= MAX_DEPTH:  # a model may give itself
+        raise _too_deep()
+    if callable(getattr(kind, "model_dump", None)):
+        try:
+            dumped = value.model_dump(mode="json")
+        except Exception:  # something inside that pydantic doesn't know, such as a Reference: look at it here
+            dumped = _dumped(value)
+        return _plain(dumped, depth + 1)
+    msgspec: Any = sys.modules.get("msgspec")
+    if msgspec is not None and isinstance(value, msgspec.Struct):
+        try:
+            dumped = msgspec.to_builtins(value, str_keys=True)
+        except Exception:
+            names = zip(kind.__struct_encode_fields__, kind.__struct_fields__, strict=True)
+            dumped = {encoded: getattr(value, name) for encoded, name in names}
+        return _plain(dumped, depth + 1)
+    if dataclasses.is_dataclass(value):
+        return _plain_object({each.name: getattr(value, each.name) for each in dataclasses.fields(value)}, depth)
+    raise _Refused(f"is a {kind.__name__}, which JSON can't hold; {_instead(value, kind)}")
+
+
+def _dumped(value: Any) -> Any:
+    try:
+        return value.model_dump()
+    except Exception as error:
+        raise _Refused(f"is a {type(value).__name__} that can't be dumped: {error}") from error
+
+
+def _plain_key(key: Any) -> str:
+    if isinstance(key, Enum) and isinstance(key.value, str):
+        key = key.value
+    if not isinstance(key, str):
+        raise _Refused(f"has a key of type {type(key).__name__}; keys of a JSON object are text: {_key_instead(key)}")
+    text = str.__str__(key)
+    _check_text(text, "has a key that ")
+    return text
+
+
+def _check_text(text: str, prefix: str = "") -> None:
+    if "\0" in text:
+        raise _Refused(
+            prefix + 'contains a NUL character, which PostgreSQL can\'t store; remove it: .replace("\\0", "")'
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise _Refused(
+            prefix + 'contains a lone surrogate, which is no character; write .encode("utf-8", "replace").decode()'
+        ) from None
+
+
+def _instead(value: Any, kind: type[Any]) -> str:
+    if isinstance(value, (set, frozenset)):
+        return "write sorted(value) or list(value)"
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return "write text: .decode(), .hex() or base64"
+    if isinstance(value, timedelta):
+        return "write value.total_seconds()"
+    if isinstance(value, complex):
+        return "write [value.real, value.imag]"
+    if isinstance(value, PathLike):
+        return "write str(value)"
+    if isinstance(value, Mapping):
+        return "write dict(value)"
+    if callable(getattr(kind, "tolist", None)):
+        return "write value.tolist()"
+    if callable(getattr(kind, "__await__", None)):
+        return "await it first"
+    if callable(getattr(kind, "__iter__", None)):
+        return "write list(value)"
+    return "write a dict, a dataclass or text"
+
+
+def _key_instead(key: object) -> str:
+    return "write str(key)" if isinstance(key, (int, float, UUID, Decimal, date)) else "write text"
+
+
+def _too_deep() -> _Refused:
+    return _Refused(f"is nested more than {MAX_DEPTH} levels deep, or contains itself; write a flatter value")
+
+
+def _replaced(value: Any, resolve: Callable[[Reference], Any]) -> Any:
+    step: object = None
+    try:
+        if type(value) is dict:
+            plain: dict[str, Any] = {}
+            for step, item in value.items():
+                plain[step] = _replaced(item, resolve)
+            return plain
+        if type(value) is list:
+            items: list[Any] = []
+            for step, item in enumerate(value):
+                items.append(_replaced(item, resolve))
+            return items
+    except _Refused as refused:
+        refused.steps.append(step)
+        raise
+    if isinstance(value, Reference):
+        return _plain(resolve(value), 0)
+    return value
+
+
+def _invalid(refused: _Refused, where: str) -> InvalidArguments:
+    path = where + "".join(_step(step) for step in reversed(refused.steps))
+    return InvalidArguments(f"{path} {refused.reason}", path=path)
+
+
+def _step(step: object) -> str:
+    if isinstance(step, str):
+        if step.isidentifier():
+            return f".{step}"
+        return f"[{json.dumps(step)}]"
+    return f"[{step!r}]"

@@ -1,0 +1,145 @@
+"""What happens to a job after an attempt: pure, without a clock and without a database."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from traceback import TracebackException
+from typing import Any, Final
+
+from oban_sa import backoff
+from oban_sa.errors import AttemptCancelled, AttemptOrphaned
+from oban_sa.outcomes import Cancel, Record, Snooze
+from oban_sa.periods import describe
+from oban_sa.states import JobState
+
+MAX_ERROR: Final = 32_000
+"""Characters of an error's text; of a longer one the head and the tail are kept."""
+
+_MAX_MESSAGE: Final = 8_000
+_UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try at a job: `attempt` counts from 1 and includes this one; `meta` is the job's as it was fetched."""
+
+    job_id: int
+    attempt: int
+    max_attempts: int
+    meta: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is written about an attempt, and only where the attempt still holds its job.
+
+    `delay` is seconds from the database's now to `scheduled_at`; `error` is the text of a new entry in `errors`; `meta`
+    is merged into the job's own; with `refund` the attempt is given back, one less was spent.
+    """
+
+    job_id: int
+    attempt: int
+    state: JobState
+    delay: float | None = None
+    error: str | None = None
+    meta: dict[str, Any] | None = None
+    refund: bool = False
+
+
+def judge(attempt: Attempt, answer: object, *, delay: float | None = None, traceback: str | None = None) -> Verdict:
+    """Return what happens to a job whose attempt ended with `answer`: what the code returned, or what it raised.
+
+    Every `BaseException` is an answer, `SystemExit` and `CancelledError` among them; only `AttemptCancelled` means that
+    the attempt was asked to stop. `delay` is how many seconds the worker wants before the next attempt; where it is
+    None, or nothing that can be waited, the family's backoff decides. `traceback` replaces the one of the exception, for
+    those that come from another process.
+    """
+    if isinstance(answer, BaseException):
+        return _failed(attempt, answer, delay, traceback)
+    if isinstance(answer, Snooze):
+        return _snoozed(attempt, answer)
+    if isinstance(answer, Cancel):
+        return _cancelled(attempt, f"{AttemptCancelled.__name__}: {_text(answer.reason)}")
+    if isinstance(answer, Record):
+        meta = {"recorded": True, "return": answer.encoded}
+        return Verdict(attempt.job_id, attempt.attempt, JobState.COMPLETED, meta=meta)
+    return Verdict(attempt.job_id, attempt.attempt, JobState.COMPLETED)
+
+
+def given_back(attempt: Attempt) -> Verdict:
+    """Return the verdict on an attempt that was cut short by a shutdown: available again, nothing spent."""
+    return Verdict(attempt.job_id, attempt.attempt, JobState.AVAILABLE, refund=True)
+
+
+def orphaned(node: str, *, silent_for: float | None = None) -> str:
+    """Return the text of the error that a rescued attempt leaves: the node died."""
+    since = "" if silent_for is None else f" {describe(silent_for)} ago"
+    return storable(f"{AttemptOrphaned.__name__}: node {node} stopped beating{since} while it ran this attempt")
+
+
+def error_text(error: BaseException, traceback: str | None = None) -> str:
+    """Return what is kept about an exception: `Type: message`, then its traceback; never raises.
+
+    The first line is a summary, for dashboards show it alone. The text is bounded and free of what PostgreSQL can't store.
+    """
+    message = _bounded(_text(error) or "no message", _MAX_MESSAGE)
+    if traceback is None:
+        traceback = _formatted(error)
+    head = f"{type(error).__name__}: {message}"
+    return _bounded(storable(f"{head}\n{traceback}".rstrip() if traceback else head), MAX_ERROR)
+
+
+def storable(text: str) -> str:
+    """Return `text` with NUL characters and lone surrogates, which PostgreSQL can't store, replaced by U+FFFD."""
+    return _UNSTORABLE.sub("\ufffd", text)
+
+
+def _failed(attempt: Attempt, error: BaseException, delay: float | None, traceback: str | None) -> Verdict:
+    text = error_text(error, traceback)
+    if isinstance(error, AttemptCancelled):
+        return _cancelled(attempt, text)
+    if attempt.attempt >= attempt.max_attempts:
+        return Verdict(attempt.job_id, attempt.attempt, JobState.DISCARDED, error=text)
+    if not _waitable(delay):
+        delay = backoff.default(attempt.attempt, attempt.max_attempts)
+    return Verdict(attempt.job_id, attempt.attempt, JobState.RETRYABLE, delay=delay, error=text)
+
+
+def _snoozed(attempt: Attempt, snooze: Snooze) -> Verdict:
+    before = (attempt.meta or {}).get("snoozed", 0)
+    count = before + 1 if type(before) is int and before >= 0 else 1
+    meta = {**(snooze.meta or {}), "snoozed": count}
+    return Verdict(attempt.job_id, attempt.attempt, JobState.SCHEDULED, delay=snooze.seconds, meta=meta, refund=True)
+
+
+def _cancelled(attempt: Attempt, text: str) -> Verdict:
+    return Verdict(attempt.job_id, attempt.attempt, JobState.CANCELLED, error=_bounded(storable(text), MAX_ERROR))
+
+
+def _waitable(delay: float | None) -> bool:
+    return isinstance(delay, (int, float)) and not isinstance(delay, bool) and math.isfinite(delay) and delay >= 0
+
+
+def _text(value: object) -> str:
+    try:
+        return str(value)
+    except BaseException:
+        return f"<str() of this {type(value).__name__} failed>"
+
+
+def _formatted(error: BaseException) -> str:
+    try:
+        return "".join(TracebackException.from_exception(error, compact=True).format())
+    except BaseException:  # an exception may be broken in many ways, and must still be written down
+        return ""
+
+
+def _bounded(text: str, limit: int) -> str:
+    if len(text) <= limit:
+        return text
+    head = limit // 3
+    tail = limit - head - 60
+    return f"{text[:head]}\n... {len(text) - head - tail} characters left out ...\n{text[-tail:]}"
