@@ -1,0 +1,12 @@
+"""The tables as declarative classes; every one can be selected, joined and pointed to by foreign keys."""
+
+from oban_sa.models.base import Base, schema_map
+from oban_sa.models.cron import Cron
+from oban_sa.models.job import Job
+from oban_sa.models.leader import Leader, Peer
+from oban_sa.models.producer import Producer
+from oban_sa.models.queue import Queue
+
+metadata = Base.metadata
+
+__all__ = ["Base", "Cron", "Job", "Leader", "Peer", "Producer", "Queue", "metadata", "schema_map"]

@@ -1,0 +1,21 @@
+"""What all tables have in common: one MetaData, whose schema `public` stands for whichever schema is in use."""
+
+from typing import Any
+
+from sqlalchemy import MetaData, text
+from sqlalchemy.orm import DeclarativeBase
+
+UTC_NOW = text("timezone('UTC', now())")
+"""The database's clock as UTC; the start of the transaction, so that all rows of a transaction agree."""
+
+
+class Base(DeclarativeBase):
+    """The base of the job tables; a user's own tables keep their own base and MetaData."""
+
+    metadata = MetaData(schema="public")
+    __mapper_args__: Any = {"eager_defaults": True}
+
+
+def schema_map(schema: str | None) -> dict[str | None, str | None]:
+    """Return the `schema_translate_map` that finds the tables in `schema`; None means `public`."""
+    return {"public": schema or "public"}

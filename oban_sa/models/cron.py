@@ -1,0 +1,30 @@
+"""`Cron`: a schedule and its last tick."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Text, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from oban_sa.models.base import UTC_NOW, Base
+from oban_sa.models.types import JSONObject, UTCDateTime
+
+
+class Cron(Base):
+    """One entry of a crontab; `last_at` is the moment of its last tick, not the time at which it was inserted.
+
+    A tick happens once in a cluster because it is claimed by `UPDATE ... SET last_at = :tick WHERE name = :name AND
+    (last_at IS NULL OR last_at < :tick)`, in the transaction that inserts the job: of several nodes that claim the
+    same tick one matches the row, and the others, having waited for its commit, no longer do.
+    """
+
+    __tablename__ = "oban_crons"
+
+    name: Mapped[str] = mapped_column(Text, primary_key=True)
+    expression: Mapped[str] = mapped_column(Text)
+    worker: Mapped[str] = mapped_column(Text)
+    timezone: Mapped[str] = mapped_column(Text, server_default=text("'Etc/UTC'"))
+    opts: Mapped[dict[str, Any]] = mapped_column(JSONObject("opts"), server_default=text("'{}'::jsonb"))
+    last_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    inserted_at: Mapped[datetime] = mapped_column(UTCDateTime, server_default=UTC_NOW)
+    updated_at: Mapped[datetime] = mapped_column(UTCDateTime, server_default=UTC_NOW)

@@ -1,0 +1,339 @@
+"""`Job`: a row of `oban_jobs`."""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Self
+
+import orjson
+from sqlalchemy import BigInteger, CheckConstraint, Identity, Index, Integer, Text, event, inspect, text
+from sqlalchemy.orm import Mapped, Mapper, mapped_column
+
+from oban_sa import clock, hooks, recorded
+from oban_sa.errors import InvalidJob, nearest
+from oban_sa.models import rules
+from oban_sa.models.base import UTC_NOW, Base
+from oban_sa.models.types import (
+    ErrorEntries,
+    Errors,
+    JSONObject,
+    Labels,
+    ScheduledAt,
+    State,
+    UTCDateTime,
+    errors_from_database,
+)
+from oban_sa.periods import Period, seconds
+from oban_sa.states import JobState
+
+UPDATABLE: Final = (
+    "args",
+    "max_attempts",
+    "meta",
+    "priority",
+    "queue",
+    "schedule_in",
+    "scheduled_at",
+    "scheduled_in",
+    "tags",
+    "worker",
+)
+"""What `Job.update` changes."""
+
+
+class Job(Base):
+    """A unit of work: which worker, with what arguments, when, and what became of it.
+
+    Args and meta are JSON objects; every moment is an aware UTC datetime. Making a job writes nothing.
+    """
+
+    __tablename__ = "oban_jobs"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    state: Mapped[JobState] = mapped_column(State, server_default=text("'available'"))
+    queue: Mapped[str] = mapped_column(Text, server_default=text("'default'"))
+    worker: Mapped[str] = mapped_column(Text)
+    args: Mapped[dict[str, Any]] = mapped_column(JSONObject("args"), server_default=text("'{}'::jsonb"))
+    errors: Mapped[list[dict[str, Any]]] = mapped_column(Errors, server_default=text("'{}'::jsonb[]"))
+    attempt: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    max_attempts: Mapped[int] = mapped_column(Integer, server_default=text("20"))
+    inserted_at: Mapped[datetime] = mapped_column(UTCDateTime, server_default=UTC_NOW)
+    scheduled_at: Mapped[datetime] = mapped_column(ScheduledAt, server_default=UTC_NOW)
+    attempted_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    completed_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    attempted_by: Mapped[list[str]] = mapped_column(Labels, server_default=text("'{}'::text[]"))
+    discarded_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    priority: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    tags: Mapped[list[str]] = mapped_column(Labels, server_default=text("'{}'::text[]"))
+    meta: Mapped[dict[str, Any]] = mapped_column(JSONObject("meta"), server_default=text("'{}'::jsonb"))
+    cancelled_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+
+    __table_args__ = (
+        CheckConstraint("attempt >= 0 AND attempt <= max_attempts", name="attempt_range"),
+        CheckConstraint("priority >= 0", name="non_negative_priority"),
+        CheckConstraint("max_attempts > 0", name="positive_max_attempts"),
+        CheckConstraint("char_length(queue) > 0 AND char_length(queue) < 128", name="queue_length"),
+        CheckConstraint("char_length(worker) > 0 AND char_length(worker) < 128", name="worker_length"),
+        Index(
+            "oban_jobs_state_queue_priority_scheduled_at_id_index",
+            *("state", "queue", "priority", "scheduled_at", "id"),
+            postgresql_with={"fillfactor": 90},
+        ),
+        Index(
+            "oban_jobs_staging_index",
+            *("scheduled_at", "id"),
+            postgresql_include=["queue"],
+            postgresql_where=text("state IN ('scheduled', 'retryable')"),
+        ),
+        Index("oban_jobs_completed_at_index", "completed_at", postgresql_where=text("state = 'completed'")),
+        Index("oban_jobs_cancelled_at_index", "cancelled_at", postgresql_where=text("state = 'cancelled'")),
+        Index("oban_jobs_discarded_at_index", "discarded_at", postgresql_where=text("state = 'discarded'")),
+        {
+            "comment": "14",
+            "postgresql_with": {
+                "autovacuum_vacuum_scale_factor": 0.02,
+                "autovacuum_vacuum_threshold": 50,
+                "autovacuum_analyze_scale_factor": 0.02,
+                "autovacuum_analyze_threshold": 100,
+                "autovacuum_vacuum_cost_limit": 2000,
+                "autovacuum_vacuum_cost_delay": 1,
+                "autovacuum_vacuum_insert_scale_factor": 0.02,
+                "autovacuum_vacuum_insert_threshold": 1000,
+                "fillfactor": 85,
+            },
+        },
+    )
+
+    # Plain attributes, not columns: present on loaded rows as well, which never pass through the constructor.
+    _cancel_requested = False
+    _extra = None
+
+    def __init__(
+        self,
+        worker: str,
+        *,
+        id: int | None = None,  # noqa: A002 - the column's name
+        state: JobState = JobState.AVAILABLE,
+        queue: str = "default",
+        attempt: int = 0,
+        max_attempts: int = 20,
+        priority: int = 0,
+        args: dict[str, Any] | None = None,
+        meta: dict[str, Any] | None = None,
+        errors: list[dict[str, Any]] | None = None,
+        tags: Iterable[str] | None = None,
+        attempted_by: Iterable[str] | None = None,
+        inserted_at: datetime | None = None,
+        attempted_at: datetime | None = None,
+        cancelled_at: datetime | None = None,
+        completed_at: datetime | None = None,
+        discarded_at: datetime | None = None,
+        scheduled_at: datetime | None = None,
+        schedule_in: Period | None = None,
+        scheduled_in: Period | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> None:
+        """Make a job for `worker`, the name it is registered under; raise InvalidJob for values no runner could use.
+
+        `schedule_in` takes seconds, a timedelta or a text such as "5 minutes", counted from now; `scheduled_in` is a
+        synonym. A job with a schedule is `scheduled` unless another state is given. Moments left out are set by the
+        database when the job is written. `extra` lives as long as this object and is never stored.
+        """
+        if schedule_in is None:
+            schedule_in = scheduled_in
+        elif scheduled_in is not None:
+            raise InvalidJob("schedule_in and scheduled_in mean the same; give one of them")
+        moment = rules.moment(scheduled_at, "scheduled_at") if schedule_in is None else _from_now(schedule_in)
+        state = rules.state(state)
+        if moment is not None and state is JobState.AVAILABLE:
+            state = JobState.SCHEDULED
+
+        self.worker = rules.name(worker, "worker")
+        self.state = state
+        self.queue = rules.name(queue, "queue")
+        self.max_attempts = limit = rules.max_attempts(max_attempts)
+        self.attempt = rules.attempt(attempt, limit)
+        self.priority = rules.priority(priority)
+        self.args = rules.json_object(args, "args")
+        self.meta = rules.json_object(meta, "meta")
+        self.tags = rules.tags(tags)
+        self.attempted_by = rules.strings(attempted_by, "attempted_by")
+        self.scheduled_at = moment  # type: ignore[assignment]  # None until the database sets it
+        self.inserted_at = rules.moment(inserted_at, "inserted_at")  # type: ignore[assignment]
+        self.attempted_at = rules.moment(attempted_at, "attempted_at")
+        self.cancelled_at = rules.moment(cancelled_at, "cancelled_at")
+        self.completed_at = rules.moment(completed_at, "completed_at")
+        self.discarded_at = rules.moment(discarded_at, "discarded_at")
+        if id is not None:
+            self.id = rules.identity(id)
+        if errors:
+            self.errors = rules.entries(errors)
+        if extra is not None:
+            self._extra = extra
+        hooks.made(self)
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Self:
+        """Make a job from the columns of its row, without validation and without calling hooks.
+
+        It is what a session would have loaded and then let go: detached, every column present, nothing expired.
+        """
+        job: Self = _new_instance()
+        loaded = job.__dict__
+        state = loaded["_sa_instance_state"]
+        identity = row["id"]
+        value: Any
+        loaded["id"] = identity
+        loaded["state"] = _STATES[row["state"]]
+        loaded["queue"] = row["queue"]
+        loaded["worker"] = row["worker"]
+        value = row["args"]
+        loaded["args"] = orjson.loads(value) if isinstance(value, (str, bytes)) else value
+        value = row["meta"]
+        loaded["meta"] = orjson.loads(value) if isinstance(value, (str, bytes)) else value if value is not None else {}
+        value = row["errors"]
+        loaded["errors"] = errors_from_database(value) if value else []
+        loaded["attempt"] = row["attempt"]
+        loaded["max_attempts"] = row["max_attempts"]
+        loaded["priority"] = row["priority"]
+        loaded["tags"] = row["tags"] or []
+        loaded["attempted_by"] = row["attempted_by"] or []
+        for column in _MOMENTS:
+            value = row[column]
+            loaded[column] = value if value is None or value.tzinfo is UTC else _as_utc(value)
+        state.key = (Job, (identity,), None)
+        return job
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """Anything the program wants to keep with this object; never stored."""
+        if self._extra is None:
+            self._extra = {}
+        return self._extra
+
+    @extra.setter
+    def extra(self, extra: dict[str, Any]) -> None:
+        self._extra = extra
+
+    def cancelled(self) -> bool:
+        """Return True once this running job was asked to stop; may be called from any thread."""
+        return self._cancel_requested
+
+    def request_cancel(self) -> None:
+        """Ask the code that runs this job to stop: `cancelled()` is True from now on. May be called from any thread."""
+        self._cancel_requested = True
+
+    def recorded(self) -> Any:
+        """Return the value that the worker answered with `Record`, or None where it recorded nothing."""
+        text = self.meta.get("return") if self.meta.get("recorded") else None
+        return recorded.decode(text) if isinstance(text, str) else None
+
+    def update(self, changes: Mapping[str, Any]) -> Self:
+        """Change what a job may still change, in place, and return the job.
+
+        Takes args, max_attempts, meta, priority, queue, scheduled_at, schedule_in, tags and worker. Raises InvalidJob
+        as the constructor does, and then nothing was changed.
+        """
+        checked = _checked(changes)
+        if "max_attempts" in checked:
+            rules.attempt(self.attempt, checked["max_attempts"])
+        if checked.get("scheduled_at") is not None and self.state == JobState.AVAILABLE:
+            checked["state"] = JobState.SCHEDULED
+        for column, value in checked.items():
+            setattr(self, column, value)
+        return self
+
+    def __str__(self) -> str:
+        loaded = self._loaded()
+        worker = str(loaded.get("worker")).rpartition(".")[2]
+        return (
+            f"Job(id={loaded.get('id')}, worker={worker}, args={_shown(loaded.get('args'))}, "
+            f"queue={loaded.get('queue')}, state={loaded.get('state')})"
+        )
+
+    def __repr__(self) -> str:
+        loaded = self._loaded()
+        return (
+            f"<Job id={loaded.get('id')} worker={loaded.get('worker')!r} queue={loaded.get('queue')!r} "
+            f"state={loaded.get('state')} attempt={loaded.get('attempt')}>"
+        )
+
+    def _loaded(self) -> Mapping[str, Any]:
+        # Showing a job must neither query nor fail, whatever became of its session: expired columns stay away.
+        state = inspect(self)
+        loaded = dict(state.dict)
+        if state.identity is not None:
+            loaded.setdefault("id", state.identity[0])
+        return loaded
+
+
+_new_instance: Final[Any] = Job.__mapper__.class_manager.new_instance
+_STATES: Final = {state.value: state for state in JobState}
+_MOMENTS: Final = ("inserted_at", "scheduled_at", "attempted_at", "cancelled_at", "completed_at", "discarded_at")
+
+
+def _from_now(period: Period) -> datetime:
+    return clock.now() + timedelta(seconds=seconds(period))
+
+
+def _as_utc(value: datetime) -> datetime:
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _checked(changes: Mapping[str, Any]) -> dict[str, Any]:
+    checked: dict[str, Any] = {}
+    for key, value in changes.items():
+        match key:
+            case "args" | "meta":
+                checked[key] = rules.json_object(value, key)
+            case "queue" | "worker":
+                checked[key] = rules.name(value, key)
+            case "max_attempts":
+                checked[key] = rules.max_attempts(value)
+            case "priority":
+                checked[key] = rules.priority(value)
+            case "tags":
+                checked[key] = rules.tags(value)
+            case "scheduled_at":
+                checked.setdefault(key, rules.moment(value, key))
+            case "schedule_in" | "scheduled_in":
+                if value is not None:
+                    checked["scheduled_at"] = _from_now(value)
+            case _:
+                raise InvalidJob(
+                    f"{key!r} can't be updated{nearest(str(key), UPDATABLE)}; update takes {', '.join(UPDATABLE)}"
+                )
+    return checked
+
+
+def _shown(args: Any) -> str:
+    try:
+        return orjson.dumps(args, default=repr, option=orjson.OPT_PASSTHROUGH_DATACLASS).decode()
+    except TypeError:  # keys that are not strings, numbers beyond 64 bits, cycles: still worth showing
+        return repr(args)
+
+
+@event.listens_for(Job.errors, "init_scalar", retval=True)
+def _start_without_errors(job: Job, value: Any, loaded: dict[str, Any]) -> list[Any]:
+    loaded["errors"] = []
+    return loaded["errors"]
+
+
+@event.listens_for(Job, "before_insert")
+def _write_errors_only_where_there_are_any(mapper: Mapper[Job], connection: Any, job: Job) -> None:
+    # The column's default is right in the table of either family, and what can't be batched stays rare.
+    loaded = job.__dict__
+    entries = loaded.get("errors")
+    if entries:
+        loaded["errors"] = ErrorEntries(entries)
+    else:
+        loaded.pop("errors", None)
+    if loaded.get("scheduled_at") is None and loaded.get("inserted_at") is not None:
+        loaded["scheduled_at"] = loaded["inserted_at"]
+
+
+@event.listens_for(Job, "after_insert")
+def _schedule_as_the_database_did(mapper: Mapper[Job], connection: Any, job: Job) -> None:
+    # Without a schedule the database put the same now into both columns.
+    loaded = job.__dict__
+    if loaded.get("scheduled_at") is None:
+        loaded["scheduled_at"] = loaded["inserted_at"]

@@ -1,0 +1,122 @@
+"""What a job may hold: each rule returns the value as it is stored, or says what to write instead."""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from oban_sa.errors import InvalidJob, nearest
+from oban_sa.states import JobState
+
+LONGEST_NAME: Final = 127
+"""Characters that a queue's or a worker's name may have in the family's tables."""
+
+_LARGEST_INTEGER: Final = 2**31 - 1
+
+
+def name(value: Any, field: str) -> str:
+    """Accept a queue's or worker's name of 1 to 127 characters."""
+    if not isinstance(value, str):
+        raise InvalidJob(f"{field} must be a string, got {value!r}")
+    if not value.strip():
+        raise InvalidJob(f"{field} must not be blank")
+    if "\0" in value:
+        raise InvalidJob(f"{field} must not contain NUL characters, got {value!r}")
+    if len(value) > LONGEST_NAME:
+        raise InvalidJob(f"{field} must be at most {LONGEST_NAME} characters long, {value!r} has {len(value)}")
+    return str(value)
+
+
+def max_attempts(value: Any) -> int:
+    """Accept a positive whole number."""
+    number = _integer(value, "max_attempts")
+    if number <= 0:
+        raise InvalidJob(f"max_attempts must be greater than 0, got {number}")
+    return number
+
+
+def attempt(value: Any, limit: int) -> int:
+    """Accept how many attempts were made: 0 up to `limit`, the job's max_attempts."""
+    number = _integer(value, "attempt")
+    if not 0 <= number <= limit:
+        raise InvalidJob(f"attempt must be between 0 and max_attempts ({limit}), got {number}")
+    return number
+
+
+def priority(value: Any) -> int:
+    """Accept 0, the first to run, to 9."""
+    number = _integer(value, "priority")
+    if not 0 <= number <= 9:
+        raise InvalidJob(f"priority must be between 0 and 9, got {number}")
+    return number
+
+
+def identity(value: Any) -> int:
+    """Accept a positive whole number of at most 64 bits."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**63:
+        raise InvalidJob(f"id must be a positive whole number, got {value!r}; leave it out to let the database choose")
+    return value
+
+
+def state(value: Any) -> JobState:
+    """Accept a state or its name."""
+    try:
+        return JobState(value)
+    except ValueError:
+        hint = nearest(value, JobState) if isinstance(value, str) else ""
+        raise InvalidJob(f"state must be one of {', '.join(JobState)}, got {value!r}{hint}") from None
+
+
+def json_object(value: Any, field: str) -> dict[str, Any]:
+    """Accept a dict, or None for an empty one; what is inside is looked at when the job is enqueued."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise InvalidJob(f"{field} must be a dict, got {type(value).__name__}; write {field}={{...}}")
+    return value  # pyright: ignore[reportUnknownVariableType]
+
+
+def tags(value: Any) -> list[str]:
+    """Strip, lower, de-duplicate and sort tags, without the blank ones."""
+    if value is None:
+        return []
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        raise InvalidJob(f"tags must be a list of strings, got {value!r}")
+    cleaned = {str(tag).strip().lower() for tag in value if tag is not None}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    if any("\0" in tag for tag in cleaned):
+        raise InvalidJob("tags must not contain NUL characters")
+    return sorted(cleaned - {""})
+
+
+def strings(value: Any, field: str) -> list[str]:
+    """Accept a list of strings, or None for an empty one."""
+    if value is None:
+        return []
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise InvalidJob(f"{field} must be a list of strings, got {value!r}")
+    return [str(entry) for entry in value]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+
+
+def entries(value: Any) -> list[Any]:
+    """Accept the list of a job's errors, or None for an empty one."""
+    if value is None:
+        return []
+    if not isinstance(value, (list, tuple)):
+        raise InvalidJob(f"errors must be a list, got {value!r}")
+    return list(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+
+
+def moment(value: Any, field: str) -> datetime | None:
+    """Accept a datetime; a naive one is taken as UTC, an aware one converted to it."""
+    if value is None:
+        return None
+    if not isinstance(value, datetime):
+        raise InvalidJob(f"{field} must be a datetime, got {value!r}")
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _integer(value: Any, field: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidJob(f"{field} must be a whole number, got {value!r}")
+    if value > _LARGEST_INTEGER:
+        raise InvalidJob(f"{field} must be at most {_LARGEST_INTEGER}, got {value}")
+    return int(value)

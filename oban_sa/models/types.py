@@ -1,0 +1,216 @@
+"""How values of the job tables look in Python, whichever driver brings them and whichever program made the table."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from sqlalchemy import (
+    ARRAY,
+    DateTime,
+    Dialect,
+    Enum,
+    Text,
+    TypeDecorator,
+    bindparam,
+    cast,
+    func,
+    null,
+    text,
+    type_coerce,
+)
+from sqlalchemy.dialects.postgresql import ENUM, JSONB
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.elements import BindParameter, ColumnElement
+from sqlalchemy.sql.functions import FunctionElement
+
+from oban_sa import values
+from oban_sa.errors import InvalidArguments, InvalidJob
+from oban_sa.states import JobState
+
+State = Enum(
+    JobState,
+    name="oban_job_state",
+    schema="public",
+    values_callable=lambda states: [state.value for state in states],
+)
+"""`oban_job_state`; comes out as `JobState` and takes plain strings too."""
+
+
+class UTCDateTime(TypeDecorator[datetime]):
+    """An aware UTC datetime in Python, a `timestamp without time zone` in the database; a naive one is taken as UTC."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None or value.tzinfo is None:
+            return value
+        return value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.replace(tzinfo=UTC)
+
+
+class Labels(TypeDecorator[list[str]]):
+    """A list of strings; NULL, which Elixir's tables allow, comes out as an empty list."""
+
+    impl = ARRAY(Text)
+    cache_ok = True
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> list[str]:
+        return [] if value is None else list(value)
+
+
+class JSONObject(TypeDecorator[dict[str, Any]]):
+    """A JSON object; what JSON has no word for is converted, or refused with the path that leads to it.
+
+    `where` is how paths start: `args` or `meta`. NULL, which Elixir's tables allow for `meta`, comes out as `{}`.
+    """
+
+    impl = JSONB(none_as_null=True)
+    cache_ok = True
+
+    class Comparator(TypeDecorator.Comparator[Any], JSONB.Comparator[Any]):
+        """What JSONB can do; an item inside the object is any JSON value, so it is typed JSONB."""
+
+        def _setup_getitem(self, index: Any) -> Any:
+            operator, index, _ = JSONB.Comparator._setup_getitem(self, index)
+            return operator, index, JSONB()
+
+    comparator_factory = Comparator  # type: ignore[assignment]
+
+    def __init__(self, where: str = "args") -> None:
+        super().__init__()
+        self.where = where
+
+    def coerce_compared_value(self, op: Any, value: Any) -> Any:
+        return self.impl_instance.coerce_compared_value(op, value)
+
+    def bind_processor(self, dialect: Dialect) -> Any:
+        where = self.where
+
+        def process(value: Any) -> str | None:
+            return None if value is None else _object_to_text(value, where)
+
+        return process
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Any:
+        def process(value: Any) -> Any:
+            if isinstance(value, (str, bytes)):
+                value = orjson.loads(value)
+            return {} if value is None else value
+
+        return process
+
+
+class Errors(TypeDecorator[list[dict[str, Any]]]):
+    """What went wrong, attempt by attempt, as `{"at", "attempt", "error"}`.
+
+    Elixir's tables hold it as `jsonb[]`, Python's as `jsonb`; both are read, and written by letting the database
+    look the column's type up in the table's own row type.
+    """
+
+    impl = ARRAY(JSONB)
+    cache_ok = True
+
+    def bind_expression(self, bindvalue: BindParameter[Any]) -> ColumnElement[Any]:
+        return errors_expression(type_coerce(bindvalue, _JSONText()))
+
+    def bind_processor(self, dialect: Dialect) -> Any:
+        return _to_text
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Any:
+        return errors_from_database
+
+
+class _JSONText(TypeDecorator[Any]):
+    impl = Text
+    cache_ok = True
+
+    def bind_processor(self, dialect: Dialect) -> Any:
+        return _to_text
+
+
+_JOB_ROW = ENUM(name="oban_jobs", schema="public", create_type=False)
+"""The row type of the table; an ENUM because that is the type whose name follows the schema map."""
+
+
+def errors_expression(entries: Any) -> ColumnElement[Any]:
+    """Return the value of the column `errors`, of the type that the table has, from JSON text."""
+    nothing, written = cast(null(), _JOB_ROW), func.jsonb_build_object(text("'errors'"), cast(entries, JSONB))
+    return _ErrorsOf(func.jsonb_populate_record(nothing, written))
+
+
+class _ErrorsOf(FunctionElement[Any]):
+    """The field `errors` of a row."""
+
+    name = "errors_of"
+    inherit_cache = True
+
+
+@compiles(_ErrorsOf)
+def _render_errors_of(element: _ErrorsOf, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"({compiler.process(element.clauses.clauses[0], **kw)}).errors"
+
+
+def errors_from_database(value: Any) -> list[Any]:
+    """Read `errors` as any driver brings it from a column of either type."""
+    if value is None:
+        return []
+    if isinstance(value, (str, bytes)):
+        value = orjson.loads(value)
+    return [orjson.loads(entry) if isinstance(entry, (str, bytes)) else entry for entry in value]
+
+
+def _to_text(value: Any) -> str | None:
+    return None if value is None else values.dumps(values.to_json(value, where="errors"))
+
+
+def _object_to_text(value: Any, where: str) -> str:
+    if not isinstance(value, dict):
+        raise InvalidJob(f"{where} must be a dict, got {type(value).__name__}")
+    converted = values.to_json(value, where=where)
+    if values.has_references(converted):
+        raise InvalidArguments(
+            f"{where} holds a ref() that was never resolved; enqueue the job with enqueue(session, job)", path=where
+        )
+    return values.dumps(converted)
+
+
+class ScheduledAt(UTCDateTime):
+    """A moment which, left out or None in an INSERT, is the database's now.
+
+    None is sent as a value instead of leaving the column out, so that jobs with and without a schedule share one
+    INSERT; the database puts its own clock in.
+    """
+
+    cache_ok = True
+    should_evaluate_none = True
+
+    def bind_expression(self, bindvalue: BindParameter[Any]) -> ColumnElement[Any]:
+        return _OrNow(type_coerce(bindvalue, UTCDateTime()))
+
+
+class _OrNow(FunctionElement[Any]):
+    """Its argument; inside an INSERT, the database's now where the argument is NULL."""
+
+    name = "or_now"
+    inherit_cache = True
+
+
+@compiles(_OrNow)
+def _render_or_now(element: _OrNow, compiler: SQLCompiler, **kw: Any) -> str:
+    inner = compiler.process(element.clauses.clauses[0], **kw)
+    return f"coalesce({inner}, timezone('UTC', now()))" if compiler.isinsert else inner
+
+
+class ErrorEntries(list[Any]):
+    """Errors on their way into an INSERT.
+
+    As an SQL expression, and not a plain value, they are kept out of batches, whose SELECT would cast the column to
+    `jsonb[]` where the table has `jsonb`.
+    """
+
+    def __clause_element__(self) -> ColumnElement[Any]:
+        return errors_expression(bindparam(None, list(self), type_=_JSONText()))
