@@ -95,8 +95,8 @@ def load(
     if settings.dead_after < 2 * settings.heartbeat_every:
         where = origins.get("dead_after") or origins["heartbeat_every"]
         raise InvalidOption(
-            f"{where}: with dead_after {settings.dead_after:g} and heartbeat_every {settings.heartbeat_every:g}, one late "
-            "beat would pass for death; make dead_after at least twice heartbeat_every"
+            f"{where}: with dead_after {settings.dead_after:g} and heartbeat_every {settings.heartbeat_every:g} "
+            "one late beat would pass for death; make dead_after at least twice heartbeat_every"
         )
     return settings
 
@@ -221,14 +221,8 @@ def _names(value: object) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _period(value: object) -> float:
-    if isinstance(value, str) and re.fullmatch(r"\s*\d+(\.\d*)?\s*", value):
-        value = float(value)
-    return seconds(cast("Any", value))
-
-
 def _positive(value: object) -> float:
-    period = _period(value)
+    period = seconds(cast("Any", value))
     if period <= 0:
         raise InvalidOption("0 seconds is no interval; write for example 1")
     return period
@@ -298,7 +292,7 @@ _READ: Final[Mapping[str, Callable[[object], object]]] = {
     "schema": _schema,
     "name": _text,
     "node": _text,
-    "grace": _period,
+    "grace": lambda value: seconds(cast("Any", value)),
     "heartbeat_every": _positive,
     "dead_after": _positive,
     "poll_every": _positive,

@@ -1,0 +1,168 @@
+"""From the URL that a user writes to an engine on asyncpg, and from a failure to connect to words about it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import asyncpg
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from oban_sa.errors import InvalidOption, RunnerError, nearest
+from oban_sa.settings import safe
+
+CONNECT_TIMEOUT: Final = 10.0
+
+_DRIVERS: Final = frozenset({"asyncpg", "psycopg", "psycopg_async", "psycopg2", "pg8000", "psycopg2cffi"})
+_NUMBERS: Final = {
+    "statement_cache_size": int,
+    "max_cached_statement_lifetime": int,
+    "max_cacheable_statement_size": int,
+    "prepared_statement_cache_size": int,
+    "command_timeout": float,
+    "timeout": float,
+}
+# What libpq knows and asyncpg does not, and what changes nothing when it is left out.
+_HINTS: Final = frozenset(
+    {
+        "client_encoding",
+        "fallback_application_name",
+        "keepalives",
+        "keepalives_count",
+        "keepalives_idle",
+        "keepalives_interval",
+        "load_balance_hosts",
+        "tcp_user_timeout",
+        "sslcompression",
+        "sslsni",
+    }
+)
+_ONLY_LIBPQ: Final = {"channel_binding": "require", "gssencmode": "require"}
+
+
+def create_engine(url: str, *, application_name: str = "oban_sa", connections: int = 14) -> AsyncEngine:
+    """Return an engine on asyncpg for any PostgreSQL URL, libpq's parameters (`?sslmode=require`) included.
+
+    It opens at most `connections`, and keeps 24 of them at most. An `application_name` in the URL wins. Raises
+    InvalidOption for what is not the URL of a PostgreSQL database, without showing its password.
+    """
+    parsed, arguments = _translated(url, application_name)
+    kept = max(1, min(connections, 24))
+    return create_async_engine(
+        parsed, connect_args=arguments, pool_size=kept, max_overflow=max(0, connections - kept), pool_use_lifo=True
+    )
+
+
+def connect_arguments(url: str, *, application_name: str = "oban_sa") -> dict[str, Any]:
+    """Return what `asyncpg.connect` takes to reach the database of this URL."""
+    parsed, arguments = _translated(url, application_name)
+    dialect: Any = parsed.get_dialect()()
+    found: dict[str, Any] = dialect.create_connect_args(parsed)[1]
+    if "prepared_statement_cache_size" in arguments:  # SQLAlchemy's own, unknown to asyncpg
+        arguments["statement_cache_size"] = arguments.pop("prepared_statement_cache_size")
+    return {**found, **arguments}
+
+
+def explained(error: BaseException, url: str) -> RunnerError | None:
+    """Return the error to show for a failure to connect, or None where the failure is of another kind."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    cause = (
+        cause.__cause__
+        if isinstance(cause, Exception) and isinstance(cause.__cause__, asyncpg.PostgresError)
+        else cause
+    )
+    parsed = make_url(url)
+    where = f"{parsed.host or 'the local server'}:{parsed.port or 5432}"
+    shown = safe(url)
+    match cause:
+        case asyncpg.InvalidPasswordError():
+            what = f"the password of the user {parsed.username!r} is wrong, or missing from the URL"
+        case asyncpg.InvalidAuthorizationSpecificationError():
+            what = f"the server refused the user {parsed.username!r}: {cause}"
+        case asyncpg.InvalidCatalogNameError():
+            what = (
+                f"the server at {where} has no database {parsed.database!r}; create it with: createdb {parsed.database}"
+            )
+        case asyncpg.TooManyConnectionsError():
+            what = f"the server at {where} has no connection left: {cause}"
+        case asyncpg.CannotConnectNowError():
+            what = f"the server at {where} takes no connections now: {cause}"
+        case (
+            asyncpg.CantChangeRuntimeParamError()
+            | asyncpg.UndefinedObjectError()
+            | asyncpg.InvalidParameterValueError()
+        ):
+            what = f"the server refused a parameter of the URL: {cause}"
+        case asyncpg.ClientConfigurationError():
+            what = f"the URL can't be used: {cause}"
+        case ssl.SSLError():
+            what = f"no encrypted connection to {where} could be made: {cause}"
+        case socket.gaierror():
+            what = f"the host {parsed.host!r} is unknown"
+        case ConnectionRefusedError():
+            what = f"nothing listens at {where}; is PostgreSQL running there?"
+        case asyncio.TimeoutError() | TimeoutError():
+            what = f"{where} did not answer within {CONNECT_TIMEOUT:g} seconds"
+        case FileNotFoundError():
+            what = f"there is no socket of PostgreSQL at {parsed.host or 'the usual places'}"
+        case OSError() | asyncpg.InterfaceError():
+            what = f"{where} can't be reached: {cause}"
+        case asyncpg.ConnectionDoesNotExistError():
+            what = f"the server at {where} closed the connection while it was made"
+        case _:
+            return None
+    return RunnerError(f"can't connect to {shown}\n{what[0].upper()}{what[1:]}")
+
+
+def _translated(url: str, application_name: str) -> tuple[URL, dict[str, Any]]:
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):  # neither says which part is wrong, and a port that is none shows as ValueError
+        raise InvalidOption(
+            f"{safe(url)!r} is not a URL; write for example postgresql://user:password@host:5432/name, with the "
+            "special characters of a password percent-encoded"
+        ) from None
+    backend, _, driver = parsed.drivername.partition("+")
+    if backend not in ("postgresql", "postgres"):
+        raise InvalidOption(
+            f"{safe(url)!r} is not the URL of a PostgreSQL database, which oban_sa needs"
+            f"{nearest(backend, ['postgresql', 'postgres'])}"
+        )
+    if driver and driver not in _DRIVERS:
+        raise InvalidOption(f"{safe(url)!r} names an unknown driver {driver!r}; write postgresql://")
+    arguments: dict[str, Any] = {"timeout": CONNECT_TIMEOUT}
+    rest: dict[str, str] = {}
+    hosts: dict[str, Any] = {}
+    for key, value in parsed.query.items():
+        last = value if isinstance(value, str) else value[-1]
+        if key in ("host", "port"):
+            hosts[key] = value
+        elif key in _NUMBERS or key == "connect_timeout":
+            name = "timeout" if key == "connect_timeout" else key
+            arguments[name] = _number(key, last)
+        elif key == "ssl":
+            rest["sslmode"] = {"true": "require", "false": "disable"}.get(last.lower(), last)
+        elif key in _ONLY_LIBPQ:
+            if last == _ONLY_LIBPQ[key]:
+                raise InvalidOption(f"{safe(url)}: asyncpg has no {key}={last}; leave it out of the URL")
+        elif key not in _HINTS:
+            rest[key] = last
+    if "application_name" not in rest:
+        # PostgreSQL cuts it at 63 bytes by itself, with a notice.
+        arguments["server_settings"] = {"application_name": application_name.encode()[:63].decode(errors="ignore")}
+    if rest:
+        # asyncpg reads libpq's parameters from a DSN only, certificates among them; what else is given beside it wins.
+        arguments["dsn"] = f"postgresql://?{urlencode(rest)}"
+    return parsed.set(drivername="postgresql+asyncpg", query=hosts), arguments
+
+
+def _number(key: str, value: str) -> float:
+    try:
+        return int(value) if _NUMBERS.get(key) is int else float(value)
+    except ValueError:
+        raise InvalidOption(f"the parameter {key} of the URL is {value!r}, which is not a number") from None

@@ -1,0 +1,66 @@
+"""Loading the modules that define workers, named by whoever starts a runner and never by a row."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+
+from oban_sa.errors import InvalidOption, RunnerError, nearest
+
+
+def load(modules: Iterable[str], *, origin: str = "--import") -> None:
+    """Import these modules, those in the current folder included.
+
+    `origin` is what messages call the place that named them. Raises InvalidOption for a module that does not exist, and
+    RunnerError for one that exists but can't be imported.
+    """
+    here = str(Path.cwd())
+    # A console script, unlike `python -m`, does not look where it was started.
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
+    importlib.invalidate_caches()
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
+                raise InvalidOption(f"{origin}: {_missing(module, error.name, here)}") from error
+            raise RunnerError(f"{origin}: {_failed(module, error)}") from error
+        except (Exception, SystemExit) as error:
+            raise RunnerError(f"{origin}: {_failed(module, error)}") from error
+
+
+def _missing(module: str, missing: str, here: str) -> str:
+    parent, _, last = missing.rpartition(".")
+    if parent and parent in sys.modules:
+        paths = getattr(sys.modules[parent], "__path__", None)
+        if paths is None:
+            return f"there is no module {missing!r}, because {parent!r} is a module and not a package"
+        siblings = [f"{parent}.{found.name}" for found in pkgutil.iter_modules(paths)]
+        return f"there is no module {last!r} in the package {parent!r}{nearest(missing, siblings)}"
+    top = [found.name for found in pkgutil.iter_modules([here])]
+    return (
+        f"there is no module {module!r}{nearest(missing, top)}\n"
+        f"It was looked for in {here} and among the installed packages; start the runner in the folder that holds "
+        f"{missing.partition('.')[0]!r}, or install it."
+    )
+
+
+def _failed(module: str, error: BaseException) -> str:
+    kind = "".join(traceback.format_exception_only(error)).strip().splitlines()
+    # format_exception_only puts a SyntaxError's file and line first and its message last.
+    where = f"\n  {_place(error.__traceback__)}" if not isinstance(error, SyntaxError) else f"\n  {kind[0].strip()}"
+    return f"the module {module!r} exists but could not be imported: {kind[-1]}{where}"
+
+
+def _place(trace: TracebackType | None) -> str:
+    frames = [frame for frame in traceback.extract_tb(trace) if not frame.filename.startswith("<frozen")]
+    ours = [frame for frame in frames if frame.filename not in (__file__, importlib.__file__)]
+    if not ours:
+        return ""
+    return f'File "{ours[-1].filename}", line {ours[-1].lineno}: {ours[-1].line}'

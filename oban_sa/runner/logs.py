@@ -1,0 +1,269 @@
+"""What the runner command writes to its log: a line for people or a JSON object for machines, built on telemetry.
+
+Only the command configures logging. The library itself writes to loggers below `oban_sa` and leaves the rest to the
+program that uses it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final, TextIO
+
+import orjson
+
+from oban_sa import telemetry
+from oban_sa.errors import JobNotFound
+from oban_sa.periods import describe
+from oban_sa.settings import redacted
+from oban_sa.states import JobState
+from oban_sa.workers.current import current_job
+
+_LEVELS: Final[dict[type[telemetry.Event], int]] = {
+    telemetry.JobStart: logging.DEBUG,
+    telemetry.JobStop: logging.INFO,
+    telemetry.JobException: logging.WARNING,
+    telemetry.JobStale: logging.WARNING,
+    telemetry.ProducerFetch: logging.DEBUG,
+    telemetry.ProducerAck: logging.DEBUG,
+    telemetry.ProducerLost: logging.WARNING,
+    telemetry.StagerStage: logging.DEBUG,
+    telemetry.NotifierConnected: logging.INFO,
+    telemetry.NotifierDisconnected: logging.WARNING,
+    telemetry.NotifierDeaf: logging.WARNING,
+    telemetry.RunnerStart: logging.INFO,
+    telemetry.RunnerStopping: logging.INFO,
+    telemetry.RunnerStop: logging.INFO,
+    telemetry.RunnerRetry: logging.WARNING,
+    telemetry.RunnerRecover: logging.INFO,
+}
+
+
+def configure(
+    level: str = "info",
+    log_format: str = "text",
+    stream: TextIO | None = None,
+    verbose: Iterable[str] = (),
+) -> None:
+    """Send everything that is logged to `stream` (stderr) as text or JSON, at `level` and above.
+
+    Below `info` only this library and the modules in `verbose` speak: a driver's debug output helps nobody.
+    """
+    number = logging.getLevelNamesMapping()[level.upper()]
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.addFilter(_with_current_job)
+    handler.setFormatter(JSONLines() if log_format == "json" else TextLines(colors=_colors(handler.stream)))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(max(number, logging.INFO))
+    for name in {"oban_sa", *(module.partition(".")[0] for module in verbose)}:
+        logging.getLogger(name).setLevel(number)
+    logging.captureWarnings(True)
+
+
+def follow_events() -> Callable[[], None]:
+    """Write the runner's events to the loggers `oban_sa.job`, `oban_sa.producer` and so on; returns the way to stop it.
+
+    Events below the level of their logger are not listened to, so that they cost nothing.
+    """
+    heard = [event for event, level in _LEVELS.items() if _logger(event).isEnabledFor(level)]
+    return telemetry.attach(_write, *heard) if heard else lambda: None
+
+
+def _with_current_job(record: logging.LogRecord) -> bool:
+    """Let what a worker's own code logs say which job it was."""
+    if not hasattr(record, "event"):
+        try:
+            job = current_job()
+        except JobNotFound:
+            return True
+        for key, value in {"job_id": job.id, "worker": job.worker, "queue": job.queue, "attempt": job.attempt}.items():
+            record.__dict__.setdefault(key, value)
+    return True
+
+
+def _write(event: telemetry.Event) -> None:
+    level = _LEVELS[type(event)]
+    match event:
+        case telemetry.JobException(state=JobState.DISCARDED):
+            level = logging.ERROR
+        # An outage makes every part fail again and again; its beginning, its end and its length tell the story.
+        case telemetry.RunnerRetry(attempt=attempt) if attempt > 1 and (attempt < 8 or attempt & (attempt - 1)):
+            level = logging.DEBUG
+        case telemetry.ProducerFetch(count=0) | telemetry.ProducerAck(count=0) | telemetry.StagerStage(count=0):
+            return
+        case _:
+            pass
+    logger = _logger(type(event))
+    if logger.isEnabledFor(level):
+        error = getattr(event, "error", None)
+        trace = (
+            (type(error), error, error.__traceback__) if isinstance(event, telemetry.JobException) and error else None
+        )
+        logger.log(level, "%s", sentence(event), exc_info=trace, extra={"event": event})
+
+
+def _logger(event: type[telemetry.Event]) -> logging.Logger:
+    return logging.getLogger("oban_sa." + event.name.split(".")[1])
+
+
+def sentence(event: telemetry.Event) -> str:
+    """Say in a few words what happened."""
+    match event:
+        case telemetry.JobStart():
+            return f"{_job(event)} started after {describe(event.queue_time)} in the queue"
+        case telemetry.JobStop():
+            how = {JobState.SCHEDULED: "snoozed", JobState.AVAILABLE: "given back"}.get(event.state, str(event.state))
+            return f"{_job(event)} {how} after {describe(event.duration)}"
+        case telemetry.JobException():
+            after = f"{_job(event)} failed after {describe(event.duration)}: {_error(event.error)}"
+            if event.state is JobState.DISCARDED:
+                return f"{after}; discarded, no attempt is left"
+            return f"{after}; next attempt in {describe(event.retry_in)}" if event.retry_in is not None else after
+        case telemetry.JobStale():
+            return (
+                f"{_job(event)} lost its job to another attempt or was cancelled; its outcome {event.state} was dropped"
+            )
+        case telemetry.ProducerFetch():
+            return f"fetched {event.count} of {event.demand} jobs in {describe(event.duration)}"
+        case telemetry.ProducerAck():
+            dropped = f", {event.stale} of them too late" if event.stale else ""
+            return f"wrote {event.count} outcomes{dropped} in {describe(event.duration)}"
+        case telemetry.ProducerLost():
+            return f"queue {event.queue} was declared dead by another node and registered again"
+        case telemetry.StagerStage():
+            return f"made {event.count} due jobs available in {describe(event.duration)}"
+        case telemetry.NotifierConnected():
+            return "listening for new jobs"
+        case telemetry.NotifierDisconnected():
+            return f"stopped listening: {_error(event.error)}; polling, and trying again in {describe(event.retry_in)}"
+        case telemetry.NotifierDeaf():
+            return (
+                "notifications do not arrive, as happens behind a pooler in transaction mode; polling instead. "
+                "Give a direct connection with --listen-url for jobs to start at once"
+            )
+        case telemetry.RunnerStart():
+            queues = ", ".join(f"{queue}:{limit}" for queue, limit in event.queues.items())
+            return f"running {queues} as {event.runner.node}"
+        case telemetry.RunnerStopping():
+            return f"stopping; {event.running} running jobs have {describe(event.grace)} to finish"
+        case telemetry.RunnerStop():
+            gave = f"; {event.given_back} unfinished jobs given back" if event.given_back else ""
+            return f"stopped after {describe(event.duration)}{gave}"
+        case telemetry.RunnerRetry():
+            nth = f" ({event.attempt} times in a row)" if event.attempt > 1 else ""
+            return f"{event.part} failed{nth}: {_error(event.error)}; trying again in {describe(event.retry_in)}"
+        case telemetry.RunnerRecover():
+            return f"{event.part} works again after {event.attempts} failures in {describe(event.duration)}"
+        case _:
+            return event.name
+
+
+def _job(event: telemetry.JobEvent) -> str:
+    return f"job {event.job_id} {event.worker.rpartition('.')[2]}"
+
+
+def _error(error: BaseException | None) -> str:
+    if error is None:
+        return "unknown error"
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+class TextLines(logging.Formatter):
+    """A line for people: time, level, what happened, and for jobs the queue and the attempt."""
+
+    def __init__(self, *, colors: bool = False) -> None:
+        super().__init__()
+        self._colors = colors
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as text, with a traceback below it where there is one, and without passwords."""
+        moment = datetime.fromtimestamp(record.created).astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+        facts = "".join(f"{key}={value} " for key, value in _about_job(record).items()).strip()
+        name = "" if record.name.startswith("oban_sa") else f"{record.name}: "
+        level = f"{record.levelname:<7}"
+        if self._colors:
+            moment, facts = f"\x1b[2m{moment}\x1b[0m", f"\x1b[2m{facts}\x1b[0m" if facts else ""
+            level = f"\x1b[{_COLORS.get(record.levelno, 0)}m{level}\x1b[0m"
+        lines = [f"{moment} {level} {name}{record.getMessage()}{'  ' if facts else ''}{facts}"]
+        lines += [*_trace(self, record)]
+        return redacted("\n".join(lines))
+
+
+class JSONLines(logging.Formatter):
+    """One JSON object per line; what a program adds with `extra` becomes further keys."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as JSON, without passwords."""
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC)
+            .isoformat(timespec="milliseconds")
+            .replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": redacted(record.getMessage()),
+        }
+        for key, value in record.__dict__.items():
+            if key not in _STANDARD and key not in line:
+                line |= _facts(value) if isinstance(value, telemetry.Event) else {key: value}
+        if trace := "\n".join(_trace(self, record)):
+            line["traceback"] = redacted(trace)
+        try:
+            return orjson.dumps(line, default=_plain, option=orjson.OPT_NON_STR_KEYS).decode()
+        except TypeError:  # a huge integer or a lone surrogate in somebody's `extra` must not cost the line
+            return json.dumps({str(key): value for key, value in line.items()}, default=str, skipkeys=True)
+
+
+_COLORS: Final = {logging.DEBUG: 2, logging.INFO: 32, logging.WARNING: 33, logging.ERROR: 31, logging.CRITICAL: 31}
+_STANDARD: Final = logging.LogRecord("", 0, "", 0, "", (), None).__dict__.keys() | {"message", "asctime", "taskName"}
+
+
+def _colors(stream: TextIO) -> bool:
+    return stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+
+
+def _about_job(record: logging.LogRecord) -> dict[str, Any]:
+    """Return what a line of text says about the job besides its message."""
+    event = getattr(record, "event", None)
+    if isinstance(event, telemetry.JobEvent):
+        return {"queue": event.queue, "attempt": f"{event.attempt}/{event.max_attempts}"}
+    keys = ("job_id", "worker", "queue", "attempt")
+    return {key: getattr(record, key) for key in keys if hasattr(record, key)}
+
+
+def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> Iterator[str]:
+    if record.exc_info and record.exc_info[1] is not None:
+        yield formatter.formatException(record.exc_info)
+    if record.stack_info:
+        yield formatter.formatStack(record.stack_info)
+
+
+def _facts(event: telemetry.Event) -> dict[str, Any]:
+    """Return the fields of an event under the names they have in the documentation."""
+    facts: dict[str, Any] = {"event": event.name}
+    for each in dataclasses.fields(event):
+        value = getattr(event, each.name)
+        match each.name, value:
+            case "job", _:
+                pass
+            case "runner", telemetry.Source():
+                facts |= {"node": value.node, "name": value.name, "schema": value.schema}
+            case "error", BaseException():
+                facts["error"] = redacted(_error(value))
+            case _, float():
+                facts[each.name] = round(value, 6)
+            case _:
+                facts[each.name] = value
+    return facts
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return dict(value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    return redacted(str(value))
