@@ -1,0 +1,268 @@
+"""Cron expressions and their moments, in a time zone.
+
+Own code, because neither library on the registry keeps what is promised here: croniter 7.0 fires `30 1 * * *` twice on
+the day an hour repeats and accepts 30 February; cronsim 2.8 does the same wherever seconds are given, answers with a
+moment before the one asked about inside a repeated hour, and its errors ("Bad minute") don't name the part that is
+wrong. Both are what this module is checked against; `docs/cron.md` has every difference and its reason.
+"""
+
+from __future__ import annotations
+
+import zoneinfo
+from calendar import monthrange
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
+from typing import Final, cast
+
+from oban_sa.cronfields import DAY, HOUR, MINUTE, MONTH, NICKNAMES, SECOND, WEEKDAY, Values, read
+from oban_sa.errors import InvalidCron, nearest
+
+LONGEST: Final = 500
+"""Characters an expression may have; every second, minute and hour written out one by one fits in."""
+
+_SECOND: Final = timedelta(seconds=1)
+_DAY: Final = timedelta(days=1)
+# A zone changes its offset and changes it back no faster than this; the shortest seen is Morocco's month of Ramadan.
+_STRIDE: Final = timedelta(days=7)
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """The moments that a cron expression names in a time zone; made by `parse`.
+
+    `canonical` is the same for two spellings of one expression: nicknames are written out, names of months and days
+    are numbers. `reboot` is True for `@reboot`, which has no moments of its own.
+    """
+
+    expression: str
+    timezone: str
+    canonical: str
+    reboot: bool = False
+    zone: zoneinfo.ZoneInfo = field(repr=False, compare=False, default_factory=lambda: zoneinfo.ZoneInfo("Etc/UTC"))
+    _times: _Times | None = field(repr=False, compare=False, default=None)
+
+    def next_after(self, moment: datetime) -> datetime | None:
+        """Return the first moment later than `moment`, in UTC; None for `@reboot` and past the year 9999."""
+        return self._beside(moment, 1)
+
+    def previous_before(self, moment: datetime) -> datetime | None:
+        """Return the last moment earlier than `moment`, in UTC; None for `@reboot` and before the year 1."""
+        return self._beside(moment, -1)
+
+    def _beside(self, moment: datetime, way: int) -> datetime | None:
+        if moment.tzinfo is None:
+            raise ValueError(f"{moment!r} has no time zone; write datetime.now(UTC), or .replace(tzinfo=UTC)")
+        if self._times is None:
+            return None
+        try:
+            walk = _even if self._times.even else _fixed
+            return walk(self._times, self.zone, moment.astimezone(UTC), way)
+        except OverflowError:
+            return None
+
+
+def parse(expression: str, *, timezone: str = "Etc/UTC") -> Schedule:
+    """Return the schedule of an expression; raise InvalidCron naming the field and the part that is wrong.
+
+    Five fields are minute, hour, day of month, month and day of week; six start with the second. Or one of the
+    nicknames: @hourly, @daily, @midnight, @weekly, @monthly, @yearly, @annually, @reboot.
+    """
+    if not isinstance(cast("object", expression), str):
+        raise InvalidCron(f'a cron expression is a text such as "0 9 * * MON-FRI", not {expression!r}')
+    zone = _zone(timezone)
+    if len(expression) > LONGEST:
+        raise InvalidCron(
+            f"cron {expression[:40]!r}... has {len(expression)} characters, more than {LONGEST}; "
+            "write ranges and steps such as 0-59/5 instead of lists"
+        )
+    text = " ".join(expression.split())
+    if text.lower() == "@reboot":
+        return Schedule(expression, timezone, "@reboot", reboot=True, zone=zone)
+    if text.startswith("@"):
+        nickname = NICKNAMES.get(text.lower())
+        if nickname is None:
+            known = [*NICKNAMES, "@reboot"]
+            raise InvalidCron(
+                f"cron {expression!r} is no nickname that cron has{nearest(text.lower(), known)}; "
+                f"write one of {', '.join(known)}, or five fields"
+            )
+        text = nickname
+    try:
+        times, canonical = _times(text)
+    except InvalidCron as error:
+        raise InvalidCron(f"cron {expression!r}: {error}") from None
+    return Schedule(expression, timezone, canonical, zone=zone, _times=times)
+
+
+def _zone(timezone: str) -> zoneinfo.ZoneInfo:
+    try:
+        return zoneinfo.ZoneInfo(timezone)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, TypeError, AttributeError, OSError):
+        pass
+    known = {name.lower(): name for name in zoneinfo.available_timezones()}
+    if not known:
+        raise InvalidCron(f"no time zones are known on this machine, {timezone!r} neither; install the package tzdata")
+    text = str(timezone)[:64]
+    close = known.get(text.lower())
+    hint = f"; did you mean {close!r}?" if close else nearest(text, known.values())
+    raise InvalidCron(f"time zone {text!r} is unknown{hint or '; write a name such as Europe/Berlin or Etc/UTC'}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Times:
+    """What an expression allows on the clock on the wall; a zone is not its concern."""
+
+    seconds: Values
+    minutes: Values
+    hours: Values
+    days: Values
+    months: Values
+    weekdays: Values
+
+    @property
+    def even(self) -> bool:
+        """Whether this is an interval rather than a time of day, which is what Debian's cron takes a `*` for."""
+        return self.minutes.star or self.hours.star
+
+    def on(self, day: date) -> bool:
+        """Whether anything happens on that day."""
+        if day.month not in self.months:
+            return False
+        of_month = day.day in self.days or (self.days.last and day.day == monthrange(day.year, day.month)[1])
+        of_week = day.isoweekday() % 7 in self.weekdays
+        # Cron's old rule: either one will do where both are restricted. A star is no restriction, `*/2` included.
+        return (of_month and of_week) if (self.days.star or self.weekdays.star) else (of_month or of_week)
+
+    def possible(self) -> bool:
+        if not self.weekdays.star or self.days.star or self.days.last:
+            return True
+        return any(self.days.all[0] <= monthrange(2024, month)[1] for month in self.months.all)
+
+    def beside(self, wall: datetime, way: int) -> datetime:
+        """Return the nearest reading of the wall clock after `wall`, or before it where `way` is -1.
+
+        Raises OverflowError where the calendar ends.
+        """
+        if self.on(wall.date()) and (found := self._within(wall.time(), way)):
+            return datetime.combine(wall.date(), found)
+        day = next(each for each in _days(wall.date(), way, self.months) if self.on(each))
+        edge = 0 if way > 0 else -1
+        return datetime.combine(day, time(self.hours.all[edge], self.minutes.all[edge], self.seconds.all[edge]))
+
+    def _within(self, moment: time, way: int) -> time | None:
+        hour, minute, second = moment.hour, moment.minute, moment.second
+        edge = 0 if way > 0 else -1
+        if hour in self.hours:
+            if minute in self.minutes and (found := self.seconds.beside(second, way)) is not None:
+                return time(hour, minute, found)
+            if (found := self.minutes.beside(minute, way)) is not None:
+                return time(hour, found, self.seconds.all[edge])
+        if (found := self.hours.beside(hour, way)) is not None:
+            return time(found, self.minutes.all[edge], self.seconds.all[edge])
+        return None
+
+
+def _days(day: date, way: int, months: Values) -> Iterator[date]:
+    """The days after (before) a day, without those in months that are not asked for."""
+    while True:
+        day += way * _DAY
+        while day.month not in months:
+            day = (day.replace(day=28) + timedelta(days=4)).replace(day=1) if way > 0 else day.replace(day=1) - _DAY
+        yield day
+
+
+@lru_cache(maxsize=512)
+def _times(text: str) -> tuple[_Times, str]:
+    parts = text.split(" ") if text else []
+    if len(parts) not in (5, 6):
+        raise InvalidCron(
+            f"{len(parts)} fields, but there are five (minute, hour, day of month, month, day of week), or six that "
+            'start with the second; write for example "0 9 * * MON-FRI"'
+        )
+    fields = (MINUTE, HOUR, DAY, MONTH, WEEKDAY)
+    values = [read(part, of) for part, of in zip(parts[-5:], fields, strict=True)]
+    second = read(parts[0], SECOND) if len(parts) == 6 else read("0", SECOND)
+    times = _Times(second, *values)
+    if not times.possible():
+        months = ", ".join(f"{month}" for month in times.months.all)
+        raise InvalidCron(f"day of month {parts[-3]!r} never comes in month {months}; write a day that the month has")
+    shown = [each.canonical for each in (second, *values)]
+    return times, " ".join(shown if shown[0] != "0" else shown[1:])
+
+
+# From the clock on the wall to moments. A wall clock jumps: readings that a jump leaves out are a gap, those that it
+# brings back happen twice.
+
+
+def _fixed(times: _Times, zone: zoneinfo.ZoneInfo, moment: datetime, way: int) -> datetime:
+    """A time of day: in a gap it fires right after it, a repeated one fires the first time."""
+    wall = moment.astimezone(zone)
+    # Going back from inside a repeated hour, the readings still ahead already happened once.
+    start = wall.replace(tzinfo=None) + (_repeated(wall) if way < 0 else timedelta())
+    if way < 0 and moment.microsecond:
+        start += _SECOND
+    while True:
+        start = times.beside(start, way)
+        found = _moment(start, zone)
+        if (found > moment) if way > 0 else (found < moment):
+            return found
+
+
+def _repeated(wall: datetime) -> timedelta:
+    """How far the wall clock was put back, where `wall` is a reading it shows for the second time."""
+    first, second = cast("timedelta", wall.replace(fold=0).utcoffset()), cast("timedelta", wall.utcoffset())
+    return first - second if wall.fold and first > second else timedelta()
+
+
+def _moment(wall: datetime, zone: zoneinfo.ZoneInfo) -> datetime:
+    """The first moment at which the wall clock shows `wall`, or has jumped past it."""
+    early, late = (wall.replace(tzinfo=zone, fold=fold).astimezone(UTC) for fold in (0, 1))
+    if late >= early:
+        return early
+    # A gap: read with the offset from before it `wall` is after the jump, and the other way round.
+    return _change(late, early, zone)
+
+
+def _even(times: _Times, zone: zoneinfo.ZoneInfo, moment: datetime, way: int) -> datetime:
+    """An interval: it fires whenever the wall clock shows one of its readings, twice where that happens twice."""
+    start = moment.replace(microsecond=0)
+    if way < 0 and moment.microsecond:
+        start += _SECOND
+    probe = start if way > 0 else start - _SECOND
+    while True:
+        offset = _offset(probe, zone)
+        wall = times.beside((start + offset).replace(tzinfo=None), way)
+        found = wall.replace(tzinfo=UTC) - offset
+        change = _first_change(probe, found, zone)
+        if change is None:
+            return found
+        # The clock jumps on the way there: go on from the jump with the offset that holds beyond it.
+        start, probe = (change - _SECOND, change) if way > 0 else (change, change - _SECOND)
+
+
+def _first_change(start: datetime, end: datetime, zone: zoneinfo.ZoneInfo) -> datetime | None:
+    """The moment nearest to `start`, on the way to `end`, from which another offset holds; None where there is none."""
+    offset = _offset(start, zone)
+    stride = _STRIDE if end > start else -_STRIDE
+    while start != end:
+        near_end = abs(end - start) <= _STRIDE
+        probe = end if near_end else start + stride
+        if _offset(probe, zone) != offset:
+            return _change(min(start, probe), max(start, probe), zone)
+        start = probe
+    return None
+
+
+def _change(low: datetime, high: datetime, zone: zoneinfo.ZoneInfo) -> datetime:
+    """The first moment after `low` at which the offset of `high` holds."""
+    after = _offset(high, zone)
+    while high - low > _SECOND:
+        middle = low + timedelta(seconds=(high - low) // _SECOND // 2)
+        low, high = (low, middle) if _offset(middle, zone) == after else (middle, high)
+    return high
+
+
+def _offset(moment: datetime, zone: zoneinfo.ZoneInfo) -> timedelta:
+    return cast("timedelta", moment.astimezone(zone).utcoffset())
