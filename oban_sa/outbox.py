@@ -1,0 +1,192 @@
+"""What a session's unit of work does for jobs: it puts values in place of references, and announces.
+
+A job is an ordinary pending object from `session.add` on, so the session itself keeps the promises: whatever flushes,
+rolls back, expunges or closes does so for jobs too. Two things are added around it.
+
+*References.* A job's INSERT may come before the one that gives its target a key: the unit of work orders by
+relationships, and between a job and its target there is none. So what is known when a job is written is written, and
+what has changed by the end of the flush is put right there, by one UPDATE for all jobs. A reference may therefore
+point at another job, or at an object that points back at the job.
+
+*Announcements.* At the end of a flush one statement notifies every queue that received its first available job of the
+transaction. PostgreSQL delivers on commit and forgets with a savepoint that rolls back, so what was announced is
+remembered by (nested) transaction. They are only the shortcut: runners that hear nothing find the job by polling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+from weakref import WeakKeyDictionary, ref
+
+from sqlalchemy import Connection, TwoPhaseTransaction, event
+from sqlalchemy.orm import Session, SessionTransaction, UOWTransaction, attributes, object_session
+
+from oban_sa import targets
+from oban_sa.errors import InvalidOption
+from oban_sa.models import Job
+from oban_sa.sql import notifying, resolving
+from oban_sa.states import JobState
+from oban_sa.values import has_references, replace_references, to_json
+
+KEY: Final = "oban"
+"""The one key that a session's `info` gets."""
+
+ANNOUNCE: Final = "oban_announce"
+"""False under this name switches announcements off: in a session's `info`, or in the execution options of an engine,
+a session or a connection."""
+
+
+class Outbox:
+    """What one session is about to write or has announced; made when its first job is enqueued or written."""
+
+    __slots__ = ("_announced", "_landing", "_owner", "_unresolved")
+
+    def __init__(self, session: Session) -> None:
+        self._owner = ref(session)  # weak: the session holds the outbox
+        self._landing: dict[Connection, set[str]] = {}
+        self._unresolved: list[_Unresolved] = []
+        self._announced: WeakKeyDictionary[SessionTransaction, set[tuple[Connection, str]]] = WeakKeyDictionary()
+
+    @classmethod
+    def of(cls, session: Session) -> Outbox:
+        """Return the session's outbox; the first time, make it and listen to this one session."""
+        outbox = session.info.get(KEY)
+        # An `info` copied from another session brings that one's outbox along.
+        if isinstance(outbox, cls) and outbox._owner() is session:
+            return outbox
+        session.info[KEY] = outbox = cls(session)
+        event.listen(session, "after_flush", _finish_flush)
+        event.listen(session, "after_commit", _keep_announced)
+        event.listen(session, "after_soft_rollback", _forget_flush)
+        return outbox
+
+    def land(self, session: Session, connection: Connection, job: Job) -> None:
+        """Take note of a job that is about to be inserted on `connection`."""
+        self.convert(session, connection, job)
+        if job.__dict__.get("state", JobState.AVAILABLE) == JobState.AVAILABLE:
+            self._landing.setdefault(connection, set()).add(job.__dict__.get("queue", "default"))
+
+    def convert(self, session: Session, connection: Connection, job: Job) -> None:
+        """Make a job's args and meta plain JSON, with what is known by now in place of references."""
+        loaded = job.__dict__
+        waiting: dict[str, Any] = {}
+        for column in ("args", "meta"):
+            if loaded.get(column):
+                value = to_json(loaded[column], where=column)
+                if has_references(value):
+                    waiting[column] = value
+                    targets.check(session, value, where=column)
+                    value = replace_references(value, targets.known, where=column)
+                    setattr(job, column, value)
+        if waiting:
+            self._unresolved.append(_Unresolved(job, connection, waiting))
+
+    def finish_flush(self, session: Session) -> None:
+        """Write what references turned out to be, then announce; both on the connections that wrote the jobs."""
+        unresolved, self._unresolved = self._unresolved, []
+        landing, self._landing = self._landing, {}
+        changed: dict[Connection, list[dict[str, Any]]] = {}
+        for each in unresolved:
+            if each.resolve(session):
+                changed.setdefault(each.connection, []).append(each.row())
+        for connection, rows in changed.items():
+            connection.execute(resolving.RESOLVE, resolving.rows(rows))
+        for connection, queues in landing.items():
+            if _announces(session, connection):
+                self._announce(session, connection, queues)
+
+    def forget_flush(self) -> None:
+        """Let go of what a failed flush left behind."""
+        self._unresolved = []
+        self._landing = {}
+
+    def keep_announced(self, session: Session) -> None:
+        """Hand what a savepoint announced to the transaction around it, now that the savepoint is released."""
+        released = session.get_nested_transaction()
+        if released is not None and (announced := self._announced.pop(released, None)):
+            around = next(_boundaries(released.parent))
+            self._announced.setdefault(around, set()).update(announced)
+
+    def _announce(self, session: Session, connection: Connection, queues: set[str]) -> None:
+        boundaries = list(_boundaries(session.get_nested_transaction() or session.get_transaction()))
+        told = set[tuple[Connection, str]]().union(*(self._announced.get(each, ()) for each in boundaries))
+        fresh = sorted(queue for queue in queues if (connection, queue) not in told)
+        if not fresh:
+            return
+        try:
+            statement = notifying.announce(fresh, _schema(connection))
+        except InvalidOption:  # no channel can have the name of this schema; its runners poll
+            return
+        connection.execute(statement)
+        self._announced.setdefault(boundaries[0], set()).update((connection, queue) for queue in fresh)
+
+
+@dataclass(frozen=True, slots=True)
+class _Unresolved:
+    """A job written in this flush whose args or meta hold references."""
+
+    job: Job
+    connection: Connection
+    waiting: dict[str, Any]
+
+    def resolve(self, session: Session) -> bool:
+        """Give the job its final args and meta; tell whether they differ from what was written."""
+        changed = False
+        for column, value in self.waiting.items():
+            targets.check(session, value, where=column)
+            final = replace_references(value, targets.final, where=column)
+            if final != self.job.__dict__[column]:
+                # Committed, not set: the row is put right here, and the next flush must not do it again.
+                attributes.set_committed_value(self.job, column, final)
+                changed = True
+        return changed
+
+    def row(self) -> dict[str, Any]:
+        loaded = self.job.__dict__
+        return {"id": self.job.id, "args": loaded["args"], "meta": loaded["meta"]}
+
+
+def _boundaries(transaction: SessionTransaction | None) -> Iterator[SessionTransaction]:
+    """Walk outwards through what can roll back by itself: savepoints and the transaction, but not a flush's own."""
+    while transaction is not None:
+        if transaction.nested or transaction.parent is None:
+            yield transaction
+        transaction = transaction.parent
+
+
+def _announces(session: Session, connection: Connection) -> bool:
+    if session.info.get(ANNOUNCE, True) is False or connection.get_execution_options().get(ANNOUNCE, True) is False:
+        return False
+    # PostgreSQL refuses to prepare a transaction that has notified.
+    return connection.dialect.name == "postgresql" and not isinstance(connection.get_transaction(), TwoPhaseTransaction)
+
+
+def _schema(connection: Connection) -> str:
+    translated: dict[str | None, str | None] = connection.get_execution_options().get("schema_translate_map") or {}
+    return translated.get("public") or "public"
+
+
+def _finish_flush(session: Session, context: UOWTransaction) -> None:
+    Outbox.of(session).finish_flush(session)
+
+
+def _keep_announced(session: Session) -> None:
+    Outbox.of(session).keep_announced(session)
+
+
+def _forget_flush(session: Session, previous: SessionTransaction) -> None:
+    Outbox.of(session).forget_flush()
+
+
+@event.listens_for(Job, "before_insert", propagate=True)
+def _land(mapper: Any, connection: Connection, job: Job) -> None:
+    if (session := object_session(job)) is not None:
+        Outbox.of(session).land(session, connection, job)
+
+
+@event.listens_for(Job, "before_update", propagate=True)
+def _convert(mapper: Any, connection: Connection, job: Job) -> None:
+    if (session := object_session(job)) is not None:
+        Outbox.of(session).convert(session, connection, job)

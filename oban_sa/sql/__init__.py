@@ -1,0 +1,1 @@
+"""Statements: functions from values to SQLAlchemy constructs. No session, no input, no output."""

@@ -1,0 +1,29 @@
+"""Putting into a job's args and meta what was not known yet when its row was written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from sqlalchemy import BigInteger, Text, bindparam, cast, column, func, update
+from sqlalchemy.dialects.postgresql import JSONB
+
+from oban_sa import values
+from oban_sa.models import Job
+
+_table: Final[Any] = Job.__table__
+_rows: Final = (
+    func.jsonb_to_recordset(cast(bindparam("rows", type_=Text), JSONB))
+    .table_valued(column("id", BigInteger), column("args", JSONB), column("meta", JSONB), name="resolved")
+    .render_derived(with_types=True)
+)
+
+RESOLVE: Final = (
+    update(_table).where(_table.c.id == _rows.c.id).values({_table.c.args: _rows.c.args, _table.c.meta: _rows.c.meta})
+)
+"""Set args and meta of any number of jobs; `rows`, made by `rows()`, says which and to what."""
+
+
+def rows(resolved: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the parameters of `RESOLVE`: each of `resolved` has `id`, `args` and `meta`."""
+    return {"rows": values.dumps(list(resolved))}
