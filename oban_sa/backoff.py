@@ -36,5 +36,5 @@ def retrying(attempt: int) -> float:
     From a tenth of a second after the first failure, doubling, to fifteen seconds at most; each is shortened at random
     by up to half, so that many runners don't come back to a recovering database all at once.
     """
-    whole = min(0.1 * 2 ** min(max(attempt - 1, 0), 10), 15.0)
+    whole = min(0.1 * float(2 ** min(max(attempt - 1, 0), 10)), 15.0)
     return max(0.1, whole * (0.5 + random.random() / 2))

@@ -31,7 +31,7 @@ ANYONE: Final = "any"
 def channel(schema: str, short: str) -> str:
     """Return the name of the channel `short` ("insert", "signal", ...) in `schema`: "public.oban_insert".
 
-    The name contains a dot, so LISTEN needs it quoted. Raises `InvalidOption` where it is longer than PostgreSQL allows.
+    The name contains a dot, so LISTEN needs it quoted. Raises `InvalidOption` where PostgreSQL finds it too long.
     """
     name = f"{schema}.oban_{short}"
     if len(name.encode("utf-8", "replace")) > _CHANNEL_LIMIT:
@@ -53,8 +53,8 @@ def encode(payload: Mapping[str, Any]) -> str:
     packed = base64.b64encode(gzip.compress(plain, mtime=0))
     if len(packed) > _PAYLOAD_LIMIT:
         raise ValueError(
-            f"a message of {len(plain)} bytes takes {len(packed)} when compressed, and NOTIFY carries {_PAYLOAD_LIMIT}; "
-            "split it"
+            f"a message of {len(plain)} bytes takes {len(packed)} when compressed, and NOTIFY carries "
+            f"{_PAYLOAD_LIMIT}; split it"
         )
     return packed.decode()
 
@@ -65,12 +65,13 @@ def decode(text: str) -> dict[str, Any] | None:
     Reads plain JSON, base64 of gzip, and the same behind `Z:`.
     """
     try:
-        body = text.removeprefix("Z:")
-        plain: str | bytes = body if body.lstrip()[:1] in "{[" else _unpacked(body)
-        payload = orjson.loads(plain)
+        if len(text) > _DECOMPRESSED_LIMIT:
+            return None
+        plain = text if text.lstrip().startswith("{") else _unpacked(text.removeprefix("Z:"))
+        payload: dict[str, Any] = orjson.loads(plain)
     except Exception:  # whatever arrives on a channel, the listener survives it
         return None
-    return payload if isinstance(payload, dict) else None
+    return payload if type(payload) is dict else None
 
 
 def _unpacked(body: str) -> bytes:

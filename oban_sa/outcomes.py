@@ -16,8 +16,8 @@ DEFAULT_LIMIT: Final = 64_000_000
 class Snooze:
     """Run the job again after a while; the attempt is not counted.
 
-    Takes seconds, a timedelta or a text such as "1 minute"; `seconds` is a number, an `int` where it is whole. `meta` is
-    merged into the job's own. Raises `InvalidPeriod`, and `InvalidArguments` where `meta` is not a JSON object.
+    Takes seconds, a timedelta or a text such as "1 minute"; `seconds` is a number, an `int` where it is whole. `meta`
+    is merged into the job's own. Raises `InvalidPeriod`, and `InvalidArguments` where `meta` is not a JSON object.
     """
 
     seconds: int | float
@@ -51,9 +51,10 @@ class Record:
     def __init__(self, value: Any, limit: int = DEFAULT_LIMIT) -> None:
         encoded = recorded.encode(value)
         if len(encoded) > limit:
+            size = len(encoded)
             raise ValueError(
-                f"the recorded value takes {len(encoded)} bytes, more than its limit of {limit}; "
-                f"record less, store it elsewhere and record where, or raise the limit: Record(value, limit={len(encoded)})"
+                f"the recorded value takes {size} bytes, more than its limit of {limit}; "
+                f"record less, keep it elsewhere and record where, or raise the limit: Record(value, limit={size})"
             )
         object.__setattr__(self, "value", value)
         object.__setattr__(self, "limit", limit)
@@ -65,8 +66,8 @@ Result: TypeAlias = Cancel | Snooze | Record | Any | None
 
 
 def _plain(meta: dict[str, Any]) -> dict[str, Any]:
-    plain = values.to_json(meta, where="meta")
-    if not isinstance(plain, dict):
+    plain: dict[str, Any] = values.to_json(meta, where="meta")
+    if type(plain) is not dict:
         raise InvalidArguments(f"meta is a dict, not {type(meta).__name__}", path="meta")
     if values.has_references(plain):
         raise InvalidArguments("meta of a Snooze can't hold ref(...): nothing is flushed; write the value", path="meta")

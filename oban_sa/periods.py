@@ -7,8 +7,8 @@ A text is one or more amounts, each with a unit, largest first or in any other o
     unit   = ms | s | m | h | d | w, or in words: millisecond, second, minute, hour, day, week, their plurals,
              and sec, min, hr
 
-Case and blanks don't matter: "90s", "1h30m", "1 day", "2 hours and 5 minutes", "1.5 h". A number alone is seconds, as in
-a variable of the environment. Months and years are refused, because they have no fixed length.
+Case and blanks don't matter: "90s", "1h30m", "1 day", "2 hours and 5 minutes", "1.5 h". A number alone is seconds, as
+in a variable of the environment. Months and years are refused, because they have no fixed length.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def seconds(period: Period) -> float:
         return _checked(period, period)
     if isinstance(period, timedelta):
         return _checked(period.total_seconds(), period)
-    if isinstance(period, str):
+    if isinstance(period, str):  # pyright: ignore[reportUnnecessaryIsInstance] - it may come from anywhere
         return _checked(_read(period), period)
     raise InvalidPeriod(f"{_shown(period)} is not a span of time; {_EXAMPLES}")
 

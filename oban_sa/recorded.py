@@ -4,9 +4,13 @@ Terms are written by erlpack where it is installed and by our own encoder elsewh
 always our own: bounded in depth and size, and it makes nothing but plain values.
 """
 
+# Values of any type are what this file is about; strict pyright would have each of them cast.
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import base64
+import importlib
 import math
 import re
 import struct
@@ -14,15 +18,17 @@ import zlib
 from collections.abc import Callable
 from typing import Any, Final
 
-_erlpack_pack: Callable[[Any], bytes] | None
 try:
-    from erlpack import pack as _erlpack_pack
-except ImportError:  # it needs a compiler to install
-    _erlpack_pack = None
+    _erlpack: Any = importlib.import_module("erlpack")
+except ImportError:  # it has no wheel, and needs a compiler to install
+    _erlpack = None
 
 MAX_DEPTH: Final = 256
-MAX_SIZE: Final = 256_000_000
-"""Bytes that a compressed term may unfold to; more than PostgreSQL's jsonb holds."""
+"""Containers inside each other; erlpack writes no more."""
+
+MAX_UNFOLDED_SIZE: Final = 64_000_000
+MAX_UNFOLDED_TERMS: Final = 10_000_000
+"""What a compressed term may unfold to. Our own are never compressed; a few bytes could claim gigabytes."""
 
 _VERSION: Final = 131
 _ATOM, _SMALL_ATOM, _ATOM_UTF8, _SMALL_ATOM_UTF8 = 100, 115, 118, 119
@@ -31,7 +37,7 @@ _FLOAT, _NEW_FLOAT = 99, 70
 _NIL, _STRING, _LIST, _BINARY = 106, 107, 108, 109
 _SMALL_TUPLE, _LARGE_TUPLE, _MAP = 104, 105, 116
 _COMPRESSED = 80
-_NONE_ATOMS: Final = frozenset({"nil", "null", "undefined"})
+_STEPS_SHOWN: Final = 12
 _NOT_FINITE: Final = re.compile(rb"F[\x7f\xff][\xf0-\xff]")
 
 
@@ -47,22 +53,22 @@ def encode(value: Any) -> str:
 def decode(text: str) -> Any:
     """Return the value that a recorded text holds; raises `ValueError` where it is not well formed.
 
-    Binaries become str, or bytes where they are not UTF-8; atoms become None, True, False or str; maps and property
-    lists become dicts and lists of tuples. Numbers are bounded only by the text's own length.
+    Binaries become str, or bytes where they are not UTF-8; the atoms nil, true and false become None, True and False,
+    others str; a list of small integers is a list of integers, even where Erlang would show it as text.
     """
-    if not isinstance(text, str):
+    if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance] - a row may hold anything
         raise ValueError(f"a recorded value is text, not {type(text).__name__}")
     try:
         binary = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except ValueError as error:
         raise ValueError(f"the recorded value is not base64: {error}") from None
-    return _Reader(_unfolded(binary)).read()
+    return _Reader(binary).read()
 
 
 def _pack(value: Any) -> bytes:
-    if _erlpack_pack is not None:
+    if _erlpack is not None:
         try:
-            packed = _erlpack_pack(value)
+            packed: bytes = _erlpack.pack(value)
         except Exception:
             return _own_pack(value)  # refuses the same values and says which and why
         # Erlang has no NaN and no infinities: a term that holds them can't be read there at all.
@@ -74,13 +80,12 @@ def _own_pack(value: Any) -> bytes:
     into = bytearray((_VERSION,))
     try:
         _write(value, into, 0)
-    except _Unwritable as refused:
-        path = "value" + "".join(f"[{step!r}]" for step in reversed(refused.steps))
-        raise refused.kind(f"{path} {refused.reason}") from None
+    except _NoTermError as refused:
+        raise refused.kind(f"{refused.path()} {refused.reason}") from None
     return bytes(into)
 
 
-class _Unwritable(Exception):
+class _NoTermError(Exception):
     """A value without an Erlang form, on its way up through the containers that it stands in."""
 
     def __init__(self, kind: type[TypeError | ValueError], reason: str) -> None:
@@ -89,60 +94,69 @@ class _Unwritable(Exception):
         self.reason = reason
         self.steps: list[object] = []
 
+    def path(self) -> str:
+        steps = [f"[{step!r}]" for step in reversed(self.steps[-_STEPS_SHOWN:])]
+        return "value" + "".join(steps) + ("..." if len(self.steps) > _STEPS_SHOWN else "")
+
 
 def _write(value: Any, into: bytearray, depth: int) -> None:
+    # One frame for each level, so that the deepest value still fits on Python's stack.
     if depth > MAX_DEPTH:
-        raise _Unwritable(ValueError, f"is nested more than {MAX_DEPTH} levels deep, or contains itself")
-    if value is None:
-        into += _small_atom(b"nil")
-    elif value is True:
-        into += _small_atom(b"true")
-    elif value is False:
-        into += _small_atom(b"false")
-    elif isinstance(value, str):
-        into += _binary(_encoded(value))
-    elif isinstance(value, bytes):
-        into += _binary(value)
-    elif isinstance(value, int):
-        into += _integer(value)
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            raise _Unwritable(ValueError, f"is {value}, which Erlang has not; record None or a text")
-        into += struct.pack(">Bd", _NEW_FLOAT, value)
-    elif isinstance(value, dict):
-        into += struct.pack(">BI", _MAP, len(value))
-        for key, item in value.items():
-            _write_step(key, into, depth + 1, key)
-            _write_step(item, into, depth + 1, key)
-    elif isinstance(value, tuple):
-        short = len(value) < 256
-        into += struct.pack(">BB", _SMALL_TUPLE, len(value)) if short else struct.pack(">BI", _LARGE_TUPLE, len(value))
-        for position, item in enumerate(value):
-            _write_step(item, into, depth + 1, position)
-    elif isinstance(value, list):
-        if value:
-            into += struct.pack(">BI", _LIST, len(value))
-            for position, item in enumerate(value):
-                _write_step(item, into, depth + 1, position)
-        into.append(_NIL)
-    else:
-        name = type(value).__name__
-        raise _Unwritable(TypeError, f"is a {name}, which can't be recorded; record numbers, text, lists and dicts")
-
-
-def _write_step(value: Any, into: bytearray, depth: int, step: object) -> None:
+        raise _NoTermError(ValueError, f"is nested more than {MAX_DEPTH} levels deep, or contains itself")
+    if not isinstance(value, (dict, list, tuple)):
+        into += _scalar(value)
+        return
+    step: Any = None
     try:
-        _write(value, into, depth)
-    except _Unwritable as refused:
+        if isinstance(value, dict):
+            into += struct.pack(">BI", _MAP, len(value))
+            for step, item in value.items():
+                _write(step, into, depth + 1)
+                _write(item, into, depth + 1)
+            return
+        into += _head(value)
+        for step, item in enumerate(value):  # noqa: B007 - read where an item is refused
+            _write(item, into, depth + 1)
+    except _NoTermError as refused:
         refused.steps.append(step)
         raise
+    if isinstance(value, list):
+        into.append(_NIL)
+
+
+def _head(value: list[Any] | tuple[Any, ...]) -> bytes:
+    size = len(value)
+    if isinstance(value, list):
+        return struct.pack(">BI", _LIST, size) if size else b""
+    return struct.pack(">BB", _SMALL_TUPLE, size) if size < 256 else struct.pack(">BI", _LARGE_TUPLE, size)
+
+
+def _scalar(value: Any) -> bytes:
+    if value is None:
+        return _small_atom(b"nil")
+    if value is True:
+        return _small_atom(b"true")
+    if value is False:
+        return _small_atom(b"false")
+    if isinstance(value, str):
+        return _binary(_encoded(value))
+    if isinstance(value, bytes):
+        return _binary(value)
+    if isinstance(value, int):
+        return _integer(value)
+    if isinstance(value, float):
+        if math.isfinite(value):
+            return struct.pack(">Bd", _NEW_FLOAT, value)
+        raise _NoTermError(ValueError, f"is {value}, which Erlang doesn't have; record None or a text")
+    name = type(value).__name__
+    raise _NoTermError(TypeError, f"is a {name}, which can't be recorded; record numbers, text, lists and dicts")
 
 
 def _encoded(text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError:
-        raise _Unwritable(ValueError, "contains a lone surrogate, which is no character") from None
+        raise _NoTermError(ValueError, "contains a lone surrogate, which is no character") from None
 
 
 def _small_atom(name: bytes) -> bytes:
@@ -159,42 +173,53 @@ def _integer(number: int) -> bytes:
     if -(2**31) <= number < 2**31:
         return struct.pack(">Bi", _INTEGER, number)
     if not -(2**63) <= number < 2**64:
-        raise _Unwritable(ValueError, "is an integer outside 64 bits; record it as text")
+        raise _NoTermError(ValueError, "is an integer outside 64 bits; record it as text")
     digits = abs(number).to_bytes(8, "little").rstrip(b"\0")
     return bytes((_SMALL_BIG, len(digits), number < 0)) + digits
-
-
-def _unfolded(binary: bytes) -> bytes:
-    """Return the term without its version byte, unfolded where it is compressed."""
-    if binary[:1] != bytes((_VERSION,)):
-        raise ValueError("the recorded value is not an Erlang term: it doesn't begin with 131")
-    if binary[1:2] != bytes((_COMPRESSED,)):
-        return binary[1:]
-    claimed = int.from_bytes(binary[2:6], "big")
-    if len(binary) < 6 or claimed > MAX_SIZE:
-        raise ValueError(f"the recorded value claims to unfold to {claimed} bytes; at most {MAX_SIZE} are read")
-    unpacker = zlib.decompressobj()
-    try:
-        term = unpacker.decompress(binary[6:], claimed + 1)
-    except zlib.error as error:
-        raise ValueError(f"the recorded value is compressed and damaged: {error}") from None
-    if len(term) != claimed or not unpacker.eof or unpacker.unused_data:
-        raise ValueError("the recorded value is compressed and not of the size it claims")
-    return term
 
 
 class _Reader:
     """Reads one term from bytes; every size is checked against what is left before anything is made of it."""
 
-    def __init__(self, term: bytes) -> None:
-        self._term = term
+    def __init__(self, binary: bytes) -> None:
+        if binary[:1] != bytes((_VERSION,)):
+            raise ValueError("the recorded value is not an Erlang term: it doesn't begin with 131")
+        folded = binary[1:2] == bytes((_COMPRESSED,))
+        self._term = _unfolded(binary) if folded else binary[1:]
         self._at = 0
+        # A few kilobytes may unfold to millions of empty lists; what stands there in full was paid for by its writer.
+        self._left = MAX_UNFOLDED_TERMS if folded else len(self._term)
 
     def read(self) -> Any:
         value = self._value(0)
         if self._at != len(self._term):
             raise ValueError(f"{len(self._term) - self._at} bytes follow the recorded value")
         return value
+
+    def _value(self, depth: int) -> Any:
+        # Containers are read here and not in methods of their own: one frame for each level (see `_write`).
+        if depth > MAX_DEPTH:
+            raise ValueError(f"the recorded value is nested more than {MAX_DEPTH} levels deep")
+        tag = self._number(1)
+        read = _SCALARS.get(tag)
+        if read is not None:
+            return read(self)
+        if tag not in (_LIST, _SMALL_TUPLE, _LARGE_TUPLE, _MAP):
+            raise ValueError(f"the recorded value holds a term of kind {tag}, which is no plain value")
+        if tag == _MAP:
+            found: dict[Any, Any] = {}
+            for _ in range(self._count(4, each=2)):
+                key = _hashable(self._value(depth + 1))
+                found[key] = self._value(depth + 1)
+            return found
+        items: list[Any] = []
+        for _ in range(self._count(1 if tag == _SMALL_TUPLE else 4)):
+            items.append(self._value(depth + 1))  # noqa: PERF401 - a comprehension is a frame more before Python 3.12
+        if tag != _LIST:
+            return tuple(items)
+        if self._number(1) != _NIL:
+            raise ValueError("the recorded value holds an improper list")
+        return items
 
     def _take(self, size: int) -> bytes:
         end = self._at + size
@@ -210,27 +235,21 @@ class _Reader:
         return int.from_bytes(self._take(size), "big")
 
     def _count(self, size: int, *, each: int = 1) -> int:
-        """Read how many terms follow; each takes at least one byte, so a count can't exceed what is left."""
+        """Read how many elements follow; each takes at least one byte, so a count can't exceed what is left."""
         count = self._number(size)
         if count * each > len(self._term) - self._at:
             raise ValueError(f"the recorded value is cut short: {count} elements claimed")
+        self._left -= count * each
+        if self._left < 0:
+            raise ValueError(f"the recorded value unfolds to more than {MAX_UNFOLDED_TERMS} terms")
         return count
-
-    def _value(self, depth: int) -> Any:
-        if depth > MAX_DEPTH:
-            raise ValueError(f"the recorded value is nested more than {MAX_DEPTH} levels deep")
-        tag = self._number(1)
-        read = _READERS.get(tag)
-        if read is None:
-            raise ValueError(f"the recorded value holds a term of kind {tag}, which is no plain value")
-        return read(self, depth + 1)
 
     def _atom(self, size: int, encoding: str) -> str | bool | None:
         try:
             name = self._take(self._number(size)).decode(encoding)
         except UnicodeDecodeError:
             raise ValueError("the recorded value holds an atom that is not UTF-8") from None
-        return None if name in _NONE_ATOMS else _BOOLEANS.get(name, name)
+        return _ATOMS.get(name, name)
 
     def _integer(self) -> int:
         return int.from_bytes(self._take(4), "big", signed=True)
@@ -264,45 +283,45 @@ class _Reader:
         except UnicodeDecodeError:
             return content
 
-    def _tuple(self, size: int, depth: int) -> tuple[Any, ...]:
-        return tuple([self._value(depth) for _ in range(self._count(size))])
 
-    def _list(self, depth: int) -> list[Any]:
-        items = [self._value(depth) for _ in range(self._count(4))]
-        if self._number(1) != _NIL:
-            raise ValueError("the recorded value holds an improper list")
-        return items
-
-    def _map(self, depth: int) -> dict[Any, Any]:
-        found: dict[Any, Any] = {}
-        for _ in range(self._count(4, each=2)):
-            key = self._value(depth)
-            try:
-                hash(key)
-            except TypeError:
-                raise ValueError(f"the recorded value holds a map with a {type(key).__name__} as a key") from None
-            found[key] = self._value(depth)
-        return found
+def _unfolded(binary: bytes) -> bytes:
+    claimed = int.from_bytes(binary[2:6], "big")
+    if len(binary) < 6 or claimed > MAX_UNFOLDED_SIZE:
+        raise ValueError(
+            f"the recorded value claims to unfold to {claimed} bytes; at most {MAX_UNFOLDED_SIZE} are read"
+        )
+    unpacker = zlib.decompressobj()
+    try:
+        term = unpacker.decompress(binary[6:], claimed + 1)
+    except zlib.error as error:
+        raise ValueError(f"the recorded value is compressed and damaged: {error}") from None
+    if len(term) != claimed or not unpacker.eof or unpacker.unused_data:
+        raise ValueError("the recorded value is compressed and not of the size it claims")
+    return term
 
 
-_BOOLEANS: Final[dict[str, bool]] = {"true": True, "false": False}
+def _hashable(key: Any) -> Any:
+    try:
+        hash(key)
+    except TypeError:
+        raise ValueError(f"the recorded value holds a map with a {type(key).__name__} in a key") from None
+    return key
+
+
+_ATOMS: Final[dict[str, bool | None]] = {"nil": None, "true": True, "false": False}
 _OLD_FLOAT: Final = re.compile(r"\s*[+-]?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
-_READERS: Final[dict[int, Callable[[_Reader, int], Any]]] = {
-    _SMALL_INTEGER: lambda reader, _: reader._number(1),
-    _INTEGER: lambda reader, _: reader._integer(),
-    _SMALL_BIG: lambda reader, _: reader._big(1),
-    _LARGE_BIG: lambda reader, _: reader._big(4),
-    _NEW_FLOAT: lambda reader, _: reader._new_float(),
-    _FLOAT: lambda reader, _: reader._old_float(),
-    _ATOM: lambda reader, _: reader._atom(2, "latin-1"),
-    _SMALL_ATOM: lambda reader, _: reader._atom(1, "latin-1"),
-    _ATOM_UTF8: lambda reader, _: reader._atom(2, "utf-8"),
-    _SMALL_ATOM_UTF8: lambda reader, _: reader._atom(1, "utf-8"),
-    _BINARY: lambda reader, _: reader._text(),
-    _STRING: lambda reader, _: list(reader._take(reader._number(2))),
-    _NIL: lambda reader, _: [],
-    _LIST: lambda reader, depth: reader._list(depth),
-    _SMALL_TUPLE: lambda reader, depth: reader._tuple(1, depth),
-    _LARGE_TUPLE: lambda reader, depth: reader._tuple(4, depth),
-    _MAP: lambda reader, depth: reader._map(depth),
+_SCALARS: Final[dict[int, Callable[[_Reader], Any]]] = {
+    _SMALL_INTEGER: lambda reader: reader._number(1),
+    _INTEGER: lambda reader: reader._integer(),
+    _SMALL_BIG: lambda reader: reader._big(1),
+    _LARGE_BIG: lambda reader: reader._big(4),
+    _NEW_FLOAT: lambda reader: reader._new_float(),
+    _FLOAT: lambda reader: reader._old_float(),
+    _ATOM: lambda reader: reader._atom(2, "latin-1"),
+    _SMALL_ATOM: lambda reader: reader._atom(1, "latin-1"),
+    _ATOM_UTF8: lambda reader: reader._atom(2, "utf-8"),
+    _SMALL_ATOM_UTF8: lambda reader: reader._atom(1, "utf-8"),
+    _BINARY: lambda reader: reader._text(),
+    _STRING: lambda reader: list(reader._take(reader._number(2))),
+    _NIL: lambda _: [],
 }

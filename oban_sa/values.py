@@ -4,11 +4,15 @@ What becomes what, beside JSON's own types:
 
 - a datetime, date or time: ISO 8601 text. An aware datetime has its offset; a naive one has none, so that it is read
   back as it was written (`datetime.fromisoformat` takes both).
-- UUID and Decimal: text. An Enum: its value. A tuple: a list. Subclasses of str, int, float, list and dict: the plain one.
+- UUID and Decimal: text. An Enum: its value. A tuple: a list. A subclass of str, int, float, list or dict: the plain
+  one.
 - a dataclass: an object of its fields. A pydantic model: `model_dump(mode="json")`. A msgspec Struct: its builtins.
 
 A `Reference` is left where it stands; `replace_references` puts the value there later.
 """
+
+# Values of any type are what this file is about; strict pyright would have each of them cast.
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
@@ -32,10 +36,11 @@ from oban_sa.references import Reference
 MAX_DEPTH: Final = 200
 """Lists and objects inside each other; orjson writes no more than 254 of them."""
 
+_STEPS_SHOWN: Final = 20
 _SMALLEST, _LARGEST = -(2**63), 2**63 - 1
 
 
-class _Refused(Exception):
+class _NotJSONError(Exception):
     """A value that can't be written, on its way up; each container that it stands in adds a step."""
 
     def __init__(self, reason: str) -> None:
@@ -51,8 +56,10 @@ def to_json(value: Any, *, where: str = "args") -> Any:
     """
     try:
         return _plain(value, 0)
-    except _Refused as refused:
+    except _NotJSONError as refused:
         raise _invalid(refused, where) from refused.__cause__
+    except RecursionError:  # the caller's own stack was nearly used up
+        raise InvalidArguments(f"{where} {_too_deep().reason}", path=where) from None
 
 
 def from_json(text: str | bytes) -> Any:
@@ -82,7 +89,7 @@ def replace_references(value: Any, resolve: Callable[[Reference], Any], *, where
     """
     try:
         return _replaced(value, resolve)
-    except _Refused as refused:
+    except _NotJSONError as refused:
         raise _invalid(refused, where) from refused.__cause__
 
 
@@ -96,7 +103,7 @@ def _plain(value: Any, depth: int) -> Any:
     if kind is int:
         if _SMALLEST <= value <= _LARGEST:
             return value
-        raise _Refused("is an integer outside 64 bits; write it as text: str(value)")
+        raise _NotJSONError("is an integer outside 64 bits; write it as text: str(value)")
     if value is None or kind is bool:
         return value
     if kind is dict:
@@ -106,7 +113,7 @@ def _plain(value: Any, depth: int) -> Any:
     if kind is float:
         if math.isfinite(value):
             return value
-        raise _Refused(f"is {value}, which JSON can't hold; write None or a text")
+        raise _NotJSONError(f"is {value}, which JSON can't hold; write None or a text")
     return _converted(value, kind, depth)
 
 
@@ -122,13 +129,13 @@ def _plain_object(value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
             if type(key) is not str or "\0" in key or not key.isascii():
                 plain[_plain_key(key)] = _plain(item, depth)
             # The two commonest kinds once more, to save a call for each.
-            elif kind is str and item.isascii() and "\0" not in item:
-                plain[key] = item
-            elif kind is int and _SMALLEST <= item <= _LARGEST:
+            elif (kind is str and item.isascii() and "\0" not in item) or (
+                kind is int and _SMALLEST <= item <= _LARGEST
+            ):
                 plain[key] = item
             else:
                 plain[key] = _plain(item, depth)
-    except _Refused as refused:
+    except _NotJSONError as refused:
         refused.steps.append(key)
         raise
     return plain
@@ -141,8 +148,8 @@ def _plain_list(value: Any, depth: int) -> list[Any]:
     plain: list[Any] = []
     try:
         for item in value:
-            plain.append(_plain(item, depth))
-    except _Refused as refused:
+            plain.append(_plain(item, depth))  # noqa: PERF401 - its length says where a refused item stands
+    except _NotJSONError as refused:
         refused.steps.append(len(plain))
         raise
     return plain
@@ -170,11 +177,13 @@ def _converted(value: Any, kind: type[Any], depth: int) -> Any:
     if isinstance(value, Decimal):
         if value.is_finite():
             return str(value)
-        raise _Refused(f"is Decimal({str(value)!r}), which is no number; write None or a text")
+        raise _NotJSONError(f"is Decimal({str(value)!r}), which is no number; write None or a text")
     if isinstance(value, type):
-        raise _Refused(f"is the class {value.__name__}, not a value; write what it stands for as text")
+        raise _NotJSONError(f"is the class {value.__name__}, not a value; write what it stands for as text")
     if hasattr(kind, "__mapper__"):
-        raise _Refused(f"is a mapped {kind.__name__}; write ref(obj) for its key, or the attributes that are needed")
+        raise _NotJSONError(
+            f"is a mapped {kind.__name__}; write ref(obj) for its key, or the attributes that are needed"
+        )
     return _plain_model(value, kind, depth)
 
 
@@ -197,35 +206,36 @@ def _plain_model(value: Any, kind: type[Any], depth: int) -> Any:
         return _plain(dumped, depth + 1)
     if dataclasses.is_dataclass(value):
         return _plain_object({each.name: getattr(value, each.name) for each in dataclasses.fields(value)}, depth)
-    raise _Refused(f"is a {kind.__name__}, which JSON can't hold; {_instead(value, kind)}")
+    raise _NotJSONError(f"is a {kind.__name__}, which JSON can't hold; {_instead(value, kind)}")
 
 
 def _dumped(value: Any) -> Any:
     try:
         return value.model_dump()
     except Exception as error:
-        raise _Refused(f"is a {type(value).__name__} that can't be dumped: {error}") from error
+        raise _NotJSONError(f"is a {type(value).__name__} that can't be dumped: {error}") from error
 
 
 def _plain_key(key: Any) -> str:
     if isinstance(key, Enum) and isinstance(key.value, str):
         key = key.value
     if not isinstance(key, str):
-        raise _Refused(f"has a key of type {type(key).__name__}; keys of a JSON object are text: {_key_instead(key)}")
+        kind = type(key).__name__
+        raise _NotJSONError(f"is a key of type {kind}, and keys of a JSON object are text; {_key_instead(key)}")
     text = str.__str__(key)
-    _check_text(text, "has a key that ")
+    _check_text(text, "is a key that ")
     return text
 
 
 def _check_text(text: str, prefix: str = "") -> None:
     if "\0" in text:
-        raise _Refused(
+        raise _NotJSONError(
             prefix + 'contains a NUL character, which PostgreSQL can\'t store; remove it: .replace("\\0", "")'
         )
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise _Refused(
+        raise _NotJSONError(
             prefix + 'contains a lone surrogate, which is no character; write .encode("utf-8", "replace").decode()'
         ) from None
 
@@ -256,12 +266,12 @@ def _key_instead(key: object) -> str:
     return "write str(key)" if isinstance(key, (int, float, UUID, Decimal, date)) else "write text"
 
 
-def _too_deep() -> _Refused:
-    return _Refused(f"is nested more than {MAX_DEPTH} levels deep, or contains itself; write a flatter value")
+def _too_deep() -> _NotJSONError:
+    return _NotJSONError(f"is nested more than {MAX_DEPTH} levels deep, or contains itself; write a flatter value")
 
 
 def _replaced(value: Any, resolve: Callable[[Reference], Any]) -> Any:
-    step: object = None
+    step: Any = None
     try:
         if type(value) is dict:
             plain: dict[str, Any] = {}
@@ -270,10 +280,10 @@ def _replaced(value: Any, resolve: Callable[[Reference], Any]) -> Any:
             return plain
         if type(value) is list:
             items: list[Any] = []
-            for step, item in enumerate(value):
+            for step, item in enumerate(value):  # noqa: B007 - read where an item is refused
                 items.append(_replaced(item, resolve))
             return items
-    except _Refused as refused:
+    except _NotJSONError as refused:
         refused.steps.append(step)
         raise
     if isinstance(value, Reference):
@@ -281,14 +291,19 @@ def _replaced(value: Any, resolve: Callable[[Reference], Any]) -> Any:
     return value
 
 
-def _invalid(refused: _Refused, where: str) -> InvalidArguments:
-    path = where + "".join(_step(step) for step in reversed(refused.steps))
+def _invalid(refused: _NotJSONError, where: str) -> InvalidArguments:
+    steps = "".join(_step(step) for step in reversed(refused.steps[-_STEPS_SHOWN:]))
+    path = where + steps + ("..." if len(refused.steps) > _STEPS_SHOWN else "")
     return InvalidArguments(f"{path} {refused.reason}", path=path)
 
 
 def _step(step: object) -> str:
     if isinstance(step, str):
-        if step.isidentifier():
+        if step.isidentifier() and len(step) <= 80:
             return f".{step}"
-        return f"[{json.dumps(step)}]"
-    return f"[{step!r}]"
+        return f"[{_shortened(json.dumps(step))}]"
+    return f"[{_shortened(repr(step))}]"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:60]}...{text[-16:]}"

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from traceback import TracebackException
 from typing import Any, Final
 
-from oban_sa import backoff
-from oban_sa.errors import AttemptCancelled, AttemptOrphaned
+from oban_sa import backoff, periods, values
+from oban_sa.errors import AttemptCancelled, AttemptOrphaned, InvalidArguments, InvalidPeriod
 from oban_sa.outcomes import Cancel, Record, Snooze
-from oban_sa.periods import describe
+from oban_sa.periods import Period
 from oban_sa.states import JobState
 
 MAX_ERROR: Final = 32_000
@@ -49,13 +48,13 @@ class Verdict:
     refund: bool = False
 
 
-def judge(attempt: Attempt, answer: object, *, delay: float | None = None, traceback: str | None = None) -> Verdict:
+def judge(attempt: Attempt, answer: object, *, delay: Period | None = None, traceback: str | None = None) -> Verdict:
     """Return what happens to a job whose attempt ended with `answer`: what the code returned, or what it raised.
 
     Every `BaseException` is an answer, `SystemExit` and `CancelledError` among them; only `AttemptCancelled` means that
-    the attempt was asked to stop. `delay` is how many seconds the worker wants before the next attempt; where it is
-    None, or nothing that can be waited, the family's backoff decides. `traceback` replaces the one of the exception, for
-    those that come from another process.
+    the attempt was asked to stop. `delay` is how long the worker wants to wait before the next attempt; where it is
+    None, or no span of time, the family's backoff decides, and the error says so. `traceback` replaces the one of the
+    exception, for those that come from another process.
     """
     if isinstance(answer, BaseException):
         return _failed(attempt, answer, delay, traceback)
@@ -76,14 +75,14 @@ def given_back(attempt: Attempt) -> Verdict:
 
 def orphaned(node: str, *, silent_for: float | None = None) -> str:
     """Return the text of the error that a rescued attempt leaves: the node died."""
-    since = "" if silent_for is None else f" {describe(silent_for)} ago"
+    since = "" if silent_for is None else f" {periods.describe(silent_for)} ago"
     return storable(f"{AttemptOrphaned.__name__}: node {node} stopped beating{since} while it ran this attempt")
 
 
 def error_text(error: BaseException, traceback: str | None = None) -> str:
     """Return what is kept about an exception: `Type: message`, then its traceback; never raises.
 
-    The first line is a summary, for dashboards show it alone. The text is bounded and free of what PostgreSQL can't store.
+    The first line is a summary, for dashboards show it alone. The text is bounded, and PostgreSQL can store it.
     """
     message = _bounded(_text(error) or "no message", _MAX_MESSAGE)
     if traceback is None:
@@ -97,30 +96,34 @@ def storable(text: str) -> str:
     return _UNSTORABLE.sub("\ufffd", text)
 
 
-def _failed(attempt: Attempt, error: BaseException, delay: float | None, traceback: str | None) -> Verdict:
+def _failed(attempt: Attempt, error: BaseException, delay: Period | None, traceback: str | None) -> Verdict:
     text = error_text(error, traceback)
     if isinstance(error, AttemptCancelled):
         return _cancelled(attempt, text)
     if attempt.attempt >= attempt.max_attempts:
         return Verdict(attempt.job_id, attempt.attempt, JobState.DISCARDED, error=text)
-    if not _waitable(delay):
-        delay = backoff.default(attempt.attempt, attempt.max_attempts)
-    return Verdict(attempt.job_id, attempt.attempt, JobState.RETRYABLE, delay=delay, error=text)
+    try:
+        wait = backoff.default(attempt.attempt, attempt.max_attempts) if delay is None else periods.seconds(delay)
+    except InvalidPeriod as refused:
+        wait = backoff.default(attempt.attempt, attempt.max_attempts)
+        text = _bounded(f"{text}\n\nThe worker's backoff was not used: {storable(_text(refused))}", MAX_ERROR)
+    return Verdict(attempt.job_id, attempt.attempt, JobState.RETRYABLE, delay=wait, error=text)
 
 
 def _snoozed(attempt: Attempt, snooze: Snooze) -> Verdict:
     before = (attempt.meta or {}).get("snoozed", 0)
     count = before + 1 if type(before) is int and before >= 0 else 1
-    meta = {**(snooze.meta or {}), "snoozed": count}
+    meta: dict[str, Any] = {"snoozed": count}
+    if snooze.meta:
+        try:  # it was JSON when the Snooze was made, but a dict can be changed since
+            meta = {**values.to_json(snooze.meta, where="meta"), **meta}
+        except InvalidArguments as refused:
+            return _failed(attempt, refused, None, None)
     return Verdict(attempt.job_id, attempt.attempt, JobState.SCHEDULED, delay=snooze.seconds, meta=meta, refund=True)
 
 
 def _cancelled(attempt: Attempt, text: str) -> Verdict:
     return Verdict(attempt.job_id, attempt.attempt, JobState.CANCELLED, error=_bounded(storable(text), MAX_ERROR))
-
-
-def _waitable(delay: float | None) -> bool:
-    return isinstance(delay, (int, float)) and not isinstance(delay, bool) and math.isfinite(delay) and delay >= 0
 
 
 def _text(value: object) -> str:
