@@ -8,6 +8,7 @@ another driver's.
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -112,6 +113,6 @@ def own_server(run_folder: Path) -> Iterator[OwnServer]:
     """A durable PostgreSQL for this test alone, started and migrated: `.url`, `.stop()`, `.kill()`, `.start()`."""
     from tests.ownserver import OwnServer
 
-    with OwnServer(Path(tempfile.mkdtemp(prefix="own-", dir=run_folder))) as own:
+    with OwnServer(run_folder / f"own-{secrets.token_hex(4)}") as own:
         migrate(own.url)
         yield own

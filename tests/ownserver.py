@@ -17,7 +17,7 @@ class OwnServer:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._running: embedded.Embedded | None = None
+        self._running: embedded.Attachment | None = None
         self._port: int | None = None
         self.url = ""
 
@@ -40,9 +40,10 @@ class OwnServer:
     def start(self) -> str:
         """Start it where it was left, on the same port, and return its URL."""
         assert self._running is None, "this server already runs"
-        self._running = embedded.start(self.folder, port=self._port)
-        self._port = self._running.server.port
-        self.url = sync_url(self._running.server.url, "asyncpg")
+        running = embedded.start(self.folder, port=self._port)
+        server = running.open()
+        self._running, self._port = running, server.port
+        self.url = sync_url(server.url, "asyncpg")
         return self.url
 
     def stop(self) -> None:

@@ -1,0 +1,68 @@
+"""The account a server runs under, which is never root's."""
+
+# ruff: noqa: S603 - programs are started here by absolute paths and without a shell
+
+from __future__ import annotations
+
+import os
+import pwd
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from oban_sa.embedded.failure import EmbeddedError
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An existing unprivileged account that root lends to the server."""
+
+    name: str
+    uid: int
+    gid: int
+
+    @property
+    def groups(self) -> list[int]:
+        return os.getgrouplist(self.name, self.gid)
+
+    def can(self, *command: str) -> bool:
+        """Whether a command runs and succeeds under this account."""
+        try:
+            run = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                user=self.uid,
+                group=self.gid,
+                extra_groups=self.groups,
+                check=False,
+            )
+        except OSError:
+            return False
+        return run.returncode == 0
+
+    def can_enter(self, folder: Path) -> bool:
+        return self.can("/bin/sh", "-c", 'cd "$1"', "sh", str(folder))
+
+
+def lent(home: Path, folder: Path) -> Account:
+    """The account that root's server in `home` runs under.
+
+    Whoever owns what is there already, else whoever called sudo, else `postgres`, else `nobody`.
+    """
+    caller = os.environ.get("SUDO_UID", "")
+    wishes: list[int | str] = [place.stat().st_uid for place in (home, folder) if place.exists()]
+    wishes += [int(caller)] if caller.isdecimal() else []
+    for wanted in (*wishes, "postgres", "nobody"):
+        try:
+            entry = pwd.getpwnam(wanted) if isinstance(wanted, str) else pwd.getpwuid(wanted)
+        except KeyError:
+            continue
+        if entry.pw_uid != 0:
+            return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
+    raise EmbeddedError(
+        "PostgreSQL refuses to run as root, and this system has neither an account 'postgres' nor 'nobody' to run it "
+        "under; make one (useradd --system postgres), or run this as an ordinary user"
+    )
