@@ -1,0 +1,244 @@
+"""`Runner`: takes jobs from the tables and does them; this is the only place that puts its parts together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Any, Self
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from oban_sa import clock, telemetry
+from oban_sa.errors import InvalidJob, InvalidOption, RunnerError
+from oban_sa.models import rules
+from oban_sa.periods import Period, seconds
+from oban_sa.runner.database import Database
+from oban_sa.runner.dispatch import Dispatch
+from oban_sa.runner.executor import Executor, Interrupted
+from oban_sa.runner.heartbeat import Heartbeat
+from oban_sa.runner.notifier import Notifier
+from oban_sa.runner.producer import Producer
+from oban_sa.runner.schema import verify
+from oban_sa.runner.sessions import AttemptSessions
+from oban_sa.runner.stager import Stager
+from oban_sa.runner.ticker import Ticker
+from oban_sa.sql.staging import unfinished
+from oban_sa.workers.registry import Registry
+from oban_sa.workers.registry import registry as default_registry
+
+logger = logging.getLogger("oban_sa.runner")
+
+UNWINDING = 1.0
+"""Seconds that code has to end after it was interrupted at shutdown."""
+
+
+class Runner:
+    """Does jobs, until it is stopped.
+
+        async with Runner(engine, queues={"default": 10, "mailers": 5}) as runner:
+            ...
+
+    `engine` is an `AsyncEngine` on asyncpg; the runner opens connections of its own beside the engine's pool: one per
+    queue and four more. `queues` holds how many jobs of each run at once. `allow` names modules and packages that may
+    be imported when a job names a worker that isn't registered yet; nothing else ever is. Spans of time are seconds,
+    timedeltas or texts like "5 minutes". Leaving the block stops gracefully: running jobs get `grace`, and those cut
+    short are given back without spending an attempt.
+
+    Raises `InvalidOption` for options that can't be used, and when it starts `SchemaMissing` or `SchemaOutdated`.
+    """
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        *,
+        queues: Mapping[str, int] | None = None,
+        schema: str = "public",
+        name: str = "Oban",
+        node: str | None = None,
+        grace: Period = 15,
+        heartbeat_every: Period = 5,
+        dead_after: Period = 30,
+        poll_every: Period = 1,
+        stage_every: Period = 1,
+        allow: Iterable[str] = (),
+        listen_url: str | None = None,
+        registry: Registry | None = None,
+    ) -> None:
+        self.name = name
+        self.node = node or f"{socket.gethostname()}.{os.getpid()}"
+        self.schema = schema
+        self.queues = _checked(queues if queues is not None else {"default": 10})
+        self._grace = seconds(grace)
+        self._heartbeat_every = seconds(heartbeat_every)
+        self._dead_after = seconds(dead_after)
+        if self._dead_after < 2 * self._heartbeat_every:
+            raise InvalidOption(
+                f"dead_after ({self._dead_after:g} s) must be at least twice heartbeat_every "
+                f"({self._heartbeat_every:g} s): a node that is one beat late is not dead"
+            )
+        self._engine = engine
+        self._source = telemetry.Source(node=self.node, name=name, schema=schema)
+        self._database = Database(engine, schema=schema)
+        self._line = self._database.line()
+        self._unfinished = self._database.prepare(unfinished())
+        self._dispatch = Dispatch(AttemptSessions(engine, schema=schema))
+        executor = Executor(self._dispatch, registry or default_registry, allow=tuple(allow), source=self._source)
+        self._producers = {
+            queue: Producer(
+                queue,
+                limit,
+                database=self._database,
+                executor=executor,
+                source=self._source,
+                poll_every=seconds(poll_every),
+            )
+            for queue, limit in self.queues.items()
+        }
+        self._stager = Stager(self._database, source=self._source, every=seconds(stage_every), staged=self._nudge)
+        self._ticker = Ticker("stager", self._stager, source=self._source)
+        self._notifier = Notifier(
+            self._database, {"insert": self._inserted}, source=self._source, listen_url=listen_url
+        )
+        self._heartbeat = Heartbeat(
+            lambda: Database(engine, schema=schema),
+            every=self._heartbeat_every,
+            rows=lambda: [producer.row() for producer in list(self._producers.values())],
+            lost=self._lost,
+        )
+        self._stop_asked = asyncio.Event()
+        self._stopped = asyncio.Event()
+        self._started_at: float | None = None
+
+    async def start(self) -> None:
+        """Check the tables and begin to work."""
+        if self._started_at is not None:
+            raise RunnerError("a runner starts once; make another Runner")
+        await verify(self._engine, self.schema)
+        self._started_at = clock.monotonic()
+        for producer in self._producers.values():
+            await producer.start()
+        await self._heartbeat.start()
+        await self._ticker.start()
+        await self._notifier.start()
+        telemetry.emit(telemetry.RunnerStart(runner=self._source, queues=dict(self.queues)))
+
+    def stop(self) -> None:
+        """Ask the runner to stop; returns at once, and may be called from a signal handler, and more than once."""
+        self._stop_asked.set()
+
+    async def wait_stopped(self) -> None:
+        """Wait until somebody asks the runner to stop."""
+        await self._stop_asked.wait()
+
+    async def until_idle(self) -> None:
+        """Wait until no job of the served queues is available, executing or due on any node, or until asked to stop."""
+        rest = 0.02
+        while not self._stop_asked.is_set():
+            if await self._idle():
+                return
+            try:
+                async with asyncio.timeout(rest):
+                    await self._stop_asked.wait()
+            except TimeoutError:
+                rest = min(rest * 1.5, 0.25)
+
+    async def run(self, *, until_idle: bool = False) -> None:
+        """Start, work until asked to stop or, if so wished, until idle, and stop."""
+        async with self:
+            await (self.until_idle() if until_idle else self.wait_stopped())
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+        except BaseException:
+            await self._close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+        await self._close()
+
+    async def _close(self) -> None:
+        """Stop the parts in the reverse order of their start, each within a deadline."""
+        producers = list(self._producers.values())
+        for producer in producers:
+            producer.quiesce()
+        running = sum(len(producer.running) for producer in producers)
+        if self._started_at is not None:
+            telemetry.emit(telemetry.RunnerStopping(runner=self._source, running=running, grace=self._grace))
+        await self._attempts_ended(self._grace)
+        for producer in producers:
+            producer.interrupt(Interrupted.SHUTDOWN)
+        await self._attempts_ended(UNWINDING)
+        await self._notifier.stop()
+        await self._ticker.stop()
+        await self._stager.close()
+        await self._heartbeat.stop()
+        self._dispatch.close()
+        given_back = sum(await asyncio.gather(*(producer.stop() for producer in producers)))
+        await self._line.close()
+        if self._started_at is not None:
+            duration = clock.monotonic() - self._started_at
+            telemetry.emit(telemetry.RunnerStop(runner=self._source, duration=duration, given_back=given_back))
+        self._stopped.set()
+
+    async def _attempts_ended(self, within: float) -> None:
+        tasks = [
+            running.task
+            for producer in self._producers.values()
+            for running in producer.running.values()
+            if running.task is not None
+        ]
+        if tasks:
+            await asyncio.wait(tasks, timeout=within)
+
+    async def _idle(self) -> bool:
+        if not all(producer.idle() for producer in self._producers.values()):
+            return False
+        queues = [queue for queue, producer in self._producers.items() if not producer.paused]
+        try:
+            row = (await self._line.fetch(self._unfinished, queues=queues))[0]
+        except Exception:
+            logger.debug("could not ask whether there is more to do", exc_info=True)
+            return False
+        return not any(row.values())
+
+    def _inserted(self, message: dict[str, Any]) -> None:
+        self._nudge(message["queue"])
+
+    def _nudge(self, queue: str) -> None:
+        if queue == "*":
+            for producer in self._producers.values():
+                producer.nudge()
+        elif (producer := self._producers.get(queue)) is not None:
+            producer.nudge()
+
+    def _lost(self, uuids: list[UUID]) -> None:
+        for producer in self._producers.values():
+            if producer.uuid in uuids:
+                telemetry.emit(telemetry.ProducerLost(runner=self._source, queue=producer.queue))
+                producer.recount()
+
+
+def _checked(queues: Mapping[str, int]) -> dict[str, int]:
+    for queue, limit in queues.items():
+        try:
+            rules.name(queue, "queue")
+        except InvalidJob as error:
+            raise InvalidOption(str(error)) from None
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+            raise InvalidOption(f"the limit of queue {queue!r} is a whole number of at least 1, not {limit!r}")
+    if not queues:
+        raise InvalidOption('a runner needs at least one queue, such as queues={"default": 10}')
+    return dict(queues)
+
+
+__all__ = ["Runner", "verify"]

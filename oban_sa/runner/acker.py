@@ -1,0 +1,120 @@
+"""Outcomes of one producer's attempts, kept until they are written or found to have come too late."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from oban_sa import telemetry, values
+from oban_sa.models import Job
+from oban_sa.states import JobState
+from oban_sa.verdicts import Verdict
+
+logger = logging.getLogger("oban_sa.runner")
+
+BATCH = 500
+"""Outcomes per statement; nothing is gained past 200, and a failed statement is not too large to repeat."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A verdict and the job it is about; `replaced` where the database refused what was said first."""
+
+    job: Job
+    verdict: Verdict
+    replaced: bool = False
+
+
+class Acker:
+    """Gathers outcomes in order; the producer writes them, together with its next fetch where it has one.
+
+    An outcome whose statement failed stays at the front and is written again until the database has said either that
+    it is written or that the attempt no longer holds the job.
+    """
+
+    def __init__(self, *, source: telemetry.Source, queue: str) -> None:
+        self._source = source
+        self._queue = queue
+        self._waiting: deque[Outcome] = deque()
+        self._writing: tuple[Outcome, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self._waiting) + len(self._writing)
+
+    def add(self, outcome: Outcome) -> None:
+        """Keep an outcome until it is written."""
+        self._waiting.append(outcome)
+
+    def ids(self) -> list[int]:
+        """The jobs whose outcome is not written yet."""
+        return [outcome.verdict.job_id for outcome in (*self._writing, *self._waiting)]
+
+    def refunds(self) -> int:
+        """How many of the outcomes to write give their job back unspent, to be run at once."""
+        return sum(outcome.verdict.state is JobState.AVAILABLE for outcome in (*self._writing, *self._waiting))
+
+    def take(self, limit: int = BATCH) -> tuple[Outcome, ...]:
+        """Begin to write the oldest outcomes; ends with `written` or `failed`."""
+        count = min(limit, len(self._waiting))
+        self._writing = tuple(self._waiting.popleft() for _ in range(count))
+        return self._writing
+
+    def failed(self) -> None:
+        """Put what was taken back in its place."""
+        self._waiting.extendleft(reversed(self._writing))
+        self._writing = ()
+
+    def replace_first(self, outcome: Outcome) -> None:
+        """Say something else about the job at the front."""
+        self._waiting[0] = outcome
+
+    def drop_first(self) -> None:
+        """Give up the outcome at the front."""
+        self._waiting.popleft()
+
+    def written(self, acked: Iterable[int], *, duration: float) -> None:
+        """Let go of what was taken; those not `acked` had lost their job to another attempt, and are reported."""
+        taken, self._writing = self._writing, ()
+        known = set(acked)
+        stale = [outcome for outcome in taken if outcome.verdict.job_id not in known]
+        if telemetry.listening(telemetry.ProducerAck):
+            telemetry.emit(
+                telemetry.ProducerAck(
+                    runner=self._source, queue=self._queue, count=len(taken), stale=len(stale), duration=duration
+                )
+            )
+        for outcome in stale:
+            report_stale(self._source, outcome.job, outcome.verdict.state)
+
+
+def report_stale(source: telemetry.Source, job: Job, state: JobState) -> None:
+    """Say that an outcome came too late and changed nothing."""
+    telemetry.emit(
+        telemetry.JobStale(
+            runner=source,
+            job_id=job.id,
+            worker=job.worker,
+            queue=job.queue,
+            attempt=job.attempt,
+            max_attempts=job.max_attempts,
+            job=job,
+            state=state,
+        )
+    )
+
+
+def as_arrays(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
+    """The parameters of `oban_sa.sql.acking.acking`, one array for each thing that is said."""
+    verdicts = [outcome.verdict for outcome in outcomes]
+    return {
+        "ids": [verdict.job_id for verdict in verdicts],
+        "attempts": [verdict.attempt for verdict in verdicts],
+        "states": [verdict.state.value for verdict in verdicts],
+        "delays": [verdict.delay for verdict in verdicts],
+        "errors": [verdict.error for verdict in verdicts],
+        "metas": [None if verdict.meta is None else values.dumps(verdict.meta) for verdict in verdicts],
+        "refunds": [verdict.refund for verdict in verdicts],
+    }

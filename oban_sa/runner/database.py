@@ -1,0 +1,170 @@
+"""The runner's own connections: short statements, compiled once, on the driver that the engine brings."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+from sqlalchemy import Executable
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.util import greenlet_spawn
+
+from oban_sa import clock
+from oban_sa.errors import RunnerError
+from oban_sa.models import schema_map
+from oban_sa.runner.disconnects import is_away
+
+logger = logging.getLogger("oban_sa.runner")
+
+WITHIN = 30.0
+"""Seconds that one of the runner's statements may take; all of them are short."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A statement as the driver takes it; `names` are its parameters in order."""
+
+    sql: str
+    names: tuple[str, ...]
+    constants: dict[str, Any]
+
+    def values(self, given: dict[str, Any]) -> list[Any]:
+        """Bring named values into the statement's order."""
+        return [given[name] if name in given else self.constants[name] for name in self.names]
+
+
+class Database:
+    """Opens connections of the runner's own and keeps the story of whether the database is there.
+
+    They come from a copy of the engine's pool, so the engine's connect arguments, creators and events all apply, while
+    jobs that hold every connection of the user's pool can't keep outcomes from being written.
+    """
+
+    def __init__(self, engine: AsyncEngine, *, schema: str = "public") -> None:
+        if engine.dialect.driver != "asyncpg":
+            raise RunnerError(
+                f"a runner works on asyncpg, and this engine speaks {engine.dialect.driver!r}; "
+                'make it with create_async_engine("postgresql+asyncpg://...")'
+            )
+        self.engine = engine
+        self.schema = schema
+        self._pool = engine.pool.recreate()
+        self._away_since: float | None = None
+
+    def prepare(self, statement: Executable) -> Prepared:
+        """Compile a statement for this schema."""
+        compiled: Any = statement.compile(  # type: ignore[attr-defined]
+            dialect=self.engine.dialect,
+            schema_translate_map=schema_map(self.schema) or None,
+            render_schema_translate=True,
+        )
+        return Prepared(compiled.string, tuple(compiled.positiontup or ()), dict(compiled.params))
+
+    def line(self) -> Line:
+        """A connection of its own, opened when first used."""
+        return Line(self)
+
+    async def connect(self) -> asyncpg.Connection:
+        """Open a connection that belongs to the caller alone."""
+        connected: Any = await greenlet_spawn(self._pool.connect)
+        raw: asyncpg.Connection = connected.driver_connection
+        connected.detach()
+        return raw
+
+    def went_away(self, error: BaseException) -> None:
+        """Say once that the database can't be reached, whoever noticed."""
+        if self._away_since is None:
+            self._away_since = clock.monotonic()
+            logger.warning("the database is away (%s); work goes on once it is back", describe(error))
+
+    def came_back(self) -> None:
+        """Say once that the database answers again."""
+        if self._away_since is not None:
+            logger.warning("the database is back after %.1f s", clock.monotonic() - self._away_since)
+            self._away_since = None
+
+    @property
+    def away(self) -> bool:
+        """Whether the last attempt to reach the database failed."""
+        return self._away_since is not None
+
+
+class Line:
+    """One long-lived connection, used by one caller at a time; a failure closes it, the next use opens another.
+
+    Long-lived because the driver keeps its prepared statements per connection: without them a quarter of the speed
+    is lost.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._connection: asyncpg.Connection | None = None
+        self._lock = asyncio.Lock()
+
+    async def fetch(self, prepared: Prepared, *, within: float = WITHIN, **values: Any) -> list[asyncpg.Record]:
+        """Run a statement in a transaction of its own.
+
+        When it raises an error for which `is_away` holds, the statement may have been committed all the same.
+        """
+        async with self._opened() as connection:
+            return await connection.fetch(prepared.sql, *prepared.values(values), timeout=within)
+
+    @asynccontextmanager
+    async def transaction(self, *, within: float = WITHIN) -> AsyncIterator[Transaction]:
+        """Several statements, committed together."""
+        async with self._opened() as connection, asyncio.timeout(within), connection.transaction():
+            yield Transaction(connection)
+
+    async def close(self) -> None:
+        """Close the connection, without waiting long for a server that doesn't answer."""
+        async with self._lock:
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                try:
+                    await connection.close(timeout=2)
+                except Exception:
+                    connection.terminate()
+
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[asyncpg.Connection]:
+        async with self._lock:
+            try:
+                if self._connection is None or self._connection.is_closed():
+                    async with asyncio.timeout(WITHIN):
+                        self._connection = await self._database.connect()
+                yield self._connection
+            except BaseException as error:
+                # A plain mistake in a statement leaves the connection usable; anything else might not.
+                if not isinstance(error, asyncpg.PostgresError) or is_away(error):
+                    self._drop()
+                if is_away(error):
+                    self._database.went_away(error)
+                raise
+            self._database.came_back()
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.terminate()
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """Statements in one open transaction."""
+
+    connection: asyncpg.Connection
+
+    async def fetch(self, prepared: Prepared, **values: Any) -> list[asyncpg.Record]:
+        """Run a statement in this transaction."""
+        return await self.connection.fetch(prepared.sql, *prepared.values(values))
+
+
+def describe(error: BaseException) -> str:
+    """One line that says what an error is."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

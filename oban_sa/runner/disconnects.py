@@ -1,0 +1,53 @@
+"""Which errors mean that the database is away, rather than that a statement is wrong."""
+
+from __future__ import annotations
+
+import asyncpg
+from sqlalchemy.exc import DBAPIError
+
+AWAY: tuple[type[BaseException], ...] = (
+    OSError,  # ConnectionError, TimeoutError and failed look-ups of the host's name among them
+    asyncpg.InterfaceError,  # the connection was closed under us
+    asyncpg.InternalClientError,  # the protocol broke off in the middle of a message
+    asyncpg.PostgresConnectionError,  # class 08
+    asyncpg.exceptions.InsufficientResourcesError,  # class 53: too many connections, out of memory, disk full
+    asyncpg.exceptions.OperatorInterventionError,  # class 57: shutting down, starting up, crashed, cancelled
+    asyncpg.exceptions.PostgresSystemError,  # class 58: the server can't read its own files
+    asyncpg.exceptions.InternalServerError,  # class XX
+    asyncpg.exceptions.ConfigFileError,  # class F0
+    asyncpg.exceptions.InvalidAuthorizationSpecificationError,  # class 28: a password being rotated comes right again
+    asyncpg.exceptions.InvalidCatalogNameError,  # 3D000: the database is being restored
+    asyncpg.exceptions.ReadOnlySQLTransactionError,  # 25006: we are talking to a standby after a fail-over
+    asyncpg.exceptions.IdleInTransactionSessionTimeoutError,
+    asyncpg.exceptions.TransactionTimeoutError,
+)
+
+PASSING: tuple[type[BaseException], ...] = (
+    asyncpg.exceptions.TransactionRollbackError,  # class 40: serialization failures and deadlocks
+    asyncpg.exceptions.ObjectInUseError,
+    asyncpg.exceptions.LockNotAvailableError,
+    asyncpg.exceptions.OutdatedSchemaCacheError,
+    asyncpg.exceptions.InvalidCachedStatementError,
+    asyncpg.exceptions.InvalidSQLStatementNameError,  # 26000: a pooler handed us another server connection
+    asyncpg.exceptions.DuplicatePreparedStatementError,  # 42P05: likewise
+)
+
+
+def is_away(error: BaseException) -> bool:
+    """Say whether the connection is of no more use and the same statement may work on another one later."""
+    return isinstance(unwrapped(error), AWAY)
+
+
+def is_passing(error: BaseException) -> bool:
+    """Say whether the very same statement may work when it is tried again: the database is away, or was in the way."""
+    return isinstance(unwrapped(error), AWAY + PASSING)
+
+
+def unwrapped(error: BaseException) -> BaseException:
+    """Return the driver's own error below SQLAlchemy's."""
+    while isinstance(error, DBAPIError) and error.orig is not None:
+        error = error.orig
+        # SQLAlchemy's asyncpg adapter wraps once more and keeps the driver's error as the cause.
+        if error.__cause__ is not None:
+            error = error.__cause__
+    return error

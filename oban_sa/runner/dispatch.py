@@ -1,0 +1,96 @@
+"""Where code runs: on the loop, in a thread, in a process; with a session of its own or without."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from oban_sa.errors import AttemptCancelled, AttemptError, AttemptTimedOut
+from oban_sa.models import Job
+from oban_sa.periods import describe
+from oban_sa.runner.processes import Processes
+from oban_sa.runner.sessions import AttemptSessions, Judge, Settled
+from oban_sa.runner.threads import ThreadCall, Threads
+from oban_sa.workers.definition import Definition, call_by_name
+
+
+class Dispatch:
+    """Calls workers' code where it belongs, with the attempt's timeout applied."""
+
+    def __init__(self, sessions: AttemptSessions) -> None:
+        self._sessions = sessions
+        self._threads = Threads()
+        self._processes = Processes()
+
+    async def call(self, definition: Definition, job: Job, *, within: float | None) -> Any:
+        """Run the code and return its answer; raises what it raises, and `AttemptTimedOut` after `within` seconds."""
+        if definition.executor == "loop":
+            return await _within(within, lambda: definition.call(job))
+        if definition.executor == "process":
+            return await _within(
+                within, lambda: self._processes.call(call_by_name, definition.name, definition.module, job.to_row())
+            )
+        return await _thread_ended(self._threads.call(lambda: definition.call(job)), within)
+
+    async def call_in_session(self, definition: Definition, job: Job, judge: Judge, *, within: float | None) -> Settled:
+        """Run code that takes a session; what it wrote and how the job ended are committed together, or neither.
+
+        Returns the verdict and whether it was written: it was not where the attempt had lost its job. Raises what the
+        code raises, after rolling back.
+        """
+        if definition.session == "async":
+            return await _within(within, lambda: self._sessions.settled(definition, job, judge))
+        call = self._threads.call(lambda: self._sessions.settled_in_thread(definition, job, judge))
+        settled: Settled = await _thread_ended(call, within)
+        return settled
+
+    def close(self) -> None:
+        """Let threads and processes go; code that still runs in a thread is not waited for."""
+        self._threads.close()
+        self._processes.close()
+
+
+async def _within(seconds: float | None, call: Callable[[], Awaitable[Any]]) -> Any:
+    if seconds is None:
+        return await call()
+    timeout = asyncio.timeout(seconds)
+    try:
+        async with timeout:
+            return await call()
+    except TimeoutError as error:
+        if timeout.expired():
+            raise _timed_out(seconds) from error
+        raise
+
+
+async def _thread_ended(call: ThreadCall, within: float | None) -> Any:
+    """Wait until the thread has really ended: a job whose code still runs must not be started again elsewhere.
+
+    When time is up, or the attempt is cancelled, the code is interrupted at its next Python instruction.
+    """
+    reason: AttemptError | None = None
+    loop = asyncio.get_running_loop()
+    deadline = None if within is None else loop.time() + within
+    while True:
+        rest = None if deadline is None or reason is not None else max(deadline - loop.time(), 0)
+        try:
+            done, _ = await asyncio.wait([call.future], timeout=rest)
+        except asyncio.CancelledError:
+            reason = reason or AttemptCancelled()
+            call.interrupt(AttemptCancelled)
+            continue
+        if done:
+            break
+        reason = _timed_out(within or 0)
+        call.interrupt(AttemptTimedOut)
+    error = call.future.exception()
+    if error is None:
+        return call.future.result()
+    if reason is not None and isinstance(error, type(reason)):
+        raise reason.with_traceback(error.__traceback__) from error
+    raise error
+
+
+def _timed_out(seconds: float) -> AttemptTimedOut:
+    return AttemptTimedOut(f"the attempt took longer than its timeout of {describe(seconds)}")

@@ -1,0 +1,163 @@
+"""One attempt at one job: find its code, run it where it belongs, and say what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+from oban_sa import clock, telemetry
+from oban_sa.errors import AttemptCancelled
+from oban_sa.models import Job
+from oban_sa.runner.acker import Outcome, report_stale
+from oban_sa.runner.dispatch import Dispatch
+from oban_sa.states import JobState
+from oban_sa.verdicts import Attempt, Verdict, given_back, judge
+from oban_sa.workers.current import running
+from oban_sa.workers.definition import Definition
+from oban_sa.workers.registry import Registry
+
+
+class Interrupted(Enum):
+    """Why a runner cut an attempt short."""
+
+    CANCELLED = auto()
+    """Somebody asked for the job to be cancelled."""
+    SHUTDOWN = auto()
+    """The runner stops and its grace period is over."""
+    LOST = auto()
+    """The job was given to another attempt while this one ran."""
+
+
+@dataclass(slots=True, eq=False)
+class Running:
+    """An attempt under way."""
+
+    job: Job
+    task: asyncio.Task[None] | None = None
+    interrupted: Interrupted | None = None
+
+    def interrupt(self, why: Interrupted) -> None:
+        """Ask the code to stop, and cancel it at its next await; the first reason given stays."""
+        if self.interrupted is None:
+            self.interrupted = why
+        self.job.request_cancel()
+        if self.task is not None:
+            self.task.cancel()
+
+
+class Executor:
+    """Runs attempts; everything that can come out of one is an answer."""
+
+    def __init__(
+        self, dispatch: Dispatch, registry: Registry, *, allow: Sequence[str] = (), source: telemetry.Source
+    ) -> None:
+        self._dispatch = dispatch
+        self._registry = registry
+        self._allow = tuple(allow)
+        self._source = source
+
+    async def attempt(self, attempt: Running) -> Outcome | None:
+        """Run an attempt to its end; None where its outcome needs no more writing. Never raises."""
+        job = attempt.job
+        started = clock.monotonic()
+        if telemetry.listening(telemetry.JobStart):
+            telemetry.emit(telemetry.JobStart(**self._about(job)))
+        definition: Definition | None = None
+        settled: Verdict | None = None
+        answer: Any
+        with running(job):
+            try:
+                definition = self._registry.find(job.worker, self._allow)
+                answer = await self._run(definition, attempt)
+            except asyncio.CancelledError as error:
+                answer = error
+                # Cancellation that we asked for is not this task's end: what became of the attempt is still to be said.
+                task = asyncio.current_task()
+                while task is not None and attempt.interrupted is not None and task.cancelling():
+                    task.uncancel()
+            except BaseException as error:
+                answer = error
+        if isinstance(answer, _Settled):
+            settled = answer.verdict
+            if not answer.written:
+                report_stale(self._source, job, settled.state)
+                return None
+        verdict = settled or self._judge(definition, attempt, answer)
+        self._tell(job, verdict, answer, clock.monotonic() - started)
+        return None if settled else Outcome(job, verdict)
+
+    async def _run(self, definition: Definition, attempt: Running) -> Any:
+        job = attempt.job
+        within = definition.timeout(job)
+        if definition.session is None:
+            return await self._dispatch.call(definition, job, within=within)
+
+        def verdict_of(answer: object) -> Verdict:
+            return judge(about(job), answer)
+
+        verdict, written = await self._dispatch.call_in_session(definition, job, verdict_of, within=within)
+        return _Settled(verdict, written)
+
+    def _judge(self, definition: Definition | None, attempt: Running, answer: object) -> Verdict:
+        job = attempt.job
+        if isinstance(answer, BaseException) and attempt.interrupted is not None:
+            if attempt.interrupted is Interrupted.SHUTDOWN:
+                return given_back(about(job))
+            answer = AttemptCancelled()
+        delay = None
+        if isinstance(answer, Exception) and definition is not None:
+            try:
+                delay = definition.backoff(job)
+            except BaseException as error:
+                error.__context__ = answer
+                answer = error
+        return judge(about(job), answer, delay=delay)
+
+    def _tell(self, job: Job, verdict: Verdict, answer: object, duration: float) -> None:
+        if verdict.state in _FAILED:
+            if telemetry.listening(telemetry.JobException):
+                telemetry.emit(
+                    telemetry.JobException(
+                        **self._about(job),
+                        state=verdict.state,
+                        duration=duration,
+                        error=answer if isinstance(answer, BaseException) else None,
+                        retry_in=verdict.delay,
+                    )
+                )
+        elif telemetry.listening(telemetry.JobStop):
+            telemetry.emit(telemetry.JobStop(**self._about(job), state=verdict.state, duration=duration))
+
+    def _about(self, job: Job) -> dict[str, Any]:
+        waited = 0.0
+        if job.attempted_at is not None and job.scheduled_at is not None:
+            waited = max((job.attempted_at - job.scheduled_at).total_seconds(), 0.0)
+        return {
+            "runner": self._source,
+            "job_id": job.id,
+            "worker": job.worker,
+            "queue": job.queue,
+            "attempt": job.attempt,
+            "max_attempts": job.max_attempts,
+            "queue_time": waited,
+            "job": job,
+        }
+
+
+_FAILED = frozenset({JobState.RETRYABLE, JobState.DISCARDED})
+
+
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    """An outcome that was decided inside the attempt's own transaction."""
+
+    verdict: Verdict
+    written: bool
+
+
+def about(job: Job) -> Attempt:
+    """The attempt that a fetched job stands for."""
+    return Attempt(job.id, job.attempt, job.max_attempts, job.meta)

@@ -1,0 +1,82 @@
+"""Say that this node lives, from a thread of its own, so that code which blocks the loop is slow and not dead."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+from uuid import UUID
+
+from oban_sa import backoff
+from oban_sa.runner.database import Database, Line, describe
+from oban_sa.sql.producing import beating, registering
+
+logger = logging.getLogger("oban_sa.runner")
+
+
+class Heartbeat:
+    """Beats for all producers of a runner every `every` seconds.
+
+    `rows` says what the rows hold and is called in the thread. A row that is gone is written again and `lost` told, on
+    the runner's loop: somebody took this node for dead, or the tables lost what they held.
+    """
+
+    def __init__(
+        self,
+        database: Callable[[], Database],
+        *,
+        every: float,
+        rows: Callable[[], Sequence[dict[str, Any]]],
+        lost: Callable[[list[UUID]], None],
+    ) -> None:
+        self._database = database
+        self._every = every
+        self._rows = rows
+        self._lost = lost
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    async def start(self) -> None:
+        """Begin to beat."""
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._run, name="oban_sa heartbeat", daemon=True)
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """Beat no more."""
+        self._stop.set()
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join, 5)
+
+    def _run(self) -> None:
+        # A plain asyncio loop, also where the runner's is another one: nothing here is in a hurry.
+        with asyncio.Runner() as runner:
+            database = self._database()
+            line = database.line()
+            beat, register = database.prepare(beating()), database.prepare(registering())
+            failures, rest = 0, self._every
+            while not self._stop.wait(rest):
+                try:
+                    runner.run(self._once(line, beat, register))
+                except Exception as error:
+                    failures += 1
+                    rest = min(backoff.retrying(failures), self._every)
+                    if failures == 1:
+                        logger.warning("a heartbeat failed (%s) and is tried again", describe(error))
+                else:
+                    failures, rest = 0, self._every
+            runner.run(line.close())
+
+    async def _once(self, line: Line, beat: Any, register: Any) -> None:
+        rows = {row["uuid"]: row for row in self._rows()}
+        if not rows:
+            return
+        found = await line.fetch(beat, within=max(self._every, 5), uuids=list(rows))
+        gone = [uuid for uuid in rows if uuid not in {row["uuid"] for row in found}]
+        for uuid in gone:
+            await line.fetch(register, **rows[uuid])
+        if gone and self._loop is not None and not self._stop.is_set():
+            self._loop.call_soon_threadsafe(self._lost, gone)

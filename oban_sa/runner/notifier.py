@@ -1,0 +1,156 @@
+"""Hear what other nodes say: LISTEN on a connection of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+from uuid import uuid4
+
+import asyncpg
+
+from oban_sa import backoff, messages, telemetry
+from oban_sa.runner.database import Database, describe
+from oban_sa.runner.ticker import rested
+
+logger = logging.getLogger("oban_sa.runner")
+
+Listener: TypeAlias = Callable[[dict[str, Any]], None]
+
+PROBE_WITHIN = 5.0
+"""Seconds in which a connection that listens must have heard what it said itself."""
+
+PROBE_EVERY = 30.0
+"""Seconds between probes, which also find connections that died without a word."""
+
+
+class Notifier:
+    """Fans messages out to listeners, reconnecting for as long as it lives.
+
+    It probes itself by notifying itself: a pooler in transaction mode takes LISTEN without complaint and delivers
+    nothing. Then it says so once, and the runner lives by polling.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        listeners: Mapping[str, Listener],
+        *,
+        source: telemetry.Source,
+        listen_url: str | None = None,
+    ) -> None:
+        self._database = database
+        self._listeners = dict(listeners)
+        self._source = source
+        self._listen_url = listen_url
+        self._probe_channel = messages.channel(source.schema, "probe")
+        self._wake = asyncio.Event()
+        self._heard = asyncio.Event()
+        self._nonce = ""
+        self._odd: set[str] = set()
+        self._deaf = False
+        self._task: asyncio.Task[None] | None = None
+        self.proven = False
+        """Whether the last probe was heard."""
+
+    async def start(self) -> None:
+        """Begin to connect; a database that can't be listened to never keeps a runner from starting."""
+        self._task = asyncio.create_task(self._run(), name="oban_sa notifier")
+
+    async def stop(self) -> None:
+        """Close the connection."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        failures = 0
+        while True:
+            connection: asyncpg.Connection | None = None
+            try:
+                connection = await self._connected()
+                while await self._probed(connection):
+                    failures = 0
+                    await rested(self._wake, PROBE_EVERY)
+                    self._wake.clear()
+                    if connection.is_closed():
+                        raise ConnectionResetError("the listening connection was closed")
+                # Deaf: try another connection, but not often, since this is how the database is set up.
+                failures, rest = 0, PROBE_EVERY
+            except Exception as error:
+                failures += 1
+                rest = backoff.retrying(failures)
+                if failures == 1:
+                    self._database.went_away(error)
+                telemetry.emit(telemetry.NotifierDisconnected(runner=self._source, error=error, retry_in=rest))
+            finally:
+                self.proven = False
+                if connection is not None:
+                    connection.terminate()
+            await asyncio.sleep(rest)
+
+    async def _connected(self) -> asyncpg.Connection:
+        async with asyncio.timeout(PROBE_WITHIN * 2):
+            connection = await (
+                asyncpg.connect(self._listen_url) if self._listen_url is not None else self._database.connect()
+            )
+        self._wake.clear()
+        connection.add_termination_listener(lambda _: self._wake.set())
+        channels = {messages.channel(self._source.schema, short): short for short in self._listeners}
+        for channel in (*channels, self._probe_channel):
+            await connection.add_listener(channel, self._receive)
+        return connection
+
+    async def _probed(self, connection: asyncpg.Connection) -> bool:
+        self._nonce = uuid4().hex
+        self._heard.clear()
+        await connection.execute("SELECT pg_notify($1, $2)", self._probe_channel, self._nonce, timeout=PROBE_WITHIN)
+        try:
+            async with asyncio.timeout(PROBE_WITHIN):
+                await self._heard.wait()
+        except TimeoutError:
+            if not self._deaf:
+                self._deaf = True
+                logger.warning(
+                    "this connection hears no notifications, as happens behind a pooler in transaction mode; "
+                    "new jobs are found by polling. Give a direct URL with --listen-url to hear of them at once"
+                )
+                telemetry.emit(telemetry.NotifierDeaf(runner=self._source))
+            return False
+        if not self.proven:
+            self.proven = True
+            self._deaf = False
+            self._database.came_back()
+            telemetry.emit(telemetry.NotifierConnected(runner=self._source))
+            # Whatever was said while nobody listened is lost; look at everything once.
+            self._tell("insert", {"queue": "*"})
+        return True
+
+    def _receive(self, _connection: object, _pid: int, channel: str, payload: object) -> None:
+        text = payload if isinstance(payload, str) else ""
+        if channel == self._probe_channel:
+            if text == self._nonce:
+                self._heard.set()
+            return
+        short = channel.rpartition(".oban_")[2]
+        message = messages.decode(text)
+        if message is None:
+            self._wonder(short, "is no JSON object", text)
+        else:
+            self._tell(short, message)
+
+    def _tell(self, short: str, message: dict[str, Any]) -> None:
+        listener = self._listeners.get(short)
+        if listener is None:
+            return
+        try:
+            listener(message)
+        except Exception as error:
+            self._wonder(short, f"makes no sense ({describe(error)})", repr(message))
+
+    def _wonder(self, short: str, what: str, text: str) -> None:
+        kind = f"{short} {what}"
+        if kind not in self._odd and len(self._odd) < 100:
+            self._odd.add(kind)
+            logger.warning("a message on %r %s and was ignored: %.200s", short, what, text)

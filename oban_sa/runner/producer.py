@@ -1,0 +1,375 @@
+"""One queue on one node: how many jobs it can take, taking them, and writing what became of them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from datetime import UTC
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import orjson
+
+from oban_sa import backoff, clock, telemetry
+from oban_sa.models import Job
+from oban_sa.runner.acker import BATCH, Acker, Outcome, as_arrays
+from oban_sa.runner.database import Database, Line, Prepared, describe
+from oban_sa.runner.disconnects import is_away, is_passing
+from oban_sa.runner.executor import Executor, Interrupted, Running, about
+from oban_sa.runner.ticker import rested
+from oban_sa.sql.acking import acking, acking_and_fetching
+from oban_sa.sql.fetching import fetching
+from oban_sa.sql.holding import holding, reclaiming
+from oban_sa.sql.producing import leaving, registering
+from oban_sa.states import JobState
+from oban_sa.verdicts import Verdict, given_back, judge
+
+logger = logging.getLogger("oban_sa.runner")
+
+RECLAIM_EVERY = 30.0
+"""Seconds between looks for rows that this producer holds without knowing, which a lost answer leaves behind."""
+
+LAST_WORDS = 5.0
+"""Seconds that a stopping producer spends on writing its outcomes to a database that is away."""
+
+
+class Producer:
+    """Keeps up to `limit` jobs of a queue running.
+
+    One cycle is one statement: it writes the outcomes that have gathered and fetches as many jobs as there are free
+    slots. Cycles never overlap, so what is gathered while one is under way goes into the next.
+    """
+
+    def __init__(
+        self,
+        queue: str,
+        limit: int,
+        *,
+        database: Database,
+        executor: Executor,
+        source: telemetry.Source,
+        poll_every: float,
+        paused: bool = False,
+    ) -> None:
+        self.queue = queue
+        self.limit = limit
+        self.paused = paused
+        self.uuid: UUID = uuid4()
+        self.running: dict[int, Running] = {}
+        self._attempted_by = [source.node, str(self.uuid)]
+        self._acker = Acker(source=source, queue=queue)
+        self._database = database
+        self._executor = executor
+        self._source = source
+        self._poll_every = poll_every
+        self._line: Line = database.line()
+        self._statements = _Statements(database)
+        self._wake = asyncio.Event()
+        self._hungry = True
+        self._fetches = True
+        self._poll_at = 0.0
+        self._uncertain = False
+        self._doubtful = False
+        self._reclaimed_at = clock.monotonic()
+        self._stopping = False
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Register this producer and begin to fetch."""
+        await self.register()
+        self._task = asyncio.create_task(self._run(), name=f"oban_sa producer {self.queue}")
+
+    async def register(self) -> None:
+        """Write this producer's row; jobs are fetched only under a row that says who holds them."""
+        await self._line.fetch(self._statements.registering, **self.row())
+
+    def row(self) -> dict[str, Any]:
+        """What this producer's row says."""
+        meta = {"limit": self.limit, "local_limit": self.limit, "paused": self.paused, "running": len(self.running)}
+        return {
+            "uuid": self.uuid,
+            "name": self._source.name,
+            "node": self._source.node,
+            "queue": self.queue,
+            "meta": json.dumps(meta),
+        }
+
+    def nudge(self) -> None:
+        """Fetch as soon as possible: there may be jobs."""
+        self._hungry = True
+        self._wake.set()
+
+    def idle(self) -> bool:
+        """Whether nothing runs and nothing is left to write."""
+        return not self.running and not len(self._acker)
+
+    def interrupt(self, why: Interrupted, ids: set[int] | None = None) -> int:
+        """Interrupt the running attempts, or those of some jobs; returns how many."""
+        chosen = [running for job_id, running in self.running.items() if ids is None or job_id in ids]
+        for running in chosen:
+            running.interrupt(why)
+        return len(chosen)
+
+    def recount(self) -> None:
+        """Ask the tables which of the running jobs are still held: this producer was taken for dead."""
+        self._doubtful = True
+        self._wake.set()
+
+    def quiesce(self) -> None:
+        """Fetch no more; outcomes are still written."""
+        self._fetches = False
+
+    async def stop(self) -> int:
+        """Write what is left to write, give back what still runs, and forget this producer: how many were given back.
+
+        Jobs whose code can't be stopped are given back too: this process is about to end.
+        """
+        self.quiesce()
+        self._stopping = True
+        self._wake.set()
+        if self._task is not None:
+            await asyncio.gather(self._task, return_exceptions=True)
+        for running in self.running.values():
+            self._acker.add(Outcome(running.job, given_back(about(running.job))))
+        self.running.clear()
+        given = self._acker.refunds()
+        try:
+            async with asyncio.timeout(LAST_WORDS):
+                given += await self._last_words()
+        except Exception as error:
+            logger.warning(
+                "queue %s could not write its last outcomes (%s); its jobs are rescued once this node counts as dead",
+                self.queue,
+                describe(error),
+            )
+        finally:
+            await self._line.close()
+        return given
+
+    async def _last_words(self) -> int:
+        failures = 0
+        while True:
+            try:
+                while len(self._acker):
+                    await self._cycle()
+                # Also what an answer lost on the way has left behind, which nobody else would ever look for.
+                rows = await self._line.fetch(
+                    self._statements.reclaiming, queue=self.queue, attempted_by=self._attempted_by, known=[]
+                )
+                await self._line.fetch(self._statements.leaving, uuids=[self.uuid])
+                return len(rows)
+            except Exception as error:
+                failures += 1
+                if not is_passing(error):
+                    raise
+                await asyncio.sleep(backoff.retrying(failures))
+
+    async def _run(self) -> None:
+        failures = 0
+        while not self._stopping:
+            self._wake.clear()
+            try:
+                await self._cycle()
+            except Exception as error:
+                failures += 1
+                rest = backoff.retrying(failures)
+                self._tell(error, failures, rest)
+                self._hungry = True
+                await self._rest_despite_wakes(rest)
+                continue
+            failures = 0
+            if not self._busy():
+                await rested(self._wake, self._poll_at - clock.monotonic())
+
+    def _tell(self, error: Exception, failures: int, rest: float) -> None:
+        telemetry.emit(
+            telemetry.RunnerRetry(
+                runner=self._source, part=f"queue {self.queue}", attempt=failures, retry_in=rest, error=error
+            )
+        )
+        if failures == 1 and not is_away(error):
+            logger.error("queue %s failed and tries again: %s", self.queue, describe(error), exc_info=error)
+
+    async def _rest_despite_wakes(self, seconds: float) -> None:
+        # Jobs that end meanwhile wake the producer, and must not make it hammer a database that is away.
+        deadline = clock.monotonic() + seconds
+        while not self._stopping and (rest := deadline - clock.monotonic()) > 0:
+            self._wake.clear()
+            await rested(self._wake, rest)
+
+    def _busy(self) -> bool:
+        return len(self._acker) > 0 or (self._hungry and self._demand() > 0)
+
+    def _demand(self) -> int:
+        if self.paused or not self._fetches:
+            return 0
+        return max(min(self.limit - len(self.running), BATCH), 0)
+
+    async def _cycle(self) -> None:
+        if self._uncertain or clock.monotonic() - self._reclaimed_at > RECLAIM_EVERY:
+            await self._reclaim()
+        if self._doubtful:
+            await self._let_go_of_lost()
+        if clock.monotonic() >= self._poll_at:
+            self._hungry = True
+            self._poll_at = clock.monotonic() + self._poll_every
+        demand = self._demand()
+        outcomes = self._acker.take()
+        if not outcomes and not (demand and self._hungry):
+            return
+        started = clock.monotonic()
+        try:
+            rows = await self._exchange(outcomes, demand)
+        except Exception as error:
+            self._acker.failed()
+            # The statement may have been committed all the same, and the rows it fetched be nobody's.
+            self._uncertain = self._uncertain or demand > 0
+            if outcomes and not is_passing(error):
+                await self._one_by_one(error)
+                return
+            raise
+        except BaseException:
+            self._acker.failed()
+            self._uncertain = True
+            raise
+        elapsed = clock.monotonic() - started
+        fetched = rows
+        if outcomes:
+            acked = [row["acked" if demand else "id"] for row in rows if not demand or row["acked"] is not None]
+            self._acker.written(acked, duration=elapsed)
+            fetched = [row for row in rows if row["acked"] is None] if demand else []
+        if demand:
+            self._hungry = len(fetched) >= demand
+            self._poll_at = clock.monotonic() + self._poll_every
+            if telemetry.listening(telemetry.ProducerFetch):
+                telemetry.emit(
+                    telemetry.ProducerFetch(
+                        runner=self._source, queue=self.queue, demand=demand, count=len(fetched), duration=elapsed
+                    )
+                )
+            self._begin(fetched)
+
+    async def _exchange(self, outcomes: tuple[Outcome, ...], demand: int) -> list[asyncpg.Record]:
+        mine = {"attempted_by": self._attempted_by}
+        if not outcomes:
+            return await self._line.fetch(self._statements.fetching, queue=self.queue, demand=demand, **mine)
+        said = as_arrays(outcomes)
+        if not demand:
+            return await self._line.fetch(self._statements.acking, **said, **mine)
+        return await self._line.fetch(
+            self._statements.acking_and_fetching, queue=self.queue, demand=demand, **said, **mine
+        )
+
+    async def _one_by_one(self, error: Exception) -> None:
+        """Write outcomes singly after a batch was refused, so that one bad outcome holds up no other."""
+        logger.error("outcomes of queue %s were refused together: %s", self.queue, describe(error), exc_info=error)
+        for _ in range(min(len(self._acker), BATCH)):
+            outcome = self._acker.take(1)
+            try:
+                acked = await self._exchange(outcome, 0)
+            except Exception as refused:
+                self._acker.failed()
+                if is_passing(refused):
+                    raise
+                if outcome[0].replaced:
+                    self._acker.drop_first()
+                    logger.error("the outcome of job %d can't be written at all", outcome[0].verdict.job_id)
+                else:
+                    self._acker.replace_first(_refused(outcome[0], refused))
+                continue
+            self._acker.written([row["id"] for row in acked], duration=0.0)
+
+    async def _reclaim(self) -> None:
+        known = [*self.running, *self._acker.ids()]
+        rows = await self._line.fetch(
+            self._statements.reclaiming, queue=self.queue, attempted_by=self._attempted_by, known=known
+        )
+        self._uncertain = False
+        self._reclaimed_at = clock.monotonic()
+        if rows:
+            self._hungry = True
+            logger.warning("queue %s gave back %d jobs that it had fetched without hearing so", self.queue, len(rows))
+
+    async def _let_go_of_lost(self) -> None:
+        mine = list(self.running)
+        rows = await self._line.fetch(self._statements.holding, ids=mine, attempted_by=self._attempted_by)
+        self._doubtful = False
+        held = {row["id"] for row in rows}
+        lost = self.interrupt(Interrupted.LOST, {job_id for job_id in mine if job_id not in held})
+        logger.warning(
+            "queue %s was taken for dead while it lived and registers again; %d of its %d jobs were given to others",
+            self.queue,
+            lost,
+            len(mine),
+        )
+
+    def _begin(self, rows: list[asyncpg.Record]) -> None:
+        # RETURNING keeps no order.
+        rows.sort(key=lambda row: (row["priority"], row["scheduled_at"], row["id"]))
+        for row in rows:
+            running = Running(_job(row, self.queue, self._attempted_by))
+            self.running[running.job.id] = running
+            running.task = asyncio.create_task(self._work(running))
+
+    async def _work(self, running: Running) -> None:
+        job_id = running.job.id
+        try:
+            outcome = await self._executor.attempt(running)
+        except BaseException as error:
+            # Nothing is expected to come through here; were it to, the job must still end.
+            outcome = Outcome(running.job, judge(about(running.job), error))
+        if self.running.pop(job_id, None) is None:
+            return  # given back meanwhile: this answer comes too late
+        if outcome is not None:
+            self._acker.add(outcome)
+        self._wake.set()
+
+
+class _Statements:
+    def __init__(self, database: Database) -> None:
+        self.fetching: Prepared = database.prepare(fetching())
+        self.acking: Prepared = database.prepare(acking())
+        self.acking_and_fetching: Prepared = database.prepare(acking_and_fetching())
+        self.holding: Prepared = database.prepare(holding())
+        self.reclaiming: Prepared = database.prepare(reclaiming())
+        self.registering: Prepared = database.prepare(registering())
+        self.leaving: Prepared = database.prepare(leaving())
+
+
+def _job(row: asyncpg.Record, queue: str, attempted_by: list[str]) -> Job:
+    values: dict[str, Any] = dict(row)
+    values.pop("acked", None)
+    for name in ("args", "meta", "errors"):
+        values[name] = _read(values[name])
+    values["meta"] = values["meta"] or {}
+    values["tags"] = values["tags"] or []
+    for name in _MOMENTS:
+        moment = values[name]
+        if moment is not None:
+            values[name] = moment.replace(tzinfo=UTC)
+    values["state"] = JobState.EXECUTING
+    values["queue"] = queue
+    values["attempted_by"] = list(attempted_by)
+    return Job.from_row(values)
+
+
+_MOMENTS = ("inserted_at", "scheduled_at", "attempted_at", "cancelled_at", "completed_at", "discarded_at")
+
+
+def _read(text: str | None) -> Any:
+    if text is None:
+        return None
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:  # jsonb holds numbers of any size; Python's own reader takes them all
+        return json.loads(text)
+
+
+def _refused(outcome: Outcome, error: Exception) -> Outcome:
+    """The outcome to write instead of one that the database does not take."""
+    verdict = outcome.verdict
+    text = f"{describe(error)}\nThe outcome of this attempt ({verdict.state}) could not be written."
+    replaced = Verdict(verdict.job_id, verdict.attempt, JobState.DISCARDED, error=text[:4000])
+    return Outcome(outcome.job, replaced, replaced=True)

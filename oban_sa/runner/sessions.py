@@ -1,0 +1,104 @@
+"""Sessions of attempts: a worker's writes and its job's outcome in one transaction."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
+
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+
+from oban_sa import values
+from oban_sa.errors import AttemptCancelled, AttemptTimedOut
+from oban_sa.models import Job, schema_map
+from oban_sa.sql.acking import acking_one
+from oban_sa.verdicts import Verdict
+from oban_sa.workers.definition import Definition
+
+Judge: TypeAlias = Callable[[object], Verdict]
+Settled: TypeAlias = tuple[Verdict, bool]
+"""A verdict, and whether it was written."""
+
+_ACKING_ONE = acking_one()
+
+
+class AttemptSessions:
+    """Opens a session for each attempt that wants one.
+
+    Just before the commit the fenced ack runs in the session's own transaction. Where it finds that the attempt no
+    longer holds its job, everything rolls back: effects in the database happen exactly once.
+    """
+
+    def __init__(self, engine: AsyncEngine, *, schema: str) -> None:
+        self._engine = engine
+        self._schema = schema
+        self._bind = _mapped(engine, schema)
+        self._local = threading.local()
+
+    async def settled(self, definition: Definition, job: Job, judge: Judge) -> Settled:
+        """Run code that takes an asynchronous session, on the loop."""
+        session: AsyncSession = definition.session_class(self._bind, expire_on_commit=False)
+        return await _settled(session, job, judge, lambda: definition.call(job, session))
+
+    def settled_in_thread(self, definition: Definition, job: Job, judge: Judge) -> Settled:
+        """Run code that takes a synchronous session, in this thread.
+
+        The thread has a loop and a connection of its own, so synchronous code needs no second driver and may block.
+        """
+        runner: asyncio.Runner | None = getattr(self._local, "runner", None)
+        if runner is None:
+            runner = self._local.runner = asyncio.Runner()
+            # The pool belongs to one loop; a copy of it keeps the engine's connect arguments, creators and events.
+            own = create_async_engine(self._engine.url, pool=self._engine.pool.recreate())
+            self._local.bind = _mapped(own, self._schema)
+        bind: AsyncEngine = self._local.bind
+        try:
+            session = AsyncSession(bind, expire_on_commit=False, sync_session_class=definition.session_class)
+            within = session.run_sync
+            return runner.run(_settled(session, job, judge, lambda: within(lambda sync: definition.call(job, sync))))
+        except Exception as error:
+            if isinstance(error, (AttemptTimedOut, AttemptCancelled)):
+                self._discard(runner, bind)
+            raise
+        except BaseException:
+            self._discard(runner, bind)
+            raise
+
+    def _discard(self, runner: asyncio.Runner, bind: AsyncEngine) -> None:
+        # What interrupted the code may have struck in the middle of the loop's own work: the next attempt gets another.
+        del self._local.runner, self._local.bind
+        with contextlib.suppress(Exception):
+            runner.run(bind.dispose())
+        with contextlib.suppress(Exception):
+            runner.close()
+
+
+async def _settled(session: AsyncSession, job: Job, judge: Judge, call: Callable[[], Awaitable[Any]]) -> Settled:
+    async with session:
+        verdict = judge(await call())
+        await session.flush()
+        written = await session.execute(
+            _ACKING_ONE,
+            {
+                "job_id": job.id,
+                "attempted_by": job.attempted_by,
+                "said_attempt": verdict.attempt,
+                "said_state": verdict.state.value,
+                "said_delay": verdict.delay,
+                "said_error": verdict.error,
+                "said_meta": None if verdict.meta is None else values.dumps(verdict.meta),
+                "said_refund": verdict.refund,
+            },
+        )
+        if written.first() is None:
+            await session.rollback()
+            return verdict, False
+        await session.commit()
+        return verdict, True
+
+
+def _mapped(engine: AsyncEngine, schema: str) -> AsyncEngine:
+    mapped = schema_map(schema)
+    return engine.execution_options(schema_translate_map=mapped) if mapped else engine

@@ -1,0 +1,85 @@
+"""Call a part again and again, whatever happens to it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from oban_sa import backoff, clock, telemetry
+from oban_sa.runner.component import Ticking
+from oban_sa.runner.database import describe
+from oban_sa.runner.disconnects import is_away
+
+logger = logging.getLogger("oban_sa.runner")
+
+
+class Ticker:
+    """Owns the task that ticks a part; a failed tick is repeated with jittered backoff until one succeeds."""
+
+    def __init__(self, name: str, part: Ticking, *, source: telemetry.Source) -> None:
+        self.name = name
+        self._part = part
+        self._source = source
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._task: asyncio.Task[None] | None = None
+
+    def nudge(self) -> None:
+        """Tick as soon as possible."""
+        self._wake.set()
+
+    async def start(self) -> None:
+        """Begin to tick, at once for the first time."""
+        self._task = asyncio.create_task(self._run(), name=f"oban_sa {self.name}")
+
+    async def stop(self) -> None:
+        """Let a tick that is under way end, for five seconds at most."""
+        self._stopping = True
+        self._wake.set()
+        if self._task is not None:
+            _, late = await asyncio.wait([self._task], timeout=5)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        failures, since = 0, 0.0
+        while not self._stopping:
+            self._wake.clear()
+            try:
+                rest = await self._part.tick()
+            except Exception as error:
+                failures += 1
+                since = since if failures > 1 else clock.monotonic()
+                rest = backoff.retrying(failures)
+                self._tell(error, failures, rest)
+                await rested(self._wake, rest)
+                continue
+            if failures:
+                telemetry.emit(
+                    telemetry.RunnerRecover(
+                        runner=self._source, part=self.name, attempts=failures, duration=clock.monotonic() - since
+                    )
+                )
+                failures = 0
+            await rested(self._wake, rest)
+
+    def _tell(self, error: Exception, failures: int, rest: float) -> None:
+        telemetry.emit(
+            telemetry.RunnerRetry(runner=self._source, part=self.name, attempt=failures, retry_in=rest, error=error)
+        )
+        # That the database is away is said once for all parts, where its connections are kept.
+        if failures == 1 and not is_away(error):
+            logger.error("the %s failed and tries again: %s", self.name, describe(error), exc_info=error)
+
+
+async def rested(wake: asyncio.Event, seconds: float) -> None:
+    """Sleep for `seconds` or until `wake` is set."""
+    if seconds <= 0:
+        await asyncio.sleep(0)
+        return
+    handle = asyncio.get_running_loop().call_later(seconds, wake.set)
+    try:
+        await wake.wait()
+    finally:
+        handle.cancel()

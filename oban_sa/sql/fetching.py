@@ -1,0 +1,78 @@
+"""Take available jobs of one queue, so that no two producers ever hold the same one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import CTE, Integer, Select, Table, Text, bindparam, cast, func, literal_column, select, update
+from sqlalchemy.dialects.postgresql import ARRAY
+
+from oban_sa.models import Job
+from oban_sa.sql.moments import utc_now
+
+jobs: Table = Job.metadata.tables["public.oban_jobs"]
+
+FETCHED = (
+    "id",
+    "worker",
+    "attempt",
+    "max_attempts",
+    "priority",
+    "args",
+    "meta",
+    "tags",
+    "errors",
+    "inserted_at",
+    "scheduled_at",
+    "attempted_at",
+    "cancelled_at",
+    "completed_at",
+    "discarded_at",
+)
+"""The columns a fetch answers; `state`, `queue` and `attempted_by` are known to whoever asked."""
+
+
+def fetching() -> Select[Any]:
+    """Rows of `FETCHED`, at most `demand` of them, in no promised order.
+
+    Parameters: `queue`, `demand`, `attempted_by` (`[node, producer uuid]`).
+    """
+    taken = taking()
+    return select(*(taken.c[name] for name in FETCHED))
+
+
+def taking() -> CTE:
+    """The fetch as a data-modifying CTE, for statements that do more in the same round trip."""
+    # The CTE is a fence: a LIMITed subquery may be planned inside a join and run again, claiming more than asked for.
+    picked = (
+        select(jobs.c.id)
+        .where(
+            # A literal, not a parameter: a generic plan must still know which corner of the index this is.
+            jobs.c.state == literal_column("'available'"),
+            jobs.c.queue == bindparam("queue", type_=Text()),
+            jobs.c.attempt < jobs.c.max_attempts,
+        )
+        .order_by(jobs.c.priority, jobs.c.scheduled_at, jobs.c.id)
+        .limit(bindparam("demand", type_=Integer()))
+        .with_for_update(skip_locked=True)
+        .cte("picked")
+        .prefix_with("MATERIALIZED", dialect="postgresql")
+    )
+    return (
+        update(jobs)
+        .where(jobs.c.id == picked.c.id)
+        .values(
+            state=literal_column("'executing'"),
+            attempt=jobs.c.attempt + literal_column("1"),
+            attempted_at=utc_now(),
+            attempted_by=cast(bindparam("attempted_by", type_=ARRAY(Text())), ARRAY(Text())),
+        )
+        .returning(*(_as_answered(name) for name in FETCHED))
+        .cte("taken")
+    )
+
+
+def _as_answered(name: str) -> Any:
+    column = jobs.c[name]
+    # `errors` is jsonb[] in one family's table and jsonb in the other's; as jsonb both read alike.
+    return func.to_jsonb(column).label(name) if name == "errors" else column

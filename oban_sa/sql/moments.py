@@ -1,0 +1,30 @@
+"""The database's clock, in the form the tables keep: timestamps without zone, holding UTC."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, DateTime, Double, cast, func, literal_column, type_coerce
+
+SECOND: ColumnElement[Any] = literal_column("interval '1 second'")
+
+
+def utc_now() -> ColumnElement[datetime]:
+    """The moment the transaction began; stable, so an index on a timestamp serves comparisons with it."""
+    return func.timezone(literal_column("'UTC'"), func.now(), type_=DateTime())
+
+
+def utc_clock() -> ColumnElement[datetime]:
+    """This very moment, also late in a long transaction; volatile, so only for values that are written."""
+    return func.timezone(literal_column("'UTC'"), func.clock_timestamp(), type_=DateTime())
+
+
+def seconds_later(moment: ColumnElement[datetime], seconds: ColumnElement[Any]) -> ColumnElement[datetime]:
+    """`moment` moved by a number of seconds, which may be a fraction or negative."""
+    return type_coerce(moment + cast(seconds, Double) * SECOND, DateTime())
+
+
+def seconds_between(earlier: ColumnElement[Any], later: ColumnElement[Any]) -> ColumnElement[float]:
+    """Seconds from `earlier` to `later`, as a float."""
+    return cast(func.extract(literal_column("epoch FROM ").op("")(later - earlier)), Double)

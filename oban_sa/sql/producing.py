@@ -1,0 +1,51 @@
+"""The rows by which runners say that they live: one per queue per node."""
+
+from __future__ import annotations
+
+from sqlalchemy import Delete, Table, Text, Update, Uuid, bindparam, cast, func
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, Insert, insert
+
+from oban_sa.models import Producer
+from oban_sa.sql.moments import utc_now
+
+producers: Table = Producer.metadata.tables["public.oban_producers"]
+
+_UUIDS = cast(bindparam("uuids", type_=ARRAY(Uuid())), ARRAY(Uuid()))
+
+
+def registering() -> Insert:
+    """Add a producer's row, or bring it up to date where it stands already.
+
+    Parameters: `uuid`, `name`, `node`, `queue`, `meta` (JSON text).
+    """
+    row = insert(producers).values(
+        uuid=bindparam("uuid", type_=Uuid()),
+        name=bindparam("name", type_=Text()),
+        node=bindparam("node", type_=Text()),
+        queue=bindparam("queue", type_=Text()),
+        meta=cast(bindparam("meta", type_=Text()), JSONB),
+        started_at=utc_now(),
+        updated_at=utc_now(),
+    )
+    return row.on_conflict_do_update(
+        index_elements=[producers.c.uuid],
+        set_={"meta": row.excluded.meta, "updated_at": row.excluded.updated_at},
+    )
+
+
+def beating() -> Update:
+    """Mark producers as alive: their uuids; one that is missing from the answer has lost its row.
+
+    Parameter: `uuids`.
+    """
+    return (
+        producers.update()
+        .where(producers.c.uuid == func.any(_UUIDS))
+        .values(updated_at=utc_now())
+        .returning(producers.c.uuid)
+    )
+
+
+def leaving() -> Delete:
+    """Remove producers' rows. Parameter: `uuids`."""
+    return producers.delete().where(producers.c.uuid == func.any(_UUIDS))
