@@ -1,0 +1,368 @@
+"""Typed values out of a job's JSON: what an annotation makes of them, and what doesn't fit."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Callable, Mapping, MutableMapping, MutableSequence, Sequence
+from collections.abc import Set as AbstractSet
+from datetime import date, datetime, time
+from decimal import Decimal, InvalidOperation
+from enum import Enum
+from types import SimpleNamespace
+from typing import Annotated, Any, Final, Literal, NewType, NotRequired, Required, TypeAlias, Union
+from uuid import UUID
+
+from oban_sa import values
+from oban_sa.errors import InvalidArguments, InvalidOption, nearest
+
+Decode: TypeAlias = Callable[[Any], Any]
+"""Makes the typed value of a JSON one; raises `Misfit`."""
+
+
+class Misfit(Exception):  # noqa: N818
+    """A JSON value is not what an annotation asks for; `steps` lead to it."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.steps: list[str] = []
+
+    def at(self, start: str) -> InvalidArguments:
+        """Return the error that users see, with the path from `start`."""
+        path = start + "".join(reversed(self.steps))
+        return InvalidArguments(f"{path} {self.reason}", path=path)
+
+
+def as_is(value: Any) -> Any:
+    """Return the JSON value itself: its annotation asks for nothing else, or for what isn't known here."""
+    return value
+
+
+def resolve(annotations: Mapping[str, Any], *, scope: dict[str, Any], local: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what annotations mean, evaluating those that are texts; raises `NameError` for an unknown name."""
+    holder = SimpleNamespace(__annotations__=dict(annotations))
+    return typing.get_type_hints(holder, globalns=scope, localns=dict(local), include_extras=True)
+
+
+class Decoders:
+    """Makes decoders of annotations; `local` are names that are not in the annotation's own module."""
+
+    def __init__(self, local: Mapping[str, Any] | None = None) -> None:
+        self._local: Mapping[str, Any] = local or {}
+        self._known: dict[Any, Decode] = {}
+
+    def of(self, annotation: Any) -> Decode:
+        """Return the decoder of `annotation`.
+
+        Converted are datetime, date, time, UUID, Decimal, Enum, dataclasses, TypedDicts, pydantic and msgspec models,
+        alone or inside lists, tuples, sets, dicts and unions (the first member that fits). Texts, numbers, bools and None
+        are checked and left alone, a whole number fits `float`. Anything else is left alone.
+        Raises `InvalidOption` where a field's annotation names something that doesn't exist.
+        """
+        scalar = _SCALARS.get(annotation) if isinstance(annotation, type) else None
+        if scalar is not None:
+            return scalar
+        if annotation is None:
+            return _null
+        origin = typing.get_origin(annotation)
+        if origin in _TRANSPARENT:
+            return self.of(typing.get_args(annotation)[0])
+        if isinstance(annotation, NewType):
+            return self.of(annotation.__supertype__)
+        if isinstance(annotation, getattr(typing, "TypeAliasType", ())):  # `type X = ...`, since Python 3.12
+            return self.of(annotation.__value__)
+        if origin is not None:
+            return self._of_generic(origin, typing.get_args(annotation))
+        if isinstance(annotation, type):
+            return self._of_class(annotation)
+        if typing.is_typeddict(annotation):
+            return self._remembered(annotation, self._typed_dict)
+        return as_is
+
+    def _of_generic(self, origin: Any, args: tuple[Any, ...]) -> Decode:
+        if origin in (Union, types.UnionType):
+            return _union([self.of(arg) for arg in args])
+        if origin is Literal:
+            return _literal(args)
+        if origin is tuple:
+            if len(args) == 2 and args[1] is Ellipsis:
+                return _collection(tuple, self.of(args[0]))
+            return _tuple([self.of(arg) for arg in args])
+        if origin in _COLLECTIONS:
+            return _collection(_COLLECTIONS[origin], self.of(args[0]))
+        if origin in _MAPPINGS:
+            return _mapping(self.of(args[1]))
+        return self._of_class(origin) if isinstance(origin, type) else as_is
+
+    def _of_class(self, cls: type) -> Decode:
+        if issubclass(cls, Enum):
+            return _enum(cls)
+        if cls in _COLLECTIONS:
+            return _collection(_COLLECTIONS[cls], as_is)
+        if cls is tuple:
+            return _collection(tuple, as_is)
+        if cls in _MAPPINGS:
+            return _mapping(as_is)
+        if typing.is_typeddict(cls):
+            return self._remembered(cls, self._typed_dict)
+        if hasattr(cls, "model_validate_json"):
+            return _pydantic(cls)
+        if hasattr(cls, "__struct_fields__"):
+            return _msgspec(cls)
+        if dataclasses.is_dataclass(cls):
+            return self._remembered(cls, self._dataclass)
+        return as_is
+
+    def _remembered(self, cls: Any, make: Callable[[Any], Decode]) -> Decode:
+        # A class that holds itself meets the placeholder while its own decoder is being made.
+        known = self._known.get(cls)
+        if known is None:
+            self._known[cls] = lambda value: self._known[cls](value)
+            known = self._known[cls] = make(cls)
+        return known
+
+    def _dataclass(self, cls: Any) -> Decode:
+        hints = self._hints(cls)
+        fields = dataclasses.fields(cls)
+        decoders = {field.name: self.of(hints[field.name]) for field in fields if field.init}
+        required = [
+            field.name
+            for field in fields
+            if field.init and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        ]
+        computed = {field.name for field in fields if not field.init}
+        return _fields(cls.__name__, decoders, required, make=cls, ignored=computed)
+
+    def _typed_dict(self, cls: Any) -> Decode:
+        hints = self._hints(cls)
+        # `cls.__required_keys__` is wrong where annotations are texts: it doesn't see their Required and NotRequired.
+        required = [
+            name
+            for name, hint in hints.items()
+            if (origin := typing.get_origin(hint)) is Required
+            or (origin is not NotRequired and name in cls.__required_keys__)
+        ]
+        return _fields(cls.__name__, {name: self.of(hint) for name, hint in hints.items()}, required, make=dict)
+
+    def _hints(self, cls: Any) -> dict[str, Any]:
+        try:
+            return typing.get_type_hints(cls, localns={**self._local, **vars(cls)}, include_extras=True)
+        except NameError as error:
+            raise InvalidOption(
+                f"an annotation of {cls.__name__} names {error.name!r}, which doesn't exist when the program runs; "
+                f"import it outside of `if TYPE_CHECKING:`"
+            ) from error
+
+
+def shown(value: Any) -> str:
+    """Return a value as an error message shows it, shortened."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _fields(
+    name: str,
+    decoders: dict[str, Decode],
+    required: Sequence[str],
+    *,
+    make: Callable[..., Any],
+    ignored: AbstractSet[str] = frozenset(),
+) -> Decode:
+    def decode(value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise Misfit(f"must be an object with the fields of {name}, not {shown(value)}")
+        made: dict[str, Any] = {}
+        for key, item in value.items():
+            field = decoders.get(key)
+            if field is None:
+                if key in ignored:
+                    continue
+                raise Misfit(f"has {key!r}, which {name} doesn't{nearest(key, decoders)}")
+            made[key] = _at(f".{key}", field, item)
+        for key in required:
+            if key not in made:
+                raise Misfit(f"lacks {key!r}, which {name} needs")
+        try:
+            return make(**made)
+        except ValueError as error:  # a dataclass's own __post_init__ refuses
+            raise Misfit(f"is no {name}: {error}") from error
+
+    return decode
+
+
+def _at(step: str, decode: Decode, value: Any) -> Any:
+    try:
+        return decode(value)
+    except Misfit as misfit:
+        misfit.steps.append(step)
+        raise
+
+
+def _collection(make: Callable[[Any], Any], decode: Decode) -> Decode:
+    def collection(value: Any) -> Any:
+        if not isinstance(value, list):
+            raise Misfit(f"must be a list, not {shown(value)}")
+        if decode is as_is:
+            return make(value)
+        return make([_at(f"[{index}]", decode, item) for index, item in enumerate(value)])
+
+    return collection
+
+
+def _tuple(decoders: list[Decode]) -> Decode:
+    def decode(value: Any) -> Any:
+        if not isinstance(value, list) or len(value) != len(decoders):
+            raise Misfit(f"must be a list of {len(decoders)}, not {shown(value)}")
+        return tuple(_at(f"[{index}]", decoders[index], item) for index, item in enumerate(value))
+
+    return decode
+
+
+def _mapping(decode: Decode) -> Decode:
+    def mapping(value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise Misfit(f"must be an object, not {shown(value)}")
+        if decode is as_is:
+            return value
+        return {key: _at(f".{key}", decode, item) for key, item in value.items()}
+
+    return mapping
+
+
+def _union(decoders: list[Decode]) -> Decode:
+    def decode(value: Any) -> Any:
+        if value is None and _null in decoders:
+            return None
+        misfits: list[Misfit] = []
+        for member in decoders:
+            try:
+                return member(value)
+            except Misfit as misfit:
+                if member is not _null:
+                    misfits.append(misfit)
+        if len(misfits) == 1:
+            raise misfits[0]
+        raise Misfit(", or ".join(dict.fromkeys(misfit.reason for misfit in misfits)))
+
+    return decode
+
+
+def _literal(choices: tuple[Any, ...]) -> Decode:
+    plain = {choice.value if isinstance(choice, Enum) else choice: choice for choice in choices}
+
+    def decode(value: Any) -> Any:
+        try:
+            return plain[value]
+        except (KeyError, TypeError):
+            raise Misfit(f"must be one of {', '.join(map(repr, plain))}, not {shown(value)}") from None
+
+    return decode
+
+
+def _enum(cls: Any) -> Decode:
+    def decode(value: Any) -> Any:
+        try:
+            return cls(value)
+        except ValueError:
+            choices = ", ".join(repr(member.value) for member in cls)
+            raise Misfit(f"must be one of {choices}, not {shown(value)}") from None
+
+    return decode
+
+
+def _pydantic(cls: Any) -> Decode:
+    def decode(value: Any) -> Any:
+        try:
+            # As text, because a strict model takes the text of a UUID or a datetime from JSON only.
+            return cls.model_validate_json(values.dumps(value))
+        except ValueError as error:
+            raise _of_model(cls, error) from error
+
+    return decode
+
+
+def _of_model(cls: Any, error: Any) -> Misfit:
+    first = error.errors()[0] if hasattr(error, "errors") else {"msg": str(error), "loc": ()}
+    misfit = Misfit(f"doesn't fit {cls.__name__}: {first['msg']}")
+    steps = [f"[{step}]" if isinstance(step, int) else f".{step}" for step in first["loc"]]
+    misfit.steps = steps[::-1]
+    return misfit
+
+
+def _msgspec(cls: Any) -> Decode:
+    import msgspec
+
+    def decode(value: Any) -> Any:
+        try:
+            return msgspec.convert(value, cls)
+        except msgspec.ValidationError as error:
+            reason, _, path = str(error).partition(" - at `$")
+            misfit = Misfit(f"doesn't fit {cls.__name__}: {reason}")
+            misfit.steps = [path.rstrip("`")]
+            raise misfit from error
+
+    return decode
+
+
+def _null(value: Any) -> None:
+    if value is not None:
+        raise Misfit(f"must be null, not {shown(value)}")
+
+
+def _scalar(kinds: type | tuple[type, ...], called: str) -> Decode:
+    def decode(value: Any) -> Any:
+        if isinstance(value, kinds):
+            return value
+        raise Misfit(f"must be {called}, not {shown(value)}")
+
+    return decode
+
+
+def _parsed(parse: Callable[[str], Any], called: str) -> Decode:
+    def decode(value: Any) -> Any:
+        if isinstance(value, str):
+            try:
+                return parse(value)
+            except ValueError:
+                pass
+        raise Misfit(f"must be {called}, not {shown(value)}")
+
+    return decode
+
+
+def _decimal(value: Any) -> Decimal:
+    if isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        try:
+            return Decimal(str(value))  # the text, because Decimal(0.1) isn't 0.1
+        except InvalidOperation:
+            pass
+    raise Misfit(f"must be a decimal number, not {shown(value)}")
+
+
+_SCALARS: Final[dict[type, Decode]] = {
+    int: _scalar(int, "a whole number"),
+    float: _scalar((int, float), "a number"),
+    str: _scalar(str, "a text"),
+    bool: _scalar(bool, "true or false"),
+    type(None): _null,
+    object: as_is,
+    datetime: _parsed(datetime.fromisoformat, "an ISO 8601 date and time"),
+    date: _parsed(date.fromisoformat, "an ISO 8601 date"),
+    time: _parsed(time.fromisoformat, "an ISO 8601 time"),
+    UUID: _parsed(UUID, "a UUID"),
+    Decimal: _decimal,
+}
+_TRANSPARENT: Final = frozenset({Annotated, Required, NotRequired})
+_COLLECTIONS: Final[dict[Any, Callable[[Any], Any]]] = {
+    list: list,
+    Sequence: list,
+    MutableSequence: list,
+    typing.get_origin(typing.Iterable[int]): list,
+    typing.get_origin(typing.Collection[int]): list,
+    set: set,
+    frozenset: frozenset,
+    AbstractSet: frozenset,
+}
+_MAPPINGS: Final = frozenset({dict, Mapping, MutableMapping})

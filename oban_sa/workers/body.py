@@ -1,0 +1,126 @@
+"""The code of a worker, whether a class or a function, and where it runs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Protocol, TypeAlias
+
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+
+from oban_sa.errors import InvalidOption
+from oban_sa.models import Job
+from oban_sa.periods import Period
+from oban_sa.workers.options import Executor
+from oban_sa.workers.parameters import Parameter, is_async
+
+AttemptSession: TypeAlias = AsyncSession | Session | None
+"""The session of an attempt, or None for code that takes none."""
+
+SessionKind: TypeAlias = Literal["async", "sync"]
+
+
+class Body(Protocol):
+    """What a definition runs."""
+
+    @property
+    def what(self) -> str:
+        """How messages call it."""
+        ...
+
+    @property
+    def target(self) -> Any:
+        """The class or function itself."""
+        ...
+
+    @property
+    def executor(self) -> Executor:
+        """Where it runs."""
+        ...
+
+    @property
+    def session_class(self) -> type[AsyncSession | Session] | None:
+        """The class of session that it takes."""
+        ...
+
+    @property
+    def timeout(self) -> Callable[[Job], Period | None] | None:
+        """What it says about timeouts itself."""
+        ...
+
+    @property
+    def backoff(self) -> Callable[[Job], Period | None] | None:
+        """What it says about waiting itself."""
+        ...
+
+    def call(self, job: Job, session: AttemptSession = None) -> Any:
+        """Run it: for the loop return a coroutine, else what the code returns."""
+        ...
+
+
+def check_function(function: Any, *, what: str) -> None:
+    """Refuse what can't answer with one value."""
+    inner = inspect.unwrap(function)
+    if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
+        raise InvalidOption(f"{what} yields, but a job has one answer; return it")
+
+
+def place(function: Any, asked: Executor | None, *, what: str) -> Executor:
+    """Return where `function` runs: what was asked for, else the loop for `async def` and a thread for `def`."""
+    if not is_async(function):
+        return asked or "thread"
+    if asked in ("thread", "process"):
+        raise InvalidOption(f'{what} is async and runs on the loop; write `def`, or leave out executor="{asked}"')
+    return "loop"
+
+
+def check_session(
+    parameters: Sequence[Parameter], executor: Executor, *, what: str
+) -> type[AsyncSession | Session] | None:
+    """Return the class of session that code takes; refuse one that can't be used where the code runs."""
+    sessions = [(parameter.name, session) for parameter in parameters if (session := parameter.session) is not None]
+    if not sessions:
+        return None
+    if len(sessions) > 1:
+        raise InvalidOption(f"{what} takes {' and '.join(name for name, _ in sessions)}; an attempt has one session")
+    name, session = sessions[0]
+    if executor == "process":
+        raise InvalidOption(f"{what} runs in another process, where no session reaches it; open one there")
+    if executor == "loop" and issubclass(session, Session):
+        raise InvalidOption(f"{what} runs on the loop, which a Session would block; write {name}: AsyncSession")
+    if executor == "thread" and issubclass(session, AsyncSession):
+        raise InvalidOption(f"{what} runs in a thread; write {name}: Session, or `async def`")
+    return session
+
+
+def check_crossing(target: Any, *, what: str) -> None:
+    """Refuse code that another process could not import."""
+    if "<locals>" in target.__qualname__:
+        raise InvalidOption(f'{what} stands inside a function; executor="process" needs it at the top of a module')
+
+
+def runner_of(function: Callable[..., Any], executor: Executor, *, what: str) -> Callable[..., Any]:
+    """Return `function` so that it answers as its executor needs: a coroutine on the loop, else a value."""
+    if is_async(function):
+        return function
+    if executor == "loop":
+
+        async def on_loop(*args: Any, **kwargs: Any) -> Any:
+            answer = function(*args, **kwargs)
+            return await answer if inspect.isawaitable(answer) else answer
+
+        return on_loop
+
+    def off_loop(*args: Any, **kwargs: Any) -> Any:
+        answer = function(*args, **kwargs)
+        if inspect.iscoroutine(answer):
+            answer.close()
+            raise TypeError(f'{what} gave a coroutine, though it is no `async def`; decorate it with executor="loop"')
+        return answer
+
+    return off_loop
+
+
+Names: TypeAlias = Mapping[str, Any]
+"""Names that annotations may use beside those of their module."""

@@ -1,0 +1,37 @@
+"""The job that the code below is working on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+from oban_sa.errors import JobNotFound
+
+if TYPE_CHECKING:
+    from oban_sa.models import Job
+
+_current: ContextVar[Job] = ContextVar("oban_sa.current_job")
+
+
+def current_job() -> Job:
+    """Return the job that is running here: in its worker, in tasks started there, in its thread or its process.
+
+    A thread started by hand doesn't know it, unless the code runs it in `contextvars.copy_context()`, as
+    `asyncio.to_thread` does. Raises `JobNotFound` outside of a worker.
+    """
+    try:
+        return _current.get()
+    except LookupError:
+        raise JobNotFound("no job is running here; current_job() answers only below the code of a worker") from None
+
+
+@contextmanager
+def running(job: Job) -> Iterator[Job]:
+    """Make `job` the current one inside the block."""
+    token = _current.set(job)
+    try:
+        yield job
+    finally:
+        _current.reset(token)

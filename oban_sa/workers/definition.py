@@ -1,0 +1,126 @@
+"""One kind of work: a name, its options, and the code that does it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+
+from oban_sa import backoff
+from oban_sa.errors import InvalidJob, InvalidOption
+from oban_sa.models import Job, rules
+from oban_sa.periods import Period, seconds
+from oban_sa.workers.body import AttemptSession, Body, SessionKind
+from oban_sa.workers.options import Executor, Options
+from oban_sa.workers.registry import origin_of
+
+log: Final = logging.getLogger("oban_sa.workers")
+
+ATTRIBUTE: Final = "__oban_definition__"
+"""Where `@worker` and `@job` leave the definition of what they decorate."""
+
+
+class Definition:
+    """A worker as the registry knows it; `name` is what the rows of its jobs hold.
+
+    `executor` says where its code runs, `session` which kind of session it takes, and `session_class` the class of it.
+    """
+
+    def __init__(self, body: Body, options: Options, *, name: str | None = None, aliases: Iterable[str] = ()) -> None:
+        self.body = body
+        self.target = body.target
+        self.origin = origin_of(body.target)
+        self.options = options
+        self.name = self._checked(name if name is not None else self.origin, 'name="..."')
+        self.aliases = self._checked_all(aliases)
+        self.executor: Executor = body.executor
+        self.session_class: type[AsyncSession | Session] | None = body.session_class
+        self._call = body.call
+        self._timeout = self._either("timeout", body.timeout, options.timeout)
+        self._backoff = self._either("backoff", body.backoff, options.backoff)
+
+    @property
+    def session(self) -> SessionKind | None:
+        """Which kind of session its code takes, or None."""
+        if self.session_class is None:
+            return None
+        return "async" if issubclass(self.session_class, AsyncSession) else "sync"
+
+    def job(self, args: dict[str, Any], options: Mapping[str, Any]) -> Job:
+        """Make a job with this worker's options, each of which `options` may replace."""
+        return Job(self.name, args=args, **{**self.options.for_job(), **options})
+
+    def call(self, job: Job, session: AttemptSession = None) -> Any:
+        """Run its code: on the loop return an awaitable, elsewhere what the code returns.
+
+        What the code raises passes; `InvalidArguments` says that the job's args don't fit, and comes from the call
+        itself, before there is anything to await.
+        """
+        return self._call(job, session)
+
+    def timeout(self, job: Job) -> float | None:
+        """Return how many seconds this attempt may take, or None where the worker doesn't say.
+
+        Raises what the worker's own code raises, and `InvalidPeriod` for what is no span of time.
+        """
+        limit = self._timeout
+        if limit is None or isinstance(limit, (int, float)):
+            return limit
+        answer = limit(job)
+        return None if answer is None else seconds(answer)
+
+    def backoff(self, job: Job) -> float:
+        """Return how many seconds to wait after this failed attempt.
+
+        Where the worker's own code raises, or answers what is no span of time, that is logged and the default is
+        returned: a job whose attempt failed must not be stuck because of it.
+        """
+        wait = self._backoff
+        if isinstance(wait, (int, float)):
+            return wait
+        if wait is not None:
+            try:
+                answer = wait(job)
+                if answer is not None:
+                    return seconds(answer)
+            except Exception:
+                log.exception("the backoff of %s failed for job %s; the default is used", self.name, job.id)
+        return backoff.default(job.attempt, job.max_attempts)
+
+    def __repr__(self) -> str:
+        return f"<Definition {self.name}>"
+
+    def _either(self, what: str, method: Callable[[Job], Period | None] | None, option: Any) -> Any:
+        if method is not None and option is not None:
+            raise InvalidOption(f"{self.target.__qualname__} has both a method {what} and the option {what}; keep one")
+        return method if method is not None else option
+
+    def _checked_all(self, aliases: Iterable[str]) -> tuple[str, ...]:
+        if isinstance(aliases, str):
+            raise InvalidOption(f"aliases is a list of names; write aliases=[{aliases!r}]")
+        return tuple(self._checked(alias, "aliases") for alias in aliases)
+
+    def _checked(self, name: str, option: str) -> str:
+        try:
+            return rules.name(name, "the name of a worker")
+        except InvalidJob as error:
+            raise InvalidOption(f"{error}; give {self.target.__qualname__} a shorter one: {option}") from error
+
+
+def definition_of(target: Any) -> Definition:
+    """Return the definition of a decorated class or function; raises `InvalidOption` where it is not decorated.
+
+    A class that derives from a decorated one has none: its jobs would carry the other one's name.
+    """
+    definition = vars(target).get(ATTRIBUTE) if hasattr(target, "__dict__") else None
+    if isinstance(definition, Definition):
+        return definition
+    name = getattr(target, "__qualname__", repr(target))
+    if not isinstance(target, type):
+        raise InvalidOption(f"{name} is not decorated with @job")
+    parent = next((base for base in target.__mro__ if ATTRIBUTE in vars(base)), None)
+    hint = f"; {parent.__qualname__}, from which it derives, is, but jobs need a name of its own" if parent else ""
+    raise InvalidOption(f"{name} is not decorated with @worker{hint}")

@@ -1,0 +1,164 @@
+"""`@job`: a function whose calls can be asked for now and made later."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+
+from oban_sa.enqueueing import enqueue
+from oban_sa.errors import InvalidOption
+from oban_sa.models import Job
+from oban_sa.workers.definition import ATTRIBUTE, Definition
+from oban_sa.workers.function_body import FunctionBody
+from oban_sa.workers.options import JobOptions, Options, WorkerOptions, refuse_unknown, refuse_unknown_for_job
+from oban_sa.workers.registry import registry
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from oban_sa.enqueueing import AnySession
+
+P = ParamSpec("P")
+"""The parameters of a function that come from the job's args."""
+
+Q = ParamSpec("Q")
+"""All parameters of a function, those that the runner injects among them."""
+
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Calls(Generic[P]):
+    """Calls of one function, to be made by a runner, with options for their jobs."""
+
+    __slots__ = ("_body", "_definition", "_options")
+
+    def __init__(self, definition: Definition, body: FunctionBody, options: Mapping[str, Any]) -> None:
+        self._definition = definition
+        self._body = body
+        self._options = options
+
+    def new(self, *args: P.args, **kwargs: P.kwargs) -> Job:
+        """Make a job that calls the function so; nothing is written.
+
+        Raises `TypeError` where the function can't be called so, and `InvalidArguments` for a value that JSON can't
+        hold or that its annotation doesn't allow.
+        """
+        bound = self._body.bind(args, kwargs)
+        return self._definition.job(bound, self._options)
+
+    def enqueue(self, session: AnySession, /, *args: P.args, **kwargs: P.kwargs) -> Job:
+        """Make a job that calls the function so and stage it in `session`, whose flush writes it."""
+        return enqueue(session, self.new(*args, **kwargs))
+
+    def options(self, **options: Unpack[JobOptions]) -> Calls[P]:
+        """Return calls whose jobs have these options: keywords of `Job`, which come before those of the decorator."""
+        refuse_unknown_for_job(options, of=f"{self._body.target.__qualname__}.options()")
+        return Calls(self._definition, self._body, {**self._options, **options})
+
+
+class Function(Protocol[Q, P, R_co]):
+    """A function decorated with `@job`: calling it calls it, the rest asks a runner to."""
+
+    __name__: str
+    __qualname__: str
+    __module__: str
+
+    def __call__(self, *args: Q.args, **kwargs: Q.kwargs) -> R_co:
+        """Call the function here and now."""
+        ...
+
+    def new(self, *args: P.args, **kwargs: P.kwargs) -> Job:
+        """Make a job that calls the function so; nothing is written."""
+        ...
+
+    def enqueue(self, session: AnySession, /, *args: P.args, **kwargs: P.kwargs) -> Job:
+        """Make a job that calls the function so and stage it in `session`, whose flush writes it."""
+        ...
+
+    def options(self, **options: Unpack[JobOptions]) -> Calls[P]:
+        """Return calls whose jobs have these options."""
+        ...
+
+
+class Decorator(Protocol):
+    """What `job(...)` returns: it takes away from the signature what the runner injects."""
+
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[Job, AsyncSession, P], R], /
+    ) -> Function[Concatenate[Job, AsyncSession, P], P, R]: ...
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[Job, Session, P], R], /
+    ) -> Function[Concatenate[Job, Session, P], P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[Job, P], R], /) -> Function[Concatenate[Job, P], P, R]: ...
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[AsyncSession, P], R], /
+    ) -> Function[Concatenate[AsyncSession, P], P, R]: ...
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[Session, P], R], /
+    ) -> Function[Concatenate[Session, P], P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Function[P, P, R]: ...
+
+
+@overload
+def job(
+    function: Callable[Concatenate[Job, AsyncSession, P], R], /
+) -> Function[Concatenate[Job, AsyncSession, P], P, R]: ...
+@overload
+def job(function: Callable[Concatenate[Job, Session, P], R], /) -> Function[Concatenate[Job, Session, P], P, R]: ...
+@overload
+def job(function: Callable[Concatenate[Job, P], R], /) -> Function[Concatenate[Job, P], P, R]: ...
+@overload
+def job(function: Callable[Concatenate[AsyncSession, P], R], /) -> Function[Concatenate[AsyncSession, P], P, R]: ...
+@overload
+def job(function: Callable[Concatenate[Session, P], R], /) -> Function[Concatenate[Session, P], P, R]: ...
+@overload
+def job(function: Callable[P, R], /) -> Function[P, P, R]: ...
+@overload
+def job(**options: Unpack[WorkerOptions]) -> Decorator: ...
+def job(function: Any = None, /, **options: Any) -> Any:
+    """Make a function a worker, registered as `module.QualName` or as `name`.
+
+    It stays the function that it was, and gets `new`, `enqueue` and `options`. A leading `job: Job` and then a session,
+    `AsyncSession` or in sync code `Session`, either or both and known by their annotations, are given by the runner.
+    The other parameters are the job's args, by name. Raises `InvalidOption` for an option that is unknown or can't be
+    used, and for a function that can't work.
+    """
+    refuse_unknown(options, of="@job")
+    if function is not None:
+        return _define(function, options, sys._getframe(1).f_locals)
+    checked = Options.read(options)  # here, so that the traceback points at the decorator
+
+    def decorate(function: Any) -> Any:
+        return _define(function, options, sys._getframe(1).f_locals, checked)
+
+    return decorate
+
+
+def _define(function: Any, options: Mapping[str, Any], local: Mapping[str, Any], checked: Options | None = None) -> Any:
+    if isinstance(function, type):
+        raise InvalidOption(f"@job decorates functions; decorate the class {function.__qualname__} with @worker")
+    if not inspect.isfunction(function):
+        raise InvalidOption(f"@job decorates functions written with def, not {function!r}")
+    checked = checked or Options.read(options)
+    body = FunctionBody(function, checked.executor, local=local)
+    definition = Definition(body, checked, name=options.get("name"), aliases=options.get("aliases", ()))
+    (options.get("registry") or registry).register(definition)
+    calls: Calls[Any] = Calls(definition, body, {})
+    decorated = cast("Any", function)
+    setattr(decorated, ATTRIBUTE, definition)
+    decorated.new = calls.new
+    decorated.enqueue = calls.enqueue
+    decorated.options = calls.options
+    return decorated

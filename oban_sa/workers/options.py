@@ -1,0 +1,189 @@
+"""What a worker may be told beside its code, and what one job may be told beside its arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict, get_args
+
+from oban_sa import periods, values
+from oban_sa.errors import InvalidJob, InvalidOption, nearest
+from oban_sa.models import rules
+from oban_sa.periods import Period
+from oban_sa.states import JobState
+
+if TYPE_CHECKING:
+    from oban_sa.models import Job
+    from oban_sa.workers.registry import Registry
+
+Executor: TypeAlias = Literal["loop", "thread", "process"]
+"""Where code runs: on the event loop, in a thread, or in a pool of processes."""
+
+PeriodOf: TypeAlias = "Period | Callable[[Job], Period]"
+"""A span of time, or a function that says it for a job."""
+
+
+class WorkerOptions(TypedDict, total=False):
+    """What `@worker(...)` and `@job(...)` take."""
+
+    queue: str
+    max_attempts: int
+    priority: int
+    tags: Iterable[str]
+    meta: dict[str, Any]
+    timeout: PeriodOf | None
+    backoff: PeriodOf | None
+    executor: Executor | None
+    name: str | None
+    aliases: Iterable[str]
+    registry: Registry
+
+
+class JobOptions(TypedDict, total=False):
+    """What `.new(...)`, `.enqueue(...)` and `.options(...)` take: the keywords of `Job` except `args`."""
+
+    id: int | None
+    state: JobState
+    queue: str
+    attempt: int
+    max_attempts: int
+    priority: int
+    meta: dict[str, Any] | None
+    errors: list[dict[str, Any]] | None
+    tags: Iterable[str] | None
+    attempted_by: Iterable[str] | None
+    inserted_at: datetime | None
+    attempted_at: datetime | None
+    cancelled_at: datetime | None
+    completed_at: datetime | None
+    discarded_at: datetime | None
+    scheduled_at: datetime | None
+    schedule_in: Period | None
+    scheduled_in: Period | None
+    extra: dict[str, Any] | None
+
+
+_WORKER_OPTIONS: Final = frozenset(WorkerOptions.__annotations__)
+_JOB_OPTIONS: Final = frozenset(JobOptions.__annotations__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """A worker's options, checked; raises `InvalidOption` for a value that can't be used.
+
+    `timeout` and `backoff` are seconds, functions of the job, or None where the worker leaves them to the runner.
+    """
+
+    queue: str = "default"
+    max_attempts: int = 20
+    priority: int = 0
+    tags: tuple[str, ...] = ()
+    meta: dict[str, Any] = field(default_factory=dict)
+    timeout: float | Callable[[Job], Period] | None = None
+    backoff: float | Callable[[Job], Period] | None = None
+    executor: Executor | None = None
+
+    @classmethod
+    def read(cls, given: Mapping[str, Any]) -> Options:
+        """Return the options among `given`; what else `given` holds is for the registry."""
+        read = {each.name: given[each.name] for each in fields(cls) if each.name in given}
+        for name, check in _CHECKS.items():
+            if name in read:
+                try:
+                    read[name] = check(read[name])
+                except InvalidJob as error:  # the rules are those of a job, but here it is the worker that is wrong
+                    raise InvalidOption(str(error)) from error
+        return cls(**read)
+
+    def for_job(self) -> dict[str, Any]:
+        """Return the keywords with which every job of this worker is made."""
+        given: dict[str, Any] = {
+            "queue": self.queue,
+            "max_attempts": self.max_attempts,
+            "priority": self.priority,
+        }
+        if self.tags:
+            given["tags"] = self.tags
+        if self.meta:
+            given["meta"] = values.to_json(self.meta, where="meta")  # a copy: each job may change its own
+        return given
+
+
+def refuse_unknown(given: Mapping[str, Any], *, of: str) -> None:
+    """Raise `InvalidOption` where `given` holds what no worker can be told; `of` is the decorator's name."""
+    for name in given:
+        if name in _WORKER_OPTIONS:
+            continue
+        if name in _JOB_OPTIONS:
+            raise InvalidOption(f"{of} takes no {name!r}: it belongs to one job; write it in .new({name}=...)")
+        raise InvalidOption(f"{of} has no option {name!r}{nearest(name, _WORKER_OPTIONS) or _listed(_WORKER_OPTIONS)}")
+
+
+def refuse_unknown_for_job(given: Mapping[str, Any], *, of: str) -> None:
+    """Raise `InvalidOption` where `given` holds what no job can be told; `of` is how the call is written."""
+    for name in given:
+        if name in _JOB_OPTIONS:
+            continue
+        if name in _WORKER_OPTIONS:
+            raise InvalidOption(f"{of} takes no {name!r}: it belongs to the worker; write it where that is decorated")
+        raise InvalidOption(f"{of} has no option {name!r}{nearest(name, _JOB_OPTIONS) or _listed(_JOB_OPTIONS)}")
+
+
+def _tags(value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        raise InvalidOption(f"tags must be a list of strings, got {value!r}; write tags=[{value!r}]")
+    return tuple(rules.tags(value))
+
+
+def _meta(value: object) -> dict[str, Any]:
+    plain: dict[str, Any] = values.to_json(rules.json_object(value, "meta"), where="meta")
+    if values.has_references(plain):
+        raise InvalidOption("meta of a worker can't hold ref(...): its jobs belong to many sessions")
+    return plain
+
+
+def _timeout(value: object) -> float | Callable[[Job], Period] | None:
+    amount = _period(value, what="timeout")
+    if amount == 0:
+        raise InvalidOption("timeout of 0 would end every attempt at once; leave it out for none")
+    return amount
+
+
+def _backoff(value: object) -> float | Callable[[Job], Period] | None:
+    return _period(value, what="backoff")
+
+
+def _period(value: Any, *, what: str) -> float | Callable[[Job], Period] | None:
+    if value is None:
+        return None
+    if callable(value):
+        return value  # type: ignore[no-any-return]
+    try:
+        return periods.seconds(value)
+    except InvalidOption as error:
+        raise type(error)(f"{what}: {error}") from None
+
+
+def _executor(value: object) -> Executor | None:
+    if value is None or value in get_args(Executor):
+        return value  # type: ignore[return-value]
+    choices = get_args(Executor)
+    hint = nearest(value, choices) if isinstance(value, str) else ""
+    raise InvalidOption(f"executor {value!r} is unknown{hint or _listed(choices)}")
+
+
+def _listed(choices: Iterable[str]) -> str:
+    return f"; there are {', '.join(sorted(choices))}"
+
+
+_CHECKS: Final[dict[str, Callable[[Any], Any]]] = {
+    "queue": lambda value: rules.name(value, "queue"),
+    "max_attempts": rules.max_attempts,
+    "priority": rules.priority,
+    "tags": _tags,
+    "meta": _meta,
+    "timeout": _timeout,
+    "backoff": _backoff,
+    "executor": _executor,
+}

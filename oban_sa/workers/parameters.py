@@ -1,0 +1,113 @@
+"""What a worker's code takes: what the runner injects, and what comes from the job's args."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import UnionType
+from typing import Annotated, Any, Final, Literal, TypeAlias, Union
+
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+
+from oban_sa.errors import InvalidOption
+from oban_sa.models import Job
+from oban_sa.workers.arguments import resolve
+
+Given: TypeAlias = Literal["job", "session", "args"]
+"""What a parameter is filled with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unresolved:
+    """An annotation that names something which doesn't exist yet; it may once the module has been run to its end."""
+
+    text: str
+    missing: str
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter of a worker's code, with what its annotation means."""
+
+    name: str
+    annotation: Any  # inspect.Parameter.empty where there is none
+    kind: inspect._ParameterKind
+    default: Any
+
+    @property
+    def bare(self) -> bool:
+        """Says nothing about what it takes."""
+        return self.annotation in (inspect.Parameter.empty, Any, object)
+
+    @property
+    def is_job(self) -> bool:
+        """Takes the job."""
+        return _is_class(self.annotation, Job)
+
+    @property
+    def session(self) -> type[AsyncSession | Session] | None:
+        """The class of session that it takes, or None where it takes something else."""
+        if _is_class(self.annotation, (AsyncSession, Session)):
+            return self.annotation  # type: ignore[no-any-return]
+        return None
+
+
+def parameters(function: Any, *, local: Mapping[str, Any], what: str) -> list[Parameter]:
+    """Return the parameters of `function`, with their annotations evaluated as far as that is possible yet."""
+    try:
+        signature = inspect.signature(function)
+    except (ValueError, TypeError) as error:
+        raise InvalidOption(f"{what} has no signature that could be read: {error}") from error
+    scope = getattr(inspect.unwrap(function), "__globals__", {})
+    return [
+        Parameter(
+            parameter.name,
+            meaning(parameter.annotation, scope=scope, local=local),
+            parameter.kind,
+            parameter.default,
+        )
+        for parameter in signature.parameters.values()
+    ]
+
+
+def meaning(annotation: Any, *, scope: dict[str, Any], local: Mapping[str, Any]) -> Any:
+    """Return what an annotation means, without `| None` and `Annotated`, or `Unresolved`."""
+    if annotation is inspect.Parameter.empty:
+        return annotation
+    try:
+        return _stripped(resolve({"it": annotation}, scope=scope, local=local)["it"])
+    except NameError as error:
+        # What the runner injects is often imported for type checkers only, and is known by its name then.
+        if isinstance(annotation, str):
+            injected = _INJECTED.get(annotation.removesuffix("| None").strip().rpartition(".")[2])
+            if injected is not None:
+                return injected
+        return Unresolved(str(annotation), error.name or "")
+    except Exception as error:
+        raise InvalidOption(f"the annotation {annotation!r} can't be evaluated: {error}") from error
+
+
+def _stripped(annotation: Any) -> Any:
+    origin = typing.get_origin(annotation)
+    if origin is Annotated:
+        return _stripped(typing.get_args(annotation)[0])
+    if origin in (Union, UnionType):
+        kinds = [kind for kind in typing.get_args(annotation) if kind is not type(None)]
+        if len(kinds) == 1 and _is_class(kinds[0], (Job, AsyncSession, Session)):
+            return kinds[0]
+    return annotation
+
+
+def _is_class(annotation: Any, of: type | tuple[type, ...]) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, of)
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    """Whether calling `function` gives a coroutine, as far as can be seen without calling it."""
+    return inspect.iscoroutinefunction(inspect.unwrap(function)) or inspect.iscoroutinefunction(function)
+
+
+_INJECTED: Final[dict[str, type]] = {"Job": Job, "AsyncSession": AsyncSession, "Session": Session}
