@@ -1,6 +1,6 @@
 """What all tables have in common: one MetaData, whose schema `public` stands for whichever schema is in use."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import MetaData, text
 from sqlalchemy.orm import DeclarativeBase
@@ -13,7 +13,9 @@ class Base(DeclarativeBase):
     """The base of the job tables; a user's own tables keep their own base and MetaData."""
 
     metadata = MetaData(schema="public")
-    __mapper_args__: Any = {"eager_defaults": True}
+    # What the database sets is read back by the INSERT itself: an expired attribute would query again, and under
+    # asyncio that is an error.
+    __mapper_args__: ClassVar[dict[str, Any]] = {"eager_defaults": True}
 
 
 def schema_map(schema: str | None) -> dict[str | None, str | None]:

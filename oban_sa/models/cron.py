@@ -19,6 +19,7 @@ class Cron(Base):
     """
 
     __tablename__ = "oban_crons"
+    __table_args__ = ({"comment": "oban_sa"},)
 
     name: Mapped[str] = mapped_column(Text, primary_key=True)
     expression: Mapped[str] = mapped_column(Text)

@@ -13,7 +13,7 @@ class Leader(Base):
     """The lease of the leading node of an instance; unlogged, for a lease is worth nothing after a crash."""
 
     __tablename__ = "oban_leaders"
-    __table_args__ = {"prefixes": ["UNLOGGED"]}
+    __table_args__ = ({"prefixes": ["UNLOGGED"], "comment": "oban_sa"},)
 
     name: Mapped[str] = mapped_column(Text, primary_key=True, server_default=text("'Oban'"))
     node: Mapped[str] = mapped_column(Text)
@@ -25,7 +25,7 @@ class Peer(Base):
     """The same among Elixir nodes, which alone write it; it exists so that they can join."""
 
     __tablename__ = "oban_peers"
-    __table_args__ = {"prefixes": ["UNLOGGED"]}
+    __table_args__ = ({"prefixes": ["UNLOGGED"], "comment": "oban_sa"},)
 
     name: Mapped[str] = mapped_column(Text, primary_key=True)
     node: Mapped[str] = mapped_column(Text)

@@ -19,6 +19,7 @@ class Producer(Base):
     """
 
     __tablename__ = "oban_producers"
+    __table_args__ = ({"comment": "oban_sa"},)
 
     uuid: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
     name: Mapped[str] = mapped_column(Text, server_default=text("'Oban'"))

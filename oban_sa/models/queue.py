@@ -19,6 +19,8 @@ class Queue(Base):
     """
 
     __tablename__ = "oban_queues"
+    # Behind the name stands the version of all tables, kept here by the migrations.
+    __table_args__ = ({"comment": "oban_sa 1"},)
 
     name: Mapped[str] = mapped_column(Text, primary_key=True)
     meta: Mapped[dict[str, Any]] = mapped_column(JSONObject("meta"), server_default=text("'{}'::jsonb"))

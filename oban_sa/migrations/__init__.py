@@ -1,0 +1,24 @@
+"""The job tables for Alembic; importing it registers `op.upgrade_oban` and `op.downgrade_oban`.
+
+Either add `oban_sa:migrations/versions` to `version_locations` and run `alembic upgrade heads`, or write one line
+into a migration of your own: `op.upgrade_oban(version=1)`. Both use the same files and may meet in one database.
+"""
+
+from __future__ import annotations
+
+from oban_sa.migrations.autogenerate import TABLES, include_name, include_object
+from oban_sa.migrations.directives import DowngradeOban, UpgradeOban
+from oban_sa.migrations.history import LATEST, installed
+from oban_sa.migrations.inspection import instructions, missing
+
+__all__ = [
+    "LATEST",
+    "TABLES",
+    "DowngradeOban",
+    "UpgradeOban",
+    "include_name",
+    "include_object",
+    "installed",
+    "instructions",
+    "missing",
+]

@@ -1,0 +1,146 @@
+"""Statements that versions are made of: each may run again, and each runs with a connection or as text (`--sql`).
+
+What oban_sa makes carries a comment, so that a downgrade drops that and nothing which another Oban made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from textwrap import dedent, indent
+from typing import Final
+
+from alembic.operations import Operations
+from sqlalchemy import Connection, text
+
+from oban_sa.errors import InvalidOption
+
+OURS: Final = "oban_sa"
+"""The comment on tables, types and indexes that oban_sa made."""
+
+_LONGEST_SCHEMA: Final = 48
+"""Characters; a notification's channel is `<schema>.oban_cronitor`, and PostgreSQL allows it 63 bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """An index on `oban_jobs`: its name, and what stands behind the table's name in CREATE INDEX."""
+
+    name: str
+    definition: str
+
+    def create(self, schema: str, *, concurrently: bool = False) -> str:
+        """Return the statement that makes it unless it exists."""
+        return (
+            f"CREATE INDEX {'CONCURRENTLY ' if concurrently else ''}IF NOT EXISTS {self.name} "
+            f"ON {quoted(schema)}.oban_jobs {self.definition}"
+        )
+
+    def mark(self, schema: str) -> str:
+        """Return the statement that says it is ours."""
+        return f"COMMENT ON INDEX {quoted(schema)}.{self.name} IS '{OURS}'"
+
+
+def quoted(name: str) -> str:
+    """Write the name of a schema as SQL has it; raise InvalidOption for one that notifications could not use."""
+    if not isinstance(name, str) or not name.strip() or "\0" in name or len(name.encode()) > _LONGEST_SCHEMA:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidOption(
+            f"the schema {name!r} can't be used; write a name of 1 to {_LONGEST_SCHEMA} characters, such as 'jobs'"
+        )
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(value: str) -> str:
+    """Write a string as SQL has it."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def execute(operations: Operations, statement: str) -> None:
+    """Run one statement, or print it."""
+    operations.execute(text(dedent(statement).strip().replace(":", "\\:")))
+
+
+def when(operations: Operations, condition: str, *statements: str) -> None:
+    """Run statements where the database finds `condition` true."""
+    body = ";\n".join(dedent(statement).strip() for statement in statements)
+    execute(operations, f"DO $oban$\nBEGIN\nIF {condition} THEN\n{indent(body, '    ')};\nEND IF;\nEND\n$oban$")
+
+
+def make_schema(operations: Operations, schema: str) -> None:
+    """Make the schema unless it exists; it is never dropped again, for others may have moved in."""
+    # CREATE SCHEMA IF NOT EXISTS asks for the right to create one even where it exists.
+    when(operations, f"to_regnamespace({literal(quoted(schema))}) IS NULL", f"CREATE SCHEMA {quoted(schema)}")
+
+
+def make_table(operations: Operations, schema: str, table: str, *statements: str, comment: str = OURS) -> None:
+    """Run statements unless the table exists, and comment on the table they made."""
+    name = f"{quoted(schema)}.{table}"
+    when(
+        operations,
+        f"to_regclass({literal(name)}) IS NULL",
+        *statements,
+        f"COMMENT ON TABLE {name} IS {literal(comment)}",
+    )
+
+
+def drop_ours(operations: Operations, schema: str, table: str) -> None:
+    """Drop a table unless another Oban made it."""
+    name = f"{quoted(schema)}.{table}"
+    when(
+        operations,
+        # Behind ours may stand the version, in the comment of the table that records it.
+        f"obj_description(to_regclass({literal(name)}), 'pg_class') ~ '^{OURS}( [0-9]+)?$'",
+        f"DROP TABLE {name}",
+    )
+
+
+def make_index(operations: Operations, schema: str, index: Index) -> None:
+    """Make an index unless it exists, without stopping writers where the table has rows.
+
+    There it is built CONCURRENTLY, outside of a transaction, which commits what the migration did before. Where the
+    caller's own transaction can't be left, it is built inside. One that a failed build left invalid is made anew.
+    """
+    context = operations.get_context()
+    if context.as_sql:
+        # Nobody can look whether there are rows; on an empty table this costs nothing.
+        with context.autocommit_block():
+            execute(operations, index.create(schema, concurrently=True))
+        return
+    connection = operations.get_bind()
+    valid = _validity(connection, schema, index)
+    if valid:
+        return
+    concurrently = _has_rows(connection, schema) and _may_leave_transaction(operations)
+    if not concurrently:
+        if valid is False:
+            execute(operations, f"DROP INDEX {quoted(schema)}.{index.name}")
+        execute(operations, index.create(schema))
+    else:
+        with context.autocommit_block():
+            if valid is False:
+                execute(operations, f"DROP INDEX CONCURRENTLY {quoted(schema)}.{index.name}")
+            execute(operations, index.create(schema, concurrently=True))
+    execute(operations, index.mark(schema))
+
+
+def drop_index(operations: Operations, schema: str, index: Index) -> None:
+    """Drop an index unless another Oban made it."""
+    name = f"{quoted(schema)}.{index.name}"
+    when(operations, f"obj_description(to_regclass({literal(name)}), 'pg_class') = '{OURS}'", f"DROP INDEX {name}")
+
+
+def _validity(connection: Connection, schema: str, index: Index) -> bool | None:
+    """Return whether an index is usable, or None where it does not exist."""
+    statement = text("SELECT indisvalid FROM pg_catalog.pg_index WHERE indexrelid = to_regclass(CAST(:name AS text))")
+    found: bool | None = connection.scalar(statement, {"name": f"{quoted(schema)}.{index.name}"})
+    return found
+
+
+def _has_rows(connection: Connection, schema: str) -> bool:
+    statement = f"SELECT EXISTS (SELECT FROM {quoted(schema)}.oban_jobs)"  # noqa: S608 - the name is quoted
+    return bool(connection.scalar(text(statement.replace(":", "\\:"))))
+
+
+def _may_leave_transaction(operations: Operations) -> bool:
+    # Alembic asserts that the transaction is its own; one that the caller began can't be committed under its feet.
+    context = operations.get_context()
+    return getattr(context, "_transaction", None) is not None or not operations.get_bind().in_transaction()

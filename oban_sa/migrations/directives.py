@@ -1,0 +1,82 @@
+"""`op.upgrade_oban` and `op.downgrade_oban`: our tables in a user's own Alembic history."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from alembic.operations import MigrateOperation, Operations
+from alembic.runtime.migration import MigrationContext
+
+from oban_sa.migrations import history
+
+
+@Operations.register_operation("upgrade_oban")
+class UpgradeOban(MigrateOperation):
+    """Bring the tables in `schema` up to `version`."""
+
+    def __init__(self, version: int | None, schema: str | None) -> None:
+        self.version = version
+        self.schema = schema
+
+    @classmethod
+    def upgrade_oban(cls, operations: Operations, *, version: int | None = None, schema: str | None = None) -> None:
+        """Bring the job tables up to `version`, or to the newest; do nothing where they are there already.
+
+        `schema` is made where it does not exist. Without it the one is taken that `-x oban_schema=...`, the option
+        `oban_schema` of alembic.ini or the connection's schema_translate_map names, else `public`.
+        """
+        operations.invoke(cls(version, schema))
+
+    def reverse(self) -> DowngradeOban:
+        """Return the operation that undoes it."""
+        return DowngradeOban((self.version or history.LATEST) - 1, self.schema)
+
+
+@Operations.register_operation("downgrade_oban")
+class DowngradeOban(MigrateOperation):
+    """Bring the tables in `schema` down to `version`."""
+
+    def __init__(self, version: int, schema: str | None) -> None:
+        self.version = version
+        self.schema = schema
+
+    @classmethod
+    def downgrade_oban(cls, operations: Operations, *, version: int = 0, schema: str | None = None) -> None:
+        """Bring the job tables down to `version`; 0 drops what oban_sa made, jobs included, and nothing of others.
+
+        `schema` is found as by `upgrade_oban`; the schema itself stays.
+        """
+        operations.invoke(cls(version, schema))
+
+    def reverse(self) -> UpgradeOban:
+        """Return the operation that undoes it."""
+        return UpgradeOban(self.version + 1, self.schema)
+
+
+@Operations.implementation_for(UpgradeOban)
+def _upgrade(operations: Operations, operation: UpgradeOban) -> None:
+    schema = operation.schema or schema_in_use(operations.get_context())
+    history.upgrade(operations, version=operation.version, schema=schema)
+
+
+@Operations.implementation_for(DowngradeOban)
+def _downgrade(operations: Operations, operation: DowngradeOban) -> None:
+    schema = operation.schema or schema_in_use(operations.get_context())
+    history.downgrade(operations, version=operation.version, schema=schema)
+
+
+def schema_in_use(context: MigrationContext) -> str:
+    """Return the schema that the environment of a migration names; `public` where it names none."""
+    environment: Any = context.environment_context
+    if environment is not None and environment.config is not None:
+        config = environment.config
+        # get_x_argument alone would fail where Alembic is called as a library, without a command line.
+        given: dict[str, str] = environment.get_x_argument(as_dictionary=True) if config.cmd_opts is not None else {}
+        schema = given.get("oban_schema") or config.attributes.get("oban_schema")
+        schema = schema or config.get_main_option("oban_schema")
+        if schema:
+            return str(schema)
+    translated: dict[str | None, str | None] = {}
+    if context.connection is not None:
+        translated = context.connection.get_execution_options().get("schema_translate_map") or {}
+    return translated.get("public") or "public"
