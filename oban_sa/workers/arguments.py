@@ -57,8 +57,8 @@ class Decoders:
         """Return the decoder of `annotation`.
 
         Converted are datetime, date, time, UUID, Decimal, Enum, dataclasses, TypedDicts, pydantic and msgspec models,
-        alone or inside lists, tuples, sets, dicts and unions (the first member that fits). Texts, numbers, bools and None
-        are checked and left alone, a whole number fits `float`. Anything else is left alone.
+        alone or inside lists, tuples, sets, dicts and unions (the first member that fits). Texts, numbers, bools and
+        None are checked and left alone, a whole number fits `float`. Anything else is left alone.
         Raises `InvalidOption` where a field's annotation names something that doesn't exist.
         """
         scalar = _SCALARS.get(annotation) if isinstance(annotation, type) else None
@@ -71,7 +71,7 @@ class Decoders:
             return self.of(typing.get_args(annotation)[0])
         if isinstance(annotation, NewType):
             return self.of(annotation.__supertype__)
-        if isinstance(annotation, getattr(typing, "TypeAliasType", ())):  # `type X = ...`, since Python 3.12
+        if _ALIAS is not None and isinstance(annotation, _ALIAS):
             return self.of(annotation.__value__)
         if origin is not None:
             return self._of_generic(origin, typing.get_args(annotation))
@@ -96,7 +96,7 @@ class Decoders:
             return _mapping(self.of(args[1]))
         return self._of_class(origin) if isinstance(origin, type) else as_is
 
-    def _of_class(self, cls: type) -> Decode:
+    def _of_class(self, cls: Any) -> Decode:
         if issubclass(cls, Enum):
             return _enum(cls)
         if cls in _COLLECTIONS:
@@ -171,7 +171,7 @@ def _fields(
     ignored: AbstractSet[str] = frozenset(),
 ) -> Decode:
     def decode(value: Any) -> Any:
-        if not isinstance(value, dict):
+        if not isinstance(value, _OBJECT):
             raise Misfit(f"must be an object with the fields of {name}, not {shown(value)}")
         made: dict[str, Any] = {}
         for key, item in value.items():
@@ -202,7 +202,7 @@ def _at(step: str, decode: Decode, value: Any) -> Any:
 
 def _collection(make: Callable[[Any], Any], decode: Decode) -> Decode:
     def collection(value: Any) -> Any:
-        if not isinstance(value, list):
+        if not isinstance(value, _LIST):
             raise Misfit(f"must be a list, not {shown(value)}")
         if decode is as_is:
             return make(value)
@@ -213,7 +213,7 @@ def _collection(make: Callable[[Any], Any], decode: Decode) -> Decode:
 
 def _tuple(decoders: list[Decode]) -> Decode:
     def decode(value: Any) -> Any:
-        if not isinstance(value, list) or len(value) != len(decoders):
+        if not isinstance(value, _LIST) or len(value) != len(decoders):
             raise Misfit(f"must be a list of {len(decoders)}, not {shown(value)}")
         return tuple(_at(f"[{index}]", decoders[index], item) for index, item in enumerate(value))
 
@@ -222,7 +222,7 @@ def _tuple(decoders: list[Decode]) -> Decode:
 
 def _mapping(decode: Decode) -> Decode:
     def mapping(value: Any) -> Any:
-        if not isinstance(value, dict):
+        if not isinstance(value, _OBJECT):
             raise Misfit(f"must be an object, not {shown(value)}")
         if decode is as_is:
             return value
@@ -354,6 +354,11 @@ _SCALARS: Final[dict[type, Decode]] = {
     UUID: _parsed(UUID, "a UUID"),
     Decimal: _decimal,
 }
+# As type[Any], because strict checkers know nothing of the items of a list that was Any before.
+_LIST: Final[type[Any]] = list
+_OBJECT: Final[type[Any]] = dict
+# What `type X = ...` makes, since Python 3.12.
+_ALIAS: Final[Any] = getattr(typing, "TypeAliasType", None)
 _TRANSPARENT: Final = frozenset({Annotated, Required, NotRequired})
 _COLLECTIONS: Final[dict[Any, Callable[[Any], Any]]] = {
     list: list,

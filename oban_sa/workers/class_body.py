@@ -7,7 +7,7 @@ import typing
 from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 from oban_sa import values
 from oban_sa.errors import InvalidArguments, InvalidOption
@@ -53,14 +53,14 @@ class ClassBody:
         """Return a job's args: a dict as it is, anything else as a JSON object; raises `InvalidArguments`."""
         if args is None:
             args = {}
-        if type(args) is not dict:
-            plain = values.to_json(args)
-            if not isinstance(plain, dict):
-                raise InvalidArguments(f"args must be an object (a dict or a model), not {shown(args)}")
-            args = plain
-        if self._decode is not as_is and not values.has_references(args):
-            self.decode(values.to_json(args))
-        return typing.cast("dict[str, Any]", args)
+        encoded: Any = args if isinstance(args, _OBJECT) else values.to_json(args)
+        if not isinstance(encoded, _OBJECT):
+            raise InvalidArguments(f"args must be an object (a dict or a model), not {shown(args)}")
+        if self._decode is not as_is:
+            encoded = values.to_json(encoded)
+            if not values.has_references(encoded):
+                self.decode(encoded)
+        return encoded  # type: ignore[no-any-return]
 
     def decode(self, args: Any) -> Any:
         """Return the typed args of a job; raises `InvalidArguments`."""
@@ -182,7 +182,10 @@ class ClassBody:
             inspect.signature(method).bind(*([None] * (1 if _is_bound(cls, name) else 2)))
         except TypeError:
             raise InvalidOption(f"{cls.__qualname__}.{name} takes one job: `def {name}(self, job: Job)`") from None
-        return lambda job: getattr(cls(), name)(job)  # type: ignore[no-any-return]
+        return lambda job: getattr(cls(), name)(job)
+
+
+_OBJECT: Final[type[Any]] = dict
 
 
 def _without_self(cls: type, name: str, taken: list[Parameter]) -> list[Parameter]:
@@ -195,13 +198,12 @@ def _is_bound(cls: type, name: str) -> bool:
 
 def _is_object(annotation: Any) -> bool:
     """Whether a whole JSON object can become one of these."""
-    origin = typing.get_origin(annotation) or annotation
-    if typing.is_typeddict(origin):
-        return True
-    if not isinstance(origin, type):
+    origin: Any = typing.get_origin(annotation) or annotation
+    if not inspect.isclass(origin):
         return False
     return (
-        issubclass(origin, Mapping)
+        typing.is_typeddict(origin)
+        or issubclass(origin, Mapping)
         or is_dataclass(origin)
         or hasattr(origin, "model_validate_json")
         or hasattr(origin, "__struct_fields__")
@@ -215,8 +217,8 @@ def _agree(declared: Any, annotation: Any) -> bool:
 
 
 def _is_mapping(annotation: Any) -> bool:
-    origin = typing.get_origin(annotation) or annotation
-    return isinstance(origin, type) and not typing.is_typeddict(origin) and issubclass(origin, Mapping)
+    origin: Any = typing.get_origin(annotation) or annotation
+    return inspect.isclass(origin) and not typing.is_typeddict(origin) and issubclass(origin, Mapping)
 
 
 def _called(annotation: Any) -> str:

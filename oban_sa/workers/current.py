@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
@@ -28,7 +28,7 @@ def current_job() -> Job:
 
 
 @contextmanager
-def running(job: Job) -> Iterator[Job]:
+def running(job: Job) -> Generator[Job]:
     """Make `job` the current one inside the block."""
     token = _current.set(job)
     try:

@@ -115,7 +115,7 @@ def definition_of(target: Any) -> Definition:
 
     A class that derives from a decorated one has none: its jobs would carry the other one's name.
     """
-    definition = vars(target).get(ATTRIBUTE) if hasattr(target, "__dict__") else None
+    definition = getattr(target, "__dict__", {}).get(ATTRIBUTE)
     if isinstance(definition, Definition):
         return definition
     name = getattr(target, "__qualname__", repr(target))

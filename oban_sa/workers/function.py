@@ -16,6 +16,7 @@ from oban_sa.models import Job
 from oban_sa.workers.definition import ATTRIBUTE, Definition
 from oban_sa.workers.function_body import FunctionBody
 from oban_sa.workers.options import JobOptions, Options, WorkerOptions, refuse_unknown, refuse_unknown_for_job
+from oban_sa.workers.parameters import local_names
 from oban_sa.workers.registry import registry
 
 if TYPE_CHECKING:
@@ -137,11 +138,11 @@ def job(function: Any = None, /, **options: Any) -> Any:
     """
     refuse_unknown(options, of="@job")
     if function is not None:
-        return _define(function, options, sys._getframe(1).f_locals)
+        return _define(function, options, local_names(sys._getframe(1)))
     checked = Options.read(options)  # here, so that the traceback points at the decorator
 
     def decorate(function: Any) -> Any:
-        return _define(function, options, sys._getframe(1).f_locals, checked)
+        return _define(function, options, local_names(sys._getframe(1)), checked)
 
     return decorate
 

@@ -79,7 +79,7 @@ class Options:
     max_attempts: int = 20
     priority: int = 0
     tags: tuple[str, ...] = ()
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Any] = field(default_factory=dict[str, Any])
     timeout: float | Callable[[Job], Period] | None = None
     backoff: float | Callable[[Job], Period] | None = None
     executor: Executor | None = None

@@ -6,8 +6,8 @@ import inspect
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import UnionType
-from typing import Annotated, Any, Final, Literal, TypeAlias, Union
+from types import FrameType, ModuleType, UnionType
+from typing import Annotated, Any, Final, Literal, NewType, TypeAlias, Union
 
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
@@ -103,6 +103,21 @@ def _stripped(annotation: Any) -> Any:
 
 def _is_class(annotation: Any, of: type | tuple[type, ...]) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, of)
+
+
+def local_names(frame: FrameType) -> dict[str, Any]:
+    """Return what annotations may name in the function or class body that `frame` runs; at a module's top, nothing.
+
+    Only types and modules are kept, because a definition lives on and must not keep a caller's data alive.
+    """
+    if frame.f_locals is frame.f_globals:
+        return {}
+    kept = (type, ModuleType, NewType)
+    return {
+        name: value
+        for name, value in frame.f_locals.items()
+        if isinstance(value, kept) or typing.get_origin(value) is not None or typing.is_typeddict(value)
+    }
 
 
 def is_async(function: Callable[..., Any]) -> bool:

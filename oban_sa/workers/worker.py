@@ -13,6 +13,7 @@ from oban_sa.models import Job
 from oban_sa.workers.class_body import ClassBody
 from oban_sa.workers.definition import ATTRIBUTE, Definition, definition_of
 from oban_sa.workers.options import JobOptions, Options, WorkerOptions, refuse_unknown, refuse_unknown_for_job
+from oban_sa.workers.parameters import local_names
 from oban_sa.workers.registry import registry
 
 if TYPE_CHECKING:
@@ -93,11 +94,11 @@ def worker(cls: Any = None, /, **options: Any) -> Any:
     """
     refuse_unknown(options, of="@worker")
     if cls is not None:
-        return _define(cls, options, sys._getframe(1).f_locals)
+        return _define(cls, options, local_names(sys._getframe(1)))
     checked = Options.read(options)  # here, so that the traceback points at the decorator
 
     def decorate(cls: C) -> C:
-        return cast("C", _define(cls, options, sys._getframe(1).f_locals, checked))
+        return cast("C", _define(cls, options, local_names(sys._getframe(1)), checked))
 
     return decorate
 
@@ -109,7 +110,7 @@ def _define(cls: Any, options: Mapping[str, Any], local: Mapping[str, Any], chec
     definition = Definition(body, checked, name=options.get("name"), aliases=options.get("aliases", ()))
     (options.get("registry") or registry).register(definition)
     setattr(cls, ATTRIBUTE, definition)
-    if not issubclass(cls, Worker):
+    if Worker not in cls.__mro__:
         cls.new = Worker.__dict__["new"]
         cls.enqueue = Worker.__dict__["enqueue"]
     return cls
@@ -121,8 +122,8 @@ def _new(cls: type, args: Any, options: Mapping[str, Any]) -> Job:
     return definition.job(cast("ClassBody", definition.body).encode(args), options)
 
 
-def _refuse_own_methods(cls: type) -> None:
-    if issubclass(cls, Worker):
+def _refuse_own_methods(cls: Any) -> None:
+    if Worker in cls.__mro__:
         return
     for name in ("new", "enqueue"):
         own = getattr(cls, name, None)
@@ -137,11 +138,13 @@ def _declared(cls: type) -> Any:
 
 
 def _bracketed(cls: Any) -> Any:
-    for base in vars(cls).get("__orig_bases__", cls.__bases__):
-        origin, args = typing.get_origin(base) or base, typing.get_args(base)
+    bases: tuple[Any, ...] = cls.__dict__.get("__orig_bases__", cls.__bases__)
+    for base in bases:
+        origin: Any = typing.get_origin(base) or base
+        args = typing.get_args(base)
         if origin is Worker:
             return args[0] if args else None
-        if isinstance(origin, type) and issubclass(origin, Worker):
+        if Worker in getattr(origin, "__mro__", ()):
             found = _bracketed(origin)
             variables: tuple[Any, ...] = getattr(origin, "__parameters__", ())
             return args[variables.index(found)] if args and found in variables else found
