@@ -119,7 +119,7 @@ def safe(url: str) -> str:
     if separator:
         # A password may hold an unescaped "/", "?" or "@": hide too much of a malformed URL rather than too little.
         head, question, query = rest.partition("?")
-        if "@" not in head and "@" in rest and re.match(r"[^/?]*:", rest):
+        if "@" in query and re.match(r"[^/?]*:", rest):
             head, question, query = rest, "", ""
         user, at, host = head.rpartition("@")
         if at and ":" in user:

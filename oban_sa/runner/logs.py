@@ -101,10 +101,7 @@ def _write(event: telemetry.Event) -> None:
             pass
     logger = _logger(type(event))
     if logger.isEnabledFor(level):
-        error = getattr(event, "error", None)
-        trace = (
-            (type(error), error, error.__traceback__) if isinstance(event, telemetry.JobException) and error else None
-        )
+        trace = event.error if isinstance(event, telemetry.JobException) else None
         logger.log(level, "%s", sentence(event), exc_info=trace, extra={"event": event})
 
 

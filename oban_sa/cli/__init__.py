@@ -1,0 +1,61 @@
+"""The command line for people: one file for each noun, which holds a click command named `command`.
+
+Adding a file is all it takes to add a command. A file whose name starts with an underscore is none.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+import click
+
+from oban_sa.errors import nearest
+
+HELP = """Background jobs that live in your PostgreSQL.
+
+    \b
+    The first five minutes:
+      python -m oban_sa migrate --database-url postgresql://localhost/shop   # make the tables
+      python -m oban_sa runner --help                                        # and then work on jobs
+
+The database, the schema and all other settings may also stand in the environment (OBAN_DATABASE_URL, OBAN_SCHEMA) or in
+a file: oban.toml, or [tool.oban] in pyproject.toml.
+"""
+
+_ALIASES = {"run": "runner"}
+
+
+class Nouns(click.Group):
+    """A group whose commands are the files of this package, imported only when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all files that hold a command."""
+        names = [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
+        return sorted(name.replace("_", "-") for name in names)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the command of this name, or None where no file holds one."""
+        name = _ALIASES.get(cmd_name, cmd_name)
+        if name not in self.list_commands(ctx):
+            return None
+        command: click.Command = importlib.import_module(f"{__name__}.{name.replace('-', '_')}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that the arguments begin with, or say which one was probably meant."""
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            names = self.list_commands(ctx)
+            ctx.fail(f"there is no command {args[0]!r}{nearest(args[0], names)} (there are {', '.join(names)})")
+        return super().resolve_command(ctx, args)
+
+
+group = Nouns(
+    "oban-sa",
+    help=HELP,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+    params=[],
+)
+click.version_option(package_name="oban-sa", message="oban_sa %(version)s")(group)

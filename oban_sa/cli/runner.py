@@ -1,0 +1,7 @@
+"""`python -m oban_sa runner`: the same as `python -m oban_sa.runner`."""
+
+from __future__ import annotations
+
+from oban_sa.runner.__main__ import command
+
+__all__ = ["command"]

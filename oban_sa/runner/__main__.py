@@ -1,0 +1,156 @@
+"""`python -m oban_sa.runner`: a process that works on jobs until it is told to stop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from oban_sa.errors import InvalidOption, ObanError
+from oban_sa.runner import imports, logs, service
+from oban_sa.settings import EMBEDDED_FOLDER, LOG_FORMATS, LOG_LEVELS, Settings, load
+from oban_sa.workers.registry import registry
+
+HELP = """Work on jobs: fetch them from PostgreSQL, run them, write down what came of them.
+
+    \b
+    Examples:
+      # workers defined in myapp/jobs.py; ten jobs at a time from the queue "default"
+      python -m oban_sa.runner --database-url postgresql://localhost/shop --import myapp.jobs
+
+    \b
+      # three queues, each with its own limit
+      python -m oban_sa.runner --import myapp.jobs --queues default:10,mailers:20,reports:2
+
+    \b
+      # nothing installed but this package: a private PostgreSQL in ./.oban
+      python -m oban_sa.runner --embedded --import myapp.jobs
+
+    \b
+      # work off what is there and leave, as in a test or a nightly batch
+      python -m oban_sa.runner --import myapp.jobs --until-idle
+
+    \b
+      # is everything in place? runs no job
+      python -m oban_sa.runner --import myapp.jobs --dry-run
+
+Every setting can also stand in the environment (OBAN_QUEUES=default:10) or in a file (oban.toml, or [tool.oban] in
+pyproject.toml). A flag wins over the environment, the environment over the file.
+
+    \b
+      # oban.toml
+      database_url = "postgresql://localhost/shop"
+      import = ["myapp.jobs"]
+      [queues]
+      default = 10
+      mailers = 20
+
+SIGTERM or Ctrl-C stops it: running jobs get the grace period, then those left are given back, unspent, for another
+runner. A second Ctrl-C ends it at once. It exits with 0 when it stopped cleanly, 1 when it failed, 2 for wrong usage.
+"""
+
+
+@click.command(
+    "runner",
+    help=HELP,
+    short_help="Work on jobs until told to stop.",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
+@click.option(
+    "--database-url", metavar="URL", help="The database; postgresql:// is taken as asyncpg. [OBAN_DATABASE_URL]"
+)
+@click.option("--dsn", metavar="URL", help="The same as --database-url. [OBAN_DSN]")
+@click.option(
+    "--embedded",
+    is_flag=False,
+    flag_value=EMBEDDED_FOLDER,
+    metavar="[FOLDER]",
+    help="Start a private PostgreSQL in this folder, ./.oban by default. [OBAN_EMBEDDED]",
+)
+@click.option(
+    "--import",
+    "imports",
+    multiple=True,
+    metavar="MODULE",
+    help="A module that defines workers, such as myapp.jobs; repeatable. [OBAN_IMPORT]",
+)
+@click.option(
+    "--queues", metavar="QUEUES", help="Queues and how many jobs each runs at once; default:10. [OBAN_QUEUES]"
+)
+@click.option("--until-idle", is_flag=True, default=None, help="Exit once nothing is available, executing or due.")
+@click.option("--schema", metavar="NAME", help="The schema that holds the tables; public. [OBAN_SCHEMA]")
+@click.option("--prefix", metavar="NAME", help="The same as --schema. [OBAN_PREFIX]")
+@click.option("--node", metavar="NAME", help="Who this runner is, unlike any other; host.pid. [OBAN_NODE]")
+@click.option("--name", metavar="NAME", help="The instance, as dashboards know it; Oban. [OBAN_NAME]")
+@click.option("--grace", metavar="SECONDS", help="What running jobs get at shutdown; 15. [OBAN_GRACE]")
+@click.option("--heartbeat-every", metavar="SECONDS", help="Time between signs of life; 5. [OBAN_HEARTBEAT_EVERY]")
+@click.option("--dead-after", metavar="SECONDS", help="Silence after which a node is dead; 30. [OBAN_DEAD_AFTER]")
+@click.option(
+    "--poll-every", metavar="SECONDS", help="Time between looks for jobs nobody announced; 1. [OBAN_POLL_EVERY]"
+)
+@click.option("--stage-every", metavar="SECONDS", help="Longest time between looks for due jobs; 1. [OBAN_STAGE_EVERY]")
+@click.option("--listen-url", metavar="URL", help="A direct URL for LISTEN, beside a pooler. [OBAN_LISTEN_URL]")
+@click.option(
+    "--allow",
+    multiple=True,
+    metavar="MODULE",
+    help="Workers below this module are imported when a job names one; repeatable. [OBAN_ALLOW]",
+)
+@click.option("--config", metavar="FILE", help="A TOML file, instead of oban.toml or pyproject.toml. [OBAN_CONFIG]")
+@click.option("--log-level", metavar="LEVEL", help=f"{', '.join(LOG_LEVELS)}; info. [OBAN_LOG_LEVEL]")
+@click.option("--log-format", metavar="FORMAT", help=f"{' or '.join(LOG_FORMATS)}; text. [OBAN_LOG_FORMAT]")
+@click.option("--dry-run", is_flag=True, default=None, help="Check settings, imports and tables, print them, and exit.")
+def command(config: str | None, **flags: Any) -> None:
+    """Read the settings, check what they name, and work."""
+    try:
+        settings = load(config, flags=flags)
+        logs.configure(settings.log_level, settings.log_format, verbose=settings.imports)
+        if settings.dry_run:
+            _print(settings)
+        origin = settings.origins.get("imports", "--import")
+        imports.load(settings.imports, origin=origin)
+        service.require_database(settings)
+        if settings.dry_run:
+            _print_workers()
+            service.check(settings)
+            click.echo("Everything is in place; no job was run.")
+        else:
+            service.serve(settings)
+    except ObanError as error:
+        raise refusal(error) from error
+
+
+class Failed(click.ClickException):
+    """What went wrong, as the user of a command sees it: a few lines on stderr."""
+
+    exit_code = 1
+
+
+class WrongUsage(Failed):
+    """What the user of a command should write differently."""
+
+    exit_code = 2
+
+
+def refusal(error: ObanError) -> click.ClickException:
+    """Return what a command raises to show this error, without a traceback and with the right exit code."""
+    return (WrongUsage if isinstance(error, InvalidOption) else Failed)(str(error))
+
+
+def _print(settings: Settings) -> None:
+    for line in settings.described():
+        click.echo(line)
+
+
+def _print_workers() -> None:
+    for definition in sorted(registry, key=lambda definition: definition.name):
+        click.echo(f"worker {definition.name}  queue {definition.options.queue}")
+
+
+def main() -> None:
+    """Run the command with this process's arguments."""
+    command.main(prog_name="python -m oban_sa.runner")
+
+
+if __name__ == "__main__":
+    main()

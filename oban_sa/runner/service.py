@@ -1,0 +1,140 @@
+"""The life of a runner's process: a database, an event loop, signals, and words for whatever fails."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
+
+import click
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from oban_sa.errors import InvalidOption
+from oban_sa.runner import Runner, logs, verify
+from oban_sa.runner.engine import create_engine, explained
+from oban_sa.runner.migrating import migrate
+from oban_sa.runner.stopping import stoppable
+from oban_sa.settings import Settings
+
+logger = logging.getLogger("oban_sa.runner")
+
+T = TypeVar("T")
+
+NO_DATABASE: Final = """no database is given; name one in any of these ways:
+  flag         --database-url postgresql://user:password@host:5432/name
+  environment  OBAN_DATABASE_URL=postgresql://user:password@host:5432/name
+  file         database_url = "postgresql://user:password@host:5432/name"   in oban.toml,
+               or below [tool.oban] in pyproject.toml
+Or try it without one of your own: --embedded starts a private PostgreSQL in ./.oban"""
+
+
+def require_database(settings: Settings) -> None:
+    """Raise InvalidOption, naming all ways to give a database, where the settings have none."""
+    if settings.database_url is None and settings.embedded is None:
+        raise InvalidOption(NO_DATABASE)
+
+
+def check(settings: Settings) -> None:
+    """Raise where the database can't be reached or its tables are not those this version needs.
+
+    A private database is not started only to be looked at.
+    """
+    if settings.database_url is not None:
+        run(_checked(settings, settings.database_url))
+
+
+def serve(settings: Settings) -> None:
+    """Work until a signal says to stop, or until nothing is left to do where the settings say so.
+
+    Raises an ObanError with words for whoever started the command where work can't begin.
+    """
+    if not settings.imports and not settings.allow:
+        logger.warning("no worker is known, because no module is named with --import; every job will fail")
+    with database(settings) as url:
+        if settings.embedded is not None:
+            click.echo(url)  # on stdout and by itself, so that a script can read it
+            logger.info("a private PostgreSQL runs in %s; applications reach it at the URL above", settings.embedded)
+        run(_serve(settings, url))
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run on an event loop of its own, uvloop's where it is installed."""
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(work)
+
+
+@contextmanager
+def database(settings: Settings) -> Generator[str]:
+    """Give the URL of the database; a private one, where the settings ask for it, runs as long as the block."""
+    if settings.database_url is not None:
+        yield settings.database_url
+        return
+    if settings.embedded is None:
+        raise InvalidOption(NO_DATABASE)
+    from oban_sa import embedded  # an extra: whoever brings a database does not need it
+
+    with embedded.start(settings.embedded) as running:
+        yield running.url
+
+
+async def _serve(settings: Settings, url: str) -> None:
+    engine = create_engine(url, application_name=f"oban_sa {settings.node}", connections=sum(settings.queues.values()))
+    stop_following = logs.follow_events()
+    try:
+        async with stoppable() as begin:
+            if settings.embedded is not None:
+                await _migrate(engine, settings.schema)
+            await _verified(engine, settings.schema, url)
+            runner = Runner(
+                engine,
+                queues=settings.queues,
+                schema=settings.schema,
+                name=settings.name,
+                node=settings.node,
+                grace=settings.grace,
+                allow=settings.allow,
+                listen_url=settings.listen_url,
+                heartbeat_every=settings.heartbeat_every,
+                dead_after=settings.dead_after,
+                poll_every=settings.poll_every,
+                stage_every=settings.stage_every,
+            )
+            begin(runner.stop)
+            await runner.run(until_idle=settings.until_idle)
+    finally:
+        stop_following()
+        await engine.dispose()
+
+
+async def _checked(settings: Settings, url: str) -> None:
+    engine = create_engine(url, application_name=f"oban_sa {settings.node}", connections=1)
+    try:
+        await _verified(engine, settings.schema, url)
+    finally:
+        await engine.dispose()
+
+
+async def _verified(engine: AsyncEngine, schema: str, url: str) -> None:
+    try:
+        await verify(engine, schema)
+    except Exception as error:
+        if known := explained(error, url):
+            raise known from error
+        raise
+
+
+async def _migrate(engine: AsyncEngine, schema: str) -> None:
+    async with engine.connect() as connection:
+        await connection.run_sync(migrate, schema)
+        await connection.commit()
+    logger.info("the tables of the private database are up to date")
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
