@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Reference:
-    """A promise of an attribute of `target`, or of its primary key where `attribute` is None."""
+    """A promise of an attribute of `target`, or of its primary key where `attribute` is None.
+
+    It can't be changed, is equal to itself alone, and a copy of it, deep or not, is itself: its target belongs to a
+    session and must not be copied. It is no dataclass, for libraries would take one inside a model apart.
+    """
+
+    __slots__ = ("attribute", "target")
 
     target: object
-    attribute: str | None = None
+    attribute: str | None
+
+    def __init__(self, target: object, attribute: str | None = None) -> None:
+        object.__setattr__(self, "target", target)
+        object.__setattr__(self, "attribute", attribute)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"a reference can't be changed; make another: ref(obj, {self.attribute!r})")
+
+    def __copy__(self) -> Reference:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Reference:
+        return self
 
     def __repr__(self) -> str:
         suffix = "" if self.attribute is None else f", {self.attribute!r}"

@@ -193,6 +193,9 @@ def _plain_model(value: Any, kind: type[Any], depth: int) -> Any:
     if callable(getattr(kind, "model_dump", None)):
         try:
             dumped = value.model_dump(mode="json")
+            _check_lost(dumped, value)
+        except _NotJSONError:
+            raise
         except Exception:  # something inside that pydantic doesn't know, such as a Reference: look at it here
             dumped = _dumped(value)
         return _plain(dumped, depth + 1)
@@ -214,6 +217,24 @@ def _dumped(value: Any) -> Any:
         return value.model_dump()
     except Exception as error:
         raise _NotJSONError(f"is a {type(value).__name__} that can't be dumped: {error}") from error
+
+
+def _check_lost(dumped: Any, value: Any) -> None:
+    """Refuse a NaN or infinity where pydantic wrote None for it, as it does wherever a field is not typed as float."""
+    if dumped is None and isinstance(value, float):
+        _plain(value, 0)
+    step: Any = None
+    try:
+        if type(dumped) is dict:
+            for step, item in dumped.items():
+                inner = value.get(step) if isinstance(value, dict) else getattr(value, step, None)
+                _check_lost(item, inner)
+        elif type(dumped) is list and isinstance(value, (list, tuple)):
+            for step, (item, inner) in enumerate(zip(dumped, value, strict=False)):  # noqa: B007 - see `_plain_list`
+                _check_lost(item, inner)
+    except _NotJSONError as refused:
+        refused.steps.append(step)
+        raise
 
 
 def _plain_key(key: Any) -> str:

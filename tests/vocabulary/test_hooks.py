@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from oban_sa import hooks
+
+
+@pytest.fixture
+def add():
+    removers = []
+
+    def add(hook):
+        remove = hooks.after_new(hook)
+        removers.append(remove)
+        return remove
+
+    yield add
+    for remove in removers:
+        remove()
+
+
+def test_every_hook_sees_what_was_made_in_the_order_they_were_added(add):
+    seen = []
+    add(lambda job: seen.append(("first", job)))
+    add(lambda job: seen.append(("second", job)))
+    hooks.made("a job")
+    assert seen == [("first", "a job"), ("second", "a job")]
+
+
+def test_a_removed_hook_sees_nothing_more_and_removing_it_again_is_harmless(add):
+    seen = []
+    remove = add(seen.append)
+    hooks.made(1)
+    remove()
+    remove()
+    hooks.made(2)
+    assert seen == [1]
+
+
+def test_a_hook_added_twice_is_called_twice_and_removed_once_at_a_time(add):
+    seen = []
+    first = add(seen.append)
+    add(seen.append)
+    hooks.made(1)
+    first()
+    hooks.made(2)
+    assert seen == [1, 1, 2]
+
+
+def test_what_a_hook_raises_reaches_whoever_made_the_job(add):
+    def refuse(job):
+        raise LookupError(job)
+
+    add(refuse)
+    with pytest.raises(LookupError):
+        hooks.made("a job")
+
+
+def test_a_hook_may_remove_itself_while_it_runs(add):
+    seen = []
+
+    def once(job):
+        seen.append(job)
+        remove()
+
+    remove = add(once)
+    add(seen.append)
+    hooks.made(1)
+    hooks.made(2)
+    assert seen == [1, 1, 2]
+
+
+def test_what_is_no_function_is_refused_where_it_is_added():
+    with pytest.raises(TypeError, match="function of one job"):
+        hooks.after_new("job")  # type: ignore[arg-type]
+
+
+def test_hooks_added_and_removed_by_many_threads_leave_none_behind_and_lose_none():
+    before = hooks._after_new
+    kept = []
+
+    def work():
+        for _ in range(200):
+            hooks.after_new(print)()
+        kept.append(hooks.after_new(print))
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(hooks._after_new) == len(before) + 8
+    for remove in kept:
+        remove()
+    assert hooks._after_new == before

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import dataclasses
+import pickle
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+
+from oban_sa import recorded
+from oban_sa.errors import InvalidArguments, InvalidPeriod
+from oban_sa.outcomes import Cancel, Record, Snooze
+from oban_sa.references import ref
+from tests.vocabulary.strategies import json_values
+
+
+@pytest.mark.parametrize(
+    ("period", "expected"),
+    [(60, 60), (60.0, 60), (0, 0), (1.5, 1.5), ("1 minute", 60), ("250ms", 0.25), (timedelta(hours=1), 3600)],
+)
+def test_a_snooze_takes_any_span_and_holds_seconds(period, expected):
+    snooze = Snooze(period)
+    assert snooze.seconds == expected
+    assert type(snooze.seconds) is type(expected)
+
+
+def test_snoozes_of_the_same_length_are_equal_however_they_were_written():
+    assert Snooze("1 minute") == Snooze(60) != Snooze(61)
+    assert hash(Snooze("1 minute")) == hash(Snooze(60))
+    assert repr(Snooze("1 minute")) == "Snooze(seconds=60, meta=None)"
+
+
+@pytest.mark.parametrize("period", [-1, "soon", True, float("nan"), None])
+def test_a_snooze_of_no_span_is_refused(period):
+    with pytest.raises(InvalidPeriod):
+        Snooze(period)
+
+
+def test_the_meta_of_a_snooze_is_a_copy_in_json():
+    meta = {"at": timedelta(seconds=1).total_seconds(), "pair": (1, 2)}
+    snooze = Snooze(1, meta)
+    meta["more"] = 1
+    assert snooze.meta == {"at": 1.0, "pair": [1, 2]}
+    assert Snooze(1).meta is None
+
+
+@pytest.mark.parametrize(
+    ("meta", "words"),
+    [({"a": {1}}, r"^meta\.a is a set"), ([1], "meta is a dict, not list"), ({"a": ref(1)}, "can't hold ref")],
+)
+def test_a_meta_that_is_no_json_object_is_refused_where_it_is_written(meta, words):
+    with pytest.raises(InvalidArguments, match=words):
+        Snooze(1, meta)
+
+
+@given(json_values)
+def test_a_record_holds_its_value_encoded(value):
+    record = Record(value)
+    assert record.encoded == recorded.encode(value)
+    assert record.value == value
+
+
+def test_a_record_over_its_limit_names_both_sizes():
+    size = len(Record("x" * 100).encoded)
+    assert Record("x" * 100, limit=size).limit == size
+    with pytest.raises(ValueError, match=f"takes {size} bytes, more than its limit of {size - 1}"):
+        Record("x" * 100, limit=size - 1)
+
+
+def test_a_record_is_limited_to_64_megabytes_unless_told_otherwise():
+    assert Record(None).limit == 64_000_000
+
+
+def test_a_record_of_what_has_no_erlang_form_is_refused_where_it_is_made():
+    with pytest.raises(TypeError, match=r"value\['at'\] is a timedelta"):
+        Record({"at": timedelta(1)})
+
+
+@pytest.mark.parametrize("outcome", [Snooze(60, {"a": 1}), Cancel("why"), Record({"a": [1]})])
+def test_outcomes_are_frozen_and_travel_between_processes(outcome):
+    assert pickle.loads(pickle.dumps(outcome)) == outcome
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(outcome, dataclasses.fields(outcome)[0].name, 1)
+
+
+def test_the_encoded_text_of_a_record_travels_too():
+    assert pickle.loads(pickle.dumps(Record(1))).encoded == Record(1).encoded
+
+
+def test_a_cancel_needs_a_reason():
+    assert Cancel("asked to stop").reason == "asked to stop"
+    with pytest.raises(TypeError):
+        Cancel()  # type: ignore[call-arg]
