@@ -16,6 +16,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, ClassVar, Final, TypeVar, cast
 
 from oban_sa.errors import InvalidOption
@@ -140,6 +141,20 @@ class StagerStage(Event):
     name: ClassVar[str] = "oban.stager.stage"
     count: int
     queues: tuple[str, ...] = ()
+    duration: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerTick(Event):
+    """Entries of the crontab were due at `at`, by the database's clock: `count` jobs were made.
+
+    `skipped` is how many entries had none made because their job before is unfinished.
+    """
+
+    name: ClassVar[str] = "oban.scheduler.tick"
+    at: datetime
+    count: int
+    skipped: int = 0
     duration: float
 
 

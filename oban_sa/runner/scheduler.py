@@ -1,0 +1,306 @@
+"""Make the jobs of crontab entries: every tick once per cluster, by the database's clock."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import orjson
+
+from oban_sa import clock, messages, telemetry, values
+from oban_sa.cronentry import MOST_CAUGHT_UP, CronEntry
+from oban_sa.errors import InvalidOption
+from oban_sa.models import Job
+from oban_sa.runner.database import Database
+from oban_sa.sql import ticking
+from oban_sa.workers.definition import definition_of
+from oban_sa.workers.registry import Registry
+
+logger = logging.getLogger("oban_sa.runner")
+
+HANDOVER: Final = timedelta(seconds=5)
+"""How long nobody may lead, between two leaders, without ticks counting as missed."""
+
+_JUST_BEFORE: Final = timedelta(seconds=1)
+"""The same for a leader that knows of none before it, as after a restart of the only node."""
+
+_FOLLOW_EVERY: Final = 1.0
+_LEAD_EVERY: Final = 5.0
+
+
+class Scheduler:
+    """The part of a runner that ticks; every node has one, and the one of the leading node makes the jobs.
+
+    That a tick happens once does not depend on it being the only one: see `oban_sa.sql.ticking`. Its reading of this
+    machine's clock is for sleeping only.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        entries: Iterable[CronEntry],
+        *,
+        source: telemetry.Source,
+        registry: Registry,
+        allow: Sequence[str] = (),
+        announce: bool = True,
+    ) -> None:
+        """Check the entries; raises InvalidOption where two have one name, WorkerNotFound for an unknown worker."""
+        self.entries = resolved(entries, registry, allow)
+        self._registry = registry
+        self._allow = allow
+        self._source = source
+        self._channel = messages.channel(database.schema, "insert") if announce else None
+        self._keyed = {self._key(entry): entry for entry in self.entries}
+        self._booting = {key for key, entry in self._keyed.items() if entry.schedule.reboot}
+        self._led: _Led | None = None
+        self._line = database.line()
+        self._looking = database.prepare(ticking.looking())
+        self._defining = database.prepare(ticking.defining())
+        self._claiming = database.prepare(ticking.claiming())
+
+    async def tick(self) -> float:
+        """Make the jobs that are due and return the seconds until the next are."""
+        if not self._keyed:
+            return 3600.0
+        seen = await self._look()
+        if not seen.leads:
+            return _FOLLOW_EVERY
+        if unknown := [key for key, entry in self._keyed.items() if not _same(entry, seen.known.get(key))]:
+            await self._define(unknown)
+            seen = await self._look()
+        if claims := self._claims(seen):
+            self._booting -= await self._claim(claims, seen.now)
+        return self._rest(seen)
+
+    async def close(self) -> None:
+        """Let go of the connection."""
+        await self._line.close()
+
+    async def _look(self) -> _Seen:
+        rows = await self._line.fetch(self._looking, instance=self._source.name, keys=list(self._keyed))
+        at = clock.monotonic()
+        now, node = _aware(rows[0]["now"]), rows[0]["node"]
+        led_since, leads = now, False
+        if node is not None:
+            expires_at = _aware(rows[0]["expires_at"])
+            leads = node == self._source.node and expires_at > now
+            self._led = _Led.seen(_aware(rows[0]["elected_at"]), expires_at, self._led)
+            led_since = self._led.since
+        known = {row["key"]: _Known.of(dict(row)) for row in rows if row["key"] is not None}
+        return _Seen(now=now, at=at, leads=leads, led_since=led_since, known=known)
+
+    async def _define(self, keys: Iterable[str]) -> None:
+        rows = [
+            {
+                "key": key,
+                "expression": (entry := self._keyed[key]).expression,
+                "worker": entry.worker,
+                "timezone": entry.timezone,
+                "opts": _described(entry),
+            }
+            for key in keys
+        ]
+        await self._line.fetch(
+            self._defining, entries=values.dumps(rows), instance=self._source.name, node=self._source.node
+        )
+
+    def _claims(self, seen: _Seen) -> list[_Claim]:
+        claims: list[_Claim] = []
+        for key, entry in self._keyed.items():
+            known = seen.known.get(key)
+            if known is None:  # another node has just become the leader
+                continue
+            if entry.schedule.reboot:
+                ticks = [seen.now] if key in self._booting else []
+            else:
+                ticks = entry.due(after=known.dealt_with, until=seen.now, led_since=seen.led_since)
+            if len(ticks) == MOST_CAUGHT_UP:
+                logger.warning(
+                    "cron %s: more than %d ticks were missed; the oldest are dropped", entry.name, len(ticks)
+                )
+            if ticks:
+                claims.append(_Claim(key, entry, known.last_at, ticks))
+        return claims
+
+    async def _claim(self, claims: Sequence[_Claim], now: datetime) -> set[str]:
+        started = clock.monotonic()
+        rows = await self._line.fetch(
+            self._claiming,
+            claims=values.dumps([claim.row() for claim in claims]),
+            jobs=values.dumps([row for claim in claims for row in self._jobs(claim)]),
+            channel=self._channel,
+            instance=self._source.name,
+            node=self._source.node,
+        )
+        made = sum(row["jobs"] for row in rows)
+        skipped = [row["key"] for row in rows if row["busy"]]
+        for key in skipped:
+            logger.info("cron %s: skipped, because the job of the tick before is unfinished", self._keyed[key].name)
+        telemetry.emit(
+            telemetry.SchedulerTick(
+                runner=self._source, at=now, count=made, skipped=len(skipped), duration=clock.monotonic() - started
+            )
+        )
+        return {row["key"] for row in rows}
+
+    def _jobs(self, claim: _Claim) -> list[dict[str, Any]]:
+        entry = claim.entry
+        options = {**self._registry.find(entry.worker, self._allow).options.for_job(), **entry.options()}
+        worker_meta = options.pop("meta", None)
+        rows: list[dict[str, Any]] = []
+        for tick in claim.ticks:
+            # Made as every job is, so that whoever looks at new jobs sees these too.
+            job = Job(entry.worker, args=dict(entry.args), meta=entry.meta_at(tick, worker_meta), **options)
+            rows.append(
+                {
+                    "key": claim.key,
+                    "at": _naive(tick),
+                    "worker": job.worker,
+                    "queue": job.queue,
+                    "args": values.to_json(job.args, where="args"),
+                    "meta": values.to_json(job.meta, where="meta"),
+                    "tags": job.tags,
+                    "priority": job.priority,
+                    "max_attempts": job.max_attempts,
+                }
+            )
+        return rows
+
+    def _rest(self, seen: _Seen) -> float:
+        upcoming = (entry.schedule.next_after(seen.now) for entry in self.entries)
+        waits = [(moment - seen.now).total_seconds() for moment in upcoming if moment is not None]
+        return max(0.0, min([*waits, _LEAD_EVERY]) - (clock.monotonic() - seen.at))
+
+    def _key(self, entry: CronEntry) -> str:
+        # Two applications that share tables under different instance names may name their entries alike.
+        return entry.name if self._source.name == "Oban" else f"{self._source.name}: {entry.name}"
+
+
+def resolved(entries: Iterable[CronEntry], registry: Registry, allow: Sequence[str] = ()) -> tuple[CronEntry, ...]:
+    """Return the entries with the names of their workers, those of the registry's own workers first.
+
+    Raises WorkerNotFound for a worker that isn't registered, InvalidOption where two entries have one name.
+    """
+    given = [entry.of(definition.name) for definition in registry for entry in definition.options.cron]
+    given += [entry.of(_worker(entry.worker, registry, allow)) for entry in entries]
+    found: dict[str, CronEntry] = {}
+    for entry in given:
+        other = found.setdefault(entry.name, entry)
+        if other is not entry:
+            raise InvalidOption(
+                f"two entries of the crontab are named {entry.name!r}: {other.expression!r} for {other.worker} and "
+                f'{entry.expression!r} for {entry.worker}; give one of them another: name="..."'
+            )
+    return tuple(found.values())
+
+
+def _worker(worker: Any, registry: Registry, allow: Sequence[str]) -> str:
+    if isinstance(worker, str):
+        return registry.find(worker, allow).name
+    return registry.find(definition_of(worker).name, allow).name
+
+
+@dataclass(frozen=True, slots=True)
+class _Led:
+    """Since when, and until when at least, the cluster has had a leader without a break."""
+
+    since: datetime
+    until: datetime
+
+    @classmethod
+    def seen(cls, elected_at: datetime, expires_at: datetime, before: _Led | None) -> _Led:
+        """Take a lease into account: what its holder, frozen or dead, left undone while it ran was not missed."""
+        if before is None:
+            return cls(elected_at - _JUST_BEFORE, expires_at)
+        unbroken = elected_at <= before.until + HANDOVER
+        return cls(before.since if unbroken else elected_at - _JUST_BEFORE, max(before.until, expires_at))
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What the database knows of an entry."""
+
+    expression: str
+    timezone: str
+    worker: str
+    opts: Mapping[str, Any]
+    last_at: datetime | None
+    defined_at: datetime
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> _Known:
+        opts = row["opts"]
+        return cls(
+            row["expression"],
+            row["timezone"],
+            row["worker"],
+            orjson.loads(opts) if isinstance(opts, (str, bytes)) else opts,
+            None if row["last_at"] is None else _aware(row["last_at"]),
+            _aware(row["defined_at"]),
+        )
+
+    @property
+    def dealt_with(self) -> datetime:
+        """The moment up to which nothing is left to do: the last tick, or the entry's beginning."""
+        return self.defined_at if self.last_at is None else max(self.last_at, self.defined_at)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """One look at the database: its clock, read when this machine's was at `at`, and the entries it knows."""
+
+    now: datetime
+    at: float
+    leads: bool
+    led_since: datetime
+    known: Mapping[str, _Known]
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """Ticks of an entry, oldest first, that are to become jobs if its `last_at` still is `seen`."""
+
+    key: str
+    entry: CronEntry
+    seen: datetime | None
+    ticks: list[datetime]
+
+    def row(self) -> dict[str, Any]:
+        return {
+            "key": self.key,
+            "name": self.entry.name,
+            "seen": None if self.seen is None else _naive(self.seen),
+            "until": _naive(self.ticks[-1]),
+            "overlap": self.entry.overlap,
+        }
+
+
+def _same(entry: CronEntry, known: _Known | None) -> bool:
+    if known is None:
+        return False
+    opts = {name: value for name, value in known.opts.items() if name != ticking.LAST_JOB}
+    written = (known.expression, known.timezone, known.worker, opts)
+    return written == (entry.expression, entry.timezone, entry.worker, _described(entry))
+
+
+def _described(entry: CronEntry) -> dict[str, Any]:
+    """What a person who looks at the table wants to know beside the columns."""
+    options = {**entry.options(), "args": entry.args, "meta": entry.meta}
+    described = {name: list(value) if name == "tags" else value for name, value in options.items() if value != {}}
+    if not entry.overlap:
+        described["overlap"] = False
+    if entry.catch_up != "none":
+        described["catch_up"] = entry.catch_up
+    return described
+
+
+def _aware(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=UTC)
+
+
+def _naive(moment: datetime) -> str:
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat()

@@ -1,0 +1,220 @@
+"""Turn the ticks of crontab entries into jobs, each once per cluster.
+
+`oban_crons.last_at` says how far an entry's time line is dealt with. A scheduler that read `seen` there claims
+everything up to `until` by moving `last_at` from exactly `seen`: of several that try, in whatever order and however
+late, one succeeds. A claim, its jobs and their announcement are one statement, so that a node which stops in the middle
+leaves nothing half done and holds no lock.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    ColumnElement,
+    DateTime,
+    Executable,
+    Integer,
+    Table,
+    Text,
+    bindparam,
+    case,
+    cast,
+    column,
+    exists,
+    func,
+    insert,
+    literal_column,
+    select,
+    true,
+    type_coerce,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+
+from oban_sa.models import Cron, Job, Leader
+from oban_sa.sql.moments import utc_clock
+from oban_sa.states import FINAL
+
+_jobs: Table = Job.metadata.tables["public.oban_jobs"]
+_crons: Table = Cron.metadata.tables["public.oban_crons"]
+_leaders: Table = Leader.metadata.tables["public.oban_leaders"]
+
+LAST_JOB = "last_job_id"
+"""The key of `oban_crons.opts` under which an entry that must not overlap remembers its last job."""
+
+ENTRY = {"key": Text(), "expression": Text(), "worker": Text(), "timezone": Text(), "opts": JSONB()}
+"""What is written of an entry: members of the objects in the parameter `entries` of `defining`."""
+
+CLAIM = {"key": Text(), "name": Text(), "seen": DateTime(), "until": DateTime(), "overlap": Boolean()}
+"""What is asked for: members of the objects in the parameter `claims` of `claiming`; `name` is the job's cron_name."""
+
+JOB = {
+    "key": Text(),
+    "at": DateTime(),
+    "worker": Text(),
+    "queue": Text(),
+    "args": JSONB(),
+    "meta": JSONB(),
+    "tags": ARRAY(Text()),
+    "priority": Integer(),
+    "max_attempts": Integer(),
+}
+"""A job to make for a claim: members of the objects in the parameter `jobs` of `claiming`."""
+
+
+def looking() -> Executable:
+    """The database's clock, who leads, and the entries that are known, in rows that repeat the first two.
+
+    Columns: `now`, `node` and `elected_at` and `expires_at` of the lease, `key`, `expression`, `timezone`, `worker`,
+    `opts`, `last_at`, `defined_at`. Parameters: `instance` and `keys`.
+    """
+    clock = select(utc_clock().label("now")).cte("clock").prefix_with("MATERIALIZED", dialect="postgresql")
+    lease = _leaders.alias("lease")
+    cron = _crons.alias("cron")
+    keys = cast(bindparam("keys", type_=ARRAY(Text())), ARRAY(Text()))
+    columns: list[Any] = [
+        clock.c.now,
+        lease.c.node,
+        type_coerce(lease.c.elected_at, DateTime()).label("elected_at"),
+        type_coerce(lease.c.expires_at, DateTime()).label("expires_at"),
+        cron.c.name.label("key"),
+        cron.c.expression,
+        cron.c.timezone,
+        cron.c.worker,
+        type_coerce(cron.c.opts, JSONB()).label("opts"),
+        type_coerce(cron.c.last_at, DateTime()).label("last_at"),
+        type_coerce(cron.c.updated_at, DateTime()).label("defined_at"),
+    ]
+    return select(*columns).select_from(
+        clock.outerjoin(lease, lease.c.name == bindparam("instance", type_=Text())).outerjoin(
+            cron, cron.c.name == func.any(keys)
+        )
+    )
+
+
+def defining() -> Executable:
+    """Write entries down, new ones and changed ones; the keys of those that were.
+
+    An entry starts at the moment its expression or time zone is written, which is its `updated_at`.
+    Parameters: `entries`, a JSON array of `ENTRY`, and `instance` and `node`, which must lead.
+    """
+    entry = _records("entries", ENTRY, "entry")
+    rows = select(
+        entry.c.key, entry.c.expression, entry.c.worker, entry.c.timezone, entry.c.opts, utc_clock(), utc_clock()
+    )
+    statement = postgresql_insert(_crons).from_select(
+        ["name", "expression", "worker", "timezone", "opts", "inserted_at", "updated_at"], rows.where(_leads())
+    )
+    new = statement.excluded
+    reset = (_crons.c.expression != new.expression) | (_crons.c.timezone != new.timezone)
+    last_job = func.jsonb_strip_nulls(
+        func.jsonb_build_object(
+            literal_column(f"'{LAST_JOB}'"), _crons.c.opts.op("->")(literal_column(f"'{LAST_JOB}'"))
+        )
+    )
+    defined = (
+        statement.on_conflict_do_update(
+            index_elements=["name"],
+            set_={
+                "expression": new.expression,
+                "worker": new.worker,
+                "timezone": new.timezone,
+                "opts": type_coerce(new.opts, JSONB()).op("||")(last_job),
+                "updated_at": case((reset, utc_clock()), else_=_crons.c.updated_at),
+            },
+        )
+        .returning(_crons.c.name)
+        .cte("defined")
+    )
+    return select(defined.c.name)
+
+
+def claiming() -> Executable:
+    """Claim ticks, make their jobs and announce them; a row per claim that succeeded.
+
+    Columns: `key`, `busy` (an entry that must not overlap, whose last job is unfinished: the ticks are spent without
+    jobs), `jobs` (how many were made). Parameters: `claims` and `jobs`, JSON arrays of `CLAIM` and `JOB`; `channel` to
+    announce on, or None; `instance` and `node`, which must lead.
+    """
+    claim = _records("claims", CLAIM, "claim")
+    cron = _crons.alias("cron")
+    last_job = cast(cron.c.opts.op("->>")(literal_column(f"'{LAST_JOB}'")), BigInteger)
+    final: list[Any] = [literal_column(f"'{state}'") for state in sorted(FINAL)]
+    unfinished = exists(select(_jobs.c.id).where(_jobs.c.id == last_job, _jobs.c.state.not_in(final)))
+    claimed = (
+        select(claim.c.key, claim.c.name, claim.c.until, claim.c.overlap, (~claim.c.overlap & unfinished).label("busy"))
+        .select_from(cron.join(claim, cron.c.name == claim.c.key))
+        .where(type_coerce(cron.c.last_at, DateTime()).is_not_distinct_from(claim.c.seen), _leads())
+        # In one order, so that two that claim the same entries wait for each other instead of deadlocking.
+        .order_by(cron.c.name)
+        .with_for_update(of=cron)
+        .cte("claimed")
+    )
+    job = _records("jobs", JOB, "job")
+    written = [name for name in JOB if name not in ("key", "at")]
+    made = (
+        insert(_jobs)
+        .from_select(
+            written,
+            select(*(job.c[name] for name in written))
+            .select_from(job.join(claimed, job.c.key == claimed.c.key))
+            .where(~claimed.c.busy)
+            .order_by(job.c.at),
+        )
+        .returning(_jobs.c.id, _jobs.c.queue, _jobs.c.meta.op("->>")(literal_column("'cron_name'")).label("name"))
+        .cte("made")
+    )
+    last_made = select(func.max(made.c.id)).where(made.c.name == claimed.c.name).scalar_subquery()
+    moved = (
+        update(_crons)
+        .where(_crons.c.name == claimed.c.key)
+        .values(
+            last_at=claimed.c.until,
+            opts=case(
+                (
+                    ~claimed.c.overlap & ~claimed.c.busy,
+                    _crons.c.opts.op("||")(func.jsonb_build_object(literal_column(f"'{LAST_JOB}'"), last_made)),
+                ),
+                else_=_crons.c.opts,
+            ),
+        )
+        .returning(_crons.c.name)
+        .cte("moved")
+    )
+    channel = cast(bindparam("channel", type_=Text()), Text)
+    queues = select(made.c.queue).distinct().where(channel.is_not(None)).subquery("queues")
+    payload = cast(func.json_build_object(literal_column("'queue'"), queues.c.queue), Text)
+    announced = select(cast(func.pg_notify(channel, payload), Text).label("sent")).cte("announced")
+    count = select(func.count()).select_from(made).where(made.c.name == claimed.c.name).scalar_subquery()
+    columns: list[Any] = [
+        claimed.c.key,
+        claimed.c.busy,
+        count.label("jobs"),
+        # A CTE that nothing reads is not run unless it writes.
+        select(func.count(announced.c.sent)).scalar_subquery().label("announced"),
+    ]
+    return select(*columns).select_from(claimed.join(moved, moved.c.name == claimed.c.key))
+
+
+def _leads() -> ColumnElement[bool]:
+    return exists(
+        select(true()).where(
+            _leaders.c.name == bindparam("instance", type_=Text()),
+            _leaders.c.node == bindparam("node", type_=Text()),
+            type_coerce(_leaders.c.expires_at, DateTime()) > utc_clock(),
+        )
+    )
+
+
+def _records(parameter: str, members: dict[str, Any], name: str) -> Any:
+    """The objects of a JSON array as rows."""
+    text = cast(bindparam(parameter, type_=Text()), JSONB)
+    return (
+        func.jsonb_to_recordset(text)
+        .table_valued(*(column(member, type_) for member, type_ in members.items()))
+        .render_derived(name, with_types=True)
+    )
