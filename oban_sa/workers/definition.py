@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import logging
+import importlib
+import pickle
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
@@ -10,14 +11,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from oban_sa import backoff
-from oban_sa.errors import InvalidJob, InvalidOption
+from oban_sa.errors import AttemptError, InvalidJob, InvalidOption
 from oban_sa.models import Job, rules
 from oban_sa.periods import Period, seconds
 from oban_sa.workers.body import AttemptSession, Body, SessionKind
+from oban_sa.workers.current import running
 from oban_sa.workers.options import Executor, Options
-from oban_sa.workers.registry import origin_of
-
-log: Final = logging.getLogger("oban_sa.workers")
+from oban_sa.workers.registry import origin_of, registry
 
 ATTRIBUTE: Final = "__oban_definition__"
 """Where `@worker` and `@job` leave the definition of what they decorate."""
@@ -26,13 +26,15 @@ ATTRIBUTE: Final = "__oban_definition__"
 class Definition:
     """A worker as the registry knows it; `name` is what the rows of its jobs hold.
 
-    `executor` says where its code runs, `session` which kind of session it takes, and `session_class` the class of it.
+    `origin` and `module` say where its code stands, `executor` where it runs, `session` which kind of session it takes,
+    and `session_class` of which class.
     """
 
     def __init__(self, body: Body, options: Options, *, name: str | None = None, aliases: Iterable[str] = ()) -> None:
         self.body = body
         self.target = body.target
         self.origin = origin_of(body.target)
+        self.module: str = body.target.__module__
         self.options = options
         self.name = self._checked(name if name is not None else self.origin, 'name="..."')
         self.aliases = self._checked_all(aliases)
@@ -73,22 +75,15 @@ class Definition:
         return None if answer is None else seconds(answer)
 
     def backoff(self, job: Job) -> float:
-        """Return how many seconds to wait after this failed attempt.
+        """Return how many seconds to wait after this failed attempt: what the worker says, else the family's default.
 
-        Where the worker's own code raises, or answers what is no span of time, that is logged and the default is
-        returned: a job whose attempt failed must not be stuck because of it.
+        Raises what the worker's own code raises, and `InvalidPeriod` for what is no span of time.
         """
         wait = self._backoff
         if isinstance(wait, (int, float)):
             return wait
-        if wait is not None:
-            try:
-                answer = wait(job)
-                if answer is not None:
-                    return seconds(answer)
-            except Exception:
-                log.exception("the backoff of %s failed for job %s; the default is used", self.name, job.id)
-        return backoff.default(job.attempt, job.max_attempts)
+        answer = None if wait is None else wait(job)
+        return backoff.default(job.attempt, job.max_attempts) if answer is None else seconds(answer)
 
     def __repr__(self) -> str:
         return f"<Definition {self.name}>"
@@ -124,3 +119,36 @@ def definition_of(target: Any) -> Definition:
     parent = next((base for base in target.__mro__ if ATTRIBUTE in vars(base)), None)
     hint = f"; {parent.__qualname__}, from which it derives, is, but jobs need a name of its own" if parent else ""
     raise InvalidOption(f"{name} is not decorated with @worker{hint}")
+
+
+def call_by_name(name: str, module: str, row: Mapping[str, Any]) -> Any:
+    """Run a worker's code in a process that may not know it yet: import `module`, find it, make the job of `row`.
+
+    The answer, or the error, is one that can cross back: an error that can't be pickled becomes an `AttemptError`.
+    """
+    try:
+        definition = _found(name, module)
+        with running(Job.from_row(row)) as job:
+            return definition.call(job)
+    except BaseException as error:
+        raise _portable(error).with_traceback(error.__traceback__) from None
+
+
+def _found(name: str, module: str) -> Definition:
+    if name not in registry:
+        imported = importlib.import_module(module)
+        if name not in registry:  # it may be in a registry of its own
+            for target in vars(imported).values():
+                definition = getattr(target, "__dict__", {}).get(ATTRIBUTE)
+                if isinstance(definition, Definition) and definition.name == name:
+                    return definition
+    return registry.find(name)
+
+
+def _portable(error: BaseException) -> BaseException:
+    # An error that is pickled here but can't be made again there would break the pool, and everyone's calls with it.
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - what this very process pickled
+    except Exception:
+        return AttemptError(f"{type(error).__qualname__}: {error}")
+    return error

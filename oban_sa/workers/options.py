@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict, get_args
 
 from oban_sa import periods, values
+from oban_sa.cronentry import CronEntry, workerless
 from oban_sa.errors import InvalidJob, InvalidOption, nearest
 from oban_sa.models import rules
 from oban_sa.periods import Period
@@ -24,6 +25,10 @@ PeriodOf: TypeAlias = "Period | Callable[[Job], Period]"
 """A span of time, or a function that says it for a job."""
 
 
+CronOption: TypeAlias = str | CronEntry | Mapping[str, Any] | list[str | CronEntry | Mapping[str, Any]]
+"""When a job of this worker is made by itself: an expression, an entry with options, or several."""
+
+
 class WorkerOptions(TypedDict, total=False):
     """What `@worker(...)` and `@job(...)` take."""
 
@@ -35,6 +40,7 @@ class WorkerOptions(TypedDict, total=False):
     timeout: PeriodOf | None
     backoff: PeriodOf | None
     executor: Executor | None
+    cron: CronOption
     name: str | None
     aliases: Iterable[str]
     registry: Registry
@@ -83,6 +89,7 @@ class Options:
     timeout: float | Callable[[Job], Period] | None = None
     backoff: float | Callable[[Job], Period] | None = None
     executor: Executor | None = None
+    cron: tuple[CronEntry, ...] = ()
 
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> Options:
@@ -186,4 +193,5 @@ _CHECKS: Final[dict[str, Callable[[Any], Any]]] = {
     "timeout": _timeout,
     "backoff": _backoff,
     "executor": _executor,
+    "cron": workerless,
 }
