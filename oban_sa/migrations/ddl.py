@@ -5,6 +5,8 @@ What oban_sa makes carries a comment, so that a downgrade drops that and nothing
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from textwrap import dedent, indent
 from typing import Final
@@ -42,7 +44,7 @@ class Index:
 
 def quoted(name: str) -> str:
     """Write the name of a schema as SQL has it; raise InvalidOption for one that notifications could not use."""
-    if not isinstance(name, str) or not name.strip() or "\0" in name or len(name.encode()) > _LONGEST_SCHEMA:  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not name.strip() or "\0" in name or len(name.encode()) > _LONGEST_SCHEMA:
         raise InvalidOption(
             f"the schema {name!r} can't be used; write a name of 1 to {_LONGEST_SCHEMA} characters, such as 'jobs'"
         )
@@ -93,33 +95,32 @@ def drop_ours(operations: Operations, schema: str, table: str) -> None:
     )
 
 
-def make_index(operations: Operations, schema: str, index: Index) -> None:
-    """Make an index unless it exists, without stopping writers where the table has rows.
+def make_indexes(operations: Operations, schema: str, indexes: Iterable[Index]) -> None:
+    """Make those indexes which don't exist, without stopping writers where the table has rows.
 
-    There it is built CONCURRENTLY, outside of a transaction, which commits what the migration did before. Where the
-    caller's own transaction can't be left, it is built inside. One that a failed build left invalid is made anew.
+    There they are built CONCURRENTLY, outside of a transaction, which commits what the migration did before. Where
+    the transaction is the caller's and can't be left, they are built inside it. One that a failed build left invalid
+    is made anew.
     """
     context = operations.get_context()
     if context.as_sql:
         # Nobody can look whether there are rows; on an empty table this costs nothing.
         with context.autocommit_block():
-            execute(operations, index.create(schema, concurrently=True))
+            for index in indexes:
+                execute(operations, index.create(schema, concurrently=True))
         return
     connection = operations.get_bind()
-    valid = _validity(connection, schema, index)
-    if valid:
+    usable = {index: _usable(connection, schema, index) for index in indexes}
+    wanted = [index for index in usable if not usable[index]]
+    if not wanted:
         return
     concurrently = _has_rows(connection, schema) and _may_leave_transaction(operations)
-    if not concurrently:
-        if valid is False:
-            execute(operations, f"DROP INDEX {quoted(schema)}.{index.name}")
-        execute(operations, index.create(schema))
-    else:
-        with context.autocommit_block():
-            if valid is False:
-                execute(operations, f"DROP INDEX CONCURRENTLY {quoted(schema)}.{index.name}")
-            execute(operations, index.create(schema, concurrently=True))
-    execute(operations, index.mark(schema))
+    with context.autocommit_block() if concurrently else nullcontext():
+        for index in wanted:
+            if usable[index] is False:
+                execute(operations, f"DROP INDEX {quoted(schema)}.{index.name}")
+            execute(operations, index.create(schema, concurrently=concurrently))
+            execute(operations, index.mark(schema))
 
 
 def drop_index(operations: Operations, schema: str, index: Index) -> None:
@@ -128,8 +129,8 @@ def drop_index(operations: Operations, schema: str, index: Index) -> None:
     when(operations, f"obj_description(to_regclass({literal(name)}), 'pg_class') = '{OURS}'", f"DROP INDEX {name}")
 
 
-def _validity(connection: Connection, schema: str, index: Index) -> bool | None:
-    """Return whether an index is usable, or None where it does not exist."""
+def _usable(connection: Connection, schema: str, index: Index) -> bool | None:
+    """Return whether an index is valid, or None where it does not exist."""
     statement = text("SELECT indisvalid FROM pg_catalog.pg_index WHERE indexrelid = to_regclass(CAST(:name AS text))")
     found: bool | None = connection.scalar(statement, {"name": f"{quoted(schema)}.{index.name}"})
     return found

@@ -66,7 +66,7 @@ def _record(operations: Operations, schema: str, version: int) -> None:
 
 
 def _checked(version: int, *, lowest: int) -> int:
-    if isinstance(version, bool) or not isinstance(version, int) or not lowest <= version <= LATEST:  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not lowest <= version <= LATEST:
         raise InvalidOption(
             f"version must be between {lowest} and {LATEST}, the newest this release has; got {version!r}"
         )

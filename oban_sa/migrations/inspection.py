@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import Final, TypeAlias
 
 from sqlalchemy import Connection, text
 
 from oban_sa.migrations import ddl, history
+
+Columns: TypeAlias = dict[str, tuple[str, ...]]
 
 _MOMENT: Final = ("timestamp without time zone",)
 _TEXT: Final = ("text", "character varying")
@@ -15,7 +17,7 @@ _WHOLE: Final = ("integer", "smallint", "bigint")
 _LIST: Final = ("text[]", "character varying[]")
 _JSON: Final = ("jsonb",)
 
-JOBS: Final = {
+JOBS: Final[Columns] = {
     "id": ("bigint", "integer"),
     "state": ("oban_job_state",),
     "queue": _TEXT,
@@ -37,7 +39,7 @@ JOBS: Final = {
 }
 """The columns of `oban_jobs` and the types that any Oban gives them."""
 
-OTHERS: Final = {
+OTHERS: Final[dict[str, Columns]] = {
     "oban_producers": {
         "uuid": ("uuid",),
         **dict.fromkeys(("name", "node", "queue"), _TEXT),
@@ -153,7 +155,7 @@ def instructions(schema: str = "public", *, found: int = 0) -> str:
     )
 
 
-def _about_table(table: str, expected: dict[str, tuple[str, ...]], columns: dict[str, dict[str, str]]) -> Iterator[str]:
+def _about_table(table: str, expected: Columns, columns: dict[str, dict[str, str]]) -> Iterator[str]:
     if table not in columns:
         yield f"the table {table} is missing"
         return

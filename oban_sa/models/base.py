@@ -1,6 +1,6 @@
 """What all tables have in common: one MetaData, whose schema `public` stands for whichever schema is in use."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 from sqlalchemy import MetaData, text
 from sqlalchemy.orm import DeclarativeBase
@@ -15,7 +15,7 @@ class Base(DeclarativeBase):
     metadata = MetaData(schema="public")
     # What the database sets is read back by the INSERT itself: an expired attribute would query again, and under
     # asyncio that is an error.
-    __mapper_args__: ClassVar[dict[str, Any]] = {"eager_defaults": True}
+    __mapper_args__: Any = {"eager_defaults": True}  # noqa: RUF012 - the base class declares it for instances
 
 
 def schema_map(schema: str | None) -> dict[str | None, str | None]:

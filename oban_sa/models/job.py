@@ -1,15 +1,14 @@
 """`Job`: a row of `oban_jobs`."""
 
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final, Self
 
 import orjson
 from sqlalchemy import BigInteger, CheckConstraint, Identity, Index, Integer, Text, event, inspect, text
 from sqlalchemy.orm import Mapped, Mapper, mapped_column
 
-from oban_sa import clock, hooks, recorded
-from oban_sa.errors import InvalidJob, nearest
+from oban_sa import hooks, recorded
 from oban_sa.models import rules
 from oban_sa.models.base import UTC_NOW, Base
 from oban_sa.models.types import (
@@ -22,22 +21,8 @@ from oban_sa.models.types import (
     UTCDateTime,
     errors_from_database,
 )
-from oban_sa.periods import Period, seconds
+from oban_sa.periods import Period
 from oban_sa.states import JobState
-
-UPDATABLE: Final = (
-    "args",
-    "max_attempts",
-    "meta",
-    "priority",
-    "queue",
-    "schedule_in",
-    "scheduled_at",
-    "scheduled_in",
-    "tags",
-    "worker",
-)
-"""What `Job.update` changes."""
 
 
 class Job(Base):
@@ -138,11 +123,7 @@ class Job(Base):
         synonym. A job with a schedule is `scheduled` unless another state is given. Moments left out are set by the
         database when the job is written. `extra` lives as long as this object and is never stored.
         """
-        if schedule_in is None:
-            schedule_in = scheduled_in
-        elif scheduled_in is not None:
-            raise InvalidJob("schedule_in and scheduled_in mean the same; give one of them")
-        moment = rules.moment(scheduled_at, "scheduled_at") if schedule_in is None else _from_now(schedule_in)
+        moment = rules.schedule(scheduled_at, schedule_in, scheduled_in)
         state = rules.state(state)
         if moment is not None and state is JobState.AVAILABLE:
             state = JobState.SCHEDULED
@@ -178,7 +159,7 @@ class Job(Base):
         It is what a session would have loaded and then let go: detached, every column present, nothing expired.
         """
         job: Self = _new_instance()
-        loaded = job.__dict__
+        loaded: dict[str, Any] = job.__dict__  # pyright: ignore[reportAssignmentType]
         state = loaded["_sa_instance_state"]
         identity = row["id"]
         value: Any
@@ -233,37 +214,28 @@ class Job(Base):
         Takes args, max_attempts, meta, priority, queue, scheduled_at, schedule_in, tags and worker. Raises InvalidJob
         as the constructor does, and then nothing was changed.
         """
-        checked = _checked(changes)
-        if "max_attempts" in checked:
-            rules.attempt(self.attempt, checked["max_attempts"])
-        if checked.get("scheduled_at") is not None and self.state == JobState.AVAILABLE:
+        checked = rules.changes(changes)
+        rules.attempt(self.attempt, checked.get("max_attempts", self.max_attempts))
+        if "scheduled_at" in checked and self.state == JobState.AVAILABLE:
             checked["state"] = JobState.SCHEDULED
         for column, value in checked.items():
             setattr(self, column, value)
         return self
 
     def __str__(self) -> str:
-        loaded = self._loaded()
-        worker = str(loaded.get("worker")).rpartition(".")[2]
-        return (
-            f"Job(id={loaded.get('id')}, worker={worker}, args={_shown(loaded.get('args'))}, "
-            f"queue={loaded.get('queue')}, state={loaded.get('state')})"
-        )
+        id_, worker, queue, state, _ = self._shown()
+        args = _as_json(self.__dict__["args"]) if "args" in self.__dict__ else "?"
+        return f"Job(id={id_}, worker={worker.rpartition('.')[2]}, args={args}, queue={queue}, state={state})"
 
     def __repr__(self) -> str:
-        loaded = self._loaded()
-        return (
-            f"<Job id={loaded.get('id')} worker={loaded.get('worker')!r} queue={loaded.get('queue')!r} "
-            f"state={loaded.get('state')} attempt={loaded.get('attempt')}>"
-        )
+        id_, worker, queue, state, attempt = self._shown()
+        return f"<Job id={id_} worker={worker} queue={queue} state={state} attempt={attempt}>"
 
-    def _loaded(self) -> Mapping[str, Any]:
-        # Showing a job must neither query nor fail, whatever became of its session: expired columns stay away.
-        state = inspect(self)
-        loaded = dict(state.dict)
-        if state.identity is not None:
-            loaded.setdefault("id", state.identity[0])
-        return loaded
+    def _shown(self) -> tuple[str, ...]:
+        # Showing a job must neither query nor fail, whatever became of its session: what was expired shows as "?".
+        identity = inspect(self).identity
+        loaded = {"id": identity[0] if identity else None, **self.__dict__}
+        return tuple(str(loaded.get(column, "?")) for column in ("id", "worker", "queue", "state", "attempt"))
 
 
 _new_instance: Final[Any] = Job.__mapper__.class_manager.new_instance
@@ -271,41 +243,11 @@ _STATES: Final = {state.value: state for state in JobState}
 _MOMENTS: Final = ("inserted_at", "scheduled_at", "attempted_at", "cancelled_at", "completed_at", "discarded_at")
 
 
-def _from_now(period: Period) -> datetime:
-    return clock.now() + timedelta(seconds=seconds(period))
-
-
 def _as_utc(value: datetime) -> datetime:
     return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-def _checked(changes: Mapping[str, Any]) -> dict[str, Any]:
-    checked: dict[str, Any] = {}
-    for key, value in changes.items():
-        match key:
-            case "args" | "meta":
-                checked[key] = rules.json_object(value, key)
-            case "queue" | "worker":
-                checked[key] = rules.name(value, key)
-            case "max_attempts":
-                checked[key] = rules.max_attempts(value)
-            case "priority":
-                checked[key] = rules.priority(value)
-            case "tags":
-                checked[key] = rules.tags(value)
-            case "scheduled_at":
-                checked.setdefault(key, rules.moment(value, key))
-            case "schedule_in" | "scheduled_in":
-                if value is not None:
-                    checked["scheduled_at"] = _from_now(value)
-            case _:
-                raise InvalidJob(
-                    f"{key!r} can't be updated{nearest(str(key), UPDATABLE)}; update takes {', '.join(UPDATABLE)}"
-                )
-    return checked
-
-
-def _shown(args: Any) -> str:
+def _as_json(args: Any) -> str:
     try:
         return orjson.dumps(args, default=repr, option=orjson.OPT_PASSTHROUGH_DATACLASS).decode()
     except TypeError:  # keys that are not strings, numbers beyond 64 bits, cycles: still worth showing
@@ -314,14 +256,15 @@ def _shown(args: Any) -> str:
 
 @event.listens_for(Job.errors, "init_scalar", retval=True)
 def _start_without_errors(job: Job, value: Any, loaded: dict[str, Any]) -> list[Any]:
-    loaded["errors"] = []
-    return loaded["errors"]
+    errors: list[Any] = []
+    loaded["errors"] = errors
+    return errors
 
 
 @event.listens_for(Job, "before_insert")
 def _write_errors_only_where_there_are_any(mapper: Mapper[Job], connection: Any, job: Job) -> None:
     # The column's default is right in the table of either family, and what can't be batched stays rare.
-    loaded = job.__dict__
+    loaded: dict[str, Any] = job.__dict__  # pyright: ignore[reportAssignmentType]
     entries = loaded.get("errors")
     if entries:
         loaded["errors"] = ErrorEntries(entries)
@@ -334,6 +277,6 @@ def _write_errors_only_where_there_are_any(mapper: Mapper[Job], connection: Any,
 @event.listens_for(Job, "after_insert")
 def _schedule_as_the_database_did(mapper: Mapper[Job], connection: Any, job: Job) -> None:
     # Without a schedule the database put the same now into both columns.
-    loaded = job.__dict__
+    loaded: dict[str, Any] = job.__dict__  # pyright: ignore[reportAssignmentType]
     if loaded.get("scheduled_at") is None:
         loaded["scheduled_at"] = loaded["inserted_at"]

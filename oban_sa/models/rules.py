@@ -1,11 +1,26 @@
 """What a job may hold: each rule returns the value as it is stored, or says what to write instead."""
 
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from oban_sa import clock
 from oban_sa.errors import InvalidJob, nearest
+from oban_sa.periods import seconds
 from oban_sa.states import JobState
+
+UPDATABLE: Final = (
+    "args",
+    "max_attempts",
+    "meta",
+    "priority",
+    "queue",
+    "schedule_in",
+    "scheduled_at",
+    "tags",
+    "worker",
+)
+"""What may still change in a job that was made."""
 
 LONGEST_NAME: Final = 127
 """Characters that a queue's or a worker's name may have in the family's tables."""
@@ -112,6 +127,44 @@ def moment(value: Any, field: str) -> datetime | None:
     if not isinstance(value, datetime):
         raise InvalidJob(f"{field} must be a datetime, got {value!r}")
     return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def schedule(scheduled_at: Any, schedule_in: Any, scheduled_in: Any) -> datetime | None:
+    """Return the moment that a schedule names, or None where none is given; a span counts from now."""
+    if schedule_in is None:
+        schedule_in = scheduled_in
+    elif scheduled_in is not None:
+        raise InvalidJob("schedule_in and scheduled_in mean the same; give one of them")
+    if schedule_in is None:
+        return moment(scheduled_at, "scheduled_at")
+    return clock.now() + timedelta(seconds=seconds(schedule_in))
+
+
+def changes(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the columns, and their values, that an update changes; everything is checked before anything changes."""
+    checked: dict[str, Any] = {}
+    for key, value in given.items():
+        match key:
+            case "args" | "meta":
+                checked[key] = json_object(value, key)
+            case "queue" | "worker":
+                checked[key] = name(value, key)
+            case "max_attempts":
+                checked[key] = max_attempts(value)
+            case "priority":
+                checked[key] = priority(value)
+            case "tags":
+                checked[key] = tags(value)
+            case "scheduled_at" | "schedule_in" | "scheduled_in":
+                when = schedule(given.get("scheduled_at"), given.get("schedule_in"), given.get("scheduled_in"))
+                if when is not None:
+                    checked["scheduled_at"] = when
+            case _:
+                raise InvalidJob(
+                    f"a job's {key!r} can't be updated{nearest(str(key), UPDATABLE)}; "
+                    f"update takes {', '.join(UPDATABLE)}"
+                )
+    return checked
 
 
 def _integer(value: Any, field: str) -> int:

@@ -11,7 +11,6 @@ from sqlalchemy import (
     Enum,
     Text,
     TypeDecorator,
-    bindparam,
     cast,
     func,
     null,
@@ -32,7 +31,7 @@ State = Enum(
     JobState,
     name="oban_job_state",
     schema="public",
-    values_callable=lambda states: [state.value for state in states],
+    values_callable=lambda _: [state.value for state in JobState],  # pyright: ignore[reportUnknownLambdaType]
 )
 """`oban_job_state`; comes out as `JobState` and takes plain strings too."""
 
@@ -75,10 +74,10 @@ class JSONObject(TypeDecorator[dict[str, Any]]):
         """What JSONB can do; an item inside the object is any JSON value, so it is typed JSONB."""
 
         def _setup_getitem(self, index: Any) -> Any:
-            operator, index, _ = JSONB.Comparator._setup_getitem(self, index)
+            operator, index, _ = super()._setup_getitem(index)  # type: ignore[no-untyped-call]
             return operator, index, JSONB()
 
-    comparator_factory = Comparator  # type: ignore[assignment]
+    comparator_factory = Comparator  # pyright: ignore[reportAssignmentType]
 
     def __init__(self, where: str = "args") -> None:
         super().__init__()
@@ -114,8 +113,8 @@ class Errors(TypeDecorator[list[dict[str, Any]]]):
     impl = ARRAY(JSONB)
     cache_ok = True
 
-    def bind_expression(self, bindvalue: BindParameter[Any]) -> ColumnElement[Any]:
-        return errors_expression(type_coerce(bindvalue, _JSONText()))
+    def bind_expression(self, bindparam: BindParameter[Any]) -> ColumnElement[Any]:
+        return errors_expression(type_coerce(bindparam, _JSONText()))
 
     def bind_processor(self, dialect: Dialect) -> Any:
         return _to_text
@@ -138,8 +137,8 @@ _JOB_ROW = ENUM(name="oban_jobs", schema="public", create_type=False)
 
 def errors_expression(entries: Any) -> ColumnElement[Any]:
     """Return the value of the column `errors`, of the type that the table has, from JSON text."""
-    nothing, written = cast(null(), _JOB_ROW), func.jsonb_build_object(text("'errors'"), cast(entries, JSONB))
-    return _ErrorsOf(func.jsonb_populate_record(nothing, written))
+    written = func.jsonb_build_object(text("'errors'"), cast(entries, JSONB))
+    return _ErrorsOf(func.jsonb_populate_record(cast(null(), _JOB_ROW), written))
 
 
 class _ErrorsOf(FunctionElement[Any]):
@@ -188,8 +187,8 @@ class ScheduledAt(UTCDateTime):
     cache_ok = True
     should_evaluate_none = True
 
-    def bind_expression(self, bindvalue: BindParameter[Any]) -> ColumnElement[Any]:
-        return _OrNow(type_coerce(bindvalue, UTCDateTime()))
+    def bind_expression(self, bindparam: BindParameter[Any]) -> ColumnElement[Any]:
+        return _OrNow(type_coerce(bindparam, UTCDateTime()))
 
 
 class _OrNow(FunctionElement[Any]):
@@ -213,4 +212,4 @@ class ErrorEntries(list[Any]):
     """
 
     def __clause_element__(self) -> ColumnElement[Any]:
-        return errors_expression(bindparam(None, list(self), type_=_JSONText()))
+        return errors_expression(BindParameter[Any](None, list(self), type_=_JSONText()))

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from alembic.operations import Operations
 
-import oban_sa.migrations  # noqa: F401 - registers op.upgrade_oban, whichever way Alembic found this file
 from alembic import op
+
+# Importing the package registers op.upgrade_oban, whichever way Alembic found this file.
 from oban_sa.migrations import ddl
 
 revision = "oban_v01"
@@ -173,9 +174,8 @@ def up(operations: Operations, schema: str) -> None:
         )
         """,
     )
-    # Last, because on a table that has rows each of them commits what came before.
-    for index in INDEXES:
-        ddl.make_index(operations, schema, index)
+    # Last, because on a table that has rows building them commits what came before.
+    ddl.make_indexes(operations, schema, INDEXES)
 
 
 def down(operations: Operations, schema: str) -> None:
