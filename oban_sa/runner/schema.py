@@ -23,7 +23,11 @@ async def verify(engine: AsyncEngine, schema: str = "public") -> None:
         version, lacking = await connection.run_sync(found)
     if version and version < migrations.LATEST:
         raise SchemaOutdated(
-            migrations.instructions(schema=schema, found=version), found=version, required=migrations.LATEST
+            f"the tables in schema {schema!r} are at version {version}, and this oban_sa needs {migrations.LATEST}\n"
+            f"{migrations.instructions(schema, found=version)}",
+            found=version,
+            required=migrations.LATEST,
         )
     if lacking:
-        raise SchemaMissing(migrations.instructions(schema=schema, found=version, missing=lacking))
+        listed = lacking if len(lacking) <= 5 else [*lacking[:4], f"and {len(lacking) - 4} things more"]
+        raise SchemaMissing("\n".join([*listed, migrations.instructions(schema, found=version)]))
