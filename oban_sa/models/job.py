@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, Self
 
 import orjson
-from sqlalchemy import BigInteger, CheckConstraint, Identity, Index, Integer, Text, event, inspect, text
+from sqlalchemy import DDL, BigInteger, CheckConstraint, Identity, Index, Integer, Text, event, inspect, text
 from sqlalchemy.orm import Mapped, Mapper, mapped_column
 
 from oban_sa import hooks, recorded
@@ -72,20 +72,7 @@ class Job(Base):
         Index("oban_jobs_completed_at_index", "completed_at", postgresql_where=text("state = 'completed'")),
         Index("oban_jobs_cancelled_at_index", "cancelled_at", postgresql_where=text("state = 'cancelled'")),
         Index("oban_jobs_discarded_at_index", "discarded_at", postgresql_where=text("state = 'discarded'")),
-        {
-            "comment": "14",
-            "postgresql_with": {
-                "autovacuum_vacuum_scale_factor": 0.02,
-                "autovacuum_vacuum_threshold": 50,
-                "autovacuum_analyze_scale_factor": 0.02,
-                "autovacuum_analyze_threshold": 100,
-                "autovacuum_vacuum_cost_limit": 2000,
-                "autovacuum_vacuum_cost_delay": 1,
-                "autovacuum_vacuum_insert_scale_factor": 0.02,
-                "autovacuum_vacuum_insert_threshold": 1000,
-                "fillfactor": 85,
-            },
-        },
+        {"comment": "14"},
     )
 
     # Plain attributes, not columns: present on loaded rows as well, which never pass through the constructor.
@@ -252,6 +239,19 @@ def _as_json(args: Any) -> str:
         return orjson.dumps(args, default=repr, option=orjson.OPT_PASSTHROUGH_DATACLASS).decode()
     except TypeError:  # keys that are not strings, numbers beyond 64 bits, cycles: still worth showing
         return repr(args)
+
+
+# The migrations make the table so; this is for those who call `create_all`, in tests for instance.
+event.listen(
+    Job.__table__,
+    "after_create",
+    DDL(
+        "ALTER TABLE %(fullname)s SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 50, "
+        "autovacuum_analyze_scale_factor = 0.02, autovacuum_analyze_threshold = 100, "
+        "autovacuum_vacuum_cost_limit = 2000, autovacuum_vacuum_cost_delay = 1, "
+        "autovacuum_vacuum_insert_scale_factor = 0.02, autovacuum_vacuum_insert_threshold = 1000, fillfactor = 85)"
+    ),
+)
 
 
 @event.listens_for(Job.errors, "init_scalar", retval=True)
