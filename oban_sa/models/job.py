@@ -245,7 +245,7 @@ def _as_json(args: Any) -> str:
 event.listen(
     Job.__table__,
     "after_create",
-    DDL(
+    DDL(  # type: ignore[no-untyped-call]
         "ALTER TABLE %(fullname)s SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 50, "
         "autovacuum_analyze_scale_factor = 0.02, autovacuum_analyze_threshold = 100, "
         "autovacuum_vacuum_cost_limit = 2000, autovacuum_vacuum_cost_delay = 1, "
