@@ -9,10 +9,9 @@ from sqlalchemy import Connection, Engine, inspect
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_scoped_session, async_sessionmaker
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
-from oban_sa import targets
+from oban_sa import outbox, targets
 from oban_sa.errors import InvalidJob
 from oban_sa.models import Job
-from oban_sa.outbox import Outbox
 from oban_sa.states import FINAL, JobState
 from oban_sa.values import has_references, to_json
 
@@ -49,13 +48,10 @@ def _stage(session: Session, jobs: list[Job]) -> None:
     accepted = [_accepted(session, job) for job in jobs]
     if len({id(job) for job in jobs}) < len(jobs):
         raise InvalidJob("the same Job stands twice among those to enqueue; make a new one for each")
-    if not jobs:
-        return
-    Outbox.of(session)
     for job, (args, meta) in zip(jobs, accepted, strict=True):
         job.args = args
         job.meta = meta
-    session.add_all(jobs)
+    outbox.stage(session, jobs)
 
 
 def _accepted(session: Session, job: Any) -> tuple[Any, Any]:

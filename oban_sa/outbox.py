@@ -15,7 +15,7 @@ remembered by (nested) transaction. They are only the shortcut: runners that hea
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 from weakref import WeakKeyDictionary, ref
@@ -38,8 +38,17 @@ ANNOUNCE: Final = "oban_announce"
 a session or a connection."""
 
 
+def stage(session: Session, jobs: Iterable[Job]) -> None:
+    """Put jobs whose args and meta were looked at into the session; what listens below does the rest."""
+    session.add_all(jobs)
+
+
 class Outbox:
-    """What one session is about to write or has announced; made when its first job is enqueued or written."""
+    """What one session's flush is writing, and what its transaction has announced.
+
+    Made when the session's first job is written, and no sooner: `enqueue` may be called by a listener of the
+    session's own, while SQLAlchemy goes through the very list of listeners that the outbox has to join.
+    """
 
     __slots__ = ("_announced", "_landing", "_owner", "_unresolved")
 
@@ -57,31 +66,44 @@ class Outbox:
         if isinstance(outbox, cls) and outbox._owner() is session:
             return outbox
         session.info[KEY] = outbox = cls(session)
+        event.listen(session, "before_flush", _begin_flush)
         event.listen(session, "after_flush", _finish_flush)
         event.listen(session, "after_commit", _keep_announced)
-        event.listen(session, "after_soft_rollback", _forget_flush)
         return outbox
+
+    def begin_flush(self) -> None:
+        """Let go of what a failed flush left behind."""
+        self._unresolved = []
+        self._landing = {}
 
     def land(self, session: Session, connection: Connection, job: Job) -> None:
         """Take note of a job that is about to be inserted on `connection`."""
-        self.convert(session, connection, job)
-        if job.__dict__.get("state", JobState.AVAILABLE) == JobState.AVAILABLE:
-            self._landing.setdefault(connection, set()).add(job.__dict__.get("queue", "default"))
+        loaded = vars(job)
+        for column, value in self._convert(session, connection, job).items():
+            loaded[column] = value  # its row is written from here; there is no history to keep
+        if loaded.get("state", JobState.AVAILABLE) == JobState.AVAILABLE:
+            self._landing.setdefault(connection, set()).add(loaded.get("queue", "default"))
 
-    def convert(self, session: Session, connection: Connection, job: Job) -> None:
-        """Make a job's args and meta plain JSON, with what is known by now in place of references."""
-        loaded = job.__dict__
+    def change(self, session: Session, connection: Connection, job: Job) -> None:
+        """Take note of a job that is about to be updated on `connection`."""
+        for column, value in self._convert(session, connection, job).items():
+            if value != job.__dict__[column]:
+                setattr(job, column, value)
+
+    def _convert(self, session: Session, connection: Connection, job: Job) -> dict[str, Any]:
+        """Return the job's args and meta as plain JSON, with what is known by now in place of references."""
+        plain: dict[str, Any] = {}
         waiting: dict[str, Any] = {}
         for column in ("args", "meta"):
-            if loaded.get(column):
-                value = to_json(loaded[column], where=column)
+            if loaded := job.__dict__.get(column):
+                plain[column] = value = to_json(loaded, where=column)
                 if has_references(value):
-                    waiting[column] = value
                     targets.check(session, value, where=column)
-                    value = replace_references(value, targets.known, where=column)
-                    setattr(job, column, value)
+                    waiting[column] = value
+                    plain[column] = replace_references(value, targets.known, where=column)
         if waiting:
             self._unresolved.append(_Unresolved(job, connection, waiting))
+        return plain
 
     def finish_flush(self, session: Session) -> None:
         """Write what references turned out to be, then announce; both on the connections that wrote the jobs."""
@@ -96,11 +118,6 @@ class Outbox:
         for connection, queues in landing.items():
             if _announces(session, connection):
                 self._announce(session, connection, queues)
-
-    def forget_flush(self) -> None:
-        """Let go of what a failed flush left behind."""
-        self._unresolved = []
-        self._landing = {}
 
     def keep_announced(self, session: Session) -> None:
         """Hand what a savepoint announced to the transaction around it, now that the savepoint is released."""
@@ -168,16 +185,16 @@ def _schema(connection: Connection) -> str:
     return translated.get("public") or "public"
 
 
+def _begin_flush(session: Session, context: UOWTransaction, objects: Any) -> None:
+    Outbox.of(session).begin_flush()
+
+
 def _finish_flush(session: Session, context: UOWTransaction) -> None:
     Outbox.of(session).finish_flush(session)
 
 
 def _keep_announced(session: Session) -> None:
     Outbox.of(session).keep_announced(session)
-
-
-def _forget_flush(session: Session, previous: SessionTransaction) -> None:
-    Outbox.of(session).forget_flush()
 
 
 @event.listens_for(Job, "before_insert", propagate=True)
@@ -187,6 +204,6 @@ def _land(mapper: Any, connection: Connection, job: Job) -> None:
 
 
 @event.listens_for(Job, "before_update", propagate=True)
-def _convert(mapper: Any, connection: Connection, job: Job) -> None:
+def _change(mapper: Any, connection: Connection, job: Job) -> None:
     if (session := object_session(job)) is not None:
-        Outbox.of(session).convert(session, connection, job)
+        Outbox.of(session).change(session, connection, job)

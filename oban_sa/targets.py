@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any, Final, cast
+from typing import Any, Final
 
-from sqlalchemy import inspect
+from sqlalchemy import ClauseElement
 from sqlalchemy.orm import InstanceState, Mapper, Session
+from sqlalchemy.orm.attributes import instance_state
 
 from oban_sa.errors import InvalidArguments, ReferenceOutsideSession, nearest
 from oban_sa.references import Reference
@@ -21,16 +22,15 @@ def check(session: Session, value: Any, *, where: str) -> None:
     Raises `ReferenceOutsideSession` for objects that are elsewhere, `InvalidArguments` for what can't be referred to.
     """
     for path, reference in _references(value, where):
-        state: Any = inspect(reference.target, raiseerr=False)
-        if not isinstance(state, InstanceState):
+        state = _mapped(reference.target)
+        if state is None:
             raise InvalidArguments(
                 f"{path} is {reference!r}, and ref() takes an object of a mapped class; write the value itself",
                 path=path,
             )
-        found: InstanceState[Any] = state
-        if found.session is not session:
-            raise ReferenceOutsideSession(f"{path} is {reference!r}, and that object {_elsewhere(found)}")
-        _check_attribute(found.mapper, reference, path)
+        if state.session is not session:
+            raise ReferenceOutsideSession(f"{path} is {reference!r}, and that object {_elsewhere(state)}")
+        _check_attribute(state.mapper, reference, path)
 
 
 def known(reference: Reference) -> Any:
@@ -44,7 +44,7 @@ def final(reference: Reference) -> Any:
     value = _loaded(reference)
     if value is not _MISSING:
         return value
-    target, state = reference.target, _state(reference)
+    target, state = reference.target, instance_state(reference.target)
     if reference.attribute is None or state.session is None:
         raise ReferenceOutsideSession(f"{reference!r} still has no key after the flush; flush its object with the job")
     if target in state.session.deleted:
@@ -55,15 +55,22 @@ def final(reference: Reference) -> Any:
 
 
 def _references(value: Any, path: str) -> Iterator[tuple[str, Reference]]:
-    if isinstance(value, Reference):
+    kind = value.__class__
+    if kind is Reference:
         yield path, value
-    elif isinstance(value, dict):
-        item: Any
-        for key, item in cast("dict[str, Any]", value).items():
+    elif kind is dict:
+        for key, item in value.items():
             yield from _references(item, f"{path}.{key}" if key.isidentifier() else f"{path}[{json.dumps(key)}]")
-    elif isinstance(value, list):
-        for index, item in enumerate(cast("list[Any]", value)):
+    elif kind is list:
+        for index, item in enumerate(value):
             yield from _references(item, f"{path}[{index}]")
+
+
+def _mapped(target: object) -> InstanceState[Any] | None:
+    try:
+        return instance_state(target)
+    except AttributeError:
+        return None
 
 
 def _check_attribute(mapper: Mapper[Any], reference: Reference, path: str) -> None:
@@ -97,7 +104,7 @@ def _elsewhere(state: InstanceState[Any]) -> str:
 
 
 def _loaded(reference: Reference) -> Any:
-    state = _state(reference)
+    state: InstanceState[Any] = instance_state(reference.target)
     key = reference.attribute
     if key is None:
         mapper = state.mapper
@@ -106,8 +113,4 @@ def _loaded(reference: Reference) -> Any:
             return _MISSING if state.identity is None else state.identity[0]
     value = state.dict.get(key, _MISSING)
     # A SQL expression stands there until the flush has sent it and loaded what the database made of it.
-    return _MISSING if hasattr(value, "__clause_element__") else value
-
-
-def _state(reference: Reference) -> InstanceState[Any]:
-    return inspect(reference.target)  # type: ignore[no-any-return]  # checked to be mapped
+    return _MISSING if isinstance(value, ClauseElement) or hasattr(value, "__clause_element__") else value

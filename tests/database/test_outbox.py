@@ -1,0 +1,591 @@
+"""What becomes of jobs and announcements with the transaction they were enqueued in."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, event, inspect, text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from sqlalchemy.orm import Session, sessionmaker
+
+from oban_sa.enqueueing import enqueue, enqueue_many
+from oban_sa.models import Job
+from oban_sa.models.base import schema_map
+from oban_sa.outbox import ANNOUNCE, KEY
+from oban_sa.references import ref
+from tests.database.places import Account, Lazy, Place, User
+
+
+def a_job(queue: str = "default", **options: Any) -> Job:
+    return Job("app.Work", queue=queue, **options)
+
+
+def announced(*queues: str, schema: str = "public") -> list[tuple[str, str]]:
+    return [(f"{schema}.oban_insert", f'{{"queue":"{queue}"}}') for queue in queues]
+
+
+# P1: a job exists if and only if its transaction committed
+
+
+def test_a_rolled_back_job_neither_exists_nor_is_announced(place: Place) -> None:
+    def work(session: Session) -> None:
+        session.add(User())
+        enqueue(session, a_job())
+        session.flush()
+        session.rollback()
+
+    place.run(work)
+
+    assert (place.jobs(), place.count("users"), place.heard()) == ([], 0, [])
+
+
+def test_an_exception_in_the_block_leaves_neither_data_nor_job(place: Place) -> None:
+    def work(session: Session) -> None:
+        with session.begin():
+            session.add(User())
+            enqueue(session, a_job())
+            session.flush()
+            raise LookupError("in the user's code")
+
+    with pytest.raises(LookupError):
+        place.run(work)
+
+    assert (place.jobs(), place.count("users"), place.heard()) == ([], 0, [])
+
+
+def test_a_closed_session_leaves_no_job(place: Place) -> None:
+    def work(session: Session) -> None:
+        enqueue(session, a_job())
+        session.flush()
+
+    place.run(work)
+
+    assert (place.jobs(), place.heard()) == ([], [])
+
+
+def test_a_savepoint_that_rolls_back_takes_its_jobs_with_it(place: Place) -> None:
+    def work(session: Session) -> None:
+        user = User()
+        session.add(user)
+        enqueue(session, a_job("before", args={"u": ref(user)}))
+        savepoint = session.begin_nested()
+        enqueue(session, a_job("within", args={"u": ref(user)}))
+        session.flush()
+        savepoint.rollback()
+        enqueue(session, a_job("after", args={"u": ref(user)}))
+        session.commit()
+
+    place.run(work)
+
+    assert [job["queue"] for job in place.jobs()] == ["before", "after"]
+    assert sorted(place.heard()) == announced("after", "before")
+
+
+def test_a_savepoint_that_rolls_back_takes_jobs_that_were_never_flushed(place: Place) -> None:
+    def work(session: Session) -> None:
+        savepoint = session.begin_nested()
+        job = enqueue(session, a_job("within"))
+        savepoint.rollback()
+        assert job not in session
+        session.commit()
+
+    place.run(work)
+
+    assert (place.jobs(), place.heard()) == ([], [])
+
+
+def test_nested_savepoints_keep_what_each_of_them_kept(place: Place) -> None:
+    def work(session: Session) -> None:
+        with session.begin_nested():
+            enqueue(session, a_job("outer"))
+            inner = session.begin_nested()
+            enqueue(session, a_job("inner"))
+            session.flush()
+            inner.rollback()
+            with session.begin_nested():
+                enqueue(session, a_job("released"))
+        lost = session.begin_nested()
+        with session.begin_nested():
+            enqueue(session, a_job("released, then lost"))
+        lost.rollback()
+        session.commit()
+
+    place.run(work)
+
+    assert [job["queue"] for job in place.jobs()] == ["outer", "released"]
+    assert sorted(place.heard()) == announced("outer", "released")
+
+
+def test_a_job_whose_insert_was_rolled_back_is_transient_again_and_may_be_enqueued_once_more(place: Place) -> None:
+    def work(session: Session) -> None:
+        user = User()
+        session.add(user)
+        job = enqueue(session, a_job(args={"user": ref(user)}))
+        session.flush()
+        session.rollback()
+        assert inspect(job).transient
+        session.add(user)
+        enqueue(session, job)
+        session.commit()
+        assert job.args == {"user": user.id}
+
+    place.run(work)
+
+    assert len(place.jobs()) == 1
+    assert place.heard() == announced("default")
+
+
+def test_a_failed_flush_leaves_nothing_for_the_next_transaction(place: Place) -> None:
+    def work(session: Session) -> None:
+        session.add(Account(id=1))
+        session.commit()
+        session.add(Lazy(id=1, slug=None))
+        enqueue(session, a_job("lost", args={"me": ref(session.merge(Account(id=1)), "name")}))
+        with pytest.raises(IntegrityError):
+            session.execute(text("INSERT INTO accounts (id) VALUES (1)"))
+        session.rollback()
+        enqueue(session, a_job("lost too"))
+        session.add(User(slug=None))
+        session.flush()
+        session.rollback()
+        session.expunge_all()
+        enqueue(session, a_job("kept"))
+        session.commit()
+
+    place.run(work)
+
+    assert [job["queue"] for job in place.jobs()] == ["kept"]
+    assert place.heard() == announced("kept")
+
+
+def test_a_flush_that_fails_after_the_job_was_written_announces_nothing_later(place: Place) -> None:
+    def work(session: Session) -> None:
+        session.add(Account())
+        session.commit()
+        enqueue(session, a_job("warm up"))
+        session.commit()
+        enqueue(session, a_job("lost"))
+        session.add(User(id=1))
+        session.flush()
+        enqueue(session, a_job("lost as well"))
+        session.add(User(id=1, email="the key is taken"))
+        with pytest.raises(IntegrityError):
+            session.flush()
+        session.rollback()
+        session.expunge_all()
+        session.add(User())
+        session.commit()
+
+    place.run(work)
+
+    assert [job["queue"] for job in place.jobs()] == ["warm up"]
+    assert place.heard() == announced("warm up")
+
+
+def test_a_session_is_used_again_after_commit_rollback_and_close(place: Place) -> None:
+    def work(session: Session) -> None:
+        for ending in (session.commit, session.rollback, session.close, session.commit):
+            enqueue(session, a_job(ending.__name__))
+            session.flush()
+            ending()
+
+    place.run(work)
+
+    assert [job["queue"] for job in place.jobs()] == ["commit", "commit"]
+    assert place.heard() == announced("commit", "commit")
+
+
+def test_begin_contexts_commit_the_job_with_the_block(place: Place) -> None:
+    def work(session: Session) -> None:
+        with session.begin():
+            enqueue(session, a_job("first"))
+        with session.begin():
+            enqueue(session, a_job("second"))
+
+    place.run(work)
+
+    assert [job["queue"] for job in place.jobs()] == ["first", "second"]
+
+
+@pytest.mark.parametrize("mode", ["create_savepoint", "rollback_only", "conditional_savepoint"])
+def test_a_session_inside_an_outer_transaction_leaves_nothing_when_that_rolls_back(place: Place, mode: Any) -> None:
+    def outer(connection: Any) -> None:
+        savepoint = connection.begin_nested()
+        with Session(connection, join_transaction_mode=mode) as session:
+            user = User()
+            session.add(user)
+            first = enqueue(session, a_job(args={"user": ref(user)}))
+            session.commit()
+            assert first.args == {"user": user.id}
+            enqueue(session, a_job())
+            session.flush()
+            session.rollback()
+            if mode == "create_savepoint":
+                enqueue(session, a_job(args={"n": 2}))
+                session.commit()
+                assert session.query(Job).count() == 2
+        if savepoint.is_active:
+            savepoint.rollback()
+
+    place.work_on_engine(outer)
+
+    assert (place.jobs(), place.heard()) == ([], [])
+
+
+def test_a_two_phase_transaction_carries_jobs_and_no_announcement(place: Place) -> None:
+    place.execute("SELECT 1")
+    if place.driver == "asyncpg":
+        pytest.skip("asyncpg has no two-phase transactions")
+
+    def work(session: Session) -> None:
+        user = User()
+        session.add(user)
+        enqueue(session, a_job(args={"user": ref(user)}))
+        with session.begin_nested():
+            enqueue(session, a_job())
+        session.prepare()
+        session.commit()
+
+    try:
+        place.run(work, twophase=True)
+    except Exception as error:
+        if "max_prepared_transactions" in str(error):
+            pytest.skip("this server prepares no transactions")
+        raise
+
+    assert len(place.jobs()) == 2
+    assert place.heard() == []
+
+
+# Announcements
+
+
+def test_one_notification_for_each_queue_of_a_transaction(place: Place) -> None:
+    def work(session: Session) -> None:
+        enqueue_many(session, [a_job("b"), a_job("a"), a_job("b")])
+        session.flush()
+        enqueue_many(session, [a_job("b"), a_job("c")])
+        session.commit()
+
+    place.run(work)
+
+    assert place.heard() == announced("a", "b", "c")
+
+
+def test_each_transaction_announces_anew(place: Place) -> None:
+    def work(session: Session) -> None:
+        for _ in range(2):
+            enqueue(session, a_job())
+            session.commit()
+
+    place.run(work)
+
+    assert place.heard() == announced("default", "default")
+
+
+def test_only_available_jobs_are_announced(place: Place) -> None:
+    def work(session: Session) -> None:
+        enqueue(session, a_job("later", schedule_in=1))
+        enqueue(session, a_job("held", state="suspended"))
+        session.add(a_job("past", state="completed"))
+        session.commit()
+
+    place.run(work)
+
+    assert len(place.jobs()) == 3
+    assert place.heard() == []
+
+
+def test_what_a_rolled_back_savepoint_announced_is_announced_again(place: Place) -> None:
+    def work(session: Session) -> None:
+        savepoint = session.begin_nested()
+        enqueue(session, a_job())
+        session.flush()
+        savepoint.rollback()
+        enqueue(session, a_job())
+        session.commit()
+
+    place.run(work)
+
+    assert place.heard() == announced("default")
+
+
+def test_what_a_released_savepoint_announced_is_lost_with_the_savepoint_around_it(place: Place) -> None:
+    def work(session: Session) -> None:
+        outer = session.begin_nested()
+        with session.begin_nested():
+            enqueue(session, a_job())
+        outer.rollback()
+        enqueue(session, a_job())
+        session.commit()
+
+    place.run(work)
+
+    assert place.heard() == announced("default")
+
+
+def test_a_queue_is_announced_by_one_statement_of_a_transaction_however_many_flushes_and_savepoints(
+    place: Place,
+) -> None:
+    def work(session: Session) -> None:
+        with session.begin_nested():
+            with session.begin_nested():
+                enqueue(session, a_job())
+            enqueue(session, a_job())
+        for _ in range(3):
+            enqueue(session, a_job())
+            session.flush()
+        session.commit()
+
+    with place.counting() as sent:
+        place.run(work)
+
+    assert len([statement for statement in sent if "pg_notify" in statement]) == 1
+    assert place.heard() == announced("default")
+
+
+SILENCE: list[Callable[[Any], dict[str, Any]]] = [
+    lambda bind: {"info": {ANNOUNCE: False}},
+    lambda bind: {"bind": bind.execution_options(**{ANNOUNCE: False})},
+]
+
+
+@pytest.mark.parametrize("silence", SILENCE, ids=["session", "engine"])
+def test_announcements_can_be_switched_off(place: Place, silence: Callable[[Any], dict[str, Any]]) -> None:
+    def work(session: Session) -> None:
+        enqueue(session, a_job())
+        session.commit()
+
+    place.run(work, **silence(place.bind))
+
+    assert len(place.jobs()) == 1
+    assert place.heard() == []
+
+
+def test_announcements_can_be_switched_off_on_a_connection(place: Place) -> None:
+    def work(session: Session) -> None:
+        session.connection(execution_options={ANNOUNCE: False})
+        enqueue(session, a_job())
+        session.commit()
+
+    place.run(work)
+
+    assert place.heard() == []
+
+
+def test_jobs_and_announcements_follow_the_schema_of_the_engine(place: Place) -> None:
+    place.execute("DROP SCHEMA IF EXISTS jobs CASCADE")
+    place.execute("CREATE SCHEMA jobs")
+    bind = place.bind.execution_options(schema_translate_map=schema_map("jobs"))
+    place.execute("CREATE TYPE jobs.oban_job_state AS ENUM ('available', 'scheduled', 'executing')")
+    place.execute("CREATE TABLE jobs.oban_jobs (LIKE public.oban_jobs INCLUDING DEFAULTS INCLUDING IDENTITY)")
+    place.execute("ALTER TABLE jobs.oban_jobs ALTER state DROP DEFAULT")
+    place.execute("ALTER TABLE jobs.oban_jobs ALTER state TYPE jobs.oban_job_state USING 'available'")
+
+    def work(session: Session) -> None:
+        user = User()
+        session.add(user)
+        enqueue(session, a_job("elsewhere", args={"user": ref(user)}))
+        session.commit()
+
+    place.run(work, bind=bind)
+
+    assert place.jobs() == []
+    (stored,) = place.jobs("jobs")
+    assert stored["args"]["user"] > 0
+    assert place.heard() == announced("elsewhere", schema="jobs")
+
+
+def test_a_schema_whose_name_makes_no_channel_still_takes_jobs(place: Place) -> None:
+    long = "j" * 60
+    place.execute(f"CREATE SCHEMA IF NOT EXISTS {long}")
+    place.execute(f"DROP TABLE IF EXISTS {long}.oban_jobs")
+    place.execute(f"DROP TYPE IF EXISTS {long}.oban_job_state")
+    place.execute(f"CREATE TYPE {long}.oban_job_state AS ENUM ('available')")
+    place.execute(f"CREATE TABLE {long}.oban_jobs (LIKE public.oban_jobs INCLUDING DEFAULTS INCLUDING IDENTITY)")
+    place.execute(f"ALTER TABLE {long}.oban_jobs ALTER state DROP DEFAULT")
+    place.execute(f"ALTER TABLE {long}.oban_jobs ALTER state TYPE {long}.oban_job_state USING 'available'")
+
+    def work(session: Session) -> None:
+        enqueue(session, a_job())
+        session.commit()
+
+    place.run(work, bind=place.bind.execution_options(schema_translate_map=schema_map(long)))
+
+    assert len(place.jobs(long)) == 1
+
+
+# P10: bounded cost
+
+
+@pytest.mark.parametrize("count", [1, 50])
+def test_the_statements_of_a_flush_do_not_grow_with_its_jobs(place: Place, count: int) -> None:
+    def work(session: Session) -> None:
+        users = [User() for _ in range(count)]
+        session.add_all(users)
+        enqueue_many(session, [a_job(f"q{n}", args={"u": ref(user)}) for n, user in enumerate(users)])
+        session.commit()
+
+    place.run(work)
+    with place.counting() as sent:
+        place.run(work)
+
+    assert [statement.split()[0] for statement in sent] == ["INSERT", "INSERT", "UPDATE", "SELECT"]
+
+
+def test_a_flush_without_jobs_costs_nothing(place: Place) -> None:
+    def work(session: Session) -> None:
+        enqueue(session, a_job())
+        session.commit()
+        with place.counting() as sent:
+            session.add(User())
+            session.commit()
+        assert [statement.split()[0] for statement in sent] == ["INSERT"]
+
+    place.run(work)
+
+
+# A guest in the session
+
+
+def test_only_one_key_is_left_in_the_sessions_info(place: Place) -> None:
+    def work(session: Session) -> None:
+        enqueue(session, a_job())
+        session.commit()
+        assert set(session.info) == {KEY, "mine"}
+
+    place.run(work, info={"mine": 1})
+
+
+def test_other_sessions_are_not_listened_to(place: Place) -> None:
+    def work(session: Session) -> None:
+        enqueue(session, a_job())
+        session.commit()
+
+    place.run(work)
+
+    with Session() as other:
+        for name in ("before_flush", "after_flush", "after_commit"):
+            assert not list(getattr(other.dispatch, name))
+
+
+def test_an_info_copied_from_another_session_does_no_harm(place: Place) -> None:
+    def work(session: Session) -> None:
+        enqueue(session, a_job("first"))
+        session.flush()
+        with Session(session.get_bind(), info=session.info) as other:
+            enqueue(other, a_job("second"))
+            other.commit()
+        session.commit()
+
+    place.run(work)
+
+    assert place.heard() == announced("second", "first")
+
+
+def test_a_session_is_freed_with_its_last_reference(sync_engine: Engine) -> None:
+    gc.disable()
+    try:
+        session = Session(sync_engine)
+        user = User.__new__(User)
+        del user
+        enqueue(session, a_job())
+        session.commit()
+        session.close()
+        gone = weakref.ref(session)
+        del session
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_the_jobs_of_a_flush_are_not_kept(place: Place) -> None:
+    def work(session: Session) -> weakref.ref[Job]:
+        first = a_job()
+        second = enqueue(session, a_job(args={"first": ref(enqueue(session, first))}))
+        session.commit()
+        del first
+        return weakref.ref(second)
+
+    gone = place.run(work)
+    gc.collect()
+
+    assert gone() is None
+
+
+def test_enqueueing_neither_commits_nor_expires(place: Place) -> None:
+    def work(session: Session) -> None:
+        user = User(email="ada@example.com")
+        session.add(user)
+        session.commit()
+        assert user.email
+        ended: list[str] = []
+        for name in ("after_commit", "after_rollback"):
+            event.listen(session, name, lambda *rest, name=name: ended.append(name))
+        enqueue(session, a_job(args={"u": ref(user)}))
+        session.flush()
+        assert ended == []
+        assert not inspect(user).expired_attributes
+
+    place.run(work)
+
+
+def test_the_users_own_listeners_see_the_job(place: Place) -> None:
+    seen: list[Any] = []
+
+    def work(session: Session) -> None:
+        event.listen(session, "after_flush", lambda session, context: seen.extend(session.new))
+        job = enqueue(session, a_job())
+        session.commit()
+        assert seen == [job]
+
+    place.run(work)
+
+
+# Async, as an application would write it
+
+
+async def test_an_async_block_commits_data_and_job_together(sessions: async_sessionmaker[AsyncSession]) -> None:
+    async with sessions() as session:
+        await session.run_sync(lambda sync: Account.metadata.create_all(sync.connection()))
+        await session.commit()
+    with pytest.raises(LookupError):
+        async with sessions.begin() as session:
+            user = User(email="lost@example.com")
+            session.add(user)
+            enqueue(session, a_job(args={"to": ref(user, "email")}))
+            await session.flush()
+            raise LookupError
+    async with sessions.begin() as session:
+        user = User(email="ada@example.com")
+        session.add(user)
+        async with session.begin_nested():
+            job = enqueue(session, a_job(args={"to": ref(user, "email"), "slug": ref(user, "slug")}))
+    assert job.args == {"to": "ada@example.com", "slug": "made-by-the-database"}
+    async with sessions() as session:
+        assert [stored.args for stored in await session.scalars(text_of_all())] == [job.args]
+
+
+def text_of_all() -> Any:
+    from sqlalchemy import select
+
+    return select(Job)
+
+
+def test_sessions_of_two_threads_do_not_meet(sync_sessions: sessionmaker[Session]) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    def work(number: int) -> int:
+        with sync_sessions.begin() as session:
+            first = enqueue(session, a_job(args={"n": number}))
+            second = enqueue(session, a_job(args={"after": ref(first)}))
+        assert second.args == {"after": first.id}
+        return first.id
+
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(work, range(20)))) == 20
