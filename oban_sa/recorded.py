@@ -154,7 +154,7 @@ def _scalar(value: Any) -> bytes:
 
 def _encoded(text: str) -> bytes:
     try:
-        return text.encode()
+        return str.encode(text)
     except UnicodeEncodeError:
         raise _NoTermError(ValueError, "contains a lone surrogate, which is no character") from None
 
