@@ -1,0 +1,145 @@
+"""What type checkers accept, and what they make of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypedDict, assert_type
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
+from sqlalchemy.orm import Session, scoped_session
+
+from oban_sa.enqueueing import enqueue, enqueue_many
+from oban_sa.models import Job
+from oban_sa.outcomes import Cancel, Result, Snooze
+from oban_sa.references import ref
+from oban_sa.workers import Worker, current_job, job, worker
+
+
+@dataclass
+class Welcome:
+    user_id: int
+
+
+class Report(TypedDict):
+    report_id: int
+
+
+@worker(queue="mailers", max_attempts=5, priority=1, tags=["mail"], timeout="1 minute", backoff=lambda job: job.attempt)
+class SendWelcome(Worker[Welcome]):
+    async def process(self, args: Welcome, job: Job, session: AsyncSession) -> Result:
+        return Snooze(60) if job.cancelled() else Cancel(args.user_id)
+
+    def backoff_of(self) -> int:
+        return 1
+
+
+@worker
+class MakeReport(Worker[Report]):
+    def process(self, args: Report, session: Session) -> None: ...
+
+
+@worker(cron="@daily")
+class Sweep(Worker[None]):
+    async def process(self) -> None: ...
+
+
+@worker(executor="process")
+class Anything(Worker):
+    def process(self, job: Job) -> None: ...
+
+
+@worker(executor="thread", name="plain", aliases=["older"])
+class Plain:
+    def process(self, job: Job) -> None: ...
+
+
+@job(queue="exports")
+async def export_report(report_id: int, *, fmt: str = "csv") -> str:
+    return fmt * report_id
+
+
+@job
+def bare(when: datetime, queue: str) -> int:
+    return len(queue)
+
+
+@job(timeout=30)
+async def welcome(job: Job, session: AsyncSession, user_id: int, *, name: str = "") -> bytes:
+    return b""
+
+
+@job
+async def with_job(job: Job, user_id: int) -> None: ...
+
+
+@job
+async def with_session(session: AsyncSession, user_id: UUID) -> None: ...
+
+
+@job(executor="thread")
+def with_both(job: Job, session: Session, user_id: int) -> None: ...
+
+
+@job
+def with_sync_session(session: Session, user_id: int) -> None: ...
+
+
+@job
+async def nothing() -> None: ...
+
+
+def classes(session: AsyncSession) -> None:
+    assert_type(SendWelcome.new(Welcome(user_id=1)), Job)
+    assert_type(SendWelcome.new(Welcome(user_id=ref(object())), schedule_in="5 minutes", priority=0), Job)
+    assert_type(SendWelcome.enqueue(session, Welcome(user_id=1), queue="slow"), Job)
+    assert_type(SendWelcome().backoff_of(), int)
+    assert_type(MakeReport.new({"report_id": 1}), Job)
+    assert_type(Sweep.new(), Job)
+    assert_type(Sweep.new(schedule_in=timedelta(hours=1)), Job)
+    assert_type(Sweep.enqueue(session), Job)
+    assert_type(Anything.new(), Job)
+    assert_type(Anything.new({"a": [1, None]}, tags=["x"]), Job)
+    assert_type(Anything.enqueue(session), Job)
+    assert_type(Plain(), Plain)
+
+
+async def functions(session: AsyncSession, sync_session: Session) -> None:
+    assert_type(export_report.new(7), Job)
+    assert_type(export_report.new(7, fmt="pdf"), Job)
+    assert_type(export_report.new(report_id=7), Job)
+    assert_type(export_report.enqueue(session, 7, fmt="pdf"), Job)
+    assert_type(export_report.options(queue="slow", schedule_in=60).new(7, fmt="pdf"), Job)
+    assert_type(export_report.options(queue="slow").options(priority=3).enqueue(session, 7), Job)
+    assert_type(await export_report(7, fmt="pdf"), str)
+    assert_type(bare(datetime.now(UTC), queue="q"), int)
+    assert_type(bare.new(datetime.now(UTC), queue="q"), Job)
+    assert_type(welcome.new(7), Job)
+    assert_type(welcome.new(7, name="x"), Job)
+    assert_type(await welcome(Job("w"), session, 7, name="x"), bytes)
+    assert_type(with_job.new(7), Job)
+    assert_type(with_session.new(UUID(int=1)), Job)
+    assert_type(with_both.new(7), Job)
+    assert_type(with_both.enqueue(sync_session, 7), Job)
+    assert_type(with_sync_session.new(7), Job)
+    assert_type(nothing.new(), Job)
+    assert_type(await nothing(), None)
+    assert_type(current_job(), Job)
+
+
+def sessions(
+    session: Session,
+    async_session: AsyncSession,
+    scoped: scoped_session[Session],
+    async_scoped: async_scoped_session[AsyncSession],
+    one: Job,
+) -> None:
+    assert_type(enqueue(session, one), Job)
+    assert_type(enqueue(async_session, one), Job)
+    assert_type(enqueue(scoped, one), Job)
+    assert_type(enqueue(async_scoped, one), Job)
+    assert_type(enqueue_many(session, [one]), list[Job])
+    assert_type(export_report.enqueue(scoped, 7), Job)
+    assert_type(SendWelcome.enqueue(async_scoped, Welcome(1)), Job)
+    assert_type(one.args, dict[str, Any])

@@ -1,0 +1,93 @@
+"""What type checkers reject; an ignored line that they would accept is an error too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+
+from oban_sa.enqueueing import enqueue
+from oban_sa.models import Job
+from oban_sa.workers import Worker, job, worker
+
+
+@dataclass
+class Welcome:
+    user_id: int
+
+
+@worker(quue="mailers")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportUntypedClassDecorator]
+class Misspelled(Worker[Welcome]):
+    async def process(self, args: Welcome) -> None: ...
+
+
+@worker(priority="high")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+class WrongValue(Worker[Welcome]):
+    async def process(self, args: Welcome) -> None: ...
+
+
+@worker(executor="fork")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+class Elsewhere(Worker[Welcome]):
+    async def process(self, args: Welcome) -> None: ...
+
+
+@worker
+class SendWelcome(Worker[Welcome]):
+    async def process(self, args: Welcome) -> None: ...
+
+
+@worker
+class Sweep(Worker[None]):
+    async def process(self) -> None: ...
+
+
+@worker
+class Plain:
+    async def process(self, job: Job) -> None: ...
+
+
+@job(queue="exports")
+async def export_report(report_id: int, *, fmt: str = "csv") -> str:
+    return fmt
+
+
+@job(prioritty=1)  # type: ignore[call-overload, untyped-decorator]  # pyright: ignore[reportCallIssue, reportUntypedFunctionDecorator]
+async def misspelled() -> None: ...
+
+
+@job
+async def welcome(job: Job, session: AsyncSession, user_id: int) -> None: ...
+
+
+def classes(session: AsyncSession) -> None:
+    Welcome(user_id="1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    SendWelcome.new()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    SendWelcome.new({"user_id": 1})  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    SendWelcome.new(Welcome(1), prioritty=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    SendWelcome.new(Welcome(1), priority="1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    SendWelcome.enqueue(Welcome(1))  # type: ignore[arg-type, call-arg]  # pyright: ignore[reportCallIssue]
+    SendWelcome.enqueue(session)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    Sweep.new(Welcome(1))  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    Plain.new({"a": 1})  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]  # it works, but only a class derived from Worker tells the checker
+
+
+def functions(session: AsyncSession, one: Job) -> None:
+    export_report.new()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    export_report.new("7")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    export_report.new(7, "pdf")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    export_report.new(7, fmt=1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    export_report.new(7, format="pdf")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    export_report.new(7, queue="slow")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    export_report.options(quue="slow")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    export_report.options(queue="slow").new("7")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    export_report.enqueue(7)  # type: ignore[arg-type, call-arg]  # pyright: ignore[reportCallIssue]
+    export_report.enqueue(session, "7")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    welcome.new(one, session, 7)  # type: ignore[arg-type, call-arg]  # pyright: ignore[reportCallIssue]
+    welcome.new(session, 7)  # type: ignore[arg-type, call-arg]  # pyright: ignore[reportCallIssue]
+    welcome(7)  # type: ignore[arg-type, call-arg, unused-coroutine]  # pyright: ignore[reportCallIssue]
+
+
+def sessions(session: Session) -> None:
+    enqueue("postgresql://", Job("w"))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    enqueue(session, SendWelcome)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
