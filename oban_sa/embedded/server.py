@@ -27,7 +27,7 @@ class Server:
     version: str
     """What `postgres --version` says, `18.6`."""
     fast: bool
-    """Whether it may lose what was committed when the machine goes down."""
+    """Whether it may lose its last commits when it is killed, and everything when the machine goes down."""
     password: str
 
     @property

@@ -1,0 +1,66 @@
+# Everything happens in .venv, which the first command makes; nothing else has to be installed, configured or started.
+# Paths are relative, so that the repository may lie anywhere, in a folder with spaces too.
+
+.SUFFIXES:
+.PHONY: help venv test lint check demo matrix clean
+.DEFAULT_GOAL := help
+
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?=
+PYTEST_ARGS ?=
+# Tests mostly wait for processes and the database, so even two busy cores gain from two of them at a time.
+WORKERS ?= 2
+
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+export PIP_ROOT_USER_ACTION = ignore
+# Kept inside the environment: the account that runs this may have no home it can write to.
+export PYRIGHT_PYTHON_CACHE_DIR = $(CURDIR)/.venv/pyright
+export PYRIGHT_PYTHON_IGNORE_WARNINGS = 1
+export npm_config_cache = $(CURDIR)/.venv/npm
+export npm_config_update_notifier = false
+
+in_venv = .venv/bin/python -m
+
+help:
+	@echo 'make demo     see it work: jobs index the Python standard library, on a PostgreSQL of their own'
+	@echo 'make test     every check and every test, as CI runs them'
+	@echo 'make lint     the checks alone: ruff, mypy, pyright, import-linter'
+	@echo 'make check    the tests alone; PYTEST_ARGS="tests/database -x" chooses, WORKERS=0 runs them in one process'
+	@echo 'make matrix   the tests on each of Python 3.11, 3.12, 3.13 that is found, with SQLAlchemy 2.0 and 2.1'
+	@echo 'make venv     the virtual environment they all use, .venv; PYTHON=python3.12 chooses what it is made with'
+	@echo 'make clean    remove the environments, the caches and the data of the demonstration'
+	@echo
+	@echo 'Tests use the server of OBAN_TEST_DATABASE_URL where that is set, else a container where a Docker engine'
+	@echo 'answers, else a private PostgreSQL from a wheel. See CONTRIBUTING.md.'
+
+venv: .venv/installed
+
+.venv/installed: pyproject.toml tools/make-venv
+	@sh tools/make-venv .venv "$(PYTHON)"
+	@touch $@
+
+test: lint check
+
+lint: .venv/installed
+	$(in_venv) ruff check .
+	$(in_venv) ruff format --check .
+	$(in_venv) mypy
+	@$(in_venv) pyright --version > .venv/pyright.log 2>&1 || { cat .venv/pyright.log; echo; \
+	  echo 'pyright could not be started: at its first run it fetches itself from the npm registry,'; \
+	  echo 'which has to be reachable once (or `make check` runs the tests without it).'; exit 1; }
+	$(in_venv) pyright
+	.venv/bin/lint-imports
+
+check: .venv/installed
+	$(in_venv) pytest -n $(WORKERS) $(PYTEST_ARGS)
+
+demo: .venv/installed
+	@.venv/bin/python -m examples.codeindex
+
+matrix:
+	@sh tools/test-matrix $(PYTEST_ARGS)
+
+clean:
+	rm -rf .venv .venv-py3* .oban .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	find . -name __pycache__ -prune -exec rm -rf {} +
