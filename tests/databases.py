@@ -19,7 +19,6 @@ from urllib.parse import urlsplit
 import psycopg
 from alembic.config import Config
 from psycopg import sql
-from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
 
 from alembic import command
@@ -101,24 +100,16 @@ class Databases:
 
 def migrate(url: str) -> None:
     """Bring the database to the newest version, through the repository's own Alembic environment."""
-    ini = ROOT / "alembic.ini"
-    if ini.exists():
-        with environ(OBAN_DATABASE_URL=sync_url(url)):
-            command.upgrade(Config(ini), "head")
-        return
-    # TEMPORARY, until alembic.ini is there.
-    from oban_sa.models import Base
-
-    engine = create_engine(sync_url(url))
-    Base.metadata.create_all(engine)
-    engine.dispose()
+    config = Config(ROOT / "alembic.ini", attributes={"configure_logger": False})
+    with environ(OBAN_DATABASE_URL=sync_url(url)):
+        command.upgrade(config, "head")
 
 
 @contextmanager
 def environ(**values: str) -> Iterator[None]:
-    """Set environment variables for a while; DATABASE_URL, which could name somebody's real database, is hidden."""
-    before = {name: os.environ.get(name) for name in ("DATABASE_URL", *values)}
-    os.environ.pop("DATABASE_URL", None)
+    """Set environment variables for a while; OBAN_SCHEMA of whoever runs this is hidden."""
+    before = {name: os.environ.get(name) for name in ("OBAN_SCHEMA", *values)}
+    os.environ.pop("OBAN_SCHEMA", None)
     os.environ.update(values)
     try:
         yield
