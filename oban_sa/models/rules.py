@@ -77,7 +77,7 @@ def state(value: Any) -> JobState:
     try:
         return JobState(value)
     except ValueError:
-        hint = nearest(value, JobState) if isinstance(value, str) else ""
+        hint = nearest(value, [str(known) for known in JobState]) if isinstance(value, str) else ""
         raise InvalidJob(f"state must be one of {', '.join(JobState)}, got {value!r}{hint}") from None
 
 

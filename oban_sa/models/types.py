@@ -73,9 +73,8 @@ class JSONObject(TypeDecorator[dict[str, Any]]):
     class Comparator(TypeDecorator.Comparator[Any], JSONB.Comparator[Any]):
         """What JSONB can do; an item inside the object is any JSON value, so it is typed JSONB."""
 
-        def _setup_getitem(self, index: Any) -> Any:
-            operator, index, _ = super()._setup_getitem(index)  # type: ignore[no-untyped-call]
-            return operator, index, JSONB()
+        def __getitem__(self, index: Any) -> Any:
+            return type_coerce(self.expr, JSONB())[index]
 
     comparator_factory = Comparator  # pyright: ignore[reportAssignmentType]
 

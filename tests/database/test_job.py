@@ -1,0 +1,287 @@
+"""What `Job(...)` accepts, normalizes and refuses; no database is needed."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from sqlalchemy import inspect
+from sqlalchemy.orm import Session
+
+from oban_sa import hooks, recorded
+from oban_sa.errors import InvalidJob, InvalidPeriod
+from oban_sa.models import Job
+from oban_sa.references import ref
+from oban_sa.states import JobState
+
+NOON = datetime(2030, 1, 2, 12, 0, tzinfo=UTC)
+
+
+def row(**values: Any) -> dict[str, Any]:
+    """A row of `oban_jobs` as asyncpg brings it."""
+    return {
+        "id": 7,
+        "state": "executing",
+        "queue": "mailers",
+        "worker": "app.mail.Welcome",
+        "args": {"user_id": 1},
+        "meta": {},
+        "tags": [],
+        "errors": [],
+        "attempt": 1,
+        "max_attempts": 20,
+        "priority": 0,
+        "attempted_by": ["node", "uuid"],
+        "inserted_at": datetime(2030, 1, 2, 12),
+        "scheduled_at": datetime(2030, 1, 2, 12),
+        "attempted_at": datetime(2030, 1, 2, 12),
+        "cancelled_at": None,
+        "completed_at": None,
+        "discarded_at": None,
+        **values,
+    }
+
+
+def test_a_job_has_the_family_s_defaults() -> None:
+    job = Job("app.Worker")
+
+    assert (job.state, job.queue, job.attempt, job.max_attempts, job.priority) == ("available", "default", 0, 20, 0)
+    assert (job.args, job.meta, job.errors, job.tags, job.attempted_by, job.extra) == ({}, {}, [], [], [], {})
+    assert (job.id, job.inserted_at, job.scheduled_at, job.attempted_at) == (None, None, None, None)
+
+
+def test_defaults_are_not_shared_between_jobs() -> None:
+    one, other = Job("w"), Job("w")
+    one.args["x"] = one.meta["x"] = one.extra["x"] = 1
+    one.errors.append({"at": "now"})
+
+    assert (other.args, other.meta, other.extra, other.errors) == ({}, {}, {}, [])
+    assert len(one.errors) == 1
+
+
+def test_tags_are_stripped_lowered_sorted_and_said_once() -> None:
+    assert Job("w", tags=[" Mail", "mail", "", "  ", "ALPHA", 3]).tags == ["3", "alpha", "mail"]  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"queue": ""}, "queue must not be blank"),
+        ({"queue": " \t"}, "queue must not be blank"),
+        ({"worker": ""}, "worker must not be blank"),
+        ({"worker": " "}, "worker must not be blank"),
+        ({"max_attempts": 0}, "max_attempts must be greater than 0"),
+        ({"max_attempts": -1}, "max_attempts must be greater than 0"),
+        ({"priority": 10}, "priority must be between 0 and 9"),
+        ({"priority": -1}, "priority must be between 0 and 9"),
+        ({"queue": "q" * 128}, "queue must be at most 127 characters"),
+        ({"worker": "w" * 128}, "worker must be at most 127 characters"),
+        ({"queue": None}, "queue must be a string"),
+        ({"worker": 5}, "worker must be a string"),
+        ({"queue": "a\0b"}, "queue must not contain NUL"),
+        ({"worker": "a\0b"}, "worker must not contain NUL"),
+        ({"tags": ["a\0b"]}, "tags must not contain NUL"),
+        ({"tags": "mail"}, "tags must be a list of strings, got 'mail'"),
+        ({"tags": 5}, "tags must be a list of strings"),
+        ({"priority": True}, "priority must be a whole number, got True"),
+        ({"priority": "1"}, "priority must be a whole number, got '1'"),
+        ({"priority": 1.0}, "priority must be a whole number"),
+        ({"max_attempts": "3"}, "max_attempts must be a whole number"),
+        ({"max_attempts": 2**31}, "max_attempts must be at most 2147483647"),
+        ({"attempt": -1}, "attempt must be between 0 and max_attempts"),
+        ({"attempt": 4, "max_attempts": 3}, r"attempt must be between 0 and max_attempts \(3\), got 4"),
+        ({"args": [1]}, "args must be a dict, got list"),
+        ({"args": "x"}, "args must be a dict, got str"),
+        ({"meta": 1}, "meta must be a dict, got int"),
+        ({"errors": "boom"}, "errors must be a list"),
+        ({"attempted_by": "node"}, "attempted_by must be a list"),
+        ({"state": "schedulde"}, "did you mean 'scheduled'"),
+        ({"state": None}, "state must be one of"),
+        ({"id": 0}, "id must be a positive whole number"),
+        ({"id": 2**63}, "id must be a positive whole number"),
+        ({"scheduled_at": "tomorrow"}, "scheduled_at must be a datetime, got 'tomorrow'"),
+        ({"schedule_in": 1, "scheduled_in": 2}, "schedule_in and scheduled_in mean the same"),
+    ],
+)
+def test_values_no_runner_could_use_are_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidJob, match=words) as refused:
+        Job(**{"worker": "app.Worker", **options})
+    assert isinstance(refused.value, ValueError)
+
+
+def test_names_of_127_characters_are_accepted() -> None:
+    job = Job("w" * 127, queue="ü" * 127)
+    assert (len(job.worker), len(job.queue)) == (127, 127)
+
+
+@pytest.mark.parametrize("period", [60, 60.0, timedelta(minutes=1), "1 minute"])
+@pytest.mark.parametrize("word", ["schedule_in", "scheduled_in"])
+def test_a_span_becomes_a_moment_and_the_job_is_scheduled(word: str, period: Any) -> None:
+    before = datetime.now(UTC)
+    job = Job("w", **{word: period})
+
+    assert before + timedelta(minutes=1) <= job.scheduled_at <= datetime.now(UTC) + timedelta(minutes=1)
+    assert job.state is JobState.SCHEDULED
+
+
+def test_a_span_that_is_none_is_refused_as_what_it_is() -> None:
+    with pytest.raises(InvalidPeriod):
+        Job("w", schedule_in=-1)
+
+
+def test_an_explicit_state_is_kept_whatever_the_schedule() -> None:
+    assert Job("w", schedule_in=60, state=JobState.SUSPENDED).state is JobState.SUSPENDED
+    assert Job("w", state="retryable").state is JobState.RETRYABLE  # type: ignore[arg-type]
+
+
+def test_moments_come_out_aware_and_in_utc() -> None:
+    naive = Job("w", scheduled_at=datetime(2030, 1, 2, 12))
+    elsewhere = Job("w", scheduled_at=datetime(2030, 1, 2, 17, tzinfo=timezone(timedelta(hours=5))))
+
+    assert naive.scheduled_at == elsewhere.scheduled_at == NOON
+    assert naive.scheduled_at.tzinfo is UTC
+    assert elsewhere.scheduled_at.tzinfo is UTC
+
+
+def test_update_changes_in_place_and_returns_the_job() -> None:
+    job = Job("w")
+
+    assert job.update({"args": {"a": 1}, "priority": 3, "queue": "slow", "tags": ["B", "a"], "worker": "v"}) is job
+    assert (job.args, job.priority, job.queue, job.tags, job.worker) == ({"a": 1}, 3, "slow", ["a", "b"], "v")
+    assert job.update({"schedule_in": "1 hour"}).state is JobState.SCHEDULED
+    assert job.update({"scheduled_at": datetime(2030, 1, 2, 12)}).scheduled_at == NOON
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"priority": 10}, "priority must be between 0 and 9"),
+        ({"queue": " "}, "queue must not be blank"),
+        ({"max_attempts": 1}, "attempt must be between 0 and max_attempts"),
+        ({"state": "completed"}, "'state' can't be updated"),
+        ({"prioritty": 1}, "did you mean 'priority'"),
+    ],
+)
+def test_an_update_that_is_refused_changes_nothing(changes: dict[str, Any], words: str) -> None:
+    job = Job("w", attempt=2)
+
+    with pytest.raises(InvalidJob, match=words):
+        job.update({"tags": ["new"], **changes})
+    assert (job.tags, job.priority, job.queue, job.max_attempts) == ([], 0, "default", 20)
+
+
+def test_an_update_leaves_the_caller_s_dict_alone() -> None:
+    changes = {"schedule_in": 5}
+    Job("w").update(changes)
+    assert changes == {"schedule_in": 5}
+
+
+def test_a_job_reads_well() -> None:
+    job = Job("app.mail.SendWelcome", args={"user_id": 1}, queue="mailers", id=1)
+
+    assert str(job) == 'Job(id=1, worker=SendWelcome, args={"user_id":1}, queue=mailers, state=available)'
+    assert repr(job) == "<Job id=1 worker=app.mail.SendWelcome queue=mailers state=available attempt=0>"
+
+
+@pytest.mark.parametrize(
+    ("args", "shown"),
+    [
+        ({"user": ref(object(), "email")}, "ref(<object>, 'email')"),
+        ({"value": {1, 2}}, "{1, 2}"),
+        ({1: 2}, "{1: 2}"),
+        ({"big": 2**70}, str(2**70)),
+    ],
+)
+def test_args_that_are_not_json_yet_can_be_shown(args: dict[str, Any], shown: str) -> None:
+    assert shown in str(Job("w", args=args))
+
+
+def test_cancelling_is_seen_by_other_threads_and_only_by_this_job() -> None:
+    job, other = Job.from_row(row()), Job.from_row(row())
+    seen: list[bool] = [job.cancelled()]
+    thread = threading.Thread(target=lambda: (job.request_cancel(), seen.append(job.cancelled())))
+    thread.start()
+    thread.join()
+
+    assert seen == [False, True]
+    assert job.cancelled()
+    assert not other.cancelled()
+
+
+def test_a_recorded_value_is_decoded() -> None:
+    assert Job("w", meta={"recorded": True, "return": recorded.encode({"sent": [1, 2]})}).recorded() == {"sent": [1, 2]}
+    assert Job("w").recorded() is None
+    assert Job("w", meta={"return": "nothing"}).recorded() is None
+
+
+def test_hooks_see_what_the_constructor_makes_and_not_what_is_loaded() -> None:
+    seen: list[Job] = []
+    remove = hooks.after_new(seen.append)
+    try:
+        job = Job("w", tags=["B", "a"])
+        Job.from_row(row())
+        with pytest.raises(InvalidJob):
+            Job("")
+    finally:
+        remove()
+    Job("later")
+
+    assert seen == [job]
+    assert seen[0].tags == ["a", "b"]
+
+
+def test_a_row_becomes_a_detached_job_with_every_column() -> None:
+    job = Job.from_row(row())
+    state = inspect(job)
+
+    assert state.detached
+    assert not state.expired_attributes
+    assert not state.unloaded
+    assert not state.modified
+    assert (job.id, job.state, job.args) == (7, JobState.EXECUTING, {"user_id": 1})
+    assert isinstance(job.state, JobState)
+    assert job.scheduled_at == NOON
+    assert job.scheduled_at.tzinfo is UTC
+    assert job.cancelled_at is None
+    assert job.extra == {}
+
+
+def test_a_row_of_another_oban_may_hold_nulls_and_either_kind_of_errors() -> None:
+    entry = '{"at": "2030-01-02T12:00:00Z", "attempt": 1, "error": "boom"}'
+    job = Job.from_row(row(meta=None, tags=None, attempted_by=None, errors=[entry], args='{"a": 1}'))
+    assert (job.meta, job.tags, job.attempted_by, job.args) == ({}, [], [], {"a": 1})
+    assert job.errors[0]["error"] == "boom"
+
+    assert Job.from_row(row(errors=f"[{entry}]")).errors == job.errors
+    assert Job.from_row(row(errors=None)).errors == []
+
+
+def test_a_row_is_loaded_without_validation() -> None:
+    assert Job.from_row(row(priority=100, worker="", queue="q" * 200)).priority == 100
+
+
+def test_a_loaded_job_can_be_changed_by_a_session() -> None:
+    job = Job.from_row(row())
+    session = Session()
+    session.add(job)
+    job.priority = 5
+
+    assert job in session
+    assert inspect(job).persistent
+    assert inspect(job).attrs.priority.history.deleted == [0]
+    session.expunge_all()
+
+
+def test_a_job_survives_the_way_to_another_process() -> None:
+    job = Job.from_row(row())
+    job.request_cancel()
+    job.extra["k"] = "v"
+    copy = pickle.loads(pickle.dumps(job))
+
+    assert (copy.id, copy.args, copy.state, copy.scheduled_at) == (7, {"user_id": 1}, JobState.EXECUTING, NOON)
+    assert copy.cancelled()
+    assert copy.extra == {"k": "v"}
+    assert inspect(copy).detached
