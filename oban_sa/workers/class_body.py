@@ -134,7 +134,8 @@ class ClassBody:
         if parameter.bare:
             return "job" if parameter.default is inspect.Parameter.empty else None
         annotation = parameter.annotation
-        if isinstance(annotation, Unresolved) or _is_object(annotation) or annotation == self._declared:
+        open_to_any = isinstance(annotation, (Unresolved, typing.TypeVar))
+        if open_to_any or _is_object(annotation) or annotation == self._declared:
             if self._declared is not None and not _agree(self._declared, annotation):
                 raise InvalidOption(
                     f"{self.what} takes {parameter.name}: {_called(annotation)}, but the class is a "
@@ -149,8 +150,6 @@ class ClassBody:
 
     def _check(self) -> None:
         cls = self.target
-        if not isinstance(cls, type):
-            raise InvalidOption(f"@worker decorates classes, not {cls!r}; decorate a function with @job")
         process = getattr(cls, "process", None)
         if process is None:
             raise InvalidOption(f"{cls.__qualname__} has no process; write `async def process(self, job: Job)`")
@@ -211,7 +210,7 @@ def _is_object(annotation: Any) -> bool:
 
 
 def _agree(declared: Any, annotation: Any) -> bool:
-    if isinstance(declared, (str, typing.ForwardRef)) or isinstance(annotation, Unresolved):
+    if isinstance(declared, (str, typing.ForwardRef)) or isinstance(annotation, (Unresolved, typing.TypeVar)):
         return True
     return declared == annotation or (_is_mapping(declared) and _is_mapping(annotation))
 

@@ -102,7 +102,7 @@ class Definition:
         try:
             return rules.name(name, "the name of a worker")
         except InvalidJob as error:
-            raise InvalidOption(f"{error}; give {self.target.__qualname__} a shorter one: {option}") from error
+            raise InvalidOption(f"{error}; give {self.target.__name__} another: {option}") from error
 
 
 def definition_of(target: Any) -> Definition:

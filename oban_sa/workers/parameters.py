@@ -78,14 +78,21 @@ def meaning(annotation: Any, *, scope: dict[str, Any], local: Mapping[str, Any])
     if annotation is inspect.Parameter.empty:
         return annotation
     try:
-        return _stripped(resolve({"it": annotation}, scope=scope, local=local)["it"])
+        return _evaluated(annotation, scope, local)
     except NameError as error:
         # What the runner injects is often imported for type checkers only, and is known by its name then.
-        if isinstance(annotation, str):
-            injected = _INJECTED.get(annotation.removesuffix("| None").strip().rpartition(".")[2])
-            if injected is not None:
-                return injected
-        return Unresolved(str(annotation), error.name or "")
+        try:
+            return _evaluated(annotation, {**_INJECTED, **scope}, local)
+        except NameError:
+            text = str(annotation).strip("'\"").removesuffix("| None").strip()
+            return _INJECTED.get(text.rpartition(".")[2]) or Unresolved(str(annotation), error.name or "")
+
+
+def _evaluated(annotation: Any, scope: dict[str, Any], local: Mapping[str, Any]) -> Any:
+    try:
+        return _stripped(resolve({"it": annotation}, scope=scope, local=local)["it"])
+    except NameError:
+        raise
     except Exception as error:
         raise InvalidOption(f"the annotation {annotation!r} can't be evaluated: {error}") from error
 

@@ -104,6 +104,8 @@ def worker(cls: Any = None, /, **options: Any) -> Any:
 
 
 def _define(cls: Any, options: Mapping[str, Any], local: Mapping[str, Any], checked: Options | None = None) -> Any:
+    if not isinstance(cls, type):
+        raise InvalidOption(f"@worker decorates classes, not {cls!r}; decorate a function with @job")
     checked = checked or Options.read(options)
     body = ClassBody(cls, checked.executor, declared=_declared(cls), local=local)
     _refuse_own_methods(cls)
