@@ -9,4 +9,7 @@ from oban_sa.models.queue import Queue
 
 metadata = Base.metadata
 
+# Jobs are made from rows without a session's help, which would otherwise see to this at first use.
+Base.registry.configure()
+
 __all__ = ["Base", "Cron", "Job", "Leader", "Peer", "Producer", "Queue", "metadata", "schema_map"]

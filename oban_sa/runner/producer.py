@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from datetime import UTC
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -20,7 +19,7 @@ from oban_sa.runner.disconnects import is_away, is_passing
 from oban_sa.runner.executor import Executor, Interrupted, Running, about
 from oban_sa.runner.ticker import rested
 from oban_sa.sql.acking import acking, acking_and_fetching
-from oban_sa.sql.fetching import fetching
+from oban_sa.sql.fetching import JSON_TEXT, fetching
 from oban_sa.sql.holding import holding, reclaiming
 from oban_sa.sql.producing import leaving, registering
 from oban_sa.states import JobState
@@ -340,31 +339,16 @@ class _Statements:
 
 def _job(row: asyncpg.Record, queue: str, attempted_by: list[str]) -> Job:
     values: dict[str, Any] = dict(row)
-    values.pop("acked", None)
-    for name in ("args", "meta", "errors"):
-        values[name] = _read(values[name])
-    values["meta"] = values["meta"] or {}
-    values["tags"] = values["tags"] or []
-    for name in _MOMENTS:
-        moment = values[name]
-        if moment is not None:
-            values[name] = moment.replace(tzinfo=UTC)
-    values["state"] = JobState.EXECUTING
+    values["state"] = "executing"
     values["queue"] = queue
     values["attempted_by"] = list(attempted_by)
-    return Job.from_row(values)
-
-
-_MOMENTS = ("inserted_at", "scheduled_at", "attempted_at", "cancelled_at", "completed_at", "discarded_at")
-
-
-def _read(text: str | None) -> Any:
-    if text is None:
-        return None
     try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:  # jsonb holds numbers of any size; Python's own reader takes them all
-        return json.loads(text)
+        return Job.from_row(values)
+    except orjson.JSONDecodeError:
+        # jsonb holds numbers of any size; Python's own reader takes them all.
+        for name in JSON_TEXT:
+            values[name] = json.loads(values[name] or "null")
+        return Job.from_row(values)
 
 
 def _refused(outcome: Outcome, error: Exception) -> Outcome:

@@ -32,6 +32,10 @@ FETCHED = (
 """The columns a fetch answers; `state`, `queue` and `attempted_by` are known to whoever asked."""
 
 
+JSON_TEXT = frozenset({"args", "meta", "errors"})
+"""Those of `FETCHED` that are answered as JSON text."""
+
+
 def fetching() -> Select[Any]:
     """Rows of `FETCHED`, at most `demand` of them, in no promised order.
 
@@ -74,5 +78,8 @@ def taking() -> CTE:
 
 def _as_answered(name: str) -> Any:
     column = jobs.c[name]
-    # `errors` is jsonb[] in one family's table and jsonb in the other's; as jsonb both read alike.
-    return func.to_jsonb(column).label(name) if name == "errors" else column
+    if name == "errors":
+        # jsonb[] in one family's table and jsonb in the other's; as jsonb both read alike.
+        column = func.to_jsonb(column)
+    # As text, whatever codec for JSON the engine has put on its connections.
+    return cast(column, Text).label(name) if name in JSON_TEXT else column

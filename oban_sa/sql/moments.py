@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, DateTime, Double, cast, func, literal_column, type_coerce
+from sqlalchemy import ColumnElement, DateTime, Double, cast, extract, func, literal_column, type_coerce
 
 SECOND: ColumnElement[Any] = literal_column("interval '1 second'")
 
@@ -27,4 +27,4 @@ def seconds_later(moment: ColumnElement[datetime], seconds: ColumnElement[Any]) 
 
 def seconds_between(earlier: ColumnElement[Any], later: ColumnElement[Any]) -> ColumnElement[float]:
     """Seconds from `earlier` to `later`, as a float."""
-    return cast(func.extract(literal_column("epoch FROM ").op("")(later - earlier)), Double)
+    return cast(extract("epoch", later - earlier), Double)
