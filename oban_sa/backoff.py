@@ -17,7 +17,7 @@ def exponential(attempt: int, *, max_attempts: int = 20) -> float:
     of 20: about twelve days. The rule is the one of the Oban family.
     """
     exponent = attempt if max_attempts <= _CLAMPED else round(attempt / max_attempts * _CLAMPED)
-    return float(_SHORTEST + 2 ** min(max(exponent, 0), _HIGHEST_EXPONENT))
+    return float(_SHORTEST + 2 ** min(exponent, _HIGHEST_EXPONENT))
 
 
 def jittered(seconds: float, *, ratio: float = 0.1) -> float:

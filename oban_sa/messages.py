@@ -140,4 +140,4 @@ def ident(name: str, node: str) -> str:
 def addressed(payload: Mapping[str, Any], name: str, node: str) -> bool:
     """Tell whether a signal is meant for this node; without an ident it is meant for all, with an odd one for none."""
     wanted = payload.get("ident", ANYONE)
-    return isinstance(wanted, str) and wanted in (ANYONE, ident(name, node))
+    return wanted in (ANYONE, ident(name, node))

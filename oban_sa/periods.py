@@ -105,7 +105,7 @@ def _hint(unit: str) -> str:
 
 
 def _checked(amount: float, period: Period) -> float:
-    if isinstance(amount, float) and not math.isfinite(amount):
+    if amount != amount or amount in (math.inf, -math.inf):  # isfinite can't look at a huge int
         raise InvalidPeriod(f"{_shown(period)} is not a finite span of time; {_EXAMPLES}")
     if amount < 0:
         raise InvalidPeriod(f"a span of time can't be negative, and {_shown(period)} is; {_EXAMPLES}")

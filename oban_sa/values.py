@@ -194,8 +194,6 @@ def _plain_model(value: Any, kind: type[Any], depth: int) -> Any:
         try:
             dumped = value.model_dump(mode="json")
             _check_lost(dumped, value)
-        except _NotJSONError:
-            raise
         except Exception:  # something inside that pydantic doesn't know, such as a Reference: look at it here
             dumped = _dumped(value)
         return _plain(dumped, depth + 1)

@@ -77,6 +77,22 @@ def test_what_is_no_function_is_refused_where_it_is_added():
         hooks.after_new("job")  # type: ignore[arg-type]
 
 
+def test_the_list_of_hooks_changes_only_under_its_lock(monkeypatch):
+    seen = []
+
+    class Watched:
+        def __enter__(self):
+            seen.append(("taken", len(hooks._after_new)))
+
+        def __exit__(self, *error):
+            seen.append(("left", len(hooks._after_new)))
+
+    monkeypatch.setattr(hooks, "_lock", Watched())
+    before = len(hooks._after_new)
+    hooks.after_new(print)()
+    assert seen == [("taken", before), ("left", before + 1), ("taken", before + 1), ("left", before)]
+
+
 def test_hooks_added_and_removed_by_many_threads_leave_none_behind_and_lose_none():
     before = hooks._after_new
     kept = []

@@ -65,6 +65,8 @@ def test_bytes_are_what_is_counted_for_that_is_what_postgresql_counts():
 
 def test_the_same_message_is_always_the_same_text_so_that_postgresql_can_fold_duplicates():
     assert encode({"pad": "x" * 9_000}) == encode({"pad": "x" * 9_000})
+    moment = base64.b64decode(encode({"pad": "x" * 9_000}))[4:8]
+    assert moment == bytes(4)
 
 
 def test_a_message_that_does_not_fit_even_compressed_is_refused():
@@ -87,7 +89,8 @@ def test_a_message_that_does_not_fit_even_compressed_is_refused():
         base64.b64encode(gzip.compress(b'{"queue":"a"}')[:-4]).decode(),
         "[" * 100_000,
         '{"a":' * 100_000,
-        "x" * 2_000_000,
+        '{"a":"' + "x" * 1_000_000 + '"}',
+        packed({"queue": "a"})[:12] + "!" + packed({"queue": "a"})[12:],
         None, b"{}", 7,
     ],
     ids=lambda text: repr(text)[:30],

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oban_sa import backoff
+from oban_sa import backoff, verdicts
 from oban_sa.errors import AttemptCancelled, AttemptOrphaned, AttemptTimedOut, WorkerNotFound
 from oban_sa.outcomes import Cancel, Record, Snooze
 from oban_sa.states import JobState
@@ -58,7 +58,8 @@ attempts = st.builds(
 errors = st.sampled_from(
     [
         ValueError, KeyError, Exception, asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit,
-        StopIteration, MemoryError, RecursionError, AttemptTimedOut, AttemptCancelled, WorkerNotFound, Unprintable, Hostile, Lying,
+        StopIteration, MemoryError, RecursionError, AttemptTimedOut, AttemptCancelled, WorkerNotFound,
+        Unprintable, Hostile, Lying,
     ]
 ).flatmap(lambda kind: st.builds(kind, st.text())) | st.builds(
     lambda inner: BaseExceptionGroup("several", inner),
@@ -293,6 +294,15 @@ def test_a_traceback_that_was_written_elsewhere_takes_the_place_of_its_own():
     assert error_text(raised(ValueError("no")), "Traceback of another process") == (
         "ValueError: no\nTraceback of another process"
     )
+
+
+@pytest.mark.parametrize("failure", [RuntimeError, RecursionError, SystemExit])
+def test_an_error_whose_traceback_can_not_be_formatted_is_written_down_all_the_same(failure, monkeypatch):
+    def fail(*args: Any, **options: Any) -> Any:
+        raise failure
+
+    monkeypatch.setattr(verdicts.TracebackException, "from_exception", fail)
+    assert error_text(raised(ValueError("no"))) == "ValueError: no"
 
 
 @pytest.mark.parametrize("kind", [Unprintable, Hostile, Lying])
