@@ -106,18 +106,22 @@ class Outbox:
         return plain
 
     def finish_flush(self, session: Session) -> None:
-        """Write what references turned out to be, then announce; both on the connections that wrote the jobs."""
+        """Write what references turned out to be, and announce: one statement on each connection that wrote jobs."""
         unresolved, self._unresolved = self._unresolved, []
         landing, self._landing = self._landing, {}
         changed: dict[Connection, list[dict[str, Any]]] = {}
         for each in unresolved:
             if each.resolve(session):
                 changed.setdefault(each.connection, []).append(each.row())
-        for connection, rows in changed.items():
-            connection.execute(resolving.RESOLVE, resolving.rows(rows))
-        for connection, queues in landing.items():
-            if _announces(session, connection):
-                self._announce(session, connection, queues)
+        for connection in changed.keys() | landing.keys():
+            rows = changed.get(connection)
+            news = self._news(session, connection, landing.get(connection, set()))
+            if rows and news:
+                connection.execute(resolving.RESOLVE_AND_NOTIFY, resolving.rows(rows) | news)
+            elif rows:
+                connection.execute(resolving.RESOLVE, resolving.rows(rows))
+            elif news:
+                connection.execute(notifying.NOTIFY, news)
 
     def keep_announced(self, session: Session) -> None:
         """Hand what a savepoint announced to the transaction around it, now that the savepoint is released."""
@@ -126,18 +130,20 @@ class Outbox:
             around = next(_boundaries(released.parent))
             self._announced.setdefault(around, set()).update(announced)
 
-    def _announce(self, session: Session, connection: Connection, queues: set[str]) -> None:
+    def _news(self, session: Session, connection: Connection, queues: set[str]) -> dict[str, str] | None:
+        """Return what is to be announced of `queues`: nothing of those that the transaction has announced before."""
+        if not queues or not _announces(session, connection):
+            return None
         boundaries = list(_boundaries(session.get_nested_transaction() or session.get_transaction()))
         told = set[tuple[Connection, str]]().union(*(self._announced.get(each, ()) for each in boundaries))
         fresh = sorted(queue for queue in queues if (connection, queue) not in told)
         if not fresh:
-            return
-        try:
-            statement = notifying.announce(fresh, _schema(connection))
-        except InvalidOption:  # no channel can have the name of this schema; its runners poll
-            return
-        connection.execute(statement)
+            return None
         self._announced.setdefault(boundaries[0], set()).update((connection, queue) for queue in fresh)
+        try:
+            return notifying.insertions(fresh, _schema(connection))
+        except InvalidOption:  # no channel can bear the name of this schema; its runners poll
+            return None
 
 
 @dataclass(frozen=True, slots=True)

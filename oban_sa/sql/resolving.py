@@ -10,18 +10,24 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from oban_sa import values
 from oban_sa.models import Job
+from oban_sa.sql.notifying import NOTIFY
 
 _table: Final[Any] = Job.__table__
-_rows: Final = (
+_resolved: Final = (
     func.jsonb_to_recordset(cast(bindparam("rows", type_=Text), JSONB))
     .table_valued(column("id", BigInteger), column("args", JSONB), column("meta", JSONB), name="resolved")
-    .render_derived(with_types=True)
+    .render_derived(name="resolved", with_types=True)
 )
 
 RESOLVE: Final = (
-    update(_table).where(_table.c.id == _rows.c.id).values({_table.c.args: _rows.c.args, _table.c.meta: _rows.c.meta})
+    update(_table)
+    .where(_table.c.id == _resolved.c.id)
+    .values({_table.c.args: _resolved.c.args, _table.c.meta: _resolved.c.meta})
 )
-"""Set args and meta of any number of jobs; `rows`, made by `rows()`, says which and to what."""
+"""Set args and meta of any number of jobs; `rows()` says which and to what."""
+
+RESOLVE_AND_NOTIFY: Final = NOTIFY.add_cte(RESOLVE.returning(_table.c.id).cte("written"))
+"""Both in one round trip, so that references cost a transaction none of its own."""
 
 
 def rows(resolved: Iterable[Mapping[str, Any]]) -> dict[str, str]:

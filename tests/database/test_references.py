@@ -1,0 +1,377 @@
+"""`ref(obj)` and `ref(obj, "attr")`: read at the flush, wherever it puts the row of the object."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import func
+from sqlalchemy.orm import Session
+
+from oban_sa.enqueueing import enqueue, enqueue_many
+from oban_sa.errors import InvalidArguments, ReferenceOutsideSession
+from oban_sa.models import Job
+from oban_sa.references import ref
+from tests.database.places import Account, Document, Lazy, Order, Pair, Place, Report, User
+
+
+def a_job(**options: Any) -> Job:
+    return Job("app.Work", **options)
+
+
+def flushed(place: Place, build: Callable[[Session], Job], *, flush: Callable[[Session], Any] = Session.flush) -> Any:
+    """The stored args of the job that `build` enqueues, after checking that the object itself has the same."""
+
+    def work(session: Session) -> Any:
+        job = build(session)
+        flush(session)
+        with place.counting() as sent:
+            seen = job.args
+        assert sent == []
+        session.commit()
+        return seen
+
+    seen = place.run(work, expire_on_commit=False)
+    stored = next(job["args"] for job in place.jobs() if job["args"] == seen)
+    assert place.run(lambda session: session.query(Job).filter_by(args=seen).count()) == 1
+    return stored
+
+
+FLUSHES = {
+    "flush": Session.flush,
+    "commit": Session.commit,
+    "autoflush": lambda session: session.query(User).all(),
+    "savepoint": lambda session: session.begin_nested().commit(),
+}
+
+
+@pytest.mark.parametrize("how", FLUSHES)
+@pytest.mark.parametrize("kind", [User, Account, Lazy])
+def test_a_key_that_does_not_exist_yet_is_there_after_any_kind_of_flush(place: Place, kind: Any, how: str) -> None:
+    made: list[Any] = []
+
+    def build(session: Session) -> Job:
+        made.append(kind())
+        session.add(made[0])
+        return enqueue(session, a_job(args={"deep": [{"id": ref(made[0])}]}))
+
+    assert flushed(place, build, flush=FLUSHES[how]) == {"deep": [{"id": made[0].id}]}
+
+
+def test_meta_may_hold_references_too(place: Place) -> None:
+    def work(session: Session) -> int:
+        user = User()
+        session.add(user)
+        enqueue(session, a_job(meta={"by": ref(user)}))
+        session.commit()
+        return user.id
+
+    number = place.run(work)
+
+    assert [(job["args"], job["meta"]) for job in place.jobs()] == [({}, {"by": number})]
+
+
+def test_an_object_that_is_stored_already(place: Place) -> None:
+    def build(session: Session) -> Job:
+        user = User(email="ada@example.com")
+        session.add(user)
+        session.commit()
+        return enqueue(session, a_job(args={"id": ref(user), "to": ref(user, "email")}))
+
+    assert flushed(place, build)["to"] == "ada@example.com"
+
+
+def test_the_key_of_an_expired_object_costs_no_query(place: Place) -> None:
+    def work(session: Session) -> None:
+        user = User()
+        session.add(user)
+        session.commit()
+        session.expire(user)
+        with place.counting() as sent:
+            enqueue(session, a_job(args={"id": ref(user)}))
+            session.flush()
+        assert [statement.split()[0] for statement in sent] == ["INSERT", "SELECT"]
+        assert "pg_notify" in sent[1]
+
+    place.run(work)
+
+
+@pytest.mark.parametrize("kind", [User, Lazy])
+def test_a_value_that_the_database_fills_in(place: Place, kind: Any) -> None:
+    def build(session: Session) -> Job:
+        made = kind()
+        session.add(made)
+        return enqueue(session, a_job(args={"slug": ref(made, "slug")}))
+
+    assert flushed(place, build) == {"slug": "made-by-the-database"}
+
+
+def test_a_value_that_a_default_in_python_fills_in(place: Place) -> None:
+    def build(session: Session) -> Job:
+        user = User()
+        session.add(user)
+        return enqueue(session, a_job(args={"visits": ref(user, "visits")}))
+
+    assert flushed(place, build) == {"visits": 7}
+
+
+def test_a_value_that_sql_computes(place: Place) -> None:
+    def build(session: Session) -> Job:
+        user = User(email="ADA", visits=1)
+        other = User(email=func.lower("ADA"))
+        session.add_all([user, other])
+        session.flush()
+        user.visits = User.visits + 1
+        return enqueue(session, a_job(args={"visits": ref(user, "visits"), "email": ref(other, "email")}))
+
+    assert flushed(place, build) == {"visits": 2, "email": "ada"}
+
+
+def test_a_value_that_changes_after_enqueue_is_read_at_the_flush(place: Place) -> None:
+    def build(session: Session) -> Job:
+        user = User(email="old@example.com")
+        session.add(user)
+        session.flush()
+        job = enqueue(session, a_job(args={"to": ref(user, "email")}))
+        user.email = "new@example.com"
+        return job
+
+    assert flushed(place, build) == {"to": "new@example.com"}
+
+
+def test_nothing_is_a_value(place: Place) -> None:
+    def build(session: Session) -> Job:
+        user = User(email=None)
+        session.add(user)
+        return enqueue(session, a_job(args={"to": ref(user, "email"), "from": ref(user, "email")}))
+
+    assert flushed(place, build) == {"to": None, "from": None}
+
+
+def test_a_property_of_the_class(place: Place) -> None:
+    def build(session: Session) -> Job:
+        user = User(email="Ada")
+        session.add(user)
+        return enqueue(session, a_job(args={"text": ref(user, "greeting")}))
+
+    assert flushed(place, build) == {"text": "Dear Ada"}
+
+
+def test_a_uuid_becomes_text(place: Place) -> None:
+    made = Document()
+
+    def build(session: Session) -> Job:
+        session.add(made)
+        return enqueue(session, a_job(args={"document": ref(made)}))
+
+    assert uuid.UUID(flushed(place, build)["document"]) == made.id
+
+
+def test_an_object_that_depends_on_others_of_the_flush(place: Place) -> None:
+    def build(session: Session) -> Job:
+        user = User(orders=[Order(), Order()])
+        session.add(user)
+        return enqueue(session, a_job(args={"orders": [ref(each) for each in user.orders]}))
+
+    assert len(set(flushed(place, build)["orders"])) == 2
+
+
+def test_a_job_may_refer_to_another_job_and_to_itself(place: Place) -> None:
+    def build(session: Session) -> Job:
+        first = enqueue(session, a_job())
+        second = a_job(args={"after": ref(first)})
+        session.add(second)
+        second.args = {**second.args, "me": ref(second)}
+        return second
+
+    args = flushed(place, build)
+
+    assert [args["after"], args["me"]] == [job["id"] for job in place.jobs()]
+
+
+def test_a_job_and_an_object_may_refer_to_each_other(place: Place) -> None:
+    def build(session: Session) -> Job:
+        report = Report()
+        session.add(report)
+        report.job = enqueue(session, a_job(args={"report": ref(report)}))
+        return report.job
+
+    flushed(place, build)
+
+    assert place.count("reports JOIN oban_jobs ON oban_jobs.id = job_id WHERE args->>'report' = reports.id::text") == 1
+
+
+def test_an_object_reached_by_a_cascade_is_in_the_session(place: Place) -> None:
+    def build(session: Session) -> Job:
+        user = User()
+        session.add(user)
+        user.orders.append(Order())
+        return enqueue(session, a_job(args={"order": ref(user.orders[0])}))
+
+    assert flushed(place, build)["order"] > 0
+
+
+def test_a_resolved_job_is_clean(place: Place) -> None:
+    def work(session: Session) -> None:
+        user = User()
+        session.add(user)
+        job = enqueue(session, a_job(args={"user": ref(user)}))
+        session.flush()
+        assert job not in session.dirty
+        with place.counting() as sent:
+            session.commit()
+        assert sent == []
+
+    place.run(work)
+
+
+def test_only_jobs_whose_references_were_late_are_updated(place: Place) -> None:
+    def work(session: Session) -> None:
+        account = Account()
+        session.add(account)
+        enqueue(session, a_job(args={"account": ref(account)}))
+        with place.counting() as sent:
+            session.commit()
+        assert [statement.split()[0] for statement in sent] == ["INSERT", "INSERT", "SELECT"]
+
+    place.run(work)
+
+
+def test_the_key_of_a_deleted_object_is_still_its_key(place: Place) -> None:
+    def build(session: Session) -> Job:
+        user = User(email="ada@example.com")
+        session.add(user)
+        session.flush()
+        session.delete(user)
+        return enqueue(session, a_job(args={"gone": ref(user), "to": ref(user, "email")}))
+
+    args = flushed(place, build)
+
+    assert args["gone"] > 0
+    assert args["to"] == "ada@example.com"
+    assert place.count("users") == 0
+
+
+def test_what_a_deleted_object_never_loaded_cannot_be_read(place: Place) -> None:
+    def work(session: Session) -> None:
+        account = Account(name="ada")
+        session.add(account)
+        session.flush()
+        session.delete(account)
+        session.expire(account, ["name"])
+        enqueue(session, a_job(args={"to": ref(account, "name")}))
+        with pytest.raises(ReferenceOutsideSession, match="read the value before deleting it"):
+            session.flush()
+
+    place.run(work)
+
+
+# Refused at enqueue
+
+
+def test_an_object_that_left_the_session_is_refused(place: Place) -> None:
+    def work(session: Session) -> None:
+        user = User()
+        session.add(user)
+        session.commit()
+        session.expunge(user)
+        with pytest.raises(ReferenceOutsideSession, match=r"args.user .* is detached; .*session.merge\(obj\)"):
+            enqueue(session, a_job(args={"user": ref(user)}))
+        assert session.info == {}
+
+    place.run(work)
+
+
+def test_an_object_of_another_session_is_refused() -> None:
+    with Session() as session, Session() as other:
+        user = User()
+        other.add(user)
+        with pytest.raises(ReferenceOutsideSession, match=r"args.user is ref\(<User>\), and .* another session"):
+            enqueue(session, a_job(args={"user": ref(user)}))
+        assert not session.new
+
+
+def test_an_object_added_only_afterwards_is_refused_before_anything_is_staged() -> None:
+    with Session() as session:
+        first, second = User(), User()
+        session.add(first)
+        with pytest.raises(ReferenceOutsideSession, match=r"args.users\[1\] .* session.add\(obj\) first"):
+            enqueue_many(
+                session, [a_job(args={"users": [ref(first)]}), a_job(args={"users": [ref(first), ref(second)]})]
+            )
+        assert list(session.new) == [first]
+
+
+@pytest.mark.parametrize(
+    ("attribute", "words"),
+    [
+        ("emial", r"args.x is .*, and User has no attribute 'emial'; did you mean 'email'\?"),
+        ("orders", r"'orders' is a relationship; refer to its object: ref\(obj.orders\)"),
+    ],
+)
+def test_an_attribute_that_cannot_be_a_value_is_refused(attribute: str, words: str) -> None:
+    with Session() as session:
+        user = User()
+        session.add(user)
+        with pytest.raises(InvalidArguments, match=words) as refused:
+            enqueue(session, a_job(args={"x": ref(user, attribute)}))
+        assert refused.value.path == "args.x"
+
+
+def test_a_key_of_several_columns_is_referred_to_column_by_column(place: Place) -> None:
+    def build(session: Session) -> Job:
+        pair = Pair(left=1, right=2)
+        session.add(pair)
+        with pytest.raises(InvalidArguments, match=r"write ref\(obj, 'left'\), ref\(obj, 'right'\)"):
+            enqueue(session, a_job(args={"pair": ref(pair)}))
+        return enqueue(session, a_job(args={"pair": [ref(pair, "left"), ref(pair, "right")]}))
+
+    assert flushed(place, build) == {"pair": [1, 2]}
+
+
+# Refused at the flush
+
+
+def test_an_object_that_leaves_the_session_before_the_flush_is_refused_there(place: Place) -> None:
+    def work(session: Session) -> None:
+        user = User()
+        session.add(user)
+        enqueue(session, a_job(args={"user": ref(user)}))
+        session.expunge(user)
+        with pytest.raises(ReferenceOutsideSession, match=r"args.user .* is in no session"):
+            session.commit()
+        session.rollback()
+
+    place.run(work)
+
+    assert (place.jobs(), place.heard()) == ([], [])
+
+
+def test_an_object_that_the_flush_throws_out_as_an_orphan_is_refused(place: Place) -> None:
+    def work(session: Session) -> None:
+        user = User(orders=[Order()])
+        order = user.orders[0]
+        session.add(user)
+        enqueue(session, a_job(args={"order": ref(order)}))
+        user.orders.remove(order)
+        with pytest.raises(ReferenceOutsideSession):
+            session.commit()
+        session.rollback()
+
+    place.run(work)
+
+    assert place.jobs() == []
+
+
+def test_a_value_that_is_not_json_is_refused_with_its_path(place: Place) -> None:
+    def work(session: Session) -> None:
+        user = User()
+        session.add(user)
+        user.__dict__["odd"] = {1}
+        enqueue(session, a_job(args={"deep": [ref(user, "odd")]}))
+        with pytest.raises(InvalidArguments, match=r"args.deep\[0\] is a set"):
+            session.flush()
+
+    place.run(work)
