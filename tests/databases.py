@@ -52,14 +52,16 @@ class Server:
 
 
 class Databases:
-    """Fresh databases for tests; what a test leaves is dropped behind its back, since dropping takes longest."""
+    """Fresh databases for tests; the next one is cloned and the last one dropped while a test runs."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
         self._run = f"oban_test_{secrets.token_hex(4)}"
         self._numbers = itertools.count(1)
+        self._clones = ThreadPoolExecutor(1, thread_name_prefix="clone-databases")
         self._drops = ThreadPoolExecutor(1, thread_name_prefix="drop-databases")
         self._dropping: list[Future[None]] = []
+        self._next: Future[str] | None = None
         self._template: str | None = None
 
     def __enter__(self) -> Self:
@@ -68,6 +70,9 @@ class Databases:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._next is not None:
+            self._drop(self._next.result())
+        self._clones.shutdown()
         if self._template is not None:
             self._drop(self._template)
         self._drops.shutdown()
@@ -90,9 +95,21 @@ class Databases:
 
     @contextmanager
     def fresh(self, *, migrated: bool = True) -> Iterator[str]:
-        name = f"{self._run}_{next(self._numbers)}"
-        yield self.server.create_database(name, self.template if migrated else None)
+        name = self._take_clone() if migrated else self._create(None)
+        yield self.server.url_of(name)
         self._drop(name)
+
+    def _take_clone(self) -> str:
+        taken = self._next or self._clones.submit(self._create, self.template)
+        self._next = None
+        name = taken.result()
+        self._next = self._clones.submit(self._create, self.template)
+        return name
+
+    def _create(self, template: str | None) -> str:
+        name = f"{self._run}_{next(self._numbers)}"
+        self.server.create_database(name, template)
+        return name
 
     def _drop(self, name: str) -> None:
         self._dropping.append(self._drops.submit(self.server.drop_database, name))

@@ -43,8 +43,8 @@ def start(
     """A context manager, sync and async, that gives the `Server` of `folder`: started, or attached to where it runs.
 
     Commits survive a crash unless `fast`, which is for tests: they don't look at them afterwards. Without a `port`
-    the folder keeps the one it got at first. `settings` are PostgreSQL's own and count for whoever starts the server. `binaries` says which PostgreSQL to
-    use where `choose` should not. EmbeddedError where there is no server after `within` seconds.
+    the folder keeps the one it got at first. `settings` are PostgreSQL's own and count for whoever starts the server.
+    `binaries` says which PostgreSQL to use. EmbeddedError where there is no server after `within` seconds.
     """
     return Attachment(
         Path(folder), port=port, fast=fast, settings=dict(settings or {}), binaries=binaries, within=within
@@ -72,7 +72,7 @@ class Attachment:
         self._binaries = binaries
         self._within = within
         self._given_up = threading.Event()
-        self._hold: tuple[Home, SharedLock, Server, int] | None = None
+        self._hold: tuple[Home, SharedLock, Server] | None = None
 
     @property
     def server(self) -> Server:
@@ -91,19 +91,18 @@ class Attachment:
         except BaseException:
             lock.close()
             raise
-        self._hold = home, lock, server, os.getpid()
+        self._hold = home, lock, server
         return server
 
     def close(self) -> None:
         """Leave; where nobody else is left, return once the server has stopped."""
         if self._hold is None:
             return
-        home, lock, _, opened_by = self._hold
+        home, lock, _ = self._hold
         self._hold = None
         # Closed, not unlocked: a child that was forked meanwhile shares the lock and is still a user.
         lock.close()
-        if os.getpid() == opened_by:
-            _see_it_stop(home)
+        _see_it_stop(home)
 
     def __enter__(self) -> Server:
         return self.open()
@@ -194,8 +193,6 @@ class Attachment:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
-            # Not ours to get: Ctrl-C in a terminal goes to every process of the session.
-            start_new_session=True,
             check=False,
         )
         if begun.returncode not in (0, 3):

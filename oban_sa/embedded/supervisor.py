@@ -175,7 +175,6 @@ class Supervisor:
                 env=environment(),
                 # SIGINT is a fast and clean stop: the data is whole, only the sessions end.
                 preexec_fn=tied_to(os.getpid(), signal.SIGINT),
-                start_new_session=True,
             )
 
     def _options(self) -> list[str]:
@@ -302,6 +301,7 @@ def main() -> NoReturn:
     # The lock is taken before this process answers, so that its caller knows: free again means failed or over.
     if os.fork() > 0:
         os._exit(0)
+    # Ctrl-C in the terminal of whoever came first is not meant for the others' server.
     os.setsid()
     for fd in (0, 1, 2):
         os.dup2(os.open(os.devnull, os.O_RDWR), fd)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -54,13 +57,9 @@ async def test_a_killed_server_can_be_started_again_at_once_under_the_same_url(f
     busy.close()
 
 
-@pytest.mark.parametrize("leave_server_json", [True, False])
-def test_a_stale_pid_file_that_names_an_innocent_process_is_cleared_and_the_process_left_alone(
-    folder: Path, leave_server_json: bool
-) -> None:
+def test_a_stale_pid_file_that_names_an_innocent_process_is_cleared_and_the_process_left_alone(folder: Path) -> None:
     with embedded.start(folder, fast=True) as before:
         trace = (before.data / "postmaster.pid").read_text().splitlines()
-        info = (folder / "postgresql" / "server.json").read_text()
     owner = before.data.stat()
     with subprocess.Popen(
         ["/bin/cat"], stdin=subprocess.PIPE, user=owner.st_uid if os.geteuid() == 0 else None
@@ -68,13 +67,41 @@ def test_a_stale_pid_file_that_names_an_innocent_process_is_cleared_and_the_proc
         stale = before.data / "postmaster.pid"
         stale.write_text("\n".join([str(innocent.pid), *trace[1:], ""]))
         os.chown(stale, owner.st_uid, owner.st_gid)
-        if leave_server_json:
-            (folder / "postgresql" / "server.json").write_text(info)
         with embedded.start(folder, fast=True) as after:
             assert after.pid not in (before.pid, innocent.pid)
             psycopg.connect(after.url).close()
         assert innocent.poll() is None
         innocent.communicate(b"\n")
+
+
+def test_a_server_json_left_over_from_a_crash_is_not_believed(folder: Path) -> None:
+    told = folder / "postgresql" / "server.json"
+    with embedded.start(folder, fast=True) as before:
+        info = told.read_text()
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        told.write_text(info.replace(str(before.port), str(other.getsockname()[1])))
+        shutil.chown(told, before.data.stat().st_uid)
+        with embedded.start(folder, fast=True) as after:
+            psycopg.connect(after.url).close()
+
+
+@linux
+async def test_the_next_start_waits_for_what_a_killed_server_left_running(folder: Path) -> None:
+    attachment = embedded.start(folder, fast=True)
+    before = attachment.open()
+    with psycopg.connect(before.url) as connection:
+        session = connection.info.backend_pid
+        os.kill(session, signal.SIGSTOP)
+        os.kill(before.pid, signal.SIGKILL)
+        attachment.close()
+        starting = asyncio.create_task(asyncio.to_thread(attachment.open))
+        log = folder / "postgresql" / "log"
+        await eventually(lambda: "pre-existing shared memory block" in log.read_text())
+        os.kill(session, signal.SIGCONT)
+        after = await starting
+        attachment.close()
+        assert after.pid != before.pid
+        connection.close()
 
 
 def test_what_a_killed_initdb_left_is_neither_taken_for_data_nor_kept(folder: Path) -> None:

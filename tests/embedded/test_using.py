@@ -87,6 +87,14 @@ def test_commits_are_durable_unless_speed_was_asked_for(folder: Path, fast: bool
         assert connection.execute("SELECT current_setting('fsync')").fetchone() == (fsync,)
 
 
+def test_fast_data_is_carried_to_the_disk_before_durable_use(folder: Path) -> None:
+    unsynced = folder / "postgresql" / "unsynced"
+    with embedded.start(folder, fast=True):
+        assert unsynced.exists()
+    with embedded.start(folder):
+        assert not unsynced.exists()
+
+
 def test_settings_reach_the_server(folder: Path) -> None:
     with (
         embedded.start(folder, fast=True, settings={"max_connections": "17"}) as server,
