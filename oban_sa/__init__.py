@@ -1,0 +1,37 @@
+"""Background jobs for SQLAlchemy: a job is a row in your own PostgreSQL, written by your own session."""
+
+# from oban_sa.client import Oban as Oban
+from oban_sa.enqueueing import enqueue as enqueue
+from oban_sa.enqueueing import enqueue_many as enqueue_many
+from oban_sa.models import Job as Job
+from oban_sa.models import schema_map as schema_map
+from oban_sa.outcomes import Cancel as Cancel
+from oban_sa.outcomes import Record as Record
+from oban_sa.outcomes import Result as Result
+from oban_sa.outcomes import Snooze as Snooze
+from oban_sa.references import ref as ref
+from oban_sa.runner import Runner as Runner
+from oban_sa.states import JobState as JobState
+from oban_sa.workers import Worker as Worker
+from oban_sa.workers import current_job as current_job
+from oban_sa.workers import job as job
+from oban_sa.workers import worker as worker
+
+__all__ = [
+    "Cancel",
+    "Job",
+    "JobState",
+    # "Oban",
+    "Record",
+    "Result",
+    "Runner",
+    "Snooze",
+    "Worker",
+    "current_job",
+    "enqueue",
+    "enqueue_many",
+    "job",
+    "ref",
+    "schema_map",
+    "worker",
+]

@@ -218,8 +218,8 @@ class Runner:
         if queue == "*":
             for producer in self._producers.values():
                 producer.nudge()
-        elif (producer := self._producers.get(queue)) is not None:
-            producer.nudge()
+        elif queue in self._producers:
+            self._producers[queue].nudge()
 
     def _lost(self, uuids: list[UUID]) -> None:
         for producer in self._producers.values():
@@ -234,11 +234,15 @@ def _checked(queues: Mapping[str, int]) -> dict[str, int]:
             rules.name(queue, "queue")
         except InvalidJob as error:
             raise InvalidOption(str(error)) from None
-        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+        if not _is_limit(limit):
             raise InvalidOption(f"the limit of queue {queue!r} is a whole number of at least 1, not {limit!r}")
     if not queues:
         raise InvalidOption('a runner needs at least one queue, such as queues={"default": 10}')
     return dict(queues)
+
+
+def _is_limit(limit: object) -> bool:
+    return isinstance(limit, int) and not isinstance(limit, bool) and limit >= 1
 
 
 __all__ = ["Runner", "verify"]

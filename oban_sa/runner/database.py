@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -58,7 +58,9 @@ class Database:
 
     def prepare(self, statement: Executable) -> Prepared:
         """Compile a statement for this schema."""
-        compiled: Any = statement.compile(  # type: ignore[attr-defined]
+        # An `Executable` that can't be compiled on its own does not occur here.
+        compilable: Any = statement
+        compiled: Any = compilable.compile(
             dialect=self.engine.dialect,
             schema_translate_map=schema_map(self.schema) or None,
             render_schema_translate=True,
@@ -115,7 +117,7 @@ class Line:
             return await connection.fetch(prepared.sql, *prepared.values(values), timeout=within)
 
     @asynccontextmanager
-    async def transaction(self, *, within: float = WITHIN) -> AsyncIterator[Transaction]:
+    async def transaction(self, *, within: float = WITHIN) -> AsyncGenerator[Transaction]:
         """Several statements, committed together."""
         async with self._opened() as connection, asyncio.timeout(within), connection.transaction():
             yield Transaction(connection)
@@ -131,7 +133,7 @@ class Line:
                     connection.terminate()
 
     @asynccontextmanager
-    async def _opened(self) -> AsyncIterator[asyncpg.Connection]:
+    async def _opened(self) -> AsyncGenerator[asyncpg.Connection]:
         async with self._lock:
             try:
                 if self._connection is None or self._connection.is_closed():

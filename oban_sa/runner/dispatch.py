@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from oban_sa.errors import AttemptCancelled, AttemptError, AttemptTimedOut
 from oban_sa.models import Job
@@ -13,6 +13,8 @@ from oban_sa.runner.processes import Processes
 from oban_sa.runner.sessions import AttemptSessions, Judge, Settled
 from oban_sa.runner.threads import ThreadCall, Threads
 from oban_sa.workers.definition import Definition, call_by_name
+
+T = TypeVar("T")
 
 
 class Dispatch:
@@ -29,7 +31,7 @@ class Dispatch:
             return await _within(within, lambda: definition.call(job))
         if definition.executor == "process":
             return await _within(
-                within, lambda: self._processes.call(call_by_name, definition.name, definition.module, job.to_row())
+                within, lambda: self._processes.call(call_by_name, definition.name, definition.module, _row(job))
             )
         return await _thread_ended(self._threads.call(lambda: definition.call(job)), within)
 
@@ -51,7 +53,12 @@ class Dispatch:
         self._processes.close()
 
 
-async def _within(seconds: float | None, call: Callable[[], Awaitable[Any]]) -> Any:
+def _row(job: Job) -> dict[str, Any]:
+    """What crosses to another process: the row's values, never the live object."""
+    return {column.key: getattr(job, column.key) for column in Job.__table__.columns}
+
+
+async def _within(seconds: float | None, call: Callable[[], Awaitable[T]]) -> T:
     if seconds is None:
         return await call()
     timeout = asyncio.timeout(seconds)

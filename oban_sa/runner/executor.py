@@ -133,7 +133,7 @@ class Executor:
 
     def _about(self, job: Job) -> dict[str, Any]:
         waited = 0.0
-        if job.attempted_at is not None and job.scheduled_at is not None:
+        if job.attempted_at is not None:
             waited = max((job.attempted_at - job.scheduled_at).total_seconds(), 0.0)
         return {
             "runner": self._source,

@@ -251,10 +251,10 @@ class Producer:
             self._begin(fetched)
 
     async def _exchange(self, outcomes: tuple[Outcome, ...], demand: int) -> list[asyncpg.Record]:
-        mine = {"attempted_by": self._attempted_by}
+        mine: dict[str, Any] = {"attempted_by": self._attempted_by}
         if not outcomes:
             return await self._line.fetch(self._statements.fetching, queue=self.queue, demand=demand, **mine)
-        said = as_arrays(outcomes)
+        said: dict[str, Any] = as_arrays(outcomes)
         if not demand:
             return await self._line.fetch(self._statements.acking, **said, **mine)
         return await self._line.fetch(

@@ -39,7 +39,8 @@ class AttemptSessions:
 
     async def settled(self, definition: Definition, job: Job, judge: Judge) -> Settled:
         """Run code that takes an asynchronous session, on the loop."""
-        session: AsyncSession = definition.session_class(self._bind, expire_on_commit=False)
+        session_class: Any = definition.session_class
+        session: AsyncSession = session_class(self._bind, expire_on_commit=False)
         return await _settled(session, job, judge, lambda: definition.call(job, session))
 
     def settled_in_thread(self, definition: Definition, job: Job, judge: Judge) -> Settled:
@@ -55,7 +56,8 @@ class AttemptSessions:
             self._local.bind = _mapped(own, self._schema)
         bind: AsyncEngine = self._local.bind
         try:
-            session = AsyncSession(bind, expire_on_commit=False, sync_session_class=definition.session_class)
+            session_class: Any = definition.session_class
+            session = AsyncSession(bind, expire_on_commit=False, sync_session_class=session_class)
             within = session.run_sync
             return runner.run(_settled(session, job, judge, lambda: within(lambda sync: definition.call(job, sync))))
         except Exception as error:

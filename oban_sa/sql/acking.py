@@ -10,8 +10,8 @@ from sqlalchemy import (
     Boolean,
     ColumnElement,
     Double,
+    Executable,
     Integer,
-    Select,
     Text,
     Update,
     bindparam,
@@ -19,7 +19,6 @@ from sqlalchemy import (
     cast,
     column,
     func,
-    literal_column,
     null,
     select,
     union_all,
@@ -28,9 +27,10 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from oban_sa.sql.fetching import FETCHED, jobs, taking
+from oban_sa.sql.literals import inline
 from oban_sa.sql.moments import seconds_later, utc_clock
 
-VERDICT_COLUMNS = {
+VERDICT_COLUMNS: dict[str, Any] = {
     "id": BigInteger(),
     "attempt": Integer(),
     "state": Text(),
@@ -42,7 +42,7 @@ VERDICT_COLUMNS = {
 """What is said of an attempt, each a parameter of its own: arrays of equal length named `ids`, `attempts`, ..."""
 
 
-def acking() -> Select[Any]:
+def acking() -> Executable:
     """The ids of the jobs whose outcome was written; those missing from it had been lost to another attempt.
 
     Parameters: `attempted_by`, and for each of `VERDICT_COLUMNS` an array with its name in the plural.
@@ -51,7 +51,7 @@ def acking() -> Select[Any]:
     return select(acked.c.id)
 
 
-def acking_and_fetching() -> Select[Any]:
+def acking_and_fetching() -> Executable:
     """Acks and a fetch in one round trip and one commit: rows of `FETCHED` and `acked`, one of the two filled.
 
     Both halves see the same snapshot, so a job that this statement makes available is fetched by a later one.
@@ -85,7 +85,9 @@ def acking_one() -> Update:
 
 
 def _acked() -> CTE:
-    arrays = [cast(bindparam(f"{name}s", type_=ARRAY(type_)), ARRAY(type_)) for name, type_ in VERDICT_COLUMNS.items()]
+    arrays: list[Any] = [
+        cast(bindparam(f"{name}s", type_=ARRAY(type_)), ARRAY(type_)) for name, type_ in VERDICT_COLUMNS.items()
+    ]
     said = func.unnest(*arrays).table_valued(*(column(name, type_) for name, type_ in VERDICT_COLUMNS.items()))
     said = said.render_derived("said")
     return (
@@ -102,7 +104,7 @@ def _still_held(job_id: ColumnElement[Any], attempt: ColumnElement[Any]) -> Colu
     # state instead, dead entries included: 121 buffers per job instead of 8 over a drain. No index serves these guards.
     return (
         (jobs.c.id == job_id)
-        & (cast(jobs.c.state, Text) == literal_column("'executing'"))
+        & (cast(jobs.c.state, Text) == inline("'executing'"))
         & (jobs.c.attempt == attempt)
         & (jobs.c.attempted_by == cast(bindparam("attempted_by", type_=ARRAY(Text())), ARRAY(Text())))
     )
@@ -111,21 +113,21 @@ def _still_held(job_id: ColumnElement[Any], attempt: ColumnElement[Any]) -> Colu
 def _outcome(said: Any) -> dict[str, Any]:
     now = utc_clock()
     entry = func.jsonb_build_object(
-        literal_column("'at'"),
-        func.to_char(now, literal_column("""'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'""")),
-        literal_column("'attempt'"),
+        inline("'at'"),
+        func.to_char(now, inline("""'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'""")),
+        inline("'attempt'"),
         cast(said["attempt"], Integer),
-        literal_column("'error'"),
+        inline("'error'"),
         cast(said["error"], Text),
         type_=JSONB,
     )
 
     def moment_of(state: str, name: str) -> ColumnElement[Any]:
-        return case((cast(said["state"], Text) == literal_column(f"'{state}'"), now), else_=jobs.c[name])
+        return case((cast(said["state"], Text) == inline(f"'{state}'"), now), else_=jobs.c[name])
 
     return {
         "state": cast(said["state"], jobs.c.state.type),
-        "attempt": jobs.c.attempt - case((said["refund"], literal_column("1")), else_=literal_column("0")),
+        "attempt": jobs.c.attempt - case((said["refund"], inline("1")), else_=inline("0")),
         "scheduled_at": case(
             (cast(said["delay"], Double).is_(None), jobs.c.scheduled_at), else_=seconds_later(now, said["delay"])
         ),
@@ -136,7 +138,7 @@ def _outcome(said: Any) -> dict[str, Any]:
         "errors": case((cast(said["error"], Text).is_(None), jobs.c.errors), else_=literal_errors(entry)),
         "meta": case(
             (cast(said["meta"], Text).is_(None), jobs.c.meta),
-            else_=func.coalesce(jobs.c.meta, literal_column("'{}'::jsonb")).op("||")(cast(said["meta"], JSONB)),
+            else_=func.coalesce(jobs.c.meta, inline("'{}'::jsonb")).op("||")(cast(said["meta"], JSONB)),
         ),
     }
 

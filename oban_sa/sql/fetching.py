@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import CTE, Integer, Select, Table, Text, bindparam, cast, func, literal_column, select, update
+from sqlalchemy import CTE, Executable, Integer, Table, Text, bindparam, cast, func, select, update
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from oban_sa.models import Job
+from oban_sa.sql.literals import inline
 from oban_sa.sql.moments import utc_now
 
 jobs: Table = Job.metadata.tables["public.oban_jobs"]
@@ -36,7 +37,7 @@ JSON_TEXT = frozenset({"args", "meta", "errors"})
 """Those of `FETCHED` that are answered as JSON text."""
 
 
-def fetching() -> Select[Any]:
+def fetching() -> Executable:
     """Rows of `FETCHED`, at most `demand` of them, in no promised order.
 
     Parameters: `queue`, `demand`, `attempted_by` (`[node, producer uuid]`).
@@ -52,7 +53,7 @@ def taking() -> CTE:
         select(jobs.c.id)
         .where(
             # A literal, not a parameter: a generic plan must still know which corner of the index this is.
-            jobs.c.state == literal_column("'available'"),
+            jobs.c.state == inline("'available'"),
             jobs.c.queue == bindparam("queue", type_=Text()),
             jobs.c.attempt < jobs.c.max_attempts,
         )
@@ -66,8 +67,8 @@ def taking() -> CTE:
         update(jobs)
         .where(jobs.c.id == picked.c.id)
         .values(
-            state=literal_column("'executing'"),
-            attempt=jobs.c.attempt + literal_column("1"),
+            state=inline("'executing'"),
+            attempt=jobs.c.attempt + inline("1"),
             attempted_at=utc_now(),
             attempted_by=cast(bindparam("attempted_by", type_=ARRAY(Text())), ARRAY(Text())),
         )
@@ -77,9 +78,10 @@ def taking() -> CTE:
 
 
 def _as_answered(name: str) -> Any:
-    column = jobs.c[name]
+    column: Any = jobs.c[name]
     if name == "errors":
         # jsonb[] in one family's table and jsonb in the other's; as jsonb both read alike.
         column = func.to_jsonb(column)
     # As text, whatever codec for JSON the engine has put on its connections.
-    return cast(column, Text).label(name) if name in JSON_TEXT else column
+    answered: Any = cast(column, Text).label(name) if name in JSON_TEXT else column
+    return answered

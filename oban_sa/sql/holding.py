@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from sqlalchemy import BigInteger, Select, Text, Update, bindparam, cast, func, literal_column, select, update
+from sqlalchemy import BigInteger, Executable, Text, Update, bindparam, cast, func, select, update
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from oban_sa.sql.fetching import jobs
+from oban_sa.sql.literals import inline
 
 _MINE = jobs.c.attempted_by == cast(bindparam("attempted_by", type_=ARRAY(Text())), ARRAY(Text()))
 
 
-def holding() -> Select[Any]:
+def holding() -> Executable:
     """Those of some jobs that a producer still holds: ids. Parameters: `attempted_by`, `ids`."""
     ids = cast(bindparam("ids", type_=ARRAY(BigInteger())), ARRAY(BigInteger()))
     return select(jobs.c.id).where(jobs.c.id == func.any(ids), cast(jobs.c.state, Text) == "executing", _MINE)
@@ -27,11 +26,11 @@ def reclaiming() -> Update:
     return (
         update(jobs)
         .where(
-            jobs.c.state == literal_column("'executing'"),
+            jobs.c.state == inline("'executing'"),
             jobs.c.queue == bindparam("queue", type_=Text()),
             _MINE,
             jobs.c.id != func.all(cast(bindparam("known", type_=ARRAY(BigInteger())), ARRAY(BigInteger()))),
         )
-        .values(state=literal_column("'available'"), attempt=jobs.c.attempt - literal_column("1"))
+        .values(state=inline("'available'"), attempt=jobs.c.attempt - inline("1"))
         .returning(jobs.c.id)
     )

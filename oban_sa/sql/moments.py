@@ -5,19 +5,21 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, DateTime, Double, cast, extract, func, literal_column, type_coerce
+from sqlalchemy import ColumnElement, DateTime, Double, cast, extract, func, type_coerce
 
-SECOND: ColumnElement[Any] = literal_column("interval '1 second'")
+from oban_sa.sql.literals import inline
+
+SECOND: ColumnElement[Any] = inline("interval '1 second'")
 
 
 def utc_now() -> ColumnElement[datetime]:
     """The moment the transaction began; stable, so an index on a timestamp serves comparisons with it."""
-    return func.timezone(literal_column("'UTC'"), func.now(), type_=DateTime())
+    return func.timezone(inline("'UTC'"), func.now(), type_=DateTime())
 
 
 def utc_clock() -> ColumnElement[datetime]:
     """This very moment, also late in a long transaction; volatile, so only for values that are written."""
-    return func.timezone(literal_column("'UTC'"), func.clock_timestamp(), type_=DateTime())
+    return func.timezone(inline("'UTC'"), func.clock_timestamp(), type_=DateTime())
 
 
 def seconds_later(moment: ColumnElement[datetime], seconds: ColumnElement[Any]) -> ColumnElement[datetime]:
