@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping, MutableMapping, MutableSequence, Sequence
@@ -27,12 +29,19 @@ class Misfit(Exception):  # noqa: N818
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
-        self.steps: list[str] = []
+        self.steps: list[str | int] = []
 
     def at(self, start: str) -> InvalidArguments:
         """Return the error that users see, with the path from `start`."""
-        path = start + "".join(reversed(self.steps))
+        path = start + "".join(map(step, reversed(self.steps)))
         return InvalidArguments(f"{path} {self.reason}", path=path)
+
+
+def step(key: str | int) -> str:
+    """Return how a path goes on into an object or a list: `.price`, `["a b"]` or `[3]`."""
+    if isinstance(key, int):
+        return f"[{key}]"
+    return f".{key}" if key.isidentifier() else f"[{json.dumps(key)}]"
 
 
 def as_is(value: Any) -> Any:
@@ -180,7 +189,7 @@ def _fields(
                 if key in ignored:
                     continue
                 raise Misfit(f"has {key!r}, which {name} doesn't{nearest(key, decoders)}")
-            made[key] = _at(f".{key}", field, item)
+            made[key] = _at(key, field, item)
         for key in required:
             if key not in made:
                 raise Misfit(f"lacks {key!r}, which {name} needs")
@@ -192,11 +201,11 @@ def _fields(
     return decode
 
 
-def _at(step: str, decode: Decode, value: Any) -> Any:
+def _at(key: str | int, decode: Decode, value: Any) -> Any:
     try:
         return decode(value)
     except Misfit as misfit:
-        misfit.steps.append(step)
+        misfit.steps.append(key)
         raise
 
 
@@ -206,7 +215,7 @@ def _collection(make: Callable[[Any], Any], decode: Decode) -> Decode:
             raise Misfit(f"must be a list, not {shown(value)}")
         if decode is as_is:
             return make(value)
-        return make([_at(f"[{index}]", decode, item) for index, item in enumerate(value)])
+        return make([_at(index, decode, item) for index, item in enumerate(value)])
 
     return collection
 
@@ -215,7 +224,7 @@ def _tuple(decoders: list[Decode]) -> Decode:
     def decode(value: Any) -> Any:
         if not isinstance(value, _LIST) or len(value) != len(decoders):
             raise Misfit(f"must be a list of {len(decoders)}, not {shown(value)}")
-        return tuple(_at(f"[{index}]", decoders[index], item) for index, item in enumerate(value))
+        return tuple(_at(index, decoders[index], item) for index, item in enumerate(value))
 
     return decode
 
@@ -226,7 +235,7 @@ def _mapping(decode: Decode) -> Decode:
             raise Misfit(f"must be an object, not {shown(value)}")
         if decode is as_is:
             return value
-        return {key: _at(f".{key}", decode, item) for key, item in value.items()}
+        return {key: _at(key, decode, item) for key, item in value.items()}
 
     return mapping
 
@@ -284,10 +293,9 @@ def _pydantic(cls: Any) -> Decode:
 
 
 def _of_model(cls: Any, error: Any) -> Misfit:
-    first = error.errors()[0] if hasattr(error, "errors") else {"msg": str(error), "loc": ()}
+    first: dict[str, Any] = error.errors()[0] if hasattr(error, "errors") else {"msg": str(error), "loc": ()}
     misfit = Misfit(f"doesn't fit {cls.__name__}: {first['msg']}")
-    steps = [f"[{step}]" if isinstance(step, int) else f".{step}" for step in first["loc"]]
-    misfit.steps = steps[::-1]
+    misfit.steps = list(first["loc"])[::-1]
     return misfit
 
 
@@ -300,7 +308,8 @@ def _msgspec(cls: Any) -> Decode:
         except msgspec.ValidationError as error:
             reason, _, path = str(error).partition(" - at `$")
             misfit = Misfit(f"doesn't fit {cls.__name__}: {reason}")
-            misfit.steps = [path.rstrip("`")]
+            for name, index in reversed(_MSGSPEC_PATH.findall(path)):
+                misfit.steps.append(int(index) if index else name)
             raise misfit from error
 
     return decode
@@ -359,6 +368,7 @@ _LIST: Final[type[Any]] = list
 _OBJECT: Final[type[Any]] = dict
 # What `type X = ...` makes, since Python 3.12.
 _ALIAS: Final[Any] = getattr(typing, "TypeAliasType", None)
+_MSGSPEC_PATH: Final = re.compile(r"\.([^.\[`]+)|\[(\d+)\]")
 _TRANSPARENT: Final = frozenset({Annotated, Required, NotRequired})
 _COLLECTIONS: Final[dict[Any, Callable[[Any], Any]]] = {
     list: list,

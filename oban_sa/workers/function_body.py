@@ -10,7 +10,7 @@ from typing import Any
 from oban_sa import values
 from oban_sa.errors import InvalidArguments, InvalidOption, nearest
 from oban_sa.models import Job
-from oban_sa.workers.arguments import Decode, Decoders, Misfit, as_is
+from oban_sa.workers.arguments import Decode, Decoders, Misfit, as_is, step
 from oban_sa.workers.body import AttemptSession, check_crossing, check_function, check_session, place, runner_of
 from oban_sa.workers.options import Executor
 from oban_sa.workers.parameters import Parameter, Unresolved, meaning, parameters
@@ -104,7 +104,7 @@ class FunctionBody:
             unknown = next(name for name in given if name not in self._names)
             raise InvalidArguments(
                 f"args has {unknown!r}, which {self.what} doesn't take{nearest(unknown, self._names)}",
-                path=f"args.{unknown}",
+                path=f"args{step(unknown)}",
             )
         for name in self._required:
             if name not in given:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import typing
 from collections.abc import Callable, Mapping
@@ -104,7 +105,7 @@ def worker(cls: Any = None, /, **options: Any) -> Any:
 
 
 def _define(cls: Any, options: Mapping[str, Any], local: Mapping[str, Any], checked: Options | None = None) -> Any:
-    if not isinstance(cls, type):
+    if not inspect.isclass(cls):
         raise InvalidOption(f"@worker decorates classes, not {cls!r}; decorate a function with @job")
     checked = checked or Options.read(options)
     body = ClassBody(cls, checked.executor, declared=_declared(cls), local=local)
@@ -113,8 +114,8 @@ def _define(cls: Any, options: Mapping[str, Any], local: Mapping[str, Any], chec
     (options.get("registry") or registry).register(definition)
     setattr(cls, ATTRIBUTE, definition)
     if Worker not in cls.__mro__:
-        cls.new = Worker.__dict__["new"]
-        cls.enqueue = Worker.__dict__["enqueue"]
+        for name in ("new", "enqueue"):
+            setattr(cls, name, Worker.__dict__[name])
     return cls
 
 

@@ -157,9 +157,9 @@ def test_a_class_that_is_not_decorated_says_so() -> None:
     class Child(Decorated):
         pass
 
-    with pytest.raises(InvalidOption, match="Bare is not decorated with @worker$"):
+    with pytest.raises(InvalidOption, match=r"Bare is not decorated with @worker$"):
         Bare.new(Welcome(1))
-    with pytest.raises(InvalidOption, match="Child is not decorated with @worker; .*Decorated, from which it derives"):
+    with pytest.raises(InvalidOption, match=r"Child is not decorated with @worker; .*Decorated, from which it derives"):
         Child.new(Welcome(1))
 
 

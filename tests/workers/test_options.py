@@ -1,0 +1,79 @@
+"""Options of workers: which there are, and what they take."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from oban_sa.errors import InvalidCron, InvalidOption, InvalidPeriod
+from oban_sa.references import ref
+from oban_sa.workers import Registry, definition_of, job, worker
+from oban_sa.workers.options import Options
+
+
+@pytest.mark.parametrize("decorator", [worker, job])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"quue": "x"}, r"^@(worker|job) has no option 'quue'; did you mean 'queue'\?$"),
+        ({"zzz": "x"}, r"has no option 'zzz'; there are aliases, backoff, .*timeout$"),
+        ({"schedule_in": 5}, r"'schedule_in': it belongs to one job; write it in \.new\(schedule_in=\.\.\.\)"),
+        ({"queue": ""}, "queue must not be blank"),
+        ({"queue": "  "}, "queue must not be blank"),
+        ({"queue": None}, "queue must be a string"),
+        ({"queue": "q" * 128}, "queue must be at most 127 characters"),
+        ({"max_attempts": 0}, "max_attempts must be greater than 0"),
+        ({"max_attempts": "5"}, "max_attempts must be a whole number"),
+        ({"priority": 10}, "priority must be between 0 and 9, got 10"),
+        ({"priority": -1}, "priority must be between 0 and 9"),
+        ({"priority": True}, "priority must be a whole number"),
+        ({"tags": "mail"}, r"write tags=\['mail'\]"),
+        ({"tags": 7}, "tags must be a list of strings"),
+        ({"meta": [1]}, "meta must be a dict"),
+        ({"meta": {"a": {1}}}, "meta.a is a set"),
+        ({"meta": {"a": ref(object())}}, "jobs belong to many sessions"),
+        ({"executor": "threads"}, r"executor 'threads' is unknown; did you mean 'thread'\?"),
+        ({"executor": 7}, "executor 7 is unknown; there are loop, process, thread"),
+        ({"timeout": 0}, "would end every attempt at once"),
+    ],
+)
+def test_an_option_that_makes_no_sense_is_refused(decorator: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidOption, match=message):
+        decorator(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        ({"timeout": -1}, InvalidPeriod, "timeout: "),
+        ({"timeout": "soon"}, InvalidPeriod, "timeout: .*soon"),
+        ({"backoff": float("nan")}, InvalidPeriod, "backoff: "),
+        ({"backoff": True}, InvalidPeriod, "backoff: "),
+        ({"cron": "99 * * * *"}, InvalidCron, "99"),
+        ({"cron": [{"expression": "@daily", "timezon": "UTC"}]}, InvalidOption, "timezon"),
+    ],
+)
+def test_spans_and_crons_are_refused_as_such(options: dict[str, Any], kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        worker(**options)
+
+
+def test_options_are_normalized() -> None:
+    options = Options.read(
+        {"tags": {" B", "a", "b"}, "timeout": "1 minute", "backoff": timedelta(hours=1), "executor": "loop"}
+    )
+    assert (options.tags, options.timeout, options.backoff, options.executor) == (("a", "b"), 60, 3600, "loop")
+
+
+def test_a_cron_entry_is_kept_for_the_scheduler() -> None:
+    @worker(registry=Registry(), cron=["0 9 * * MON-FRI", {"expression": "@daily", "timezone": "Europe/Berlin"}])
+    class Report:
+        async def process(self) -> None: ...
+
+    first, second = definition_of(Report).options.cron
+    assert (first.expression, second.expression, second.timezone) == ("0 9 * * MON-FRI", "@daily", "Europe/Berlin")
+    name = definition_of(Report).name
+    assert first.of(name).worker == name
+    assert first.of(name).name != second.of(name).name != ""
