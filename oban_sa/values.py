@@ -212,7 +212,7 @@ def _plain_model(value: Any, kind: type[Any], depth: int) -> Any:
 
 def _dumped(value: Any) -> Any:
     try:
-        return value.model_dump()
+        return value.model_dump(warnings=False)  # a reference is not of the type its field has
     except Exception as error:
         raise _NotJSONError(f"is a {type(value).__name__} that can't be dumped: {error}") from error
 
