@@ -95,7 +95,7 @@ async def _thread_ended(call: ThreadCall, within: float | None) -> Any:
     if error is None:
         return call.future.result()
     if reason is not None and isinstance(error, type(reason)):
-        raise reason.with_traceback(error.__traceback__) from error
+        raise reason.with_traceback(error.__traceback__) from None
     raise error
 
 

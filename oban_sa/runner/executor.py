@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from types import TracebackType
 from typing import Any
 
 from oban_sa import clock, telemetry
@@ -80,6 +82,8 @@ class Executor:
                     task.uncancel()
             except BaseException as error:
                 answer = error
+        if isinstance(answer, BaseException):
+            answer.__traceback__ = _of_the_worker(answer.__traceback__)
         if isinstance(answer, _Settled):
             settled = answer.verdict
             if not answer.written:
@@ -161,3 +165,13 @@ class _Settled:
 def about(job: Job) -> Attempt:
     """The attempt that a fetched job stands for."""
     return Attempt(job.id, job.attempt, job.max_attempts, job.meta)
+
+
+_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+
+
+def _of_the_worker(traceback: TracebackType | None) -> TracebackType | None:
+    """The part of a traceback that begins in the worker's code; how the runner got there tells nobody anything."""
+    while traceback is not None and traceback.tb_frame.f_code.co_filename.startswith(_OURS):
+        traceback = traceback.tb_next
+    return traceback

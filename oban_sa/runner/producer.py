@@ -57,7 +57,7 @@ class Producer:
         self.paused = paused
         self.uuid: UUID = uuid4()
         self.running: dict[int, Running] = {}
-        self._attempted_by = [source.node, str(self.uuid)]
+        self._holder = [source.node, str(self.uuid)]
         self._acker = Acker(source=source, queue=queue)
         self._database = database
         self._executor = executor
@@ -155,7 +155,7 @@ class Producer:
                     await self._cycle()
                 # Also what an answer lost on the way has left behind, which nobody else would ever look for.
                 rows = await self._line.fetch(
-                    self._statements.reclaiming, queue=self.queue, attempted_by=self._attempted_by, known=[]
+                    self._statements.reclaiming, queue=self.queue, holder=self._holder, known=[]
                 )
                 await self._line.fetch(self._statements.leaving, uuids=[self.uuid])
                 return len(rows)
@@ -251,7 +251,7 @@ class Producer:
             self._begin(fetched)
 
     async def _exchange(self, outcomes: tuple[Outcome, ...], demand: int) -> list[asyncpg.Record]:
-        mine: dict[str, Any] = {"attempted_by": self._attempted_by}
+        mine: dict[str, Any] = {"holder": self._holder}
         if not outcomes:
             return await self._line.fetch(self._statements.fetching, queue=self.queue, demand=demand, **mine)
         said: dict[str, Any] = as_arrays(outcomes)
@@ -282,9 +282,7 @@ class Producer:
 
     async def _reclaim(self) -> None:
         known = [*self.running, *self._acker.ids()]
-        rows = await self._line.fetch(
-            self._statements.reclaiming, queue=self.queue, attempted_by=self._attempted_by, known=known
-        )
+        rows = await self._line.fetch(self._statements.reclaiming, queue=self.queue, holder=self._holder, known=known)
         self._uncertain = False
         self._reclaimed_at = clock.monotonic()
         if rows:
@@ -293,7 +291,7 @@ class Producer:
 
     async def _let_go_of_lost(self) -> None:
         mine = list(self.running)
-        rows = await self._line.fetch(self._statements.holding, ids=mine, attempted_by=self._attempted_by)
+        rows = await self._line.fetch(self._statements.holding, ids=mine, holder=self._holder)
         self._doubtful = False
         held = {row["id"] for row in rows}
         lost = self.interrupt(Interrupted.LOST, {job_id for job_id in mine if job_id not in held})
@@ -308,7 +306,7 @@ class Producer:
         # RETURNING keeps no order.
         rows.sort(key=lambda row: (row["priority"], row["scheduled_at"], row["id"]))
         for row in rows:
-            running = Running(_job(row, self.queue, self._attempted_by))
+            running = Running(_job(row, self.queue, self._holder))
             self.running[running.job.id] = running
             running.task = asyncio.create_task(self._work(running))
 

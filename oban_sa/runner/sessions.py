@@ -85,7 +85,7 @@ async def _settled(session: AsyncSession, job: Job, judge: Judge, call: Callable
             _ACKING_ONE,
             {
                 "job_id": job.id,
-                "attempted_by": job.attempted_by,
+                "holder": job.attempted_by,
                 "said_attempt": verdict.attempt,
                 "said_state": verdict.state.value,
                 "said_delay": verdict.delay,

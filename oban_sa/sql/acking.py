@@ -45,7 +45,7 @@ VERDICT_COLUMNS: dict[str, Any] = {
 def acking() -> Executable:
     """The ids of the jobs whose outcome was written; those missing from it had been lost to another attempt.
 
-    Parameters: `attempted_by`, and for each of `VERDICT_COLUMNS` an array with its name in the plural.
+    Parameters: `holder`, and for each of `VERDICT_COLUMNS` an array with its name in the plural.
     """
     acked = _acked()
     return select(acked.c.id)
@@ -69,7 +69,7 @@ def acking_and_fetching() -> Executable:
 def acking_one() -> Update:
     """The ack of a single attempt for use inside a session's own transaction; no row means that the job was lost.
 
-    Parameters: `job_id`, `attempt`, `attempted_by`, `state`, `delay`, `error`, `meta`, `refund`.
+    Parameters: `job_id`, `holder`, and for each of `VERDICT_COLUMNS` but the first one with `said_` before its name.
     """
     said: dict[str, Any] = {
         name: bindparam("job_id" if name == "id" else f"said_{name}", type_=type_)
@@ -106,7 +106,7 @@ def _still_held(job_id: ColumnElement[Any], attempt: ColumnElement[Any]) -> Colu
         (jobs.c.id == job_id)
         & (cast(jobs.c.state, Text) == inline("'executing'"))
         & (jobs.c.attempt == attempt)
-        & (jobs.c.attempted_by == cast(bindparam("attempted_by", type_=ARRAY(Text())), ARRAY(Text())))
+        & (jobs.c.attempted_by == cast(bindparam("holder", type_=ARRAY(Text())), ARRAY(Text())))
     )
 
 

@@ -40,7 +40,7 @@ JSON_TEXT = frozenset({"args", "meta", "errors"})
 def fetching() -> Executable:
     """Rows of `FETCHED`, at most `demand` of them, in no promised order.
 
-    Parameters: `queue`, `demand`, `attempted_by` (`[node, producer uuid]`).
+    Parameters: `queue`, `demand`, `holder` (`[node, producer uuid]`).
     """
     taken = taking()
     return select(*(taken.c[name] for name in FETCHED))
@@ -70,7 +70,7 @@ def taking() -> CTE:
             state=inline("'executing'"),
             attempt=jobs.c.attempt + inline("1"),
             attempted_at=utc_now(),
-            attempted_by=cast(bindparam("attempted_by", type_=ARRAY(Text())), ARRAY(Text())),
+            attempted_by=cast(bindparam("holder", type_=ARRAY(Text())), ARRAY(Text())),
         )
         .returning(*(_as_answered(name) for name in FETCHED))
         .cte("taken")

@@ -8,11 +8,11 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from oban_sa.sql.fetching import jobs
 from oban_sa.sql.literals import inline
 
-_MINE = jobs.c.attempted_by == cast(bindparam("attempted_by", type_=ARRAY(Text())), ARRAY(Text()))
+_MINE = jobs.c.attempted_by == cast(bindparam("holder", type_=ARRAY(Text())), ARRAY(Text()))
 
 
 def holding() -> Executable:
-    """Those of some jobs that a producer still holds: ids. Parameters: `attempted_by`, `ids`."""
+    """Those of some jobs that a producer still holds: ids. Parameters: `holder`, `ids`."""
     ids = cast(bindparam("ids", type_=ARRAY(BigInteger())), ARRAY(BigInteger()))
     return select(jobs.c.id).where(jobs.c.id == func.any(ids), cast(jobs.c.state, Text) == "executing", _MINE)
 
@@ -21,7 +21,7 @@ def reclaiming() -> Update:
     """Give back, unspent, what a producer holds by the tables but does not know of: ids.
 
     An answer that was lost on the way leaves such rows: fetched, committed, and never started.
-    Parameters: `queue`, `attempted_by`, `known` (ids the producer still works on).
+    Parameters: `queue`, `holder`, `known` (ids the producer still works on).
     """
     return (
         update(jobs)
