@@ -23,7 +23,8 @@ class UpgradeOban(MigrateOperation):
         """Bring the job tables up to `version`, or to the newest; do nothing where they are there already.
 
         `schema` is made where it does not exist. Without it the one is taken that `-x oban_schema=...`, the option
-        `oban_schema` of alembic.ini or the connection's schema_translate_map names, else `public`.
+        `oban_schema` of alembic.ini or, except with `--sql`, the connection's schema_translate_map names, else
+        `public`.
         """
         operations.invoke(cls(version, schema))
 
@@ -77,6 +78,6 @@ def schema_in_use(context: MigrationContext) -> str:
         if schema:
             return str(schema)
     translated: dict[str | None, str | None] = {}
-    if context.connection is not None:
+    if context.connection is not None and not context.as_sql:
         translated = context.connection.get_execution_options().get("schema_translate_map") or {}
     return translated.get("public") or "public"

@@ -1,0 +1,80 @@
+"""The models and what the migrations make are the same, and stay so."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from sqlalchemy import MetaData, text
+
+from oban_sa.migrations import LATEST
+from oban_sa.models import Base, Job, Queue, schema_map
+from tests.migrations.project import connecting, query, snapshot
+
+
+def differences(url: str, schema: str, metadata: MetaData) -> list[Any]:
+    """Compare a schema with models; the search path lies elsewhere, so that the schema has a name to be compared."""
+    with connecting(url, connect_args={"options": "-csearch_path=elsewhere"}) as connection:
+        connection.execute(text("CREATE SCHEMA IF NOT EXISTS elsewhere"))
+        connection.commit()
+        connection.dialect.default_schema_name = "elsewhere"
+        context = MigrationContext.configure(
+            connection,
+            opts={
+                "include_schemas": True,
+                "include_name": lambda name, type_, _: name == schema if type_ == "schema" else "alembic" not in name,
+                "compare_type": True,
+                "compare_server_default": True,
+            },
+        )
+        return list(compare_metadata(context, metadata))
+
+
+def in_schema(schema: str) -> MetaData:
+    metadata = MetaData()
+    for table in Base.metadata.sorted_tables:
+        table.to_metadata(metadata, schema=schema)
+    return metadata
+
+
+@pytest.fixture
+def migrated(empty_database_url: str, schema: str) -> str:
+    with connecting(empty_database_url) as connection, connection.begin():
+        Operations(MigrationContext.configure(connection)).upgrade_oban(schema=schema)  # type: ignore[attr-defined]
+    return empty_database_url
+
+
+@pytest.mark.parametrize("schema", ["public", "jobs"])
+def test_autogenerate_finds_nothing_to_change(migrated: str, schema: str) -> None:
+    assert differences(migrated, schema, in_schema(schema)) == []
+
+
+@pytest.mark.parametrize("schema", ["public"])
+def test_autogenerate_would_find_a_difference(migrated: str, schema: str) -> None:
+    query(migrated, "ALTER TABLE oban_queues ADD COLUMN surprise text")
+    query(migrated, "DROP INDEX oban_jobs_staging_index")
+    found = str(differences(migrated, schema, in_schema(schema)))
+    assert "surprise" in found
+    assert "oban_jobs_staging_index" in found
+
+
+@pytest.mark.parametrize("schema", ["public"])
+def test_create_all_makes_the_very_same(migrated: str, schema: str) -> None:
+    query(migrated, "CREATE SCHEMA modelled")
+    with connecting(migrated) as connection, connection.begin():
+        Base.metadata.create_all(connection.execution_options(schema_translate_map=schema_map("modelled")))
+
+    def described(schema: str) -> list[str]:
+        # Only the migrations mark indexes as theirs.
+        return [re.sub(r"^(relation \w+_index i p.*) oban_sa$", r"\1", line) for line in snapshot(migrated, schema)]
+
+    assert described("modelled") == described("public")
+
+
+def test_the_model_carries_the_version_that_the_migrations_record() -> None:
+    assert Queue.__table__.comment == f"oban_sa {LATEST}"  # type: ignore[attr-defined]
+    assert Job.__table__.comment == "14"  # type: ignore[attr-defined]
