@@ -117,8 +117,8 @@ def _checked(amount: float, period: Period) -> float:
 def _shown(period: object) -> str:
     try:
         shown = repr(period)
-    except ValueError:  # an int of more than 4,300 digits can't be written out
-        return "a huge number"
+    except Exception:  # an int of more than 4,300 digits can't be written out, nor can what is broken
+        return f"this {type(period).__name__}"
     return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 

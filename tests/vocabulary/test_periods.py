@@ -79,6 +79,15 @@ def test_what_is_no_span_of_time_is_refused_with_what_to_write(period, words):
     assert len(str(refused.value)) < 300
 
 
+def test_what_can_not_even_be_shown_is_refused_all_the_same():
+    class Broken:
+        def __repr__(self):
+            raise RuntimeError
+
+    with pytest.raises(InvalidPeriod, match="this Broken is not a span of time"):
+        seconds(Broken())  # type: ignore[arg-type]
+
+
 @given(st.text(max_size=20) | st.floats() | st.integers() | st.timedeltas())
 def test_anything_is_either_a_finite_number_of_seconds_or_refused(period):
     try:

@@ -36,6 +36,11 @@ class Hostile(Exception):
         raise SystemExit(1)
 
 
+class Poisonous:
+    def __repr__(self) -> str:
+        return "a\0b\ud800"
+
+
 class Lying(Exception):
     def __str__(self) -> str:
         return 7  # type: ignore[return-value]
@@ -74,7 +79,15 @@ answers = (
     | errors
     | errors.map(raised)
 )
-delays = st.none() | st.floats() | st.integers() | st.text(max_size=5) | st.timedeltas() | st.booleans()
+delays = (
+    st.none()
+    | st.floats()
+    | st.integers()
+    | st.text(max_size=5)
+    | st.timedeltas()
+    | st.booleans()
+    | st.builds(Unprintable)
+)
 
 
 # The table
@@ -164,7 +177,11 @@ def test_a_wish_may_be_any_span_of_time(delay, expected):
     assert judge(FIRST, ValueError("no"), delay=delay).delay == expected
 
 
-@pytest.mark.parametrize("delay", [-1, math.nan, math.inf, True, "soon", 1e300, [1], timedelta(-1)], ids=repr)
+@pytest.mark.parametrize(
+    "delay",
+    [-1, math.nan, math.inf, True, "soon", 1e300, [1], timedelta(-1), Unprintable(), Poisonous()],
+    ids=lambda _: "",
+)
 def test_a_wish_that_can_not_be_waited_is_not_followed_and_the_error_says_so(delay):
     verdict = judge(FIRST, raised(ValueError("no")), delay=delay)
     assert verdict.delay is not None
@@ -172,6 +189,7 @@ def test_a_wish_that_can_not_be_waited_is_not_followed_and_the_error_says_so(del
     assert verdict.error is not None
     assert verdict.error.startswith("ValueError: no\nTraceback")
     assert "The worker's backoff was not used: " in verdict.error
+    assert verdict.error == storable(verdict.error)
 
 
 def test_what_was_given_back_is_available_and_nothing_was_spent():
