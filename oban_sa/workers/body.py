@@ -13,7 +13,7 @@ from oban_sa.errors import InvalidOption
 from oban_sa.models import Job
 from oban_sa.periods import Period
 from oban_sa.workers.options import Executor
-from oban_sa.workers.parameters import Parameter, is_async
+from oban_sa.workers.parameters import Parameter
 
 AttemptSession: TypeAlias = AsyncSession | Session | None
 """The session of an attempt, or None for code that takes none."""
@@ -54,6 +54,10 @@ class Body(Protocol):
         """What it says about waiting itself."""
         ...
 
+    def check(self, args: Mapping[str, Any]) -> None:
+        """Raise `InvalidArguments` where a job could not have these args, as far as that can be told yet."""
+        ...
+
     def call(self, job: Job, session: AttemptSession = None) -> Any:
         """Run it: for the loop return a coroutine, else what the code returns."""
         ...
@@ -67,12 +71,15 @@ def check_function(function: Any, *, what: str) -> None:
 
 
 def place(function: Any, asked: Executor | None, *, what: str) -> Executor:
-    """Return where `function` runs: what was asked for, else the loop for `async def` and a thread for `def`."""
-    if not is_async(function):
-        return asked or "thread"
-    if asked in ("thread", "process"):
-        raise InvalidOption(f'{what} is async and runs on the loop; write `def`, or leave out executor="{asked}"')
-    return "loop"
+    """Return where `function` runs: what was asked for, else the loop for `async def` and a thread for `def`.
+
+    A `def` that wraps an `async def` most probably hands its coroutine on, and belongs on the loop too.
+    """
+    if inspect.iscoroutinefunction(function):
+        if asked in ("thread", "process"):
+            raise InvalidOption(f'{what} is async and runs on the loop; write `def`, or leave out executor="{asked}"')
+        return "loop"
+    return asked or ("loop" if inspect.iscoroutinefunction(inspect.unwrap(function)) else "thread")
 
 
 def check_session(
@@ -102,7 +109,7 @@ def check_crossing(target: Any, *, what: str) -> None:
 
 def runner_of(function: Callable[..., Any], executor: Executor, *, what: str) -> Callable[..., Any]:
     """Return `function` so that it answers as its executor needs: a coroutine on the loop, else a value."""
-    if is_async(function):
+    if inspect.iscoroutinefunction(function):
         return function
     if executor == "loop":
 
@@ -120,7 +127,3 @@ def runner_of(function: Callable[..., Any], executor: Executor, *, what: str) ->
         return answer
 
     return off_loop
-
-
-Names: TypeAlias = Mapping[str, Any]
-"""Names that annotations may use beside those of their module."""

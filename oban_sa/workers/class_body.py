@@ -7,7 +7,7 @@ import typing
 from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from oban_sa import values
 from oban_sa.errors import InvalidArguments, InvalidOption
@@ -16,7 +16,7 @@ from oban_sa.periods import Period
 from oban_sa.workers.arguments import Decode, Decoders, Misfit, as_is, shown
 from oban_sa.workers.body import AttemptSession, check_crossing, check_function, check_session, place, runner_of
 from oban_sa.workers.options import Executor
-from oban_sa.workers.parameters import Given, Parameter, Unresolved, is_async, meaning, parameters
+from oban_sa.workers.parameters import Given, Parameter, Unresolved, meaning, parameters
 
 
 class ClassBody:
@@ -40,7 +40,7 @@ class ClassBody:
         self._declared = declared
         self._given = self._plan(taken)
         self._process = runner_of(self._run, self.executor, what=self.what)
-        if is_async(process):
+        if inspect.iscoroutinefunction(process):
             self._process = self._run
         self.timeout = self._method("timeout")
         self.backoff = self._method("backoff")
@@ -53,14 +53,20 @@ class ClassBody:
         """Return a job's args: a dict as it is, anything else as a JSON object; raises `InvalidArguments`."""
         if args is None:
             args = {}
-        encoded: Any = args if isinstance(args, _OBJECT) else values.to_json(args)
-        if not isinstance(encoded, _OBJECT):
+        given: Any = args
+        if self._decode is as_is and isinstance(given, _OBJECT):
+            return cast("dict[str, Any]", given)
+        plain = values.to_json(args)
+        if not isinstance(plain, _OBJECT):
             raise InvalidArguments(f"args must be an object (a dict or a model), not {shown(args)}")
-        if self._decode is not as_is:
-            encoded = values.to_json(encoded)
-            if not values.has_references(encoded):
-                self.decode(encoded)
-        return encoded  # type: ignore[no-any-return]
+        if not values.has_references(plain):
+            self.decode(plain)
+        return cast("dict[str, Any]", plain)
+
+    def check(self, args: Mapping[str, Any]) -> None:
+        """Raise `InvalidArguments` where a job could not have these args, as far as that can be told yet."""
+        if not isinstance(self._args_type, (Unresolved, str, typing.ForwardRef)):
+            self.decode(dict(args))
 
     def decode(self, args: Any) -> Any:
         """Return the typed args of a job; raises `InvalidArguments`."""
@@ -175,7 +181,7 @@ class ClassBody:
             return None
         if not callable(method):
             raise InvalidOption(f"{cls.__qualname__}.{name} is not a method; write it as @worker({name}={method!r})")
-        if is_async(method):
+        if inspect.iscoroutinefunction(method):
             raise InvalidOption(f"{cls.__qualname__}.{name} is async, but it is asked between attempts; write `def`")
         try:
             inspect.signature(method).bind(*([None] * (1 if _is_bound(cls, name) else 2)))

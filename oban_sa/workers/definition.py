@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from oban_sa import backoff
-from oban_sa.errors import AttemptError, InvalidJob, InvalidOption
+from oban_sa.errors import AttemptError, InvalidArguments, InvalidJob, InvalidOption
 from oban_sa.models import Job, rules
 from oban_sa.periods import Period, seconds
 from oban_sa.workers.body import AttemptSession, Body, SessionKind
@@ -43,6 +43,13 @@ class Definition:
         self._call = body.call
         self._timeout = self._either("timeout", body.timeout, options.timeout)
         self._backoff = self._either("backoff", body.backoff, options.backoff)
+        for entry in options.cron:
+            try:
+                body.check(entry.args)
+            except InvalidArguments as error:
+                raise InvalidOption(
+                    f"cron {entry.expression!r} of {body.what}: {error}; give it args={{...}}"
+                ) from error
 
     @property
     def session(self) -> SessionKind | None:
@@ -112,6 +119,10 @@ def definition_of(target: Any) -> Definition:
     """
     definition = getattr(target, "__dict__", {}).get(ATTRIBUTE)
     if isinstance(definition, Definition):
+        if isinstance(target, type) and definition.target is not target:
+            raise InvalidOption(
+                f"another decorator made {target.__qualname__} anew after @worker; write @worker above it"
+            )
         return definition
     name = getattr(target, "__qualname__", repr(target))
     if not isinstance(target, type):

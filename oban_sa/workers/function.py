@@ -17,7 +17,7 @@ from oban_sa.workers.definition import ATTRIBUTE, Definition
 from oban_sa.workers.function_body import FunctionBody
 from oban_sa.workers.options import JobOptions, Options, WorkerOptions, refuse_unknown, refuse_unknown_for_job
 from oban_sa.workers.parameters import local_names
-from oban_sa.workers.registry import registry
+from oban_sa.workers.registry import into
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -155,7 +155,7 @@ def _define(function: Any, options: Mapping[str, Any], local: Mapping[str, Any],
     checked = checked or Options.read(options)
     body = FunctionBody(function, checked.executor, local=local)
     definition = Definition(body, checked, name=options.get("name"), aliases=options.get("aliases", ()))
-    (options.get("registry") or registry).register(definition)
+    into(options).register(definition)
     calls: Calls[Any] = Calls(definition, body, {})
     decorated = cast("Any", function)
     setattr(decorated, ATTRIBUTE, definition)

@@ -98,8 +98,22 @@ class FunctionBody:
                 head.append(given.pop(name))
         return self._function(*head, **given)
 
+    def check(self, args: Mapping[str, Any]) -> None:
+        """Raise `InvalidArguments` where a job could not have these args, as far as that can be told yet."""
+        self._check_names(args)
+
     def _decoded(self, args: Mapping[str, Any]) -> dict[str, Any]:
+        self._check_names(args)
         given = dict(args)
+        for name, decode in self._converters:
+            if name in given:
+                try:
+                    given[name] = decode(given[name])
+                except Misfit as misfit:
+                    raise misfit.at(f"args.{name}") from misfit.__cause__
+        return given
+
+    def _check_names(self, given: Mapping[str, Any]) -> None:
         if self._fields is None and not given.keys() <= self._names:
             unknown = next(name for name in given if name not in self._names)
             raise InvalidArguments(
@@ -109,13 +123,6 @@ class FunctionBody:
         for name in self._required:
             if name not in given:
                 raise InvalidArguments(f"args lacks {name!r}, which {self.what} needs", path=f"args.{name}")
-        for name, decode in self._converters:
-            if name in given:
-                try:
-                    given[name] = decode(given[name])
-                except Misfit as misfit:
-                    raise misfit.at(f"args.{name}") from misfit.__cause__
-        return given
 
     @cached_property
     def _converters(self) -> list[tuple[str, Decode]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import FrameType, ModuleType, UnionType
 from typing import Annotated, Any, Final, Literal, NewType, TypeAlias, Union
@@ -119,17 +119,12 @@ def local_names(frame: FrameType) -> dict[str, Any]:
     """
     if frame.f_locals is frame.f_globals:
         return {}
-    kept = (type, ModuleType, NewType)
+    kept = (type, ModuleType, NewType, getattr(typing, "TypeAliasType", NewType))
     return {
         name: value
         for name, value in frame.f_locals.items()
         if isinstance(value, kept) or typing.get_origin(value) is not None or typing.is_typeddict(value)
     }
-
-
-def is_async(function: Callable[..., Any]) -> bool:
-    """Whether calling `function` gives a coroutine, as far as can be seen without calling it."""
-    return inspect.iscoroutinefunction(inspect.unwrap(function)) or inspect.iscoroutinefunction(function)
 
 
 _INJECTED: Final[dict[str, type]] = {"Job": Job, "AsyncSession": AsyncSession, "Session": Session}

@@ -7,7 +7,7 @@ import importlib
 import os
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from oban_sa.errors import InvalidOption, WorkerNotFound
@@ -82,6 +82,14 @@ class Registry:
 
 registry = Registry()
 """The registry that `@worker` and `@job` add to, and runners look into, unless they are given another."""
+
+
+def into(options: Mapping[str, Any]) -> Registry:
+    """Return the registry that a worker's options name, or the default one."""
+    named = options.get("registry", registry)
+    if not isinstance(named, Registry):
+        raise InvalidOption(f"registry is a Registry, not {named!r}")
+    return named
 
 
 def origin_of(target: Any) -> str:

@@ -15,7 +15,7 @@ from oban_sa.workers.class_body import ClassBody
 from oban_sa.workers.definition import ATTRIBUTE, Definition, definition_of
 from oban_sa.workers.options import JobOptions, Options, WorkerOptions, refuse_unknown, refuse_unknown_for_job
 from oban_sa.workers.parameters import local_names
-from oban_sa.workers.registry import registry
+from oban_sa.workers.registry import into
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -111,7 +111,7 @@ def _define(cls: Any, options: Mapping[str, Any], local: Mapping[str, Any], chec
     body = ClassBody(cls, checked.executor, declared=_declared(cls), local=local)
     _refuse_own_methods(cls)
     definition = Definition(body, checked, name=options.get("name"), aliases=options.get("aliases", ()))
-    (options.get("registry") or registry).register(definition)
+    into(options).register(definition)
     setattr(cls, ATTRIBUTE, definition)
     if Worker not in cls.__mro__:
         for name in ("new", "enqueue"):

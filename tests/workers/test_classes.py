@@ -177,6 +177,16 @@ def test_a_decorated_child_has_a_name_of_its_own() -> None:
     assert Parent.new().worker.endswith("Parent")
 
 
+def test_a_class_that_is_made_anew_after_worker_says_so() -> None:
+    @dataclass(slots=True)
+    @worker
+    class Send:
+        async def process(self) -> None: ...
+
+    with pytest.raises(InvalidOption, match="another decorator made .*Send anew after @worker; write @worker above it"):
+        Send.new()
+
+
 # Typed args
 
 

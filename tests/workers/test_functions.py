@@ -404,6 +404,29 @@ async def test_a_wrapped_function_keeps_its_signature() -> None:
     assert await run(take, made) == ("logged", UUID(int=1))
 
 
+async def test_a_def_around_an_async_def_runs_on_the_loop_unless_told_otherwise() -> None:
+    import functools
+
+    async def take() -> str:
+        return "taken"
+
+    @functools.wraps(take)
+    def handing_on() -> Any:
+        return take()
+
+    @functools.wraps(take)
+    def blocking() -> str:
+        with asyncio.Runner() as runner:
+            return runner.run(take())
+
+    on_loop = job(handing_on)
+    in_thread = job(executor="thread")(blocking)
+    assert definition_of(on_loop).executor == "loop"
+    assert await run(on_loop, row()) == "taken"
+    assert definition_of(in_thread).executor == "thread"
+    assert await asyncio.to_thread(definition_of(in_thread).call, row()) == "taken"
+
+
 async def test_calls_share_nothing() -> None:
     @job
     async def take(items: list[int], more: list[int] = []) -> Any:  # noqa: B006 - that is what must not be shared

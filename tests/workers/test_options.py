@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from oban_sa.errors import InvalidCron, InvalidOption, InvalidPeriod
 from oban_sa.references import ref
-from oban_sa.workers import Registry, definition_of, job, worker
+from oban_sa.workers import Registry, Worker, definition_of, job, worker
 from oban_sa.workers.options import Options
 
 
@@ -36,12 +37,19 @@ from oban_sa.workers.options import Options
         ({"meta": {"a": ref(object())}}, "jobs belong to many sessions"),
         ({"executor": "threads"}, r"executor 'threads' is unknown; did you mean 'thread'\?"),
         ({"executor": 7}, "executor 7 is unknown; there are loop, process, thread"),
+        ({"registry": 7}, "registry is a Registry, not 7"),
         ({"timeout": 0}, "would end every attempt at once"),
     ],
 )
 def test_an_option_that_makes_no_sense_is_refused(decorator: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidOption, match=message):
-        decorator(**options)
+
+        class Made:
+            async def process(self) -> None: ...
+
+        async def made() -> None: ...
+
+        decorator(**options)(Made if decorator is worker else made)
 
 
 @pytest.mark.parametrize(
@@ -77,3 +85,26 @@ def test_a_cron_entry_is_kept_for_the_scheduler() -> None:
     name = definition_of(Report).name
     assert first.of(name).worker == name
     assert first.of(name).name != second.of(name).name != ""
+
+
+def test_a_cron_entry_whose_args_do_not_fit_is_refused() -> None:
+    entry = {"expression": "@daily", "args": {"report_id": 1}}
+
+    @job(registry=Registry(), cron=entry)
+    def fits(report_id: int, fmt: str = "csv") -> None: ...
+
+    with pytest.raises(InvalidOption, match=r"cron '@daily' of .*lacks\(\): args lacks 'report_id'"):
+
+        @job(registry=Registry(), cron="@daily")
+        def lacks(report_id: int) -> None: ...
+
+    with pytest.raises(InvalidOption, match=r"args has 'report_id'"):
+
+        @worker(registry=Registry(), cron=[entry])
+        class Typed(Worker[Args]):
+            async def process(self, args: Args) -> None: ...
+
+
+@dataclass
+class Args:
+    user_id: int
