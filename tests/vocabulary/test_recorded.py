@@ -124,6 +124,34 @@ def test_terms_are_byte_for_byte_those_of_erlpack(value):
     assert encode(value) == base64.b64encode(erlpack.pack(value)).decode().rstrip("=")
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, b"s\x03nil"),
+        (True, b"s\x04true"),
+        (False, b"s\x05false"),
+        (255, b"a\xff"),
+        (256, b"b\x00\x00\x01\x00"),
+        (-1, b"b\xff\xff\xff\xff"),
+        (2**31, b"n\x04\x00\x00\x00\x00\x80"),
+        (-(2**31) - 1, b"n\x04\x01\x01\x00\x00\x80"),
+        (2**64 - 1, b"n\x08\x00" + b"\xff" * 8),
+        (1.5, b"F?\xf8\x00\x00\x00\x00\x00\x00"),
+        ("é", b"m\x00\x00\x00\x02\xc3\xa9"),
+        (b"\xff", b"m\x00\x00\x00\x01\xff"),
+        ([], b"j"),
+        ([255, []], b"l\x00\x00\x00\x02a\xffjj"),
+        ((), b"h\x00"),
+        ((1,) * 256, b"i\x00\x00\x01\x00" + b"a\x01" * 256),
+        ({}, b"t\x00\x00\x00\x00"),
+        ({"a": 1}, b"t\x00\x00\x00\x01m\x00\x00\x00\x01aa\x01"),
+    ],
+    ids=lambda value: "",
+)
+def test_terms_are_those_that_erlpack_wrote_when_it_was_asked(encoder, value, expected):
+    assert recorded._pack(value) == b"\x83" + expected
+
+
 @with_erlpack
 @pytest.mark.parametrize(
     "value",
