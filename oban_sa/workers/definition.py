@@ -47,9 +47,7 @@ class Definition:
             try:
                 body.check(entry.args)
             except InvalidArguments as error:
-                raise InvalidOption(
-                    f"cron {entry.expression!r} of {body.what}: {error}; give it args={{...}}"
-                ) from error
+                raise InvalidOption(f"cron {entry.expression!r} of {body.what}: {error}; give it other args") from error
 
     @property
     def session(self) -> SessionKind | None:

@@ -183,7 +183,9 @@ def test_a_class_that_is_made_anew_after_worker_says_so() -> None:
     class Send:
         async def process(self) -> None: ...
 
-    with pytest.raises(InvalidOption, match="another decorator made .*Send anew after @worker; write @worker above it"):
+    with pytest.raises(
+        InvalidOption, match=r"another decorator made .*Send anew after @worker; write @worker above it"
+    ):
         Send.new()
 
 

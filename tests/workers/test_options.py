@@ -42,13 +42,12 @@ from oban_sa.workers.options import Options
     ],
 )
 def test_an_option_that_makes_no_sense_is_refused(decorator: Any, options: dict[str, Any], message: str) -> None:
+    class Made:
+        async def process(self) -> None: ...
+
+    async def made() -> None: ...
+
     with pytest.raises(InvalidOption, match=message):
-
-        class Made:
-            async def process(self) -> None: ...
-
-        async def made() -> None: ...
-
         decorator(**options)(Made if decorator is worker else made)
 
 
