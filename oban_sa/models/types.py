@@ -1,7 +1,7 @@
 """How values of the job tables look in Python, whichever driver brings them and whichever program made the table."""
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from sqlalchemy import (
@@ -61,6 +61,12 @@ class Labels(TypeDecorator[list[str]]):
         return [] if value is None else list(value)
 
 
+if TYPE_CHECKING:
+    _JSONBComparator = JSONB.Comparator[Any]
+else:
+    _JSONBComparator = JSONB.Comparator  # SQLAlchemy 2.0.30 has it without parameters
+
+
 class JSONObject(TypeDecorator[dict[str, Any]]):
     """A JSON object; what JSON has no word for is converted, or refused with the path that leads to it.
 
@@ -70,7 +76,7 @@ class JSONObject(TypeDecorator[dict[str, Any]]):
     impl = JSONB(none_as_null=True)
     cache_ok = True
 
-    class Comparator(TypeDecorator.Comparator[Any], JSONB.Comparator[Any]):
+    class Comparator(TypeDecorator.Comparator[Any], _JSONBComparator):
         """What JSONB can do; an item inside the object is any JSON value, so it is typed JSONB."""
 
         def __getitem__(self, index: Any) -> Any:
