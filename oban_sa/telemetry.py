@@ -125,7 +125,7 @@ class ProducerAck(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProducerLost(Event):
-    """A queue found its own producer row gone and registered again under a new identity."""
+    """A queue found its own producer row gone, as when it was taken for dead, and wrote it again."""
 
     name: ClassVar[str] = "oban.producer.lost"
     queue: str
@@ -141,6 +141,25 @@ class StagerStage(Event):
     name: ClassVar[str] = "oban.stager.stage"
     count: int
     queues: tuple[str, ...] = ()
+    duration: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaderElection(Event):
+    """A node became the leader, or ceased to be."""
+
+    name: ClassVar[str] = "oban.leader.election"
+    leader: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LifelineRescue(Event):
+    """Jobs of dead nodes were given to others: `count` of them, of which `discarded` had no attempt left."""
+
+    name: ClassVar[str] = "oban.lifeline.rescue"
+    count: int
+    discarded: int = 0
+    job_ids: tuple[int, ...] = ()
     duration: float
 
 

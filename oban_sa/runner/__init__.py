@@ -14,6 +14,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from oban_sa import clock, telemetry
+from oban_sa.cronentry import CronEntry
 from oban_sa.errors import InvalidJob, InvalidOption, RunnerError
 from oban_sa.models import rules
 from oban_sa.periods import Period, seconds
@@ -21,8 +22,12 @@ from oban_sa.runner.database import Database
 from oban_sa.runner.dispatch import Dispatch
 from oban_sa.runner.executor import Executor, Interrupted
 from oban_sa.runner.heartbeat import Heartbeat
+from oban_sa.runner.leader import Leader
+from oban_sa.runner.lifeline import Lifeline
 from oban_sa.runner.notifier import Notifier
+from oban_sa.runner.part import Part
 from oban_sa.runner.producer import Producer
+from oban_sa.runner.scheduler import Scheduler
 from oban_sa.runner.schema import verify
 from oban_sa.runner.sessions import AttemptSessions
 from oban_sa.runner.stager import Stager
@@ -32,6 +37,10 @@ from oban_sa.workers.registry import Registry
 from oban_sa.workers.registry import registry as default_registry
 
 logger = logging.getLogger("oban_sa.runner")
+
+LEASE = 20.0
+"""Seconds that leadership lasts unless renewed; shorter than it takes a dead node to count as dead, so that by then
+another leads."""
 
 UNWINDING = 1.0
 """Seconds that code has to end after it was interrupted at shutdown."""
@@ -44,10 +53,13 @@ class Runner:
             ...
 
     `engine` is an `AsyncEngine` on asyncpg; the runner opens connections of its own beside the engine's pool: one per
-    queue and four more. `queues` holds how many jobs of each run at once. `allow` names modules and packages that may
-    be imported when a job names a worker that isn't registered yet; nothing else ever is. Spans of time are seconds,
-    timedeltas or texts like "5 minutes". Leaving the block stops gracefully: running jobs get `grace`, and those cut
+    queue and a handful more. `queues` holds how many jobs of each run at once. `allow` names modules and packages that
+    may be imported when a job names a worker that isn't registered yet; nothing else ever is. Spans of time are
+    seconds, timedeltas or texts like "5 minutes". Leaving the block stops gracefully: running jobs get `grace`, and those cut
     short are given back without spending an attempt.
+
+    A node that is silent for `dead_after` is dead, and its jobs are given to others. `abandoned_after` also gives back
+    jobs that ran for that long under a producer nobody knows; it is off by default, since Elixir's nodes are unknown.
 
     Raises `InvalidOption` for options that can't be used, and when it starts `SchemaMissing` or `SchemaOutdated`.
     """
@@ -66,6 +78,8 @@ class Runner:
         poll_every: Period = 1,
         stage_every: Period = 1,
         allow: Iterable[str] = (),
+        abandoned_after: Period | None = None,
+        crontab: Iterable[CronEntry] = (),
         listen_url: str | None = None,
         registry: Registry | None = None,
     ) -> None:
@@ -96,11 +110,31 @@ class Runner:
                 executor=executor,
                 source=self._source,
                 poll_every=seconds(poll_every),
+                dead_after=self._dead_after,
             )
             for queue, limit in self.queues.items()
         }
-        self._stager = Stager(self._database, source=self._source, every=seconds(stage_every), staged=self._nudge)
-        self._ticker = Ticker("stager", self._stager, source=self._source)
+        abandoned = None if abandoned_after is None else seconds(abandoned_after)
+        leader = Leader(self._database, source=self._source, lasts=min(LEASE, self._dead_after * 2 / 3))
+        parts: dict[str, Part] = {
+            "stager": Stager(self._database, source=self._source, every=seconds(stage_every), staged=self._nudge),
+            "leader": leader,
+            "lifeline": Lifeline(
+                self._database,
+                leader,
+                source=self._source,
+                every=min(self._heartbeat_every, 2.0),
+                abandoned_after=abandoned,
+            ),
+            "scheduler": Scheduler(
+                self._database,
+                crontab,
+                source=self._source,
+                registry=registry or default_registry,
+                allow=tuple(allow),
+            ),
+        }
+        self._tickers = [Ticker(name, part, source=self._source) for name, part in parts.items()]
         self._notifier = Notifier(
             self._database, {"insert": self._inserted}, source=self._source, listen_url=listen_url
         )
@@ -123,7 +157,8 @@ class Runner:
         for producer in self._producers.values():
             await producer.start()
         await self._heartbeat.start()
-        await self._ticker.start()
+        for ticker in self._tickers:
+            await ticker.start()
         await self._notifier.start()
         telemetry.emit(telemetry.RunnerStart(runner=self._source, queues=dict(self.queues)))
 
@@ -179,8 +214,8 @@ class Runner:
             producer.interrupt(Interrupted.SHUTDOWN)
         await self._attempts_ended(UNWINDING)
         await self._notifier.stop()
-        await self._ticker.stop()
-        await self._stager.close()
+        for ticker in reversed(self._tickers):
+            await ticker.stop()
         await self._heartbeat.stop()
         self._dispatch.close()
         given_back = sum(await asyncio.gather(*(producer.stop() for producer in producers)))

@@ -50,6 +50,7 @@ class Producer:
         executor: Executor,
         source: telemetry.Source,
         poll_every: float,
+        dead_after: float,
         paused: bool = False,
     ) -> None:
         self.queue = queue
@@ -63,6 +64,7 @@ class Producer:
         self._executor = executor
         self._source = source
         self._poll_every = poll_every
+        self._dead_after = dead_after
         self._line: Line = database.line()
         self._statements = _Statements(database)
         self._wake = asyncio.Event()
@@ -86,7 +88,14 @@ class Producer:
 
     def row(self) -> dict[str, Any]:
         """What this producer's row says."""
-        meta = {"limit": self.limit, "local_limit": self.limit, "paused": self.paused, "running": len(self.running)}
+        meta = {
+            "limit": self.limit,
+            "local_limit": self.limit,
+            "paused": self.paused,
+            "running": sorted(self.running),
+            # After so many seconds of silence the row may be taken for that of a dead node.
+            "dead_after": self._dead_after,
+        }
         return {
             "uuid": self.uuid,
             "name": self._source.name,

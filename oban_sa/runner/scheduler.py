@@ -16,6 +16,7 @@ from oban_sa.errors import InvalidOption
 from oban_sa.models import Job
 from oban_sa.runner.database import Database
 from oban_sa.sql import ticking
+from oban_sa.sql.leading import lease_name
 from oban_sa.workers.definition import definition_of
 from oban_sa.workers.registry import Registry
 
@@ -81,7 +82,7 @@ class Scheduler:
         await self._line.close()
 
     async def _look(self) -> _Seen:
-        rows = await self._line.fetch(self._looking, instance=self._source.name, keys=list(self._keyed))
+        rows = await self._line.fetch(self._looking, instance=lease_name(self._source.name), keys=list(self._keyed))
         at = clock.monotonic()
         now, node = _aware(rows[0]["now"]), rows[0]["node"]
         led_since, leads = now, False
@@ -105,7 +106,7 @@ class Scheduler:
             for key in keys
         ]
         await self._line.fetch(
-            self._defining, entries=values.dumps(rows), instance=self._source.name, node=self._source.node
+            self._defining, entries=values.dumps(rows), instance=lease_name(self._source.name), node=self._source.node
         )
 
     def _claims(self, seen: _Seen) -> list[_Claim]:
@@ -133,7 +134,7 @@ class Scheduler:
             claims=values.dumps([claim.row() for claim in claims]),
             jobs=values.dumps([row for claim in claims for row in self._jobs(claim)]),
             channel=self._channel,
-            instance=self._source.name,
+            instance=lease_name(self._source.name),
             node=self._source.node,
         )
         made = sum(row["jobs"] for row in rows)

@@ -6,9 +6,9 @@ import asyncio
 import logging
 
 from oban_sa import backoff, clock, telemetry
-from oban_sa.runner.component import Ticking
 from oban_sa.runner.database import describe
 from oban_sa.runner.disconnects import is_away
+from oban_sa.runner.part import Part
 
 logger = logging.getLogger("oban_sa.runner")
 
@@ -16,7 +16,7 @@ logger = logging.getLogger("oban_sa.runner")
 class Ticker:
     """Owns the task that ticks a part; a failed tick is repeated with jittered backoff until one succeeds."""
 
-    def __init__(self, name: str, part: Ticking, *, source: telemetry.Source) -> None:
+    def __init__(self, name: str, part: Part, *, source: telemetry.Source) -> None:
         self.name = name
         self._part = part
         self._source = source
@@ -41,6 +41,7 @@ class Ticker:
             for task in late:
                 task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        await self._part.close()
 
     async def _run(self) -> None:
         failures, since = 0, 0.0

@@ -112,15 +112,7 @@ def _still_held(job_id: ColumnElement[Any], attempt: ColumnElement[Any]) -> Colu
 
 def _outcome(said: Any) -> dict[str, Any]:
     now = utc_clock()
-    entry = func.jsonb_build_object(
-        inline("'at'"),
-        func.to_char(now, inline("""'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'""")),
-        inline("'attempt'"),
-        cast(said["attempt"], Integer),
-        inline("'error'"),
-        cast(said["error"], Text),
-        type_=JSONB,
-    )
+    entry = error_entry(cast(said["attempt"], Integer), cast(said["error"], Text))
 
     def moment_of(state: str, name: str) -> ColumnElement[Any]:
         return case((cast(said["state"], Text) == inline(f"'{state}'"), now), else_=jobs.c[name])
@@ -135,7 +127,7 @@ def _outcome(said: Any) -> dict[str, Any]:
         "cancelled_at": moment_of("cancelled", "cancelled_at"),
         "discarded_at": moment_of("discarded", "discarded_at"),
         # One object, never an array: `||` then appends it to jsonb[] and to a jsonb array alike.
-        "errors": case((cast(said["error"], Text).is_(None), jobs.c.errors), else_=literal_errors(entry)),
+        "errors": case((cast(said["error"], Text).is_(None), jobs.c.errors), else_=jobs.c.errors.op("||")(entry)),
         "meta": case(
             (cast(said["meta"], Text).is_(None), jobs.c.meta),
             else_=func.coalesce(jobs.c.meta, inline("'{}'::jsonb")).op("||")(cast(said["meta"], JSONB)),
@@ -143,6 +135,14 @@ def _outcome(said: Any) -> dict[str, Any]:
     }
 
 
-def literal_errors(entry: ColumnElement[Any]) -> ColumnElement[Any]:
-    """`errors` with one more entry, whichever type the column has."""
-    return jobs.c.errors.op("||")(entry)
+def error_entry(attempt: ColumnElement[Any], text: ColumnElement[Any]) -> ColumnElement[Any]:
+    """An element of `errors`, to be appended with `||` whichever type the column has; `at` is the database's now."""
+    return func.jsonb_build_object(
+        inline("'at'"),
+        func.to_char(utc_clock(), inline("""'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'""")),
+        inline("'attempt'"),
+        attempt,
+        inline("'error'"),
+        text,
+        type_=JSONB,
+    )

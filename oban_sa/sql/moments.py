@@ -27,6 +27,11 @@ def seconds_later(moment: ColumnElement[datetime], seconds: ColumnElement[Any]) 
     return type_coerce(moment + cast(seconds, Double) * SECOND, DateTime())
 
 
+def seconds_earlier(moment: ColumnElement[datetime], seconds: ColumnElement[Any]) -> ColumnElement[datetime]:
+    """`moment` moved back by a number of seconds."""
+    return type_coerce(moment - cast(seconds, Double) * SECOND, DateTime())
+
+
 def seconds_between(earlier: ColumnElement[Any], later: ColumnElement[Any]) -> ColumnElement[float]:
     """Seconds from `earlier` to `later`, as a float."""
     return cast(extract("epoch", later - earlier), Double)

@@ -1,0 +1,67 @@
+"""Be the one node that does what must be done once, for as long as the database says so."""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime
+from typing import Any
+
+from oban_sa import clock, telemetry
+from oban_sa.runner.database import Database, Transaction
+from oban_sa.runner.disconnects import is_away
+from oban_sa.sql.leading import electing, leading, lease_name, resigning
+
+logger = logging.getLogger("oban_sa.runner")
+
+
+class Leader:
+    """Takes the lease when it is free, renews it at half its life, and gives it up when the runner stops.
+
+    Whether this node leads is decided by the database's clock, inside the transaction that needs to know: see `holds`.
+    `leading` is this node's own opinion, good for deciding whether it is worth asking.
+    """
+
+    def __init__(self, database: Database, *, source: telemetry.Source, lasts: float) -> None:
+        self._line = database.line()
+        self._lasts = lasts
+        self._source = source
+        self._electing = database.prepare(electing())
+        self._leading = database.prepare(leading())
+        self._resigning = database.prepare(resigning())
+        self._held_since: datetime | None = None
+        self._until = 0.0
+
+    @property
+    def leading(self) -> bool:
+        """Whether this node believes that it leads."""
+        return self._held_since is not None and clock.monotonic() < self._until
+
+    async def tick(self) -> float:
+        """Take the lease or renew it."""
+        asked_at = clock.monotonic()
+        rows = await self._line.fetch(self._electing, **self._mine(), lasts=self._lasts)
+        before, self._held_since = self._held_since, rows[0]["elected_at"] if rows else None
+        self._until = asked_at + self._lasts
+        if self._held_since != before:
+            telemetry.emit(telemetry.LeaderElection(runner=self._source, leader=self._held_since is not None))
+        # Others look as often as the leader renews, so a lease that runs out is taken within half its life.
+        return self._lasts / 2 if rows else self._lasts / 4
+
+    async def holds(self, transaction: Transaction) -> bool:
+        """Say, in the transaction that does the work, whether this node leads, and keep it so until that commits."""
+        return bool(await transaction.fetch(self._leading, **self._mine()))
+
+    async def close(self) -> None:
+        """Give the lease up, so that another node leads at once."""
+        try:
+            if self._held_since is not None:
+                await self._line.fetch(self._resigning, within=2, **self._mine())
+        except Exception as error:
+            if not is_away(error):
+                logger.exception("the lease could not be given up; it runs out by itself")
+        finally:
+            self._held_since = None
+            await self._line.close()
+
+    def _mine(self) -> dict[str, Any]:
+        return {"lease": lease_name(self._source.name), "holder": self._source.node, "held_since": self._held_since}

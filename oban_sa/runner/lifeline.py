@@ -1,0 +1,98 @@
+"""Rescue the jobs of nodes that died."""
+
+from __future__ import annotations
+
+import logging
+
+import asyncpg
+
+from oban_sa import clock, telemetry
+from oban_sa.errors import AttemptOrphaned
+from oban_sa.runner.database import Database, Transaction
+from oban_sa.runner.leader import Leader
+from oban_sa.sql.rescuing import LIMIT, abandoned, burying, dead, exhausted, rescuing
+from oban_sa.verdicts import orphaned
+
+logger = logging.getLogger("oban_sa.runner")
+
+EXHAUSTED_EVERY = 60.0
+"""Seconds between looks for available jobs whose attempts are spent; the look reads every available row."""
+
+ABANDONED = f"{AttemptOrphaned.__name__}: nobody knows the producer that ran this attempt, and it has run for too long"
+EXHAUSTED = f"{AttemptOrphaned.__name__}: the job was available with all its attempts spent"
+
+
+class Lifeline:
+    """Looks every `every` seconds for producers that no longer beat, and gives their jobs to others.
+
+    Exact: a job is rescued because the node that runs it is dead, never because it has run for long. The dead, what
+    they ran and the lease are read in one transaction. A producer's row goes only when it holds no job any more.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        leader: Leader,
+        *,
+        source: telemetry.Source,
+        every: float,
+        abandoned_after: float | None = None,
+    ) -> None:
+        self._line = database.line()
+        self._leader = leader
+        self._source = source
+        self._every = every
+        self._abandoned_after = abandoned_after
+        self._dead = database.prepare(dead())
+        self._rescuing = database.prepare(rescuing())
+        self._burying = database.prepare(burying())
+        self._abandoned = database.prepare(abandoned())
+        self._exhausted = database.prepare(exhausted())
+        self._exhausted_at = 0.0
+
+    async def tick(self) -> float:
+        """Rescue what there is to rescue."""
+        if not self._leader.leading:
+            return min(self._every, 1.0)
+        started = clock.monotonic()
+        async with self._line.transaction() as transaction:
+            if not await self._leader.holds(transaction):
+                return self._every
+            rescued = await self._rescue(transaction)
+            if self._abandoned_after is not None:
+                rescued += await transaction.fetch(self._abandoned, after=self._abandoned_after, text=ABANDONED)
+            if started - self._exhausted_at > EXHAUSTED_EVERY:
+                rescued += await transaction.fetch(self._exhausted, text=EXHAUSTED)
+                self._exhausted_at = started
+        self._tell(rescued, clock.monotonic() - started)
+        return 0 if len(rescued) >= LIMIT else self._every
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._line.close()
+
+    async def _rescue(self, transaction: Transaction) -> list[asyncpg.Record]:
+        gone = await transaction.fetch(self._dead)
+        if not gone:
+            return []
+        uuids = [str(row["uuid"]) for row in gone]
+        texts = [orphaned(row["node"], silent_for=row["silent_for"]) for row in gone]
+        rescued = await transaction.fetch(self._rescuing, uuids=uuids, texts=texts)
+        await transaction.fetch(self._burying, uuids=uuids)
+        for node in sorted({row["node"] for row in gone}):
+            logger.warning("node %s is dead; its jobs are given to others", node)
+        return rescued
+
+    def _tell(self, rescued: list[asyncpg.Record], duration: float) -> None:
+        if not rescued:
+            return
+        discarded = sum(row["state"] == "discarded" for row in rescued)
+        telemetry.emit(
+            telemetry.LifelineRescue(
+                runner=self._source,
+                count=len(rescued),
+                discarded=discarded,
+                job_ids=tuple(row["id"] for row in rescued),
+                duration=duration,
+            )
+        )

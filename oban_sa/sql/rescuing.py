@@ -1,0 +1,145 @@
+"""Find the dead by their silence, and give what they held to the living."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Delete,
+    Double,
+    Executable,
+    Integer,
+    Text,
+    bindparam,
+    case,
+    cast,
+    column,
+    delete,
+    func,
+    select,
+    type_coerce,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
+
+from oban_sa.sql.acking import error_entry
+from oban_sa.sql.fetching import jobs
+from oban_sa.sql.literals import inline
+from oban_sa.sql.moments import seconds_between, seconds_earlier, utc_clock, utc_now
+from oban_sa.sql.producing import producers
+
+HOLDER: ColumnElement[Any] = type_coerce(jobs.c.attempted_by, ARRAY(Text()))[inline("2")]
+"""The uuid of the producer that holds a job, as text."""
+
+LIMIT = 1000
+"""Jobs rescued by one statement."""
+
+
+def dead() -> Executable:
+    """Producers that have been silent for longer than they said they would be: `uuid`, `node`, `queue`, `silent_for`.
+
+    Each row says itself, in its meta, after how many seconds it is dead. Rows that say nothing belong to members of the
+    family that look after their own; they are never touched.
+    """
+    promised = cast(producers.c.meta.op("->>")(inline("'dead_after'")), Double)
+    silent_for = seconds_between(producers.c.updated_at, utc_now())
+    return (
+        select(producers.c.uuid, producers.c.node, producers.c.queue, silent_for.label("silent_for"))
+        .where(producers.c.meta.op("?")(inline("'dead_after'")), silent_for > promised)
+        .with_for_update(skip_locked=True)
+    )
+
+
+def rescuing() -> Executable:
+    """Give back what the dead were running, an attempt spent: rows of `id`, `queue`, `worker`, `state`, `attempt`.
+
+    A job whose attempts are spent is discarded. A row that is locked, as by a session that is just committing, waits
+    for the next time. Parameters: `uuids` and `texts`, arrays: the dead, and what to say of each.
+    """
+    said = func.unnest(
+        cast(bindparam("uuids", type_=ARRAY(Text())), ARRAY(Text())),
+        cast(bindparam("texts", type_=ARRAY(Text())), ARRAY(Text())),
+    ).table_valued(column("uuid", Text()), column("text", Text()))
+    said = said.render_derived("said")
+    orphans = (
+        select(jobs.c.id, said.c.text)
+        .select_from(jobs.join(said, said.c.uuid == HOLDER))
+        .where(jobs.c.state == inline("'executing'"))
+        .limit(LIMIT)
+        .with_for_update(skip_locked=True, of=jobs)
+        .cte("orphans")
+    )
+    spent = jobs.c.attempt >= jobs.c.max_attempts
+    rescued = func.coalesce(cast(jobs.c.meta.op("->>")(inline("'rescued'")), Integer), inline("0")) + inline("1")
+    meta = func.coalesce(jobs.c.meta, inline("'{}'::jsonb"))
+    return (
+        update(jobs)
+        .where(jobs.c.id == orphans.c.id)
+        .values(
+            state=cast(case((spent, inline("'discarded'")), else_=inline("'available'")), jobs.c.state.type),
+            discarded_at=case((spent, utc_clock()), else_=jobs.c.discarded_at),
+            errors=jobs.c.errors.op("||")(error_entry(jobs.c.attempt, orphans.c.text)),
+            meta=meta.op("||")(func.jsonb_build_object(inline("'rescued'"), rescued)),
+        )
+        .returning(jobs.c.id, jobs.c.queue, jobs.c.worker, jobs.c.state, jobs.c.attempt, jobs.c.max_attempts)
+    )
+
+
+def burying() -> Delete:
+    """Forget those of the dead that hold no job any more. Parameter: `uuids`, an array of texts."""
+    uuids = cast(bindparam("uuids", type_=ARRAY(Text())), ARRAY(Text()))
+    holds = select(jobs.c.id).where(jobs.c.state == inline("'executing'"), cast(producers.c.uuid, Text) == HOLDER)
+    return delete(producers).where(cast(producers.c.uuid, Text) == func.any(uuids), ~holds.exists())
+
+
+def abandoned() -> Executable:
+    """Give back jobs that have run for longer than `after` seconds under a producer that nobody knows.
+
+    Elixir's open-source nodes register no producers, so their running jobs look like this too. Parameters: `after`,
+    `text`.
+    """
+    known = select(producers.c.uuid).where(cast(producers.c.uuid, Text) == HOLDER)
+    spent = jobs.c.attempt >= jobs.c.max_attempts
+    lost = (
+        select(jobs.c.id)
+        .where(
+            jobs.c.state == inline("'executing'"),
+            jobs.c.attempted_at < seconds_earlier(utc_now(), bindparam("after", type_=Double())),
+            ~known.exists(),
+        )
+        .limit(LIMIT)
+        .with_for_update(skip_locked=True)
+        .cte("lost")
+    )
+    return (
+        update(jobs)
+        .where(jobs.c.id == lost.c.id)
+        .values(
+            state=cast(case((spent, inline("'discarded'")), else_=inline("'available'")), jobs.c.state.type),
+            discarded_at=case((spent, utc_clock()), else_=jobs.c.discarded_at),
+            errors=jobs.c.errors.op("||")(error_entry(jobs.c.attempt, bindparam("text", type_=Text()))),
+        )
+        .returning(jobs.c.id, jobs.c.queue, jobs.c.worker, jobs.c.state, jobs.c.attempt, jobs.c.max_attempts)
+    )
+
+
+def exhausted() -> Executable:
+    """Discard available jobs whose attempts are spent: no fetch ever takes them. Parameter: `text`."""
+    spent = (
+        select(jobs.c.id)
+        .where(jobs.c.state == inline("'available'"), jobs.c.attempt >= jobs.c.max_attempts)
+        .limit(LIMIT)
+        .with_for_update(skip_locked=True)
+        .cte("spent")
+    )
+    return (
+        update(jobs)
+        .where(jobs.c.id == spent.c.id)
+        .values(
+            state=inline("'discarded'"),
+            discarded_at=utc_clock(),
+            errors=jobs.c.errors.op("||")(error_entry(jobs.c.attempt, bindparam("text", type_=Text()))),
+        )
+        .returning(jobs.c.id, jobs.c.queue, jobs.c.worker, jobs.c.state, jobs.c.attempt, jobs.c.max_attempts)
+    )
