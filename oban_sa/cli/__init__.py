@@ -14,10 +14,10 @@ from oban_sa.errors import nearest
 
 HELP = """Background jobs that live in your PostgreSQL.
 
-    \b
-    The first five minutes:
-      python -m oban_sa migrate --database-url postgresql://localhost/shop   # make the tables
-      python -m oban_sa runner --help                                        # and then work on jobs
+\b
+The first five minutes:
+  python -m oban_sa migrate --database-url postgresql://localhost/shop   # make the tables
+  python -m oban_sa runner --help                                        # and then work on jobs
 
 The database, the schema and all other settings may also stand in the environment (OBAN_DATABASE_URL, OBAN_SCHEMA) or in
 a file: oban.toml, or [tool.oban] in pyproject.toml.

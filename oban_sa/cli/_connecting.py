@@ -54,15 +54,12 @@ async def engine(settings: Settings, url: str) -> AsyncGenerator[AsyncEngine]:
 
 @asynccontextmanager
 async def connection(settings: Settings, url: str) -> AsyncGenerator[AsyncConnection]:
-    """Give a connection, or say in an ObanError why there is none."""
+    """Give a connection; what keeps it from being made or used is said in an ObanError."""
     async with engine(settings, url) as made:
         try:
-            opened = await made.connect()
+            async with made.connect() as opened:
+                yield opened
         except Exception as error:
             if known := explained(error, url):
                 raise known from error
             raise
-        try:
-            yield opened
-        finally:
-            await opened.close()

@@ -17,19 +17,19 @@ HELP = """Make the tables that jobs live in, or bring them up to date.
 Running it again changes nothing. Tables made by Oban for Elixir or by oban-py are adopted: what is missing is added,
 nothing of theirs is altered.
 
-    \b
-    Examples:
-      python -m oban_sa migrate --database-url postgresql://localhost/shop
-      python -m oban_sa migrate --schema jobs --sql > jobs.sql      # for a reviewer, or a database administrator
-      python -m oban_sa migrate --downgrade                         # drop the tables, and all jobs in them
+\b
+Examples:
+  python -m oban_sa migrate --database-url postgresql://localhost/shop
+  python -m oban_sa migrate --schema jobs --sql > jobs.sql      # for a reviewer, or a database administrator
+  python -m oban_sa migrate --downgrade                         # drop the tables, and all jobs in them
 
 A project that has Alembic does better to let Alembic do it, with one line in a migration of its own:
 
-    \b
-      from alembic import op
-      import oban_sa.migrations
-    \b
-      def upgrade(): op.upgrade_oban()
+\b
+  from alembic import op
+  import oban_sa.migrations
+\b
+  def upgrade(): op.upgrade_oban()
 """
 
 

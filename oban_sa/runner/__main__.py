@@ -13,37 +13,37 @@ from oban_sa.workers.registry import registry
 
 HELP = """Work on jobs: fetch them from PostgreSQL, run them, write down what came of them.
 
-    \b
-    Examples:
-      # workers defined in myapp/jobs.py; ten jobs at a time from the queue "default"
-      python -m oban_sa.runner --database-url postgresql://localhost/shop --import myapp.jobs
+\b
+Examples:
+  # workers defined in myapp/jobs.py; ten jobs at a time from the queue "default"
+  python -m oban_sa.runner --database-url postgresql://localhost/shop --import myapp.jobs
 
-    \b
-      # three queues, each with its own limit
-      python -m oban_sa.runner --import myapp.jobs --queues default:10,mailers:20,reports:2
+\b
+  # three queues, each with its own limit
+  python -m oban_sa.runner --import myapp.jobs --queues default:10,mailers:20,reports:2
 
-    \b
-      # nothing installed but this package: a private PostgreSQL in ./.oban
-      python -m oban_sa.runner --embedded --import myapp.jobs
+\b
+  # nothing installed but this package: a private PostgreSQL in ./.oban
+  python -m oban_sa.runner --embedded --import myapp.jobs
 
-    \b
-      # work off what is there and leave, as in a test or a nightly batch
-      python -m oban_sa.runner --import myapp.jobs --until-idle
+\b
+  # work off what is there and leave, as in a test or a nightly batch
+  python -m oban_sa.runner --import myapp.jobs --until-idle
 
-    \b
-      # is everything in place? runs no job
-      python -m oban_sa.runner --import myapp.jobs --dry-run
+\b
+  # is everything in place? runs no job
+  python -m oban_sa.runner --import myapp.jobs --dry-run
 
 Every setting can also stand in the environment (OBAN_QUEUES=default:10) or in a file (oban.toml, or [tool.oban] in
 pyproject.toml). A flag wins over the environment, the environment over the file.
 
-    \b
-      # oban.toml
-      database_url = "postgresql://localhost/shop"
-      import = ["myapp.jobs"]
-      [queues]
-      default = 10
-      mailers = 20
+\b
+  # oban.toml
+  database_url = "postgresql://localhost/shop"
+  import = ["myapp.jobs"]
+  [queues]
+  default = 10
+  mailers = 20
 
 SIGTERM or Ctrl-C stops it: running jobs get the grace period, then those left are given back, unspent, for another
 runner. A second Ctrl-C ends it at once. It exits with 0 when it stopped cleanly, 1 when it failed, 2 for wrong usage.

@@ -84,6 +84,8 @@ def explained(error: BaseException, url: str) -> RunnerError | None:
             what = f"the password of the user {parsed.username!r} is wrong, or missing from the URL"
         case asyncpg.InvalidAuthorizationSpecificationError():
             what = f"the server refused the user {parsed.username!r}: {cause}"
+        case asyncpg.InsufficientPrivilegeError():
+            return RunnerError(f"the user {parsed.username!r} is not allowed to do this in {shown}: {cause}")
         case asyncpg.InvalidCatalogNameError():
             what = (
                 f"the server at {where} has no database {parsed.database!r}; create it with: createdb {parsed.database}"
@@ -110,6 +112,8 @@ def explained(error: BaseException, url: str) -> RunnerError | None:
             what = f"{where} did not answer within {CONNECT_TIMEOUT:g} seconds"
         case FileNotFoundError():
             what = f"there is no socket of PostgreSQL at {parsed.host or 'the usual places'}"
+        case ConnectionError() if "SSL" in str(cause):
+            what = f"no encrypted connection to {where} could be made: {cause}"
         case OSError() | asyncpg.InterfaceError():
             what = f"{where} can't be reached: {cause}"
         case asyncpg.ConnectionDoesNotExistError():

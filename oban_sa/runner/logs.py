@@ -33,6 +33,9 @@ _LEVELS: Final[dict[type[telemetry.Event], int]] = {
     telemetry.ProducerAck: logging.DEBUG,
     telemetry.ProducerLost: logging.WARNING,
     telemetry.StagerStage: logging.DEBUG,
+    telemetry.LeaderElection: logging.INFO,
+    telemetry.LifelineRescue: logging.WARNING,
+    telemetry.SchedulerTick: logging.DEBUG,
     telemetry.NotifierConnected: logging.INFO,
     telemetry.NotifierDisconnected: logging.WARNING,
     telemetry.NotifierDeaf: logging.WARNING,
@@ -97,6 +100,8 @@ def _write(event: telemetry.Event) -> None:
             level = logging.DEBUG
         case telemetry.ProducerFetch(count=0) | telemetry.ProducerAck(count=0) | telemetry.StagerStage(count=0):
             return
+        case telemetry.LifelineRescue(count=0):
+            return
         case _:
             pass
     logger = _logger(type(event))
@@ -132,9 +137,17 @@ def sentence(event: telemetry.Event) -> str:
             dropped = f", {event.stale} of them too late" if event.stale else ""
             return f"wrote {event.count} outcomes{dropped} in {describe(event.duration)}"
         case telemetry.ProducerLost():
-            return f"queue {event.queue} was declared dead by another node and registered again"
+            return f"queue {event.queue} found its producer row gone, as when it was taken for dead, and wrote it again"
         case telemetry.StagerStage():
             return f"made {event.count} due jobs available in {describe(event.duration)}"
+        case telemetry.LeaderElection():
+            return "this node is the leader now" if event.leader else "this node is not the leader any more"
+        case telemetry.LifelineRescue():
+            lost = f", {event.discarded} of them discarded" if event.discarded else ""
+            return f"jobs rescued from dead nodes: {event.count}{lost}"
+        case telemetry.SchedulerTick():
+            skipped = f", {event.skipped} skipped because their last job is unfinished" if event.skipped else ""
+            return f"jobs made by the crontab for {event.at:%Y-%m-%d %H:%M:%S}: {event.count}{skipped}"
         case telemetry.NotifierConnected():
             return "listening for new jobs"
         case telemetry.NotifierDisconnected():
@@ -148,7 +161,9 @@ def sentence(event: telemetry.Event) -> str:
             queues = ", ".join(f"{queue}:{limit}" for queue, limit in event.queues.items())
             return f"running {queues} as {event.runner.node}"
         case telemetry.RunnerStopping():
-            return f"stopping; {event.running} running jobs have {describe(event.grace)} to finish"
+            if not event.running:
+                return "stopping; no job is running"
+            return f"stopping; jobs still running: {event.running}, with {describe(event.grace)} to finish"
         case telemetry.RunnerStop():
             gave = f"; {event.given_back} unfinished jobs given back" if event.given_back else ""
             return f"stopped after {describe(event.duration)}{gave}"
@@ -208,7 +223,7 @@ class JSONLines(logging.Formatter):
         }
         for key, value in record.__dict__.items():
             if key not in _STANDARD and key not in line:
-                line |= _facts(value) if isinstance(value, telemetry.Event) else {key: value}
+                line |= _facts(value) if isinstance(value, telemetry.Event) else {key: _safe(value)}
         if trace := "\n".join(_trace(self, record)):
             line["traceback"] = redacted(trace)
         try:
@@ -258,6 +273,10 @@ def _facts(event: telemetry.Event) -> dict[str, Any]:
             case _:
                 facts[each.name] = value
     return facts
+
+
+def _safe(value: object) -> object:
+    return redacted(value) if isinstance(value, str) else value
 
 
 def _plain(value: object) -> object:

@@ -50,8 +50,6 @@ def serve(settings: Settings) -> None:
 
     Raises an ObanError with words for whoever started the command where work can't begin.
     """
-    if not settings.imports and not settings.allow:
-        logger.warning("no worker is known, because no module is named with --import; every job will fail")
     with database(settings) as url:
         if settings.embedded is not None:
             click.echo(url)  # on stdout and by itself, so that a script can read it
@@ -87,6 +85,8 @@ async def _serve(settings: Settings, url: str) -> None:
             if settings.embedded is not None:
                 await _migrate(engine, settings.schema)
             await _verified(engine, settings.schema, url)
+            if not settings.imports and not settings.allow:
+                logger.warning("no module is named with --import, so no worker is known and every job will fail")
             runner = Runner(
                 engine,
                 queues=settings.queues,

@@ -1,0 +1,258 @@
+"""What the runner command writes to its log, as a person and as a machine read it."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from oban_sa import telemetry
+from oban_sa.models import Job
+from oban_sa.runner import logs
+from oban_sa.states import JobState
+from oban_sa.workers.current import running
+
+SOURCE = telemetry.Source(node="host.1")
+FACTS: dict[str, Any] = {
+    "runner": SOURCE,
+    "job_id": 42,
+    "worker": "shop.jobs.SendWelcome",
+    "queue": "mailers",
+    "attempt": 2,
+    "max_attempts": 5,
+}
+STOP = telemetry.JobStop(**FACTS, state=JobState.COMPLETED, duration=0.1234567, queue_time=0.25)
+
+
+@pytest.fixture
+def configured() -> Iterator[Callable[..., io.StringIO]]:
+    """Configure logging and follow events, as the command does, and put everything back afterwards."""
+    names = ["oban_sa", "shop"]
+    root = logging.getLogger()
+    before = (root.handlers[:], root.level, {name: logging.getLogger(name).level for name in names})
+    detaches: list[Callable[[], None]] = []
+
+    def configure(level: str = "info", log_format: str = "text", **options: Any) -> io.StringIO:
+        stream = io.StringIO()
+        logs.configure(level, log_format, stream, **options)
+        detaches.append(logs.follow_events())
+        return stream
+
+    yield configure
+    for detach in detaches:
+        detach()
+    logging.captureWarnings(False)
+    root.handlers[:], level, levels = before
+    root.setLevel(level)
+    for name, number in levels.items():
+        logging.getLogger(name).setLevel(number)
+
+
+def failed(state: JobState = JobState.RETRYABLE, retry_in: float | None = 17.0) -> telemetry.JobException:
+    try:
+        raise ValueError("no such user\nand more about it")
+    except ValueError as error:
+        return telemetry.JobException(**FACTS, state=state, duration=2.0, error=error, retry_in=retry_in)
+
+
+def lines(stream: io.StringIO) -> list[str]:
+    """The lines without their times."""
+    return [re.sub(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} ", "", line) for line in stream.getvalue().splitlines()]
+
+
+def test_a_completed_job_is_one_line_a_person_can_read(configured: Callable[..., io.StringIO]) -> None:
+    stream = configured()
+    telemetry.emit(STOP)
+    assert lines(stream) == ["INFO    job 42 SendWelcome completed after 123 ms  queue=mailers attempt=2/5"]
+    assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} INFO", stream.getvalue())
+
+
+def test_a_completed_job_is_one_object_a_machine_can_read(configured: Callable[..., io.StringIO]) -> None:
+    stream = configured(log_format="json")
+    telemetry.emit(STOP)
+    (line,) = stream.getvalue().splitlines()
+    found = json.loads(line)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", found.pop("time"))
+    assert found == {
+        "level": "info",
+        "logger": "oban_sa.job",
+        "message": "job 42 SendWelcome completed after 123 ms",
+        "event": "oban.job.stop",
+        "node": "host.1",
+        "name": "Oban",
+        "schema": "public",
+        "job_id": 42,
+        "worker": "shop.jobs.SendWelcome",
+        "queue": "mailers",
+        "attempt": 2,
+        "max_attempts": 5,
+        "queue_time": 0.25,
+        "state": "completed",
+        "duration": 0.123457,
+    }
+
+
+def test_a_failed_job_is_a_warning_with_its_traceback(configured: Callable[..., io.StringIO]) -> None:
+    stream = configured()
+    telemetry.emit(failed())
+    first, *rest = lines(stream)
+    assert first == (
+        "WARNING job 42 SendWelcome failed after 2 seconds: ValueError: no such user; next attempt in 17 seconds"
+        "  queue=mailers attempt=2/5"
+    )
+    assert rest[0] == "Traceback (most recent call last):"
+    assert rest[-1] == "and more about it"
+
+
+def test_a_failed_job_is_still_one_line_of_json(configured: Callable[..., io.StringIO]) -> None:
+    stream = configured(log_format="json")
+    telemetry.emit(failed())
+    (line,) = stream.getvalue().splitlines()
+    found = json.loads(line)
+    assert found["error"] == "ValueError: no such user"
+    assert found["traceback"].startswith("Traceback (most recent call last):")
+    assert (found["state"], found["retry_in"], found["level"]) == ("retryable", 17.0, "warning")
+
+
+def test_a_discarded_job_is_an_error(configured: Callable[..., io.StringIO]) -> None:
+    stream = configured()
+    telemetry.emit(failed(JobState.DISCARDED, None))
+    assert lines(stream)[0].startswith(
+        "ERROR   job 42 SendWelcome failed after 2 seconds: ValueError: no such user; disc"
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [(JobState.SCHEDULED, "snoozed"), (JobState.AVAILABLE, "given back"), (JobState.CANCELLED, "cancelled")],
+)
+def test_other_ends_have_a_word_of_their_own(
+    configured: Callable[..., io.StringIO], state: JobState, words: str
+) -> None:
+    stream = configured()
+    telemetry.emit(telemetry.JobStop(**FACTS, state=state, duration=1.0))
+    assert lines(stream)[0].startswith(f"INFO    job 42 SendWelcome {words} after 1 second")
+
+
+def test_the_start_of_a_job_is_said_only_at_debug_and_costs_nothing_otherwise(
+    configured: Callable[..., io.StringIO],
+) -> None:
+    configured("info")
+    assert not telemetry.listening(telemetry.JobStart)
+    stream = configured("debug")
+    telemetry.emit(telemetry.JobStart(**FACTS, queue_time=0.5))
+    assert lines(stream)[0].startswith("DEBUG   job 42 SendWelcome started after 500 ms in the queue")
+
+
+def test_an_outage_tells_its_story_in_few_lines(configured: Callable[..., io.StringIO]) -> None:
+    stream = configured()
+    error = ConnectionRefusedError("no one there")
+    for attempt in range(1, 101):
+        telemetry.emit(telemetry.RunnerRetry(runner=SOURCE, part="stager", attempt=attempt, retry_in=15.0, error=error))
+    telemetry.emit(telemetry.RunnerRecover(runner=SOURCE, part="stager", attempts=100, duration=90.0))
+    told = lines(stream)
+    assert told[0] == ("WARNING stager failed: ConnectionRefusedError: no one there; trying again in 15 seconds")
+    assert told[-1] == "INFO    stager works again after 100 failures in 1 min 30 s"
+    assert len(told) == 6
+
+
+def test_every_event_has_a_sentence_of_its_own_and_a_level() -> None:
+    events: dict[type[telemetry.Event], telemetry.Event] = {
+        type(event): event
+        for event in [
+            telemetry.JobStart(**FACTS),
+            STOP,
+            failed(),
+            telemetry.JobStale(**FACTS, state=JobState.COMPLETED),
+            telemetry.ProducerFetch(runner=SOURCE, queue="q", demand=2, count=1, duration=0.1),
+            telemetry.ProducerAck(runner=SOURCE, queue="q", count=2, stale=1, duration=0.1),
+            telemetry.ProducerLost(runner=SOURCE, queue="q"),
+            telemetry.StagerStage(runner=SOURCE, count=2, queues=("q",), duration=0.1),
+            telemetry.LeaderElection(runner=SOURCE, leader=True),
+            telemetry.LifelineRescue(runner=SOURCE, count=2, discarded=1, job_ids=(1, 2), duration=0.1),
+            telemetry.SchedulerTick(runner=SOURCE, at=datetime.now(UTC), count=2, skipped=1, duration=0.1),
+            telemetry.NotifierConnected(runner=SOURCE),
+            telemetry.NotifierDisconnected(runner=SOURCE, error=OSError("x"), retry_in=1.0),
+            telemetry.NotifierDeaf(runner=SOURCE),
+            telemetry.RunnerStart(runner=SOURCE, queues={"q": 1}),
+            telemetry.RunnerStopping(runner=SOURCE, running=1, grace=15.0),
+            telemetry.RunnerStop(runner=SOURCE, duration=90.0, given_back=2),
+            telemetry.RunnerRetry(runner=SOURCE, part="p", attempt=1, retry_in=1.0, error=OSError("x")),
+            telemetry.RunnerRecover(runner=SOURCE, part="p", attempts=1, duration=1.0),
+        ]
+    }
+    known = {each for each in vars(telemetry).values() if isinstance(each, type) and issubclass(each, telemetry.Event)}
+    assert set(events) == known - {telemetry.Event, telemetry.JobEvent} == set(logs._LEVELS)
+    sentences = {event.name: logs.sentence(event) for event in events.values()}
+    assert len(set(sentences.values())) == len(sentences)
+    for name, sentence in sentences.items():
+        assert sentence != name
+        assert "\n" not in sentence
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_no_password_of_a_url_reaches_the_log(configured: Callable[..., io.StringIO], log_format: str) -> None:
+    stream = configured(log_format=log_format)
+    url = "postgresql://u:secret@h/d?password=secret"
+    logging.getLogger("oban_sa.runner").warning("lost %s", url, extra={"url": url})
+    try:
+        raise OSError(f"can't reach {url}")
+    except OSError:
+        logging.getLogger("shop").exception("oh")
+    telemetry.emit(telemetry.NotifierDisconnected(runner=SOURCE, error=OSError(url), retry_in=1.0))
+    assert "secret" not in stream.getvalue()
+    assert stream.getvalue().count("***") >= 4
+
+
+def test_what_a_worker_logs_says_which_job_it_was(configured: Callable[..., io.StringIO]) -> None:
+    job = Job(worker="shop.jobs.SendWelcome", queue="mailers", id=7, attempt=3)
+    for log_format in ("text", "json"):
+        stream = configured(log_format=log_format)
+        with running(job):
+            logging.getLogger("shop.mail").info("sending", extra={"to": "ada"})
+        logging.getLogger("shop.mail").info("outside")
+        inside, outside = stream.getvalue().splitlines()
+        if log_format == "json":
+            assert json.loads(inside)["job_id"] == 7
+            assert json.loads(inside)["to"] == "ada"
+            assert "job_id" not in json.loads(outside)
+        else:
+            assert inside.endswith("shop.mail: sending  job_id=7 worker=shop.jobs.SendWelcome queue=mailers attempt=3")
+            assert outside.endswith("shop.mail: outside")
+
+
+def test_odd_extras_do_not_cost_the_line(configured: Callable[..., io.StringIO]) -> None:
+    stream = configured(log_format="json")
+    logger = logging.getLogger("shop")
+    logger.info("odd", extra={"big": 2**70})
+    logger.info("odder", extra={"surrogate": "\ud800"})
+    logger.info("oddest", extra={"thing": object(), "table": {1: {2, 3}}})
+    assert [json.loads(line)["message"] for line in stream.getvalue().splitlines()] == ["odd", "odder", "oddest"]
+
+
+def test_below_info_only_the_library_and_the_users_modules_speak(configured: Callable[..., io.StringIO]) -> None:
+    stream = configured("debug", verbose=("shop.jobs",))
+    for name in ("oban_sa.stager", "shop.mail", "sqlalchemy.engine", "asyncio"):
+        logging.getLogger(name).debug("hello")
+    assert len(lines(stream)) == 2
+
+
+def test_warnings_of_python_are_logged(configured: Callable[..., io.StringIO]) -> None:
+    stream = configured()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("old", DeprecationWarning, stacklevel=1)
+    assert "DeprecationWarning: old" in stream.getvalue()
+
+
+def test_only_the_command_configures_logging() -> None:
+    library = logging.getLogger("oban_sa")
+    assert library.handlers == []
+    assert library.level == logging.NOTSET
