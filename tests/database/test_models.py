@@ -103,15 +103,16 @@ def test_thousands_of_jobs_are_a_few_inserts_with_ids_in_order(home: Home) -> No
         home.statements.clear()
         session.add_all(jobs)
         session.flush()
-        inserts = len(home.statements)
+        inserts = [statement for statement in home.statements if statement.startswith("INSERT")]
+        home.statements.clear()
 
-        assert inserts <= 3
+        assert 1 <= len(inserts) <= 3
         assert [job.id for job in jobs] == sorted(job.id for job in jobs)
         assert [job.state for job in jobs[:2]] == [JobState.AVAILABLE, JobState.SCHEDULED]
         assert jobs[0].scheduled_at == jobs[0].inserted_at
         assert (jobs[1].scheduled_at - jobs[1].inserted_at).total_seconds() > 50
         assert jobs[0].errors == []
-        assert len(home.statements) == inserts
+        assert home.statements == []
         assert not inspect(jobs[0]).expired_attributes
         now = session.scalar(select(func.timezone("UTC", func.now())))
         assert jobs[0].inserted_at == now.replace(tzinfo=UTC)
@@ -129,7 +130,7 @@ async def test_asyncpg_sets_what_the_database_decided_without_another_query(engi
         statements.clear()
         await session.commit()
 
-        assert len(statements) <= 5
+        assert 1 <= len([statement for statement in statements if statement.startswith("INSERT")]) <= 4
         assert all(job.id and job.inserted_at and job.scheduled_at for job in jobs)
         assert broken.errors == [ENTRY]
     async with AsyncSession(engine) as session:

@@ -147,9 +147,9 @@ class Project:
         (folder / "alembic.ini").write_text(
             "[alembic]\n"
             f"script_location = {folder / 'scripts'}\n"
-            "path_separator = newline\n"
-            "version_path_separator = newline\n"
-            "version_locations =\n    " + "\n    ".join(locations) + "\n"
+            "path_separator = space\n"
+            "version_path_separator = space\n"
+            f"version_locations = {' '.join(locations)}\n"
             f"sqlalchemy.url = {sync_url(url, driver)}\n"
             f"schema_of_jobs = {schema}\n{named}\n"
         )

@@ -9,7 +9,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
-from sqlalchemy import MetaData, text
+from sqlalchemy import Enum, MetaData, text
 
 from oban_sa.migrations import LATEST
 from oban_sa.models import Base, Job, Queue, schema_map
@@ -37,7 +37,10 @@ def differences(url: str, schema: str, metadata: MetaData) -> list[Any]:
 def in_schema(schema: str) -> MetaData:
     metadata = MetaData()
     for table in Base.metadata.sorted_tables:
-        table.to_metadata(metadata, schema=schema)
+        for column in table.to_metadata(metadata, schema=schema).columns:
+            if isinstance(column.type, Enum):
+                column.type = column.type.copy()
+                column.type.schema = schema
     return metadata
 
 
