@@ -11,11 +11,11 @@ from oban_sa.models.types import JSONObject, UTCDateTime
 
 
 class Cron(Base):
-    """One entry of a crontab; `last_at` is the moment of its last tick, not the time at which it was inserted.
+    """One entry of a crontab; `last_at` is the moment of its last tick, not the time at which a job was made for it.
 
-    A tick happens once in a cluster because it is claimed by `UPDATE ... SET last_at = :tick WHERE name = :name AND
-    (last_at IS NULL OR last_at < :tick)`, in the transaction that inserts the job: of several nodes that claim the
-    same tick one matches the row, and the others, having waited for its commit, no longer do.
+    A tick happens once in a cluster because of this row, whoever leads: it is claimed by moving `last_at` forward from
+    exactly the moment that was read there, in the statement that inserts the job. Of several nodes that try, one
+    matches; the others wait for its commit and then match no more.
     """
 
     __tablename__ = "oban_crons"

@@ -11,11 +11,11 @@ from oban_sa.models.types import JSONObject, UTCDateTime
 
 
 class Queue(Base):
-    """A queue's settings, per instance and node.
+    """What was decided about the queue `name`, for whole instances and for single nodes of them.
 
-    `name` is the queue's name, the key of the row; `meta` holds what holds for all nodes under `"<instance>"`, and for
-    one node under `"<instance>.<node>"`: `{"Oban": {"paused": true}, "Oban.web.1": {"limit": 3}}`. Each change is one
-    `meta || ...` of one key, so that nodes never overwrite each other.
+    `meta` holds it under `<instance>` for all nodes and under `<instance>.<node>` for one:
+    `{"Oban": {"paused": true}, "Oban.web.1": {"limit": 3}}`. A decision changes the object under one of these keys and
+    leaves the others as they are, so that nodes and instances never overwrite each other.
     """
 
     __tablename__ = "oban_queues"
