@@ -20,6 +20,7 @@ import orjson
 from oban_sa import telemetry
 from oban_sa.errors import JobNotFound
 from oban_sa.periods import describe
+from oban_sa.runner.disconnects import is_away
 from oban_sa.settings import redacted
 from oban_sa.states import JobState
 from oban_sa.workers.current import current_job
@@ -27,18 +28,18 @@ from oban_sa.workers.current import current_job
 _LEVELS: Final[dict[type[telemetry.Event], int]] = {
     telemetry.JobStart: logging.DEBUG,
     telemetry.JobStop: logging.INFO,
-    telemetry.JobException: logging.WARNING,
+    telemetry.JobException: logging.ERROR,  # a warning while attempts are left
     telemetry.JobStale: logging.WARNING,
     telemetry.ProducerFetch: logging.DEBUG,
     telemetry.ProducerAck: logging.DEBUG,
-    telemetry.ProducerLost: logging.WARNING,
+    telemetry.ProducerLost: logging.DEBUG,  # the producer's own logger tells more
     telemetry.StagerStage: logging.DEBUG,
     telemetry.LeaderElection: logging.INFO,
     telemetry.LifelineRescue: logging.WARNING,
     telemetry.SchedulerTick: logging.DEBUG,
     telemetry.NotifierConnected: logging.INFO,
     telemetry.NotifierDisconnected: logging.WARNING,
-    telemetry.NotifierDeaf: logging.WARNING,
+    telemetry.NotifierDeaf: logging.DEBUG,  # the notifier's own logger says what to do
     telemetry.RunnerStart: logging.INFO,
     telemetry.RunnerStopping: logging.INFO,
     telemetry.RunnerStop: logging.INFO,
@@ -75,7 +76,7 @@ def follow_events() -> Callable[[], None]:
     Events below the level of their logger are not listened to, so that they cost nothing.
     """
     heard = [event for event, level in _LEVELS.items() if _logger(event).isEnabledFor(level)]
-    return telemetry.attach(_write, *heard) if heard else lambda: None
+    return telemetry.attach(_Story().write, *heard) if heard else lambda: None
 
 
 def _with_current_job(record: logging.LogRecord) -> bool:
@@ -90,24 +91,56 @@ def _with_current_job(record: logging.LogRecord) -> bool:
     return True
 
 
-def _write(event: telemetry.Event) -> None:
-    level = _LEVELS[type(event)]
-    match event:
-        case telemetry.JobException(state=JobState.DISCARDED):
-            level = logging.ERROR
-        # An outage makes every part fail again and again; its beginning, its end and its length tell the story.
-        case telemetry.RunnerRetry(attempt=attempt) if attempt > 1 and (attempt < 8 or attempt & (attempt - 1)):
-            level = logging.DEBUG
-        case telemetry.ProducerFetch(count=0) | telemetry.ProducerAck(count=0) | telemetry.StagerStage(count=0):
-            return
-        case telemetry.LifelineRescue(count=0):
-            return
-        case _:
-            pass
-    logger = _logger(type(event))
-    if logger.isEnabledFor(level):
-        trace = event.error if isinstance(event, telemetry.JobException) else None
-        logger.log(level, "%s", sentence(event), exc_info=trace, extra={"event": event})
+class _Story:
+    """Writes events, telling of each trouble when it begins and when it ends and not all the time between."""
+
+    def __init__(self) -> None:
+        self._told: set[tuple[telemetry.Source, str]] = set()
+
+    def write(self, event: telemetry.Event) -> None:
+        level = self._level(event)
+        logger = _logger(type(event))
+        if level and logger.isEnabledFor(level):
+            trace = event.error if isinstance(event, telemetry.JobException) else None
+            logger.log(level, "%s", sentence(event), exc_info=trace, extra={"event": event})
+
+    def _level(self, event: telemetry.Event) -> int:
+        """Return the level for this very event; 0 is for what is not worth a line at any."""
+        match event:
+            case telemetry.JobException(state=state) if state is not JobState.DISCARDED:
+                return logging.WARNING
+            case telemetry.ProducerFetch(count=0) | telemetry.ProducerAck(count=0) | telemetry.StagerStage(count=0):
+                return 0
+            case telemetry.LifelineRescue(count=0):
+                return 0
+            case telemetry.RunnerRetry():
+                # When the database is away every part fails, and `oban_sa.runner` says once that it is, and is back.
+                if is_away(event.error) or not self._begins(event, event.part, again=_is_milestone(event.attempt)):
+                    return logging.DEBUG
+            case telemetry.RunnerRecover():
+                return logging.INFO if self._ends(event, event.part) else logging.DEBUG
+            case telemetry.NotifierDisconnected():
+                if not self._begins(event, "notifier"):
+                    return logging.DEBUG
+            case telemetry.NotifierConnected():
+                self._ends(event, "notifier")
+            case _:
+                pass
+        return _LEVELS[type(event)]
+
+    def _begins(self, event: telemetry.Event, part: str, *, again: bool = False) -> bool:
+        known = (event.runner, part) in self._told
+        self._told.add((event.runner, part))
+        return again or not known
+
+    def _ends(self, event: telemetry.Event, part: str) -> bool:
+        known = (event.runner, part) in self._told
+        self._told.discard((event.runner, part))
+        return known
+
+
+def _is_milestone(attempt: int) -> bool:
+    return attempt >= 8 and not attempt & (attempt - 1)
 
 
 def _logger(event: type[telemetry.Event]) -> logging.Logger:

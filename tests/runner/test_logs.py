@@ -151,16 +151,46 @@ def test_the_start_of_a_job_is_said_only_at_debug_and_costs_nothing_otherwise(
     assert lines(stream)[0].startswith("DEBUG   job 42 SendWelcome started after 500 ms in the queue")
 
 
-def test_an_outage_tells_its_story_in_few_lines(configured: Callable[..., io.StringIO]) -> None:
+def test_a_part_that_fails_again_and_again_is_told_of_in_few_lines(configured: Callable[..., io.StringIO]) -> None:
+    stream = configured()
+    for attempt in range(1, 101):
+        telemetry.emit(
+            telemetry.RunnerRetry(
+                runner=SOURCE, part="stager", attempt=attempt, retry_in=15.0, error=ValueError("odd\nvery")
+            )
+        )
+    telemetry.emit(telemetry.RunnerRecover(runner=SOURCE, part="stager", attempts=100, duration=90.0))
+    told = lines(stream)
+    assert told[0] == "WARNING stager failed: ValueError: odd; trying again in 15 seconds"
+    assert told[-1] == "INFO    stager works again after 100 failures in 1 min 30 s"
+    assert len(told) == 6
+
+
+def test_a_database_that_is_away_is_not_told_of_by_every_part(configured: Callable[..., io.StringIO]) -> None:
     stream = configured()
     error = ConnectionRefusedError("no one there")
     for attempt in range(1, 101):
-        telemetry.emit(telemetry.RunnerRetry(runner=SOURCE, part="stager", attempt=attempt, retry_in=15.0, error=error))
-    telemetry.emit(telemetry.RunnerRecover(runner=SOURCE, part="stager", attempts=100, duration=90.0))
-    told = lines(stream)
-    assert told[0] == ("WARNING stager failed: ConnectionRefusedError: no one there; trying again in 15 seconds")
-    assert told[-1] == "INFO    stager works again after 100 failures in 1 min 30 s"
-    assert len(told) == 6
+        for part in ("stager", "queue default", "leader"):
+            telemetry.emit(telemetry.RunnerRetry(runner=SOURCE, part=part, attempt=attempt, retry_in=15.0, error=error))
+        telemetry.emit(telemetry.NotifierDisconnected(runner=SOURCE, error=error, retry_in=15.0))
+    for part in ("stager", "queue default", "leader"):
+        telemetry.emit(telemetry.RunnerRecover(runner=SOURCE, part=part, attempts=100, duration=90.0))
+    telemetry.emit(telemetry.NotifierConnected(runner=SOURCE))
+    telemetry.emit(telemetry.NotifierDisconnected(runner=SOURCE, error=error, retry_in=1.0))
+    assert lines(stream) == [
+        "WARNING stopped listening: ConnectionRefusedError: no one there; polling, and trying again in 15 seconds",
+        "INFO    listening for new jobs",
+        "WARNING stopped listening: ConnectionRefusedError: no one there; polling, and trying again in 1 second",
+    ]
+
+
+def test_at_level_error_a_discarded_job_is_told_of_and_a_retried_one_is_not(
+    configured: Callable[..., io.StringIO],
+) -> None:
+    stream = configured("error")
+    telemetry.emit(failed())
+    telemetry.emit(failed(JobState.DISCARDED, None))
+    assert [line[:7] for line in lines(stream) if line.startswith(("ERROR", "WARN"))] == ["ERROR  "]
 
 
 def test_every_event_has_a_sentence_of_its_own_and_a_level() -> None:
