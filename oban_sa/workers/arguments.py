@@ -92,7 +92,8 @@ class Decoders:
 
     def _of_generic(self, origin: Any, args: tuple[Any, ...]) -> Decode:
         if origin in (Union, types.UnionType):
-            return _union([self.of(arg) for arg in args])
+            # The text of a date is that of a datetime at midnight too, so the narrower one is tried first.
+            return _union([self.of(arg) for arg in sorted(args, key=lambda arg: arg is datetime)])
         if origin is Literal:
             return _literal(args)
         if origin is tuple:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import typing
 from collections.abc import Callable, Mapping
@@ -16,7 +17,7 @@ from oban_sa.periods import Period
 from oban_sa.workers.arguments import Decode, Decoders, Misfit, as_is, shown
 from oban_sa.workers.body import AttemptSession, check_crossing, check_function, check_session, place, runner_of
 from oban_sa.workers.options import Executor
-from oban_sa.workers.parameters import Given, Parameter, Unresolved, meaning, parameters
+from oban_sa.workers.parameters import Given, Parameter, Unresolved, meaning, parameters, without_none
 
 
 class ClassBody:
@@ -65,7 +66,7 @@ class ClassBody:
 
     def check(self, args: Mapping[str, Any]) -> None:
         """Raise `InvalidArguments` where a job could not have these args, as far as that can be told yet."""
-        if not isinstance(self._args_type, (Unresolved, str, typing.ForwardRef)):
+        with contextlib.suppress(InvalidOption):  # an annotation may name what is defined later
             self.decode(dict(args))
 
     def decode(self, args: Any) -> Any:
@@ -139,7 +140,9 @@ class ClassBody:
             return "job" if len(taken) <= 2 and not any(each.is_job for each in taken) else None
         if parameter.bare:
             return "job" if parameter.default is inspect.Parameter.empty else None
-        annotation = parameter.annotation
+        if parameter.default is not inspect.Parameter.empty and isinstance(parameter.annotation, Unresolved):
+            return None
+        annotation = without_none(parameter.annotation)
         open_to_any = isinstance(annotation, (Unresolved, typing.TypeVar))
         if open_to_any or _is_object(annotation) or annotation == self._declared:
             if self._declared is not None and not _agree(self._declared, annotation):

@@ -87,9 +87,21 @@ class Function(Protocol[Q, P, R_co]):
         ...
 
 
-class Decorator(Protocol):
-    """What `job(...)` returns: it takes away from the signature what the runner injects."""
+class _Anything:
+    """What no function asks for: one that takes it takes anything, and so is not asking for a Job or a session."""
 
+
+class Decorator(Protocol):
+    """What `job(...)` returns: it takes away from the signature what the runner injects.
+
+    Where the first parameter, or the one after a Job, is typed as Any or object, a checker can't tell it from an
+    injected one, and calls of such a function are not checked.
+    """
+
+    @overload
+    def __call__(self, function: Callable[Concatenate[_Anything, ...], R], /) -> Function[..., ..., R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[Job, _Anything, ...], R], /) -> Function[..., ..., R]: ...
     @overload
     def __call__(
         self, function: Callable[Concatenate[Job, AsyncSession, P], R], /
@@ -112,6 +124,10 @@ class Decorator(Protocol):
     def __call__(self, function: Callable[P, R], /) -> Function[P, P, R]: ...
 
 
+@overload
+def job(function: Callable[Concatenate[_Anything, ...], R], /) -> Function[..., ..., R]: ...
+@overload
+def job(function: Callable[Concatenate[Job, _Anything, ...], R], /) -> Function[..., ..., R]: ...
 @overload
 def job(
     function: Callable[Concatenate[Job, AsyncSession, P], R], /

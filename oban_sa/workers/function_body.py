@@ -51,9 +51,10 @@ class FunctionBody:
             for each in self._parameters
             if each.default is inspect.Parameter.empty and each.kind not in (_VAR_POSITIONAL, _VAR_KEYWORD)
         ]
-        self._positional = [each.name for each in self._parameters if each.kind in _POSITIONAL]
-        self._only_positional = [each.name for each in self._parameters if each.kind is _POSITIONAL[0]]
         self._rest = next((each.name for each in self._parameters if each.kind is _VAR_POSITIONAL), None)
+        # What comes before *rest can only be given by position when there is a rest.
+        by_position = _POSITIONAL if self._rest is not None else _POSITIONAL[:1]
+        self._by_position = [each.name for each in self._parameters if each.kind in by_position]
         self._fields = next((each.name for each in self._parameters if each.kind is _VAR_KEYWORD), None)
         self._defaults = {each.name: each.default for each in self._parameters if _is_json(each.default)}
 
@@ -78,7 +79,7 @@ class FunctionBody:
                     )
             given.update(fields)
         plain: dict[str, Any] = values.to_json(given)
-        if self._converters and not values.has_references(plain):
+        if not values.has_references(plain):
             self._decoded(plain)
         return plain
 
@@ -86,16 +87,11 @@ class FunctionBody:
         """Call the function with what the job's args say; raises `InvalidArguments` where they don't fit."""
         given = self._decoded(job.args)
         head: list[Any] = [job if kind == "job" else session for kind in self._injected]
+        if self._by_position:
+            defaults = self.signature.parameters
+            head += [given.pop(name) if name in given else defaults[name].default for name in self._by_position]
         if self._rest is not None:
-            # What comes before *rest can only be given by position; a missing one takes its default.
-            rest = given.pop(self._rest, ())
-            head += [given.pop(name) if name in given else self._default(name) for name in self._positional]
-            head += rest
-        elif self._only_positional:
-            for name in self._only_positional:
-                if name not in given:
-                    break  # it has a default, and so have all after it
-                head.append(given.pop(name))
+            head += given.pop(self._rest, ())
         return self._function(*head, **given)
 
     def check(self, args: Mapping[str, Any]) -> None:
@@ -107,10 +103,10 @@ class FunctionBody:
         given = dict(args)
         for name, decode in self._converters:
             if name in given:
-                try:
-                    given[name] = decode(given[name])
-                except Misfit as misfit:
-                    raise misfit.at(f"args.{name}") from misfit.__cause__
+                given[name] = _fitted(name, decode, given[name])
+        if self._of_fields is not as_is:
+            for name in given.keys() - self._names:
+                given[name] = _fitted(name, self._of_fields, given[name])
         return given
 
     def _check_names(self, given: Mapping[str, Any]) -> None:
@@ -130,7 +126,7 @@ class FunctionBody:
         decoders = Decoders(self._local)
         converters: list[tuple[str, Decode]] = []
         for parameter in self._parameters:
-            if parameter.kind is _VAR_KEYWORD or parameter.annotation is inspect.Parameter.empty:
+            if parameter.kind is _VAR_KEYWORD:
                 continue
             annotation = self._resolved(parameter)
             if parameter.default is None:  # `x: int = None` means that None is fine
@@ -142,8 +138,16 @@ class FunctionBody:
                 converters.append((parameter.name, decode))
         return converters
 
+    @cached_property
+    def _of_fields(self) -> Decode:
+        """What to do with the args that are no parameters."""
+        fields = [each for each in self._parameters if each.kind is _VAR_KEYWORD]
+        return Decoders(self._local).of(self._resolved(fields[0])) if fields else as_is
+
     def _resolved(self, parameter: Parameter) -> Any:
         annotation = parameter.annotation
+        if annotation is inspect.Parameter.empty:
+            return Any
         if isinstance(annotation, Unresolved):
             scope = getattr(inspect.unwrap(self.target), "__globals__", {})
             annotation = meaning(annotation.text, scope=scope, local=self._local)
@@ -176,8 +180,12 @@ class FunctionBody:
         if first is not None and first.name in ("self", "cls") and first.bare:
             raise InvalidOption(f"{self.what} is a method; decorate a class with @worker, or a function of a module")
 
-    def _default(self, name: str) -> Any:
-        return self.signature.parameters[name].default
+
+def _fitted(name: str, decode: Decode, value: Any) -> Any:
+    try:
+        return decode(value)
+    except Misfit as misfit:
+        raise misfit.at(f"args{step(name)}") from misfit.__cause__
 
 
 def _plain(parameter: Parameter) -> inspect.Parameter:

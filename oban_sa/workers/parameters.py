@@ -98,12 +98,17 @@ def _evaluated(annotation: Any, scope: dict[str, Any], local: Mapping[str, Any])
 
 
 def _stripped(annotation: Any) -> Any:
-    origin = typing.get_origin(annotation)
-    if origin is Annotated:
+    if typing.get_origin(annotation) is Annotated:
         return _stripped(typing.get_args(annotation)[0])
-    if origin in (Union, UnionType):
+    kind = without_none(annotation)
+    return kind if _is_class(kind, (Job, AsyncSession, Session)) else annotation
+
+
+def without_none(annotation: Any) -> Any:
+    """Return `X` for `X | None`, and anything else as it is."""
+    if typing.get_origin(annotation) in (Union, UnionType):
         kinds = [kind for kind in typing.get_args(annotation) if kind is not type(None)]
-        if len(kinds) == 1 and _is_class(kinds[0], (Job, AsyncSession, Session)):
+        if len(kinds) == 1:
             return kinds[0]
     return annotation
 

@@ -90,6 +90,28 @@ def with_sync_session(session: Session, user_id: int) -> None: ...
 async def nothing() -> None: ...
 
 
+@job
+async def anything(payload: Any, *, queue: str) -> int:
+    return 1
+
+
+@job(queue="x")
+def anything_after(job: Job, payload: object, other: int = 1) -> int:
+    return 1
+
+
+@job
+async def only_job(job: Job) -> None: ...
+
+
+@job
+async def session_and_any(session: AsyncSession, payload: Any) -> None: ...
+
+
+@job
+def many(*numbers: int, **fields: str) -> None: ...
+
+
 def classes(session: AsyncSession) -> None:
     assert_type(SendWelcome.new(Welcome(user_id=1)), Job)
     assert_type(SendWelcome.new(Welcome(user_id=ref(object())), schedule_in="5 minutes", priority=0), Job)
@@ -126,6 +148,14 @@ async def functions(session: AsyncSession, sync_session: Session) -> None:
     assert_type(nothing.new(), Job)
     assert_type(await nothing(), None)
     assert_type(current_job(), Job)
+    assert_type(anything.new(payload={"a": 1}, queue="q"), Job)
+    assert_type(anything.new(7, queue="q"), Job)
+    assert_type(anything_after.new(7), Job)
+    assert_type(anything_after.new(payload=7, other=2), Job)
+    assert_type(only_job.new(), Job)
+    assert_type(session_and_any.new(7), Job)
+    assert_type(session_and_any.new(payload=7), Job)
+    assert_type(many.new(1, 2, name="x"), Job)
 
 
 def sessions(

@@ -130,6 +130,8 @@ def refused(annotation: Any, json: Any) -> str:
         (Optional[UUID], ONE),  # noqa: UP045 - the old way must work too
         (int | UUID, ONE),
         (int | str | None, "x"),
+        (datetime | date | None, date(2026, 1, 2)),
+        (datetime | date, datetime(2026, 1, 2)),
         (list[UUID], [ONE]),
         (Sequence[UUID], [ONE]),
         (tuple[UUID, ...], (ONE, ONE)),

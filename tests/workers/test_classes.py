@@ -216,6 +216,16 @@ async def test_the_args_of_a_plain_class_are_known_by_annotation() -> None:
     assert await run(Send, Send.new({"user_id": 1})) == Welcome(1)
 
 
+async def test_args_may_be_annotated_with_none_and_strangers_with_a_default_are_left_alone() -> None:
+    @worker
+    class Send:
+        async def process(self, args: Welcome | None, job: Job, log: OnlyForCheckers = None, level: int = 3) -> Any:
+            return args, job, log, level
+
+    made = Send.new({"user_id": 1})
+    assert await run(Send, made) == (Welcome(1), made, None, 3)
+
+
 async def test_a_mapping_of_args_is_the_json_object_itself() -> None:
     @worker
     class Send(Worker[dict[str, Any]]):

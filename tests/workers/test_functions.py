@@ -136,18 +136,27 @@ async def test_each_kind_of_parameter_comes_back_as_it_was_given() -> None:
     assert await run(everything, made) == (1, 2, 30, (40, 50), 4, 5, {"x": "y"})
     assert await run(everything, row(a=1, b=2, d=4)) == (1, 2, 3, (), 4, 5, {})
     assert await run(everything, row(a=1, b=2, rest=[9], d=4)) == (1, 2, 3, (9,), 4, 5, {})
+    assert await run(everything, row(a=1, b=2, d=4, **{"x y": "z"})) == (1, 2, 3, (), 4, 5, {"x y": "z"})
+    for mistake, message in (
+        ({"rest": "ab"}, r"^args\.rest must be a list, not 'ab'"),
+        ({"rest": ["a"]}, r"^args\.rest\[0\] must be a whole number"),
+        ({"x y": 1}, r"^args\[\"x y\"\] must be a text, not 1"),
+    ):
+        with pytest.raises(InvalidArguments, match=message):
+            await run(everything, row(a=1, b=2, d=4, **mistake))
     with pytest.raises(InvalidArguments, match=r"args\.a would be both a and one of \*\*fields"):
         everything.new(1, 2, d=4, a="x")
 
 
 async def test_positional_only_parameters_may_be_left_out() -> None:
     @job
-    async def two(a: int, b: object = object, /) -> Any:
-        return a, b
+    async def two(a: int, b: object = object, c: int = 3, /) -> Any:
+        return a, b, c
 
-    assert two.new(1).args == {"a": 1}
-    assert await run(two, row(a=1)) == (1, object)
-    assert await run(two, row(a=1, b=2)) == (1, 2)
+    assert two.new(1).args == {"a": 1, "c": 3}
+    assert await run(two, row(a=1)) == (1, object, 3)
+    assert await run(two, row(a=1, b=2)) == (1, 2, 3)
+    assert await run(two, row(a=1, c=4)) == (1, object, 4)
 
 
 async def test_a_default_that_json_can_not_hold_is_left_to_the_function() -> None:
