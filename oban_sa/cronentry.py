@@ -20,6 +20,25 @@ MOST_CAUGHT_UP: Final = 1000
 LONGEST_NAME: Final = 127
 
 
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The time later than `after` and not later than `until`."""
+
+    after: datetime
+    until: datetime
+
+    def __contains__(self, moment: datetime) -> bool:
+        return self.after < moment <= self.until
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """Ticks that are to become jobs, oldest first, and the newest tick of all, after which nothing is left to do."""
+
+    ticks: tuple[datetime, ...]
+    until: datetime | None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class CronEntry:
     """A job of `worker` at every moment of `expression`; raises InvalidCron or InvalidOption where that makes no sense.
@@ -85,25 +104,27 @@ class CronEntry:
             "cron_tz": self.timezone,
         }
 
-    def due(self, *, after: datetime, until: datetime, led_since: datetime) -> list[datetime]:
-        """Return the ticks later than `after`, the last one of which is not later than `until`, that deserve a job.
+    def due(self, *, after: datetime, now: datetime, missed: Span) -> Due:
+        """Return what is to be done about the ticks later than `after` and not later than `now`.
 
-        Those up to `led_since` were missed: `catch_up` decides about them. At most MOST_CAUGHT_UP, the newest.
+        Those within `missed` fell into a time without a leader: `catch_up` decides about them. At most MOST_CAUGHT_UP
+        ticks, the newest, become jobs; without overlap one, for its job would keep the others from being made.
         """
-        floor = max(after, led_since) if self.catch_up == "none" else after
+        limit = MOST_CAUGHT_UP if self.overlap else 1
         ticks: list[datetime] = []
-        tick = self.schedule.previous_before(until + timedelta(microseconds=1))
-        while tick is not None and tick > floor and len(ticks) < MOST_CAUGHT_UP:
-            ticks.append(tick)
-            if self.catch_up == "last" and tick <= led_since:
-                break
-            tick = self.schedule.previous_before(tick)
-        if self.catch_up == "last" and len(ticks) > 1:
-            ticks = [tick for tick in ticks if tick > led_since]
-        if not self.overlap:
-            # Its job would only keep the next one's from being made.
-            ticks = ticks[:1]
-        return ticks[::-1]
+        tick = newest = self._tick_until(now)
+        while tick is not None and tick > after and len(ticks) < limit:
+            if tick not in missed or self.catch_up == "all":
+                ticks.append(tick)
+                tick = self.schedule.previous_before(tick)
+                continue
+            if self.catch_up == "last" and not ticks:
+                ticks.append(tick)
+            tick = self._tick_until(missed.after)
+        return Due(tuple(reversed(ticks)), newest if newest is not None and newest > after else None)
+
+    def _tick_until(self, moment: datetime) -> datetime | None:
+        return self.schedule.previous_before(moment + timedelta(microseconds=1))
 
     def _object(self, option: str) -> dict[str, Any]:
         value: object = getattr(self, option)

@@ -11,7 +11,7 @@ from typing import Any, Final
 import orjson
 
 from oban_sa import clock, messages, telemetry, values
-from oban_sa.cronentry import MOST_CAUGHT_UP, CronEntry
+from oban_sa.cronentry import MOST_CAUGHT_UP, CronEntry, Due, Span
 from oban_sa.errors import InvalidOption
 from oban_sa.models import Job
 from oban_sa.runner.database import Database
@@ -28,6 +28,7 @@ HANDOVER: Final = timedelta(seconds=5)
 _JUST_BEFORE: Final = timedelta(seconds=1)
 """The same for a leader that knows of none before it, as after a restart of the only node."""
 
+_EVER: Final = datetime.min.replace(tzinfo=UTC)
 _FOLLOW_EVERY: Final = 1.0
 _LEAD_EVERY: Final = 5.0
 
@@ -57,6 +58,7 @@ class Scheduler:
         self._channel = messages.channel(database.schema, "insert") if announce else None
         self._keyed = {self._key(entry): entry for entry in self.entries}
         self._booting = {key for key, entry in self._keyed.items() if entry.schedule.reboot}
+        self._lease = lease_name(source.name)
         self._led: _Led | None = None
         self._line = database.line()
         self._looking = database.prepare(ticking.looking())
@@ -82,17 +84,17 @@ class Scheduler:
         await self._line.close()
 
     async def _look(self) -> _Seen:
-        rows = await self._line.fetch(self._looking, instance=lease_name(self._source.name), keys=list(self._keyed))
+        rows = await self._line.fetch(self._looking, lease=self._lease, keys=list(self._keyed))
         at = clock.monotonic()
         now, node = _aware(rows[0]["now"]), rows[0]["node"]
-        led_since, leads = now, False
+        missed, leads = Span(_EVER, now), False
         if node is not None:
             expires_at = _aware(rows[0]["expires_at"])
             leads = node == self._source.node and expires_at > now
-            self._led = _Led.seen(_aware(rows[0]["elected_at"]), expires_at, self._led)
-            led_since = self._led.since
+            self._led = _Led.seen(now, _aware(rows[0]["elected_at"]), expires_at, self._led)
+            missed = self._led.without
         known = {row["key"]: _Known.of(dict(row)) for row in rows if row["key"] is not None}
-        return _Seen(now=now, at=at, leads=leads, led_since=led_since, known=known)
+        return _Seen(now=now, at=at, leads=leads, missed=missed, known=known)
 
     async def _define(self, keys: Iterable[str]) -> None:
         rows = [
@@ -105,9 +107,7 @@ class Scheduler:
             }
             for key in keys
         ]
-        await self._line.fetch(
-            self._defining, entries=values.dumps(rows), instance=lease_name(self._source.name), node=self._source.node
-        )
+        await self._line.fetch(self._defining, entries=values.dumps(rows), lease=self._lease, node=self._source.node)
 
     def _claims(self, seen: _Seen) -> list[_Claim]:
         claims: list[_Claim] = []
@@ -116,15 +116,13 @@ class Scheduler:
             if known is None:  # another node has just become the leader
                 continue
             if entry.schedule.reboot:
-                ticks = [seen.now] if key in self._booting else []
+                due = Due((seen.now,), seen.now) if key in self._booting else Due((), None)
             else:
-                ticks = entry.due(after=known.dealt_with, until=seen.now, led_since=seen.led_since)
-            if len(ticks) == MOST_CAUGHT_UP:
-                logger.warning(
-                    "cron %s: more than %d ticks were missed; the oldest are dropped", entry.name, len(ticks)
-                )
-            if ticks:
-                claims.append(_Claim(key, entry, known.last_at, ticks))
+                due = entry.due(after=known.dealt_with, now=seen.now, missed=seen.missed)
+            if len(due.ticks) == MOST_CAUGHT_UP:
+                logger.warning("cron %s: ticks before %s were missed; they are dropped", entry.name, due.ticks[0])
+            if due.until is not None:
+                claims.append(_Claim(key, entry, known.last_at, due.ticks, due.until))
         return claims
 
     async def _claim(self, claims: Sequence[_Claim], now: datetime) -> set[str]:
@@ -134,7 +132,7 @@ class Scheduler:
             claims=values.dumps([claim.row() for claim in claims]),
             jobs=values.dumps([row for claim in claims for row in self._jobs(claim)]),
             channel=self._channel,
-            instance=lease_name(self._source.name),
+            lease=self._lease,
             node=self._source.node,
         )
         made = sum(row["jobs"] for row in rows)
@@ -207,18 +205,23 @@ def _worker(worker: Any, registry: Registry, allow: Sequence[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Led:
-    """Since when, and until when at least, the cluster has had a leader without a break."""
+    """Until when at least the cluster has a leader, and the last time in which it had none."""
 
-    since: datetime
     until: datetime
+    without: Span
 
     @classmethod
-    def seen(cls, elected_at: datetime, expires_at: datetime, before: _Led | None) -> _Led:
+    def seen(cls, now: datetime, elected_at: datetime, expires_at: datetime, before: _Led | None) -> _Led:
         """Take a lease into account: what its holder, frozen or dead, left undone while it ran was not missed."""
         if before is None:
-            return cls(elected_at - _JUST_BEFORE, expires_at)
-        unbroken = elected_at <= before.until + HANDOVER
-        return cls(before.since if unbroken else elected_at - _JUST_BEFORE, max(before.until, expires_at))
+            return cls(expires_at, Span(_EVER, elected_at - _JUST_BEFORE))
+        until = max(before.until, expires_at)
+        if expires_at <= now or now <= before.until:
+            return cls(until, before.without)
+        # A holder who renewed a lease that had run out, because nobody else took it, was still elected long ago.
+        began = elected_at if elected_at > before.until else now
+        broken = began > before.until + HANDOVER
+        return cls(until, Span(before.until, began - _JUST_BEFORE) if broken else before.without)
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,25 +260,26 @@ class _Seen:
     now: datetime
     at: float
     leads: bool
-    led_since: datetime
+    missed: Span
     known: Mapping[str, _Known]
 
 
 @dataclass(frozen=True, slots=True)
 class _Claim:
-    """Ticks of an entry, oldest first, that are to become jobs if its `last_at` still is `seen`."""
+    """Ticks of an entry, oldest first, that become jobs if its `last_at` still is `seen`; it becomes `until`."""
 
     key: str
     entry: CronEntry
     seen: datetime | None
-    ticks: list[datetime]
+    ticks: tuple[datetime, ...]
+    until: datetime
 
     def row(self) -> dict[str, Any]:
         return {
             "key": self.key,
             "name": self.entry.name,
             "seen": None if self.seen is None else _naive(self.seen),
-            "until": _naive(self.ticks[-1]),
+            "until": _naive(self.until),
             "overlap": self.entry.overlap,
         }
 

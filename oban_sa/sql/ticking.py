@@ -70,7 +70,7 @@ def looking() -> Executable:
     """The database's clock, who leads, and the entries that are known, in rows that repeat the first two.
 
     Columns: `now`, `node` and `elected_at` and `expires_at` of the lease, `key`, `expression`, `timezone`, `worker`,
-    `opts`, `last_at`, `defined_at`. Parameters: `instance` and `keys`.
+    `opts`, `last_at`, `defined_at`. Parameters: `lease` and `keys`.
     """
     clock = select(utc_clock().label("now")).cte("clock").prefix_with("MATERIALIZED", dialect="postgresql")
     lease = _leaders.alias("lease")
@@ -90,7 +90,7 @@ def looking() -> Executable:
         type_coerce(cron.c.updated_at, DateTime()).label("defined_at"),
     ]
     return select(*columns).select_from(
-        clock.outerjoin(lease, lease.c.name == bindparam("instance", type_=Text())).outerjoin(
+        clock.outerjoin(lease, lease.c.name == bindparam("lease", type_=Text())).outerjoin(
             cron, cron.c.name == func.any(keys)
         )
     )
@@ -100,7 +100,7 @@ def defining() -> Executable:
     """Write entries down, new ones and changed ones; the keys of those that were.
 
     An entry starts at the moment its expression or time zone is written, which is its `updated_at`.
-    Parameters: `entries`, a JSON array of `ENTRY`, and `instance` and `node`, which must lead.
+    Parameters: `entries`, a JSON array of `ENTRY`, and `lease` and `node`, which must lead.
     """
     entry = _records("entries", ENTRY, "entry")
     rows = select(
@@ -138,7 +138,7 @@ def claiming() -> Executable:
 
     Columns: `key`, `busy` (an entry that must not overlap, whose last job is unfinished: the ticks are spent without
     jobs), `jobs` (how many were made). Parameters: `claims` and `jobs`, JSON arrays of `CLAIM` and `JOB`; `channel` to
-    announce on, or None; `instance` and `node`, which must lead.
+    announce on, or None; `lease` and `node`, which must lead.
     """
     claim = _records("claims", CLAIM, "claim")
     cron = _crons.alias("cron")
@@ -203,7 +203,7 @@ def claiming() -> Executable:
 def _leads() -> ColumnElement[bool]:
     return exists(
         select(true()).where(
-            _leaders.c.name == bindparam("instance", type_=Text()),
+            _leaders.c.name == bindparam("lease", type_=Text()),
             _leaders.c.node == bindparam("node", type_=Text()),
             type_coerce(_leaders.c.expires_at, DateTime()) > utc_clock(),
         )
