@@ -171,6 +171,18 @@ def test_jobs_round_trip_on_the_tables_of_every_oban(make: str, driver: str) -> 
     home.engine.dispose()
 
 
+def test_looking_at_the_errors_of_a_job_that_has_none_writes_none(make: str) -> None:
+    home = open_engine(make, "psycopg")
+    with Session(home.engine) as session:
+        jobs = [Job("looked-at") for _ in range(3)]
+        assert [job.errors for job in jobs] == [[], [], []]
+        session.add_all(jobs)
+        session.flush()
+        session.expire_all()
+        assert [job.errors for job in jobs] == [[], [], []]
+    home.engine.dispose()
+
+
 def test_nulls_that_elixir_allows_come_out_empty(elixirs: str) -> None:
     home = open_engine(elixirs, "psycopg")
     with Session(home.engine) as session:

@@ -148,6 +148,13 @@ def test_a_downgrade_drops_everything_that_was_ours(database_url: str) -> None:
     downgrade(database_url)
 
 
+def test_the_schema_may_come_from_the_connection(empty_database_url: str) -> None:
+    with connecting(empty_database_url) as connection, connection.begin():
+        translated = connection.execution_options(schema_translate_map={"public": "jobs"})
+        Operations(MigrationContext.configure(translated)).upgrade_oban()  # type: ignore[attr-defined]
+    assert {table.partition(".")[0] for table in tables(empty_database_url)} == {"jobs"}
+
+
 def test_a_schema_that_exists_needs_no_right_to_make_one(empty_database_url: str) -> None:
     role = "oban_limited_" + empty_database_url.rpartition("/")[2]
     query(empty_database_url, f"CREATE ROLE {role}")
