@@ -218,6 +218,11 @@ def test_models_refuse_in_their_own_words_with_our_path() -> None:
     assert "unknown field `extra`" in refused(Struct, {"extra": 1})
 
 
+def test_a_number_becomes_the_decimal_that_it_reads_as() -> None:
+    assert Decoders().of(Decimal)(0.1) == Decimal("0.1")
+    assert Decoders().of(Decimal)(7) == Decimal(7)
+
+
 def test_a_field_that_the_class_computes_is_passed_over() -> None:
     plain = values.to_json(ORDER)
     assert plain["total"] == 0

@@ -373,7 +373,7 @@ async def test_what_is_imported_for_checkers_only_is_still_injected() -> None:
 from __future__ import annotations
 @worker
 class Send:
-    async def process(self, job: oban_sa.Job, session: "AsyncSession | None") -> None:
+    async def process(self, job: oban_sa.Job, session: "None | AsyncSession") -> None:
         return job, session
 """
     exec(text, scope)

@@ -107,3 +107,11 @@ def test_a_cron_entry_whose_args_do_not_fit_is_refused() -> None:
 @dataclass
 class Args:
     user_id: int
+
+
+async def test_cron_args_of_a_type_defined_later_are_left_to_the_first_tick() -> None:
+    @worker(registry=Registry(), cron=[{"expression": "@daily", "args": {"user_id": 1}}])
+    class Report:
+        async def process(self, args: DefinedLater) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+
+    assert definition_of(Report).options.cron[0].args == {"user_id": 1}

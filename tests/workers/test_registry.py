@@ -209,6 +209,9 @@ def test_a_program_writes_jobs_that_an_import_of_it_finds(tmp_path: Path) -> Non
     assert _ran("pkg/sub/jobs.py", cwd=tmp_path) == "pkg.sub.jobs.Send"
     assert _ran("-m", "pkg.sub.jobs", cwd=tmp_path) == "pkg.sub.jobs.Send"
     assert _ran("-m", "pkg", cwd=tmp_path) == "pkg.__main__.Send"
+    (tmp_path / "spaced").mkdir()
+    (tmp_path / "spaced" / "jobs.py").write_text(PROGRAM)
+    assert _ran("-m", "spaced.jobs", cwd=tmp_path) == "spaced.jobs.Send"
     assert _ran("-c", PROGRAM, cwd=tmp_path) == "__main__.Send"
 
 
