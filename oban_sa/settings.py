@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 from urllib.parse import unquote_plus
 
+from oban_sa.cronentry import CronEntry, entries
 from oban_sa.errors import InvalidOption, nearest
 from oban_sa.periods import seconds
 
@@ -43,12 +44,14 @@ class Settings:
     queues: Mapping[str, int] = field(default_factory=lambda: {"default": 10})
     imports: tuple[str, ...] = ()
     allow: tuple[str, ...] = ()
+    crontab: tuple[CronEntry, ...] = ()
     schema: str = "public"
     name: str = "Oban"
     node: str = field(default_factory=default_node)
     grace: float = 15.0
     heartbeat_every: float = 5.0
     dead_after: float = 30.0
+    abandoned_after: float | None = None
     poll_every: float = 1.0
     stage_every: float = 1.0
     until_idle: bool = False
@@ -264,7 +267,7 @@ def _shown(value: object) -> str:
         case str() if "://" in value:
             return safe(value)
         case tuple():
-            return ",".join(cast("tuple[str, ...]", value))
+            return ",".join(str(each) for each in cast("tuple[object, ...]", value))
         case Mapping():
             return ",".join(f"{name}:{limit}" for name, limit in cast("Mapping[str, int]", value).items())
         case float():
@@ -289,12 +292,14 @@ _READ: Final[Mapping[str, Callable[[object], object]]] = {
     "queues": parse_queues,
     "imports": _names,
     "allow": _names,
+    "crontab": entries,
     "schema": _schema,
     "name": _text,
     "node": _text,
     "grace": lambda value: seconds(cast("Any", value)),
     "heartbeat_every": _positive,
     "dead_after": _positive,
+    "abandoned_after": _positive,
     "poll_every": _positive,
     "stage_every": _positive,
     "until_idle": _flag,
@@ -305,7 +310,7 @@ _READ: Final[Mapping[str, Callable[[object], object]]] = {
 _SYNONYMS: Final = {"dsn": "database_url", "prefix": "schema", "import": "imports"}
 _ONLY_FLAGS: Final = frozenset({"until_idle", "dry_run"})
 _KEYS: Final = (_READ.keys() | _SYNONYMS.keys()) - _ONLY_FLAGS - {"imports"}
-_VARIABLES: Final = {f"OBAN_{key.upper()}": key for key in _KEYS}
+_VARIABLES: Final = {f"OBAN_{key.upper()}": key for key in _KEYS - {"crontab"}}
 
 _Source = dict[str, tuple[Any, str]]
 

@@ -86,6 +86,11 @@ runner. A second Ctrl-C ends it at once. It exits with 0 when it stopped cleanly
 @click.option("--heartbeat-every", metavar="SECONDS", help="Time between signs of life; 5. [OBAN_HEARTBEAT_EVERY]")
 @click.option("--dead-after", metavar="SECONDS", help="Silence after which a node is dead; 30. [OBAN_DEAD_AFTER]")
 @click.option(
+    "--abandoned-after",
+    metavar="SECONDS",
+    help="Age at which a running job is rescued whose node is unknown; never. [OBAN_ABANDONED_AFTER]",
+)
+@click.option(
     "--poll-every", metavar="SECONDS", help="Time between looks for jobs nobody announced; 1. [OBAN_POLL_EVERY]"
 )
 @click.option("--stage-every", metavar="SECONDS", help="Longest time between looks for due jobs; 1. [OBAN_STAGE_EVERY]")

@@ -12,6 +12,7 @@ import asyncpg
 
 from oban_sa import backoff, messages, telemetry
 from oban_sa.runner.database import Database, describe
+from oban_sa.runner.engine import connect_arguments
 from oban_sa.runner.ticker import rested
 
 logger = logging.getLogger("oban_sa.runner")
@@ -93,7 +94,7 @@ class Notifier:
     async def _connected(self) -> asyncpg.Connection:
         async with asyncio.timeout(PROBE_WITHIN * 2):
             connection = await (
-                asyncpg.connect(self._listen_url) if self._listen_url is not None else self._database.connect()
+                self._database.connect() if self._listen_url is None else self._connected_to(self._listen_url)
             )
         self._wake.clear()
         connection.add_termination_listener(lambda _: self._wake.set())
@@ -101,6 +102,9 @@ class Notifier:
         for channel in (*channels, self._probe_channel):
             await connection.add_listener(channel, self._receive)
         return connection
+
+    async def _connected_to(self, url: str) -> asyncpg.Connection:
+        return await asyncpg.connect(**connect_arguments(url, application_name=f"oban_sa {self._source.node}"))
 
     async def _probed(self, connection: asyncpg.Connection) -> bool:
         self._nonce = uuid4().hex

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from oban_sa.errors import InvalidOption
 from oban_sa.runner import Runner, logs, verify
-from oban_sa.runner.engine import create_engine, explained
+from oban_sa.runner.engine import connect_arguments, create_engine, explained
 from oban_sa.runner.migrating import migrate
 from oban_sa.runner.stopping import stoppable
 from oban_sa.settings import Settings
@@ -78,6 +78,8 @@ def database(settings: Settings) -> Generator[str]:
 
 
 async def _serve(settings: Settings, url: str) -> None:
+    if settings.listen_url is not None:
+        connect_arguments(settings.listen_url)  # refuses now what the notifier would try for ever
     engine = create_engine(url, application_name=f"oban_sa {settings.node}", connections=sum(settings.queues.values()))
     stop_following = logs.follow_events()
     try:
@@ -95,9 +97,11 @@ async def _serve(settings: Settings, url: str) -> None:
                 node=settings.node,
                 grace=settings.grace,
                 allow=settings.allow,
+                crontab=settings.crontab,
                 listen_url=settings.listen_url,
                 heartbeat_every=settings.heartbeat_every,
                 dead_after=settings.dead_after,
+                abandoned_after=settings.abandoned_after,
                 poll_every=settings.poll_every,
                 stage_every=settings.stage_every,
             )
@@ -109,6 +113,8 @@ async def _serve(settings: Settings, url: str) -> None:
 
 
 async def _checked(settings: Settings, url: str) -> None:
+    if settings.listen_url is not None:
+        connect_arguments(settings.listen_url)
     engine = create_engine(url, application_name=f"oban_sa {settings.node}", connections=1)
     try:
         await _verified(engine, settings.schema, url)

@@ -128,6 +128,11 @@ def test_without_a_database_all_ways_to_give_one_are_named() -> None:
         (["--grace", "a while"], {}, "--grace: "),
         (["--database-url", "mysql://u:pw@h/d"], {}, "'mysql://u:***@h/d' is not the URL of a PostgreSQL database"),
         (["--database-url", "postgresql://u:pw@h:port/d"], {}, "'postgresql://u:***@h:port/d' is not a URL"),
+        (
+            ["--database-url", "postgresql://h/d", "--listen-url", "mysql://h/d"],
+            {},
+            "'mysql://h/d' is not the URL of a",
+        ),
         (["--database-url", "localhost/shop"], {}, "--database-url: 'localhost/shop' is not a URL; write for example"),
     ],
 )
