@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, Coroutine, Iterable
 from typing import Any, Final, TypeAlias
 
-from sqlalchemy import Connection, Engine, inspect
+from sqlalchemy import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_scoped_session, async_sessionmaker
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
+from sqlalchemy.orm.attributes import instance_state
 
 from oban_sa import outbox, targets
 from oban_sa.errors import InvalidJob
@@ -46,27 +47,30 @@ def enqueue_many(session: AnySession, jobs: Iterable[Job]) -> list[Job]:
 
 def _stage(session: Session, jobs: list[Job]) -> None:
     accepted = [_accepted(session, job) for job in jobs]
-    if len({id(job) for job in jobs}) < len(jobs):
+    if len(jobs) > 1 and len({id(job) for job in jobs}) < len(jobs):
         raise InvalidJob("the same Job stands twice among those to enqueue; make a new one for each")
-    for job, (args, meta) in zip(jobs, accepted, strict=True):
-        job.args = args
-        job.meta = meta
+    for job, converted in zip(jobs, accepted, strict=True):
+        # Written past the instrumentation, which costs more than all the rest: what has no row yet has no history.
+        vars(job).update(converted)
     outbox.stage(session, jobs)
 
 
-def _accepted(session: Session, job: Any) -> tuple[Any, Any]:
+def _accepted(session: Session, job: Any) -> dict[str, Any]:
     """Return the job's args and meta as JSON, their references left in place but looked at."""
     if not isinstance(job, Job):
         raise TypeError(_not_a_job(job))
-    if inspect(job).key is not None:
+    if instance_state(job).key is not None:
         raise InvalidJob(f"{job} is stored already; retry that one, or enqueue a new one made of the same args")
-    if job.state in _PAST:
-        raise InvalidJob(f"a job that is {job.state} can't be enqueued; session.add(job) stores one as it is")
-    args, meta = to_json(job.args, where="args"), to_json(job.meta, where="meta")
-    for where, value in (("args", args), ("meta", meta)):
-        if has_references(value):
-            targets.check(session, value, where=where)
-    return args, meta
+    loaded = vars(job)
+    if loaded.get("state") in _PAST:
+        raise InvalidJob(f"a job that is {loaded['state']} can't be enqueued; session.add(job) stores one as it is")
+    converted: dict[str, Any] = {}
+    for where in ("args", "meta"):
+        if value := loaded.get(where):
+            converted[where] = value = to_json(value, where=where)
+            if has_references(value):
+                targets.check(session, value, where=where)
+    return converted
 
 
 def _session(given: Any) -> Session:

@@ -1,16 +1,19 @@
 """What a session's unit of work does for jobs: it puts values in place of references, and announces.
 
 A job is an ordinary pending object from `session.add` on, so the session itself keeps the promises: whatever flushes,
-rolls back, expunges or closes does so for jobs too. Two things are added around it.
+rolls back, expunges or closes does so for jobs too. Two things are added around it, by mapper events of Job and by
+listeners on the one session. Bulk inserts pass mapper events by, so theirs are neither resolved nor announced.
 
 *References.* A job's INSERT may come before the one that gives its target a key: the unit of work orders by
 relationships, and between a job and its target there is none. So what is known when a job is written is written, and
-what has changed by the end of the flush is put right there, by one UPDATE for all jobs. A reference may therefore
-point at another job, or at an object that points back at the job.
+what has changed by the end of the flush is put right there, by one UPDATE for all jobs. Holding such jobs back for a
+second flush instead would take them out of the session for the first, where an object with a relationship to the job
+loses it. This way a reference may point at another job, at the job itself, or at an object that points back at the job.
 
-*Announcements.* At the end of a flush one statement notifies every queue that received its first available job of the
-transaction. PostgreSQL delivers on commit and forgets with a savepoint that rolls back, so what was announced is
-remembered by (nested) transaction. They are only the shortcut: runners that hear nothing find the job by polling.
+*Announcements.* At the end of a flush one statement, the same that puts references right, notifies every queue that
+received its first available job of the transaction. PostgreSQL delivers on commit and forgets with a savepoint that
+rolls back, so what was announced is remembered by (nested) transaction. It is only the shortcut: a runner that hears
+nothing finds the job by polling.
 """
 
 from __future__ import annotations

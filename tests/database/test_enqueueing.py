@@ -501,10 +501,33 @@ def test_an_added_job_with_args_that_are_not_json_is_refused_by_the_flush(place:
     assert (place.jobs(), place.count("accounts")) == ([], 0)
 
 
+@pytest.mark.parametrize(
+    ("reference", "words"),
+    [
+        (lambda user: ref(7), r"args\.x is ref\(<int>\), and ref\(\) takes an object of a mapped class"),
+        (lambda user: ref(user, "emial"), "did you mean 'email'"),
+    ],
+    ids=["unmapped", "misspelled"],
+)
+def test_an_added_job_with_a_reference_that_means_nothing_is_refused_by_the_flush(
+    place: Place, reference: Callable[[User], Any], words: str
+) -> None:
+    def work(session: Session) -> None:
+        user = User()
+        session.add(user)
+        session.add(a_job(args={"x": reference(user)}))
+        with place.counting() as sent, pytest.raises(InvalidArguments, match=words):
+            session.flush()
+        assert not [statement for statement in sent if "oban_jobs" in statement]
+
+    place.run(work)
+
+
 def test_an_added_job_with_a_reference_to_nowhere_is_refused_by_the_flush(place: Place) -> None:
     def work(session: Session) -> None:
         session.add(a_job(args={"user": ref(User())}))
-        with pytest.raises(ReferenceOutsideSession, match=r"args\.user .* is in no session"):
+        with place.counting() as sent, pytest.raises(ReferenceOutsideSession, match=r"args\.user .* is in no session"):
             session.flush()
+        assert sent == []
 
     place.run(work)
