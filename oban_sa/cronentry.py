@@ -83,6 +83,9 @@ class CronEntry:
         if not self.name.strip() and isinstance(self.worker, str):
             self._set("name", self._derived())
 
+    def __str__(self) -> str:
+        return f"{self.expression} {self.worker}"
+
     def of(self, worker: Any) -> CronEntry:
         """Return the same entry for `worker`."""
         return replace(self, worker=worker)
@@ -149,6 +152,10 @@ class CronEntry:
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
+
+
+Written: TypeAlias = CronEntry | Mapping[str, Any] | tuple[Any, ...]
+"""How an entry may be written: itself, a table, or a tuple of expression, worker and options."""
 
 
 def entries(given: object) -> tuple[CronEntry, ...]:

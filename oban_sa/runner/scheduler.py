@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import orjson
 
-from oban_sa import clock, messages, telemetry, values
-from oban_sa.cronentry import MOST_CAUGHT_UP, CronEntry, Due, Span
+from oban_sa import clock, cronentry, messages, telemetry, values
+from oban_sa.cronentry import MOST_CAUGHT_UP, CronEntry, Due, Span, Written
 from oban_sa.errors import InvalidOption
 from oban_sa.models import Job
 from oban_sa.runner.database import Database
@@ -43,7 +43,7 @@ class Scheduler:
     def __init__(
         self,
         database: Database,
-        entries: Iterable[CronEntry],
+        entries: Iterable[Written],
         *,
         source: telemetry.Source,
         registry: Registry,
@@ -179,13 +179,13 @@ class Scheduler:
         return entry.name if self._source.name == "Oban" else f"{self._source.name}: {entry.name}"
 
 
-def resolved(entries: Iterable[CronEntry], registry: Registry, allow: Sequence[str] = ()) -> tuple[CronEntry, ...]:
+def resolved(entries: Iterable[Written], registry: Registry, allow: Sequence[str] = ()) -> tuple[CronEntry, ...]:
     """Return the entries with the names of their workers, those of the registry's own workers first.
 
     Raises WorkerNotFound for a worker that isn't registered, InvalidOption where two entries have one name.
     """
     given = [entry.of(definition.name) for definition in registry for entry in definition.options.cron]
-    given += [entry.of(_worker(entry.worker, registry, allow)) for entry in entries]
+    given += [entry.of(_worker(entry.worker, registry, allow)) for entry in cronentry.entries(list(entries))]
     found: dict[str, CronEntry] = {}
     for entry in given:
         other = found.setdefault(entry.name, entry)
