@@ -1,0 +1,7 @@
+"""An index of every function and class in a folder of Python code, made by jobs.
+
+    python -m examples.codeindex
+
+`models.py` has the tables, `parsing.py` the work itself, `jobs.py` the worker, `indexing.py` what asks for the work,
+`screen.py` what is seen of it, and `__main__.py` the command.
+"""
