@@ -21,6 +21,7 @@ from sqlalchemy import create_engine, text
 import oban_sa.migrations
 import oban_sa.migrations.history
 from oban_sa.cli import group
+from oban_sa.runner import imports
 from oban_sa.runner.__main__ import command
 from oban_sa.runner.stopping import stoppable
 from oban_sa.settings import Settings
@@ -162,6 +163,15 @@ def test_a_dry_run_shows_settings_workers_and_no_password(folder: Path, database
 
 
 # Imports
+
+
+def test_the_current_folder_is_looked_into_by_a_console_script_too(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "shop_here.py").write_text("")
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(folder))])
+    imports.load(["shop_here"])
+    assert sys.modules.pop("shop_here").__file__ == str(folder / "shop_here.py")
 
 
 def test_a_missing_module_is_named_and_where_it_was_looked_for(folder: Path) -> None:
@@ -412,7 +422,9 @@ def test_a_file_is_all_it_takes_to_add_a_command(tmp_path: Path, monkeypatch: py
     (tmp_path / "_private.py").write_text("raise RuntimeError('not a command')\n")
     monkeypatch.setattr(oban_sa.cli, "__path__", [*oban_sa.cli.__path__, str(tmp_path)])
     assert people("greet").output == "hello\n"
-    assert "private" not in people("--help").output
+    listed = people("--help")
+    assert listed.exit_code == 0
+    assert "private" not in listed.output
 
 
 def test_migrate_makes_the_tables_once_and_drops_them_when_asked(empty_database_url: str) -> None:
