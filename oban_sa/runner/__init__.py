@@ -55,8 +55,8 @@ class Runner:
     `engine` is an `AsyncEngine` on asyncpg; the runner opens connections of its own beside the engine's pool: one per
     queue and a handful more. `queues` holds how many jobs of each run at once. `allow` names modules and packages that
     may be imported when a job names a worker that isn't registered yet; nothing else ever is. Spans of time are
-    seconds, timedeltas or texts like "5 minutes". Leaving the block stops gracefully: running jobs get `grace`, and those cut
-    short are given back without spending an attempt.
+    seconds, timedeltas or texts like "5 minutes". Leaving the block stops gracefully: running jobs get `grace`, and
+    those cut short are given back without spending an attempt.
 
     A node that is silent for `dead_after` is dead, and its jobs are given to others. `abandoned_after` also gives back
     jobs that ran for that long under a producer nobody knows; it is off by default, since Elixir's nodes are unknown.
@@ -217,7 +217,7 @@ class Runner:
         for ticker in reversed(self._tickers):
             await ticker.stop()
         await self._heartbeat.stop()
-        self._dispatch.close()
+        await self._dispatch.close()
         given_back = sum(await asyncio.gather(*(producer.stop() for producer in producers)))
         await self._line.close()
         if self._started_at is not None:

@@ -22,7 +22,7 @@ class Dispatch:
 
     def __init__(self, sessions: AttemptSessions) -> None:
         self._sessions = sessions
-        self._threads = Threads()
+        self._threads = Threads(leaving=sessions.leave_thread)
         self._processes = Processes()
 
     async def call(self, definition: Definition, job: Job, *, within: float | None) -> Any:
@@ -47,9 +47,9 @@ class Dispatch:
         settled: Settled = await _thread_ended(call, within)
         return settled
 
-    def close(self) -> None:
-        """Let threads and processes go; code that still runs in a thread is not waited for."""
-        self._threads.close()
+    async def close(self) -> None:
+        """Let threads and processes go; code that still runs in a thread is not waited for long."""
+        await asyncio.to_thread(self._threads.close, 1.0)
         self._processes.close()
 
 

@@ -62,14 +62,19 @@ class AttemptSessions:
             return runner.run(_settled(session, job, judge, lambda: within(lambda sync: definition.call(job, sync))))
         except Exception as error:
             if isinstance(error, (AttemptTimedOut, AttemptCancelled)):
-                self._discard(runner, bind)
+                # What interrupted the code may have struck in the middle of the loop's own work.
+                self.leave_thread()
             raise
         except BaseException:
-            self._discard(runner, bind)
+            self.leave_thread()
             raise
 
-    def _discard(self, runner: asyncio.Runner, bind: AsyncEngine) -> None:
-        # What interrupted the code may have struck in the middle of the loop's own work: the next attempt gets another.
+    def leave_thread(self) -> None:
+        """Close the loop and the connection that this thread keeps for itself; the next attempt in it makes others."""
+        runner: asyncio.Runner | None = getattr(self._local, "runner", None)
+        if runner is None:
+            return
+        bind: AsyncEngine = self._local.bind
         del self._local.runner, self._local.bind
         with contextlib.suppress(Exception):
             runner.run(bind.dispose())

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
+from oban_sa import clock
+
 
 class ThreadCall:
     """One call in a thread: awaitable through `future`, and interruptible."""
@@ -68,9 +70,11 @@ class Threads:
     Daemon threads, unlike those of `concurrent.futures`, never keep a stopping process from ending.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, leaving: Callable[[], None]) -> None:
+        """`leaving` is called in each thread when it ends, to close what the thread kept for itself."""
+        self._leaving = leaving
         self._calls: SimpleQueue[ThreadCall | None] = SimpleQueue()
-        self._threads = 0
+        self._threads: list[threading.Thread] = []
         self._free = 0
         self._lock = threading.Lock()
 
@@ -81,17 +85,21 @@ class Threads:
             if self._free > 0:
                 self._free -= 1
             else:
-                self._threads += 1
-                threading.Thread(target=self._work, name=f"oban_sa-{self._threads}", daemon=True).start()
+                thread = threading.Thread(target=self._work, name=f"oban_sa-{len(self._threads)}", daemon=True)
+                self._threads.append(thread)
+                thread.start()
         self._calls.put(call)
         return call
 
-    def close(self) -> None:
-        """Let threads end once they are free."""
+    def close(self, within: float) -> None:
+        """Let the threads end; those that are free do so within the time, those at work once their code returns."""
         with self._lock:
-            count, self._threads, self._free = self._threads, 0, 0
-        for _ in range(count):
+            threads, self._threads, self._free = self._threads, [], 0
+        for _ in threads:
             self._calls.put(None)
+        deadline = clock.monotonic() + within
+        for thread in threads:
+            thread.join(max(deadline - clock.monotonic(), 0))
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
@@ -99,3 +107,4 @@ class Threads:
             del call
             with self._lock:
                 self._free += 1
+        self._leaving()
