@@ -17,11 +17,11 @@ from typing import Self
 from urllib.parse import urlsplit
 
 import psycopg
+from alembic import command
 from alembic.config import Config
 from psycopg import sql
 from sqlalchemy.engine import make_url
 
-from alembic import command
 from tests.support import ROOT, plain_url, sync_url
 
 

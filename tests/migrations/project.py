@@ -12,11 +12,11 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
+from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, NullPool, create_engine, text
 from sqlalchemy.engine import make_url
 
-from alembic import command
 from tests.support import environment, sync_url
 
 MODELS = """

@@ -10,9 +10,9 @@ import sys
 from collections.abc import Mapping
 
 import pytest
+from alembic import command
 from alembic.config import Config
 
-from alembic import command
 from oban_sa.migrations import TABLES, missing
 from tests.databases import environ
 from tests.migrations.project import connecting, query, run_script, tables

@@ -6,9 +6,8 @@ Revises:
 
 from __future__ import annotations
 
-from alembic.operations import Operations
-
 from alembic import op
+from alembic.operations import Operations
 
 # Importing the package registers op.upgrade_oban, whichever way Alembic found this file.
 from oban_sa.migrations import ddl
