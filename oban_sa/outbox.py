@@ -31,7 +31,7 @@ from oban_sa.errors import InvalidOption
 from oban_sa.models import Job
 from oban_sa.sql import notifying, resolving
 from oban_sa.states import JobState
-from oban_sa.values import has_references, replace_references, to_json
+from oban_sa.values import dumps, has_references, replace_references, to_json
 
 KEY: Final = "oban"
 """The one key that a session's `info` gets."""
@@ -90,7 +90,7 @@ class Outbox:
     def change(self, session: Session, connection: Connection, job: Job) -> None:
         """Take note of a job that is about to be updated on `connection`."""
         for column, value in self._convert(session, connection, job).items():
-            if value != job.__dict__[column]:
+            if value != vars(job)[column]:
                 setattr(job, column, value)
 
     def _convert(self, session: Session, connection: Connection, job: Job) -> dict[str, Any]:
@@ -98,7 +98,7 @@ class Outbox:
         plain: dict[str, Any] = {}
         waiting: dict[str, Any] = {}
         for column in ("args", "meta"):
-            if loaded := job.__dict__.get(column):
+            if loaded := vars(job).get(column):
                 plain[column] = value = to_json(loaded, where=column)
                 if has_references(value):
                     targets.check(session, value, where=column)
@@ -114,8 +114,8 @@ class Outbox:
         landing, self._landing = self._landing, {}
         changed: dict[Connection, list[dict[str, Any]]] = {}
         for each in unresolved:
-            if each.resolve(session):
-                changed.setdefault(each.connection, []).append(each.row())
+            if late := each.resolve():
+                changed.setdefault(each.connection, []).append({"id": each.job.id, **late})
         for connection in changed.keys() | landing.keys():
             rows = changed.get(connection)
             news = self._news(session, connection, landing.get(connection, set()))
@@ -129,20 +129,20 @@ class Outbox:
     def keep_announced(self, session: Session) -> None:
         """Hand what a savepoint announced to the transaction around it, now that the savepoint is released."""
         released = session.get_nested_transaction()
-        if released is not None and (announced := self._announced.pop(released, None)):
-            around = next(_boundaries(released.parent))
+        around = None if released is None else released.parent
+        if released is not None and around is not None and (announced := self._announced.pop(released, None)):
             self._announced.setdefault(around, set()).update(announced)
 
     def _news(self, session: Session, connection: Connection, queues: set[str]) -> dict[str, str] | None:
         """Return what is to be announced of `queues`: nothing of those that the transaction has announced before."""
         if not queues or not _announces(session, connection):
             return None
-        boundaries = list(_boundaries(session.get_nested_transaction() or session.get_transaction()))
-        told = set[tuple[Connection, str]]().union(*(self._announced.get(each, ()) for each in boundaries))
+        transactions = list(_outwards(session.get_nested_transaction() or session.get_transaction()))
+        told = set[tuple[Connection, str]]().union(*(self._announced.get(each, ()) for each in transactions))
         fresh = sorted(queue for queue in queues if (connection, queue) not in told)
         if not fresh:
             return None
-        self._announced.setdefault(boundaries[0], set()).update((connection, queue) for queue in fresh)
+        self._announced.setdefault(transactions[0], set()).update((connection, queue) for queue in fresh)
         try:
             return notifying.insertions(fresh, _schema(connection))
         except InvalidOption:  # no channel can bear the name of this schema; its runners poll
@@ -157,28 +157,22 @@ class _Unresolved:
     connection: Connection
     waiting: dict[str, Any]
 
-    def resolve(self, session: Session) -> bool:
-        """Give the job its final args and meta; tell whether they differ from what was written."""
-        changed = False
+    def resolve(self) -> dict[str, Any]:
+        """Give the job its final args and meta; return those that differ from what was written."""
+        late: dict[str, Any] = {}
         for column, value in self.waiting.items():
-            targets.check(session, value, where=column)
             final = replace_references(value, targets.final, where=column)
-            if final != self.job.__dict__[column]:
-                # Committed, not set: the row is put right here, and the next flush must not do it again.
+            if dumps(final) != dumps(vars(self.job)[column]):  # 1, 1.0 and True are equal, but not as JSON
+                late[column] = final
+                # Committed, not set: its row is put right here and now.
                 attributes.set_committed_value(self.job, column, final)
-                changed = True
-        return changed
-
-    def row(self) -> dict[str, Any]:
-        loaded = self.job.__dict__
-        return {"id": self.job.id, "args": loaded["args"], "meta": loaded["meta"]}
+        return late
 
 
-def _boundaries(transaction: SessionTransaction | None) -> Iterator[SessionTransaction]:
-    """Walk outwards through what can roll back by itself: savepoints and the transaction, but not a flush's own."""
+def _outwards(transaction: SessionTransaction | None) -> Iterator[SessionTransaction]:
+    """Walk from a savepoint through those around it to the transaction: each can roll back what is inside it."""
     while transaction is not None:
-        if transaction.nested or transaction.parent is None:
-            yield transaction
+        yield transaction
         transaction = transaction.parent
 
 

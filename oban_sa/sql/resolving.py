@@ -13,7 +13,7 @@ from oban_sa.models import Job
 from oban_sa.sql.notifying import NOTIFY
 
 _table: Final[Any] = Job.__table__
-_resolved: Final = (
+_resolved: Final[Any] = (
     func.jsonb_to_recordset(cast(bindparam("rows", type_=Text), JSONB))
     .table_valued(column("id", BigInteger), column("args", JSONB), column("meta", JSONB), name="resolved")
     .render_derived(name="resolved", with_types=True)
@@ -22,7 +22,7 @@ _resolved: Final = (
 RESOLVE: Final = (
     update(_table)
     .where(_table.c.id == _resolved.c.id)
-    .values({_table.c.args: _resolved.c.args, _table.c.meta: _resolved.c.meta})
+    .values({each: func.coalesce(_resolved.c[each.name], each) for each in (_table.c.args, _table.c.meta)})
 )
 """Set args and meta of any number of jobs; `rows()` says which and to what."""
 
@@ -31,5 +31,5 @@ RESOLVE_AND_NOTIFY: Final = NOTIFY.add_cte(RESOLVE.returning(_table.c.id).cte("w
 
 
 def rows(resolved: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """Return the parameters of `RESOLVE`: each of `resolved` has `id`, `args` and `meta`."""
+    """Return the parameters of `RESOLVE`: each of `resolved` has `id`, and `args`, `meta` or both."""
     return {"rows": values.dumps(list(resolved))}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import func
+from sqlalchemy import event, func
 from sqlalchemy.orm import Session
 
 from oban_sa.enqueueing import enqueue, enqueue_many
@@ -139,6 +139,26 @@ def test_a_value_that_changes_after_enqueue_is_read_at_the_flush(place: Place) -
         return job
 
     assert flushed(place, build) == {"to": "new@example.com"}
+
+
+def test_a_value_that_differs_only_as_json_is_put_right(place: Place) -> None:
+    def work(session: Session) -> None:
+        @event.listens_for(session, "before_flush")
+        def in_time(*rest: Any) -> None:
+            user.__dict__["visits"] = 1
+
+        @event.listens_for(session, "after_flush", insert=True)
+        def too_late(*rest: Any) -> None:
+            user.__dict__["visits"] = True
+
+        user = User()
+        session.add(user)
+        enqueue(session, a_job(args={"visits": ref(user, "visits")}))
+        session.commit()
+
+    place.run(work)
+
+    assert place.jobs()[0]["args"]["visits"] is True
 
 
 def test_nothing_is_a_value(place: Place) -> None:
