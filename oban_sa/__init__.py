@@ -1,6 +1,6 @@
 """Background jobs for SQLAlchemy: a job is a row in your own PostgreSQL, written by your own session."""
 
-# from oban_sa.client import Oban as Oban
+from oban_sa.client import Oban as Oban
 from oban_sa.enqueueing import enqueue as enqueue
 from oban_sa.enqueueing import enqueue_many as enqueue_many
 from oban_sa.models import Job as Job
@@ -21,7 +21,7 @@ __all__ = [
     "Cancel",
     "Job",
     "JobState",
-    # "Oban",
+    "Oban",
     "Record",
     "Result",
     "Runner",

@@ -1,0 +1,162 @@
+"""Queues, looked at and steered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from oban_sa import messages
+from oban_sa.client.transactions import Transactions, Work
+from oban_sa.enqueueing import AnySession
+from oban_sa.errors import InvalidJob, InvalidOption
+from oban_sa.models import rules
+from oban_sa.sql.governing import checking, deciding
+from oban_sa.sql.notifying import notify
+
+EVERY: Final = "*"
+"""What stands for every queue, in signals and in the table of what was decided."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueCheck:
+    """A queue on a node, as the tables have it.
+
+    `running` are the ids of the jobs it holds; `silent_for` is seconds since its last heartbeat, by the database's
+    clock. `limit` is None where a member of the family keeps it elsewhere.
+    """
+
+    queue: str
+    node: str
+    uuid: UUID
+    limit: int | None
+    paused: bool
+    running: tuple[int, ...]
+    started_at: datetime
+    silent_for: float
+
+
+class QueueControl:
+    """What can be done about queues, on all nodes of this instance or on one `node`.
+
+    Nodes that listen obey as soon as the transaction commits, others of ours within seconds. That a queue is paused,
+    and how many jobs of it run at once, outlives the nodes: it holds for those that start later too, until it is
+    changed here again. Which queues a node works on after a restart is what that node is started with.
+    """
+
+    name: str
+    _transactions: Transactions
+
+    async def pause_queue(self, queue: str, *, node: str | None = None, session: AnySession | None = None) -> None:
+        """Start no more jobs of a queue; those running go on."""
+        await self._decide(_name(queue), {"paused": True}, messages.pause, node, session)
+
+    async def resume_queue(self, queue: str, *, node: str | None = None, session: AnySession | None = None) -> None:
+        """Start jobs of a queue again."""
+        await self._decide(_name(queue), {"paused": False}, messages.resume, node, session)
+
+    async def pause_all_queues(self, *, node: str | None = None, session: AnySession | None = None) -> None:
+        """Start no more jobs of any queue, those of later nodes included; those running go on."""
+        await self._decide(EVERY, {"paused": True}, messages.pause, node, session)
+
+    async def resume_all_queues(self, *, node: str | None = None, session: AnySession | None = None) -> None:
+        """Start jobs of every queue again, of those paused singly too."""
+        await self._decide(EVERY, {"paused": False}, messages.resume, node, session)
+
+    async def scale_queue(
+        self, queue: str, *, limit: int, node: str | None = None, session: AnySession | None = None
+    ) -> None:
+        """Let `limit` jobs of a queue run at once on each node; above that, running ones end but are not replaced."""
+        limit = _limit(queue, limit)
+
+        def signal(queue: str, *, ident: str) -> dict[str, Any]:
+            return messages.scale(queue, limit, ident=ident, node=node)
+
+        await self._decide(_name(queue), {"limit": limit}, signal, node, session)
+
+    async def start_queue(
+        self,
+        queue: str,
+        *,
+        limit: int,
+        paused: bool = False,
+        node: str | None = None,
+        session: AnySession | None = None,
+    ) -> None:
+        """Work on a queue from now on; a node that does so already takes over `limit` and `paused`."""
+        limit = _limit(queue, limit)
+
+        def signal(queue: str, *, ident: str) -> dict[str, Any]:
+            return messages.start(queue, limit, ident=ident, paused=paused)
+
+        await self._decide(_name(queue), {"limit": limit, "paused": paused}, signal, node, session)
+
+    async def stop_queue(self, queue: str, *, node: str | None = None, session: AnySession | None = None) -> None:
+        """Work on a queue no more, once its running jobs have ended."""
+        await self._decide(_name(queue), {}, messages.stop, node, session)
+
+    async def check_queues(self) -> list[QueueCheck]:
+        """Return every queue of every node of this instance, by node and queue.
+
+        From the tables, so it needs no running node, and shows one that died until its row is removed.
+        """
+
+        def work(work: Work) -> list[QueueCheck]:
+            return [_check(row) for row in work.execute(checking(), {"name": self.name}).mappings()]
+
+        return await self._transactions.run(work)
+
+    async def _decide(
+        self,
+        queue: str,
+        settings: Mapping[str, bool | int],
+        signal: Any,
+        node: str | None,
+        session: AnySession | None,
+    ) -> None:
+        if node is not None and not node.strip():
+            raise InvalidOption(f"node is a node's name, such as 'web.1', got {node!r}; leave it out for all nodes")
+        everyone = node is None
+        payload = signal(queue, ident=messages.ANYONE if everyone else messages.ident(self.name, str(node)))
+        ident = self.name if everyone else messages.ident(self.name, str(node))
+
+        def work(work: Work) -> None:
+            if settings:
+                work.execute(deciding(settings), {"queue": queue, "ident": ident})
+            channel = work.channel("signal", always=True)
+            if channel is not None:
+                work.execute(notify(channel, [payload]))
+
+        await self._transactions.run(work, session)
+
+
+def _name(queue: Any) -> str:
+    if queue == EVERY:
+        raise InvalidOption("'*' is no queue; pause_all_queues() and resume_all_queues() mean every one")
+    try:
+        return rules.name(queue, "queue")
+    except InvalidJob as error:
+        raise InvalidOption(str(error)) from None
+
+
+def _limit(queue: Any, limit: Any) -> int:
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit < 2**31:
+        raise InvalidOption(f"the limit of queue {queue!r} is a whole number of at least 1, not {limit!r}")
+    return int(limit)
+
+
+def _check(row: Mapping[Any, Any]) -> QueueCheck:
+    meta: dict[str, Any] = row["meta"]
+    limit = meta.get("local_limit", meta.get("limit"))
+    return QueueCheck(
+        queue=row["queue"],
+        node=row["node"],
+        uuid=row["uuid"],
+        limit=limit if isinstance(limit, int) else None,
+        paused=meta.get("paused") is True,
+        running=tuple(sorted(row["running"] or ())),
+        started_at=row["started_at"],
+        silent_for=max(row["silent_for"], 0.0),
+    )

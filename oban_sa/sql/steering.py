@@ -1,0 +1,208 @@
+"""Change jobs that somebody chose: cancel, retry, update, delete; any number of them by one statement.
+
+What each statement is given is a SELECT of one column, the ids. The rows are locked in the order of their ids, so that
+two such statements never wait for each other, and looked at again once they are locked: a job that a runner took in
+the meantime is treated as the executing job that it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sqlalchemy import (
+    CTE,
+    BigInteger,
+    ColumnElement,
+    Delete,
+    Select,
+    Subquery,
+    Text,
+    Update,
+    bindparam,
+    case,
+    cast,
+    delete,
+    func,
+    literal_column,
+    null,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+
+from oban_sa.models import Job
+from oban_sa.sql.fetching import jobs
+from oban_sa.sql.moments import utc_clock
+
+MARK = "cancel_attempted_at"
+"""The key in `meta` that says when a job was asked to stop; its value is UTC without an offset, as the family's is."""
+
+CANCELLABLE = ("available", "scheduled", "suspended", "retryable", "executing")
+
+_EMPTY: ColumnElement[Any] = literal_column("'{}'::jsonb")
+_ATTEMPT: ColumnElement[Any] = literal_column("1")
+
+# As text, which no index serves: rows are found by their ids, and the planner must not prefer an index on the state.
+_state = cast(jobs.c.state, Text)
+_executing: ColumnElement[bool] = _state == literal_column("'executing'")
+_SIGNAL = bindparam("signal", type_=Text())
+_INSERT = bindparam("insert", type_=Text())
+
+
+def by_ids() -> Select[Any]:
+    """The jobs that have certain ids. Parameter: `ids`."""
+    ids = cast(bindparam("ids", type_=ARRAY(BigInteger())), ARRAY(BigInteger()))
+    return select(jobs.c.id).where(jobs.c.id == func.any(ids))
+
+
+def cancelling(wanted: Select[Any], *, signalling: bool = True) -> Any:
+    """Cancel what hasn't begun, mark what is executing and signal its node: one row with their `count`.
+
+    Parameters: `signal`, the channel, where it is `signalling`.
+    """
+    chosen = _chosen(wanted, _state.in_(_literals(CANCELLABLE)))
+    now = utc_clock()
+    changed = (
+        _changing(chosen)
+        .values(
+            state=case((_executing, jobs.c.state), else_=_literal("cancelled")),
+            cancelled_at=case((_executing, jobs.c.cancelled_at), else_=now),
+            meta=_meta().op("||")(func.jsonb_build_object(literal_column(f"'{MARK}'"), now)),
+        )
+        .returning(jobs.c.id, _executing.label("executing"))
+        .cte("oban_changed")
+    )
+    payload = func.json_build_object(
+        literal_column("'action'"), literal_column("'pkill'"), literal_column("'job_id'"), changed.c.id
+    )
+    signalled = func.count(func.pg_notify(_SIGNAL, cast(payload, Text))).filter(changed.c.executing)
+    columns: list[Any] = [func.count().label("count")]
+    if signalling:
+        columns.append(signalled.label("signalled"))
+    return select(*columns).select_from(changed)
+
+
+def retrying(wanted: Select[Any], *, announcing: bool = True) -> Any:
+    """Make jobs available again, with an attempt left: one row with their `count`.
+
+    Those available or executing already stay as they are. Parameters: `insert`, the channel, where it is `announcing`.
+    """
+    chosen = _chosen(wanted, _state.not_in(_literals(("available", "executing"))))
+    unique: ColumnElement[Any] = literal_column("'uniq_bmp'")
+    changed = (
+        _changing(chosen)
+        .values(
+            state=literal_column("'available'"),
+            max_attempts=func.greatest(jobs.c.max_attempts, jobs.c.attempt + _ATTEMPT),
+            scheduled_at=utc_clock(),
+            completed_at=null(),
+            cancelled_at=null(),
+            discarded_at=null(),
+            meta=case(
+                # The states in which an Elixir job is unique are forgotten, for those jobs that have any.
+                (
+                    jobs.c.meta.op("->")(unique).is_not(None),
+                    _meta().op("||")(func.jsonb_build_object(unique, literal_column("'[]'::jsonb"))),
+                ),
+                else_=_meta(),
+            ).op("-", return_type=JSONB())(literal_column(f"'{MARK}'")),
+        )
+        .returning(jobs.c.queue, jobs.c.state)
+        .cte("oban_changed")
+    )
+    return _counted(changed, announcing=announcing)
+
+
+def updating(
+    wanted: Select[Any], values: Mapping[str, Any], *, moment: ColumnElement[Any] | None = None, announcing: bool = True
+) -> Any:
+    """Set columns of jobs: one row with their `count`, and `attempt`, the most that one of them has made.
+
+    Where `values` holds a `max_attempts` below that attempt, nothing is changed. With a `moment` jobs are scheduled for
+    it, and become scheduled or available by the database's clock. Parameters: `insert`, the channel, where it is
+    `announcing`.
+    """
+    chosen = _chosen(wanted, None)
+    most = select(func.max(chosen.c.attempt)).scalar_subquery()
+    setting: dict[str, Any] = dict(values)
+    if moment is not None:
+        setting["scheduled_at"] = moment
+        setting["state"] = case(
+            (_is("available") & (moment > utc_clock()), _literal("scheduled")),
+            (_is("scheduled") & (moment <= utc_clock()), _literal("available")),
+            else_=jobs.c.state,
+        )
+    statement = _changing(chosen).values(setting)
+    if "max_attempts" in values:
+        statement = statement.where(most <= values["max_attempts"])
+    changed = statement.returning(jobs.c.queue, jobs.c.state).cte("oban_changed")
+    return _counted(changed, announcing=announcing).add_columns(most.label("attempt"))
+
+
+def deleting(wanted: Select[Any]) -> Delete:
+    """Delete jobs that are not executing; an ORM statement, so that a session forgets them too."""
+    chosen = _chosen(wanted, ~_executing)
+    return delete(Job).where(Job.id.in_(select(chosen.c.id)))
+
+
+def asked_to_stop() -> Select[Any]:
+    """Those of some running jobs that somebody cancelled: ids. Parameter: `ids`.
+
+    They were marked during this very attempt, or an Elixir node has set them cancelled already.
+    """
+    ids = cast(bindparam("ids", type_=ARRAY(BigInteger())), ARRAY(BigInteger()))
+    marked = jobs.c.meta.op("->>")(literal_column(f"'{MARK}'"))
+    # Both texts are ISO 8601 of the same form, without trailing zeros, and compare as the moments do.
+    began = func.to_jsonb(jobs.c.attempted_at).op("#>>")(literal_column("'{}'"))
+    return select(jobs.c.id).where(
+        jobs.c.id == func.any(ids),
+        or_(literal_column("'cancelled'") == _state, _executing & (marked >= began)),
+    )
+
+
+def _chosen(wanted: Select[Any], guard: ColumnElement[bool] | None) -> CTE:
+    # MATERIALIZED, because a SELECT with a LIMIT must not be run again when a row turns out to have changed.
+    picked = wanted.cte("oban_picked").prefix_with("MATERIALIZED", dialect="postgresql")
+    statement = select(jobs.c.id, jobs.c.attempt).where(jobs.c.id.in_(select(*picked.c)))
+    if guard is not None:
+        statement = statement.where(guard)
+    return (
+        statement.order_by(jobs.c.id)
+        .with_for_update(of=jobs)
+        .cte("oban_chosen")
+        .prefix_with("MATERIALIZED", dialect="postgresql")
+    )
+
+
+def _changing(chosen: CTE) -> Update:
+    return update(jobs).where(jobs.c.id == chosen.c.id)
+
+
+def _counted(changed: CTE, *, announcing: bool) -> Any:
+    count = select(func.count()).select_from(changed).scalar_subquery()
+    statement = select(count.label("count"))
+    if not announcing:
+        return statement
+    available = cast(changed.c.state, Text) == literal_column("'available'")
+    queues: Subquery = select(changed.c.queue).where(available).distinct().subquery("queues")
+    payload = func.json_build_object(literal_column("'queue'"), queues.c.queue)
+    announced = select(func.count(func.pg_notify(_INSERT, cast(payload, Text)))).scalar_subquery()
+    return statement.add_columns(announced.label("announced"))
+
+
+def _meta() -> ColumnElement[Any]:
+    return func.coalesce(jobs.c.meta, _EMPTY, type_=JSONB())
+
+
+def _literals(states: Iterable[str]) -> list[ColumnElement[Any]]:
+    return [_literal(state) for state in states]
+
+
+def _is(state: str) -> ColumnElement[bool]:
+    return _literal(state) == _state
+
+
+def _literal(state: str) -> ColumnElement[Any]:
+    return literal_column(f"'{state}'")
