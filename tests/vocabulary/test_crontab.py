@@ -130,6 +130,17 @@ def test_ticks_where_the_clocks_change(expression: str, start: str, expected: li
     assert walls(expression, start, len(expected)) == expected
 
 
+def test_asked_from_within_a_repeated_hour_the_tick_before_is_in_the_first_of_the_two() -> None:
+    assert walls("45 1 * * *", "2025-11-02T01:15-05:00", 2, way=-1) == [
+        "2025-11-02T01:45-04:00",
+        "2025-11-01T01:45-04:00",
+    ]
+    assert walls("*/45 * * * *", "2025-11-02T01:15-05:00", 2, way=-1) == [
+        "2025-11-02T01:00-05:00",
+        "2025-11-02T01:45-04:00",
+    ]
+
+
 def test_a_day_that_a_zone_left_out_ticks_at_its_end() -> None:
     found = walls("0 12 30 12 *", "2010-12-31T00:00", 2, timezone="Pacific/Apia")
     assert found == ["2011-12-31T00:00+14:00", "2012-12-30T12:00+14:00"]
