@@ -124,17 +124,17 @@ def test_a_scheduled_job_is_stored_as_scheduled(place: Place) -> None:
     assert place.jobs()[0]["state"] == "scheduled"
 
 
-def test_args_are_json_as_soon_as_they_are_enqueued(place: Place) -> None:
+def test_args_and_meta_are_json_as_soon_as_they_are_enqueued(place: Place) -> None:
     def work(session: Session) -> None:
         mine = {"items": (1, 2)}
-        job = enqueue(session, a_job(args=mine))
-        assert job.args == {"items": [1, 2]}
+        job = enqueue(session, a_job(args=mine, meta=mine))
+        assert (job.args, job.meta) == ({"items": [1, 2]}, {"items": [1, 2]})
         mine["items"] = (3,)
         session.commit()
 
     place.run(work)
 
-    assert place.jobs()[0]["args"] == {"items": [1, 2]}
+    assert (place.jobs()[0]["args"], place.jobs()[0]["meta"]) == ({"items": [1, 2]}, {"items": [1, 2]})
 
 
 def test_many_jobs_are_written_in_their_order(place: Place) -> None:

@@ -500,18 +500,17 @@ def test_a_session_is_freed_with_its_last_reference(sync_engine: Engine) -> None
         gc.enable()
 
 
-def test_the_jobs_of_a_flush_are_not_kept(place: Place) -> None:
-    def work(session: Session) -> weakref.ref[Job]:
-        first = a_job()
-        second = enqueue(session, a_job(args={"first": ref(enqueue(session, first))}))
+def test_neither_the_jobs_of_a_transaction_nor_its_connection_are_kept(place: Place) -> None:
+    def work(session: Session) -> None:
+        first = enqueue(session, a_job())
+        second = enqueue(session, a_job(args={"first": ref(first)}))
+        held = [weakref.ref(first), weakref.ref(second), weakref.ref(session.connection())]
         session.commit()
-        del first
-        return weakref.ref(second)
+        del first, second
+        gc.collect()
+        assert [each() for each in held] == [None, None, None]
 
-    gone = place.run(work)
-    gc.collect()
-
-    assert gone() is None
+    place.run(work)
 
 
 def test_enqueueing_neither_commits_nor_expires(place: Place) -> None:
