@@ -52,6 +52,7 @@ class Settings:
     heartbeat_every: float = 5.0
     dead_after: float = 30.0
     abandoned_after: float | None = None
+    metrics: bool = False
     poll_every: float = 1.0
     stage_every: float = 1.0
     until_idle: bool = False
@@ -300,6 +301,7 @@ _READ: Final[Mapping[str, Callable[[object], object]]] = {
     "heartbeat_every": _positive,
     "dead_after": _positive,
     "abandoned_after": _positive,
+    "metrics": _flag,
     "poll_every": _positive,
     "stage_every": _positive,
     "until_idle": _flag,

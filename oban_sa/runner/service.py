@@ -102,6 +102,7 @@ async def _serve(settings: Settings, url: str) -> None:
                 heartbeat_every=settings.heartbeat_every,
                 dead_after=settings.dead_after,
                 abandoned_after=settings.abandoned_after,
+                metrics=settings.metrics,
                 poll_every=settings.poll_every,
                 stage_every=settings.stage_every,
             )

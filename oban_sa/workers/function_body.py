@@ -12,7 +12,7 @@ from oban_sa.errors import InvalidArguments, InvalidOption, nearest
 from oban_sa.models import Job
 from oban_sa.workers.arguments import Decode, Decoders, Misfit, as_is, step
 from oban_sa.workers.body import AttemptSession, check_crossing, check_function, check_session, place, runner_of
-from oban_sa.workers.options import Executor
+from oban_sa.workers.options import JOB_OPTIONS, Executor
 from oban_sa.workers.parameters import Parameter, Unresolved, meaning, parameters
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -58,12 +58,20 @@ class FunctionBody:
         self._fields = next((each.name for each in self._parameters if each.kind is _VAR_KEYWORD), None)
         self._defaults = {each.name: each.default for each in self._parameters if _is_json(each.default)}
 
+    def _hint(self, kwargs: Mapping[str, Any]) -> str:
+        """Say where options of a job go, when they stand among the function's arguments."""
+        options = [name for name in kwargs if name in JOB_OPTIONS and name not in self.signature.parameters]
+        if not options:
+            return ""
+        given = ", ".join(f"{name}=..." for name in options)
+        return f"; options of a job go before: .options({given}).new(...)"
+
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """Return the args of a job that calls the function so; raises `TypeError` as calling it would."""
         try:
             bound = self.signature.bind(*args, **kwargs).arguments
         except TypeError as error:
-            raise TypeError(f"{self.what} {error}") from None
+            raise TypeError(f"{self.what} {error}{self._hint(kwargs)}") from None
         given: dict[str, Any] = {}
         for name in self.signature.parameters:
             if name in bound:

@@ -71,7 +71,7 @@ class JobOptions(TypedDict, total=False):
 
 
 _WORKER_OPTIONS: Final = frozenset(WorkerOptions.__annotations__)
-_JOB_OPTIONS: Final = frozenset(JobOptions.__annotations__)
+JOB_OPTIONS: Final = frozenset(JobOptions.__annotations__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +122,7 @@ def refuse_unknown(given: Mapping[str, Any], *, of: str) -> None:
     for name in given:
         if name in _WORKER_OPTIONS:
             continue
-        if name in _JOB_OPTIONS:
+        if name in JOB_OPTIONS:
             raise InvalidOption(f"{of} takes no {name!r}: it belongs to one job; write it in .new({name}=...)")
         raise InvalidOption(f"{of} has no option {name!r}{nearest(name, _WORKER_OPTIONS) or _listed(_WORKER_OPTIONS)}")
 
@@ -130,11 +130,11 @@ def refuse_unknown(given: Mapping[str, Any], *, of: str) -> None:
 def refuse_unknown_for_job(given: Mapping[str, Any], *, of: str) -> None:
     """Raise `InvalidOption` where `given` holds what no job can be told; `of` is how the call is written."""
     for name in given:
-        if name in _JOB_OPTIONS:
+        if name in JOB_OPTIONS:
             continue
         if name in _WORKER_OPTIONS:
             raise InvalidOption(f"{of} takes no {name!r}: it belongs to the worker; write it where that is decorated")
-        raise InvalidOption(f"{of} has no option {name!r}{nearest(name, _JOB_OPTIONS) or _listed(_JOB_OPTIONS)}")
+        raise InvalidOption(f"{of} has no option {name!r}{nearest(name, JOB_OPTIONS) or _listed(JOB_OPTIONS)}")
 
 
 def _tags(value: object) -> tuple[str, ...]:

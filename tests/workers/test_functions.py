@@ -19,7 +19,7 @@ from oban_sa.errors import InvalidArguments, InvalidOption
 from oban_sa.models import Job
 from oban_sa.references import ref
 from oban_sa.states import JobState
-from oban_sa.workers import definition_of, job
+from oban_sa.workers import Registry, definition_of, job
 
 if TYPE_CHECKING:
     from somewhere import OnlyForCheckers  # type: ignore[import-not-found]
@@ -447,3 +447,11 @@ async def test_calls_share_nothing() -> None:
     first, second = take.new(items), take.new(items)
     assert await asyncio.gather(run(take, first), run(take, second)) == [([0, 1], [1]), ([0, 1], [1])]
     assert items == [0]
+
+
+def test_an_option_among_a_functions_arguments_is_refused_with_the_place_where_it_goes() -> None:
+    @job(registry=Registry())
+    async def export(report_id: int) -> None: ...
+
+    with pytest.raises(TypeError, match=r"options of a job go before: \.options\(queue=\.\.\.\)\.new\(\.\.\.\)"):
+        export.new(7, queue="slow")

@@ -1,0 +1,159 @@
+"""What Oban Web is told, in the words of its own nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any
+
+import asyncpg
+import pytest
+
+from oban_sa import Job, job, messages, worker
+from oban_sa.runner.sketches import Sketch
+from tests.runner.conftest import House
+from tests.support import eventually
+
+
+@asynccontextmanager
+async def overheard(house: House, *shorts: str) -> AsyncIterator[dict[str, list[dict[str, Any]]]]:
+    """Everything said on these channels."""
+    heard: dict[str, list[dict[str, Any]]] = {short: [] for short in shorts}
+    url = house.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    connection = await asyncpg.connect(url)
+
+    def hear(_c: object, _p: int, channel: str, payload: object) -> None:
+        message = messages.decode(str(payload))
+        assert message is not None
+        heard[channel.rpartition("_")[2]].append(message)
+
+    for short in shorts:
+        await connection.add_listener(messages.channel("public", short), hear)
+    try:
+        yield heard
+    finally:
+        await connection.close()
+
+
+def test_a_sketch_counts_nanoseconds_in_bins_two_percent_wide() -> None:
+    sketch = Sketch()
+    for seconds in (0.0, 1e-9, 0.001, 0.001, 3600.0):
+        sketch.add(seconds)
+    value = sketch.value()
+    width = math.log(1.02 / 0.98)
+    assert value == {
+        "data": {"0": 2, str(math.ceil(math.log(1e6) / width)): 2, str(math.ceil(math.log(3.6e12) / width)): 1},
+        "size": 5,
+    }
+
+
+def test_a_quantile_read_back_from_a_sketch_is_right_within_two_percent() -> None:
+    width = math.log(1.02 / 0.98)
+    for nanoseconds in (3, 999, 12_345, 10**9, 7 * 10**12):
+        sketch = Sketch()
+        sketch.add(nanoseconds / 1e9)
+        [number] = sketch.value()["data"]
+        estimate = 2 * math.exp(int(number) * width) / (1.02 / 0.98 + 1)
+        assert abs(estimate - nanoseconds) <= 0.0201 * nanoseconds + 1
+
+
+async def test_a_node_tells_of_its_queues_its_jobs_and_its_crontab(house: House) -> None:
+    started, release = asyncio.Event(), asyncio.Event()
+
+    @job(registry=house.registry)
+    async def fine() -> None:
+        started.set()
+        await release.wait()
+
+    @job(registry=house.registry)
+    async def broken() -> None:
+        raise ValueError("boo")
+
+    @worker(registry=house.registry, cron="0 9 * * MON-FRI")
+    class Report:
+        async def process(self, job: Job) -> None: ...
+
+    async with overheard(house, "gossip", "metrics", "cronitor") as heard:
+        async with house.runner(metrics=True, node="web.1", queues={"default": 3}):
+            [fine_id, broken_id] = await house.enqueue(fine.new(), broken.options(max_attempts=1).new())
+            await started.wait()
+
+            def told_of_running() -> dict[str, Any]:
+                found = [c for m in heard["gossip"] for c in m["checks"] if c["running"] == [fine_id]]
+                assert found
+                return found[0]
+
+            check = await eventually(told_of_running)
+            release.set()
+            await house.becomes(fine_id, "completed")
+            await house.becomes(broken_id, "discarded")
+
+            def told_of_all() -> list[dict[str, Any]]:
+                series = [each for message in heard["metrics"] for each in message["metrics"]]
+                kinds = {(each["series"], each["state"]) for each in series}
+                assert {
+                    ("exec_count", "completed"),
+                    ("exec_count", "discarded"),
+                    ("exec_time", "completed"),
+                    ("wait_time", "discarded"),
+                    ("full_count", "completed"),
+                    ("full_count", "discarded"),
+                } <= kinds
+                return series
+
+            series = await eventually(told_of_all)
+            await eventually(lambda: heard["cronitor"])
+
+    assert {key: check[key] for key in ("name", "node", "queue", "local_limit", "paused")} == {
+        "name": "Oban",
+        "node": "web.1",
+        "queue": "default",
+        "local_limit": 3,
+        "paused": False,
+    }
+    assert isinstance(check["uuid"], str)
+    assert datetime.fromisoformat(check["started_at"]).utcoffset() is not None
+    for message in heard["metrics"]:
+        assert (message["name"], message["node"], type(message["time"])) == ("Oban", "web.1", int)
+    for each in series:
+        assert isinstance(each["value"]["data"], list if each["series"].endswith("count") else dict)
+        assert ("worker" in each) == (each["series"] != "full_count")
+    [entry] = heard["cronitor"][0]["crontab"]
+    assert entry[0] == "0 9 * * MON-FRI"
+    assert entry[1].endswith("Report")
+    assert set(entry[2]) == {"name", "timezone"}
+    assert heard["cronitor"][0]["node"] == "web.1"
+
+
+async def test_a_node_says_nothing_to_dashboards_unless_asked_to(house: House) -> None:
+    async with overheard(house, "gossip", "metrics", "cronitor") as heard:
+        [job_id] = await house.enqueue(Job("nobody", max_attempts=1))
+        async with house.runner():
+            await house.becomes(job_id, "discarded")
+            await asyncio.sleep(1.2)  # longer than a metrics node would keep silent
+    assert heard == {"gossip": [], "metrics": [], "cronitor": []}
+
+
+async def test_counts_past_the_limit_are_estimates(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("oban_sa.runner.metrics.EXACT_UP_TO", 100)
+    await house.sql(
+        "INSERT INTO oban_jobs (worker, queue, state, completed_at) "
+        "SELECT 'w', 'big', 'completed', timezone('UTC', now()) FROM generate_series(1, 5000)"
+    )
+    await house.sql("ANALYZE oban_jobs")
+    async with overheard(house, "metrics") as heard, house.runner(metrics=True):
+
+        def told() -> int:
+            found = [
+                each["value"]["data"][0]
+                for message in heard["metrics"]
+                for each in message["metrics"]
+                if each["series"] == "full_count" and each["queue"] == "big"
+            ]
+            assert found
+            return found[0]
+
+        assert 2_500 < await eventually(told) < 10_000
