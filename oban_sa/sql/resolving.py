@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from sqlalchemy import BigInteger, Text, bindparam, cast, column, func, update
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import BigInteger, Text, any_, bindparam, cast, column, func, update
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from oban_sa import values
 from oban_sa.models import Job
@@ -22,6 +22,8 @@ _resolved: Final[Any] = (
 RESOLVE: Final = (
     update(_table)
     .where(_table.c.id == _resolved.c.id)
+    # Says again which rows, because PostgreSQL takes any recordset for a hundred and would read a small table through.
+    .where(_table.c.id == any_(cast(bindparam("ids", type_=Text), ARRAY(BigInteger))))
     .values({each: func.coalesce(_resolved.c[each.name], each) for each in (_table.c.args, _table.c.meta)})
 )
 """Set args and meta of any number of jobs; `rows()` says which and to what."""
@@ -32,4 +34,5 @@ RESOLVE_AND_NOTIFY: Final = NOTIFY.add_cte(RESOLVE.returning(_table.c.id).cte("w
 
 def rows(resolved: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     """Return the parameters of `RESOLVE`: each of `resolved` has `id`, and `args`, `meta` or both."""
-    return {"rows": values.dumps(list(resolved))}
+    listed = list(resolved)
+    return {"rows": values.dumps(listed), "ids": "{" + ",".join(str(each["id"]) for each in listed) + "}"}
