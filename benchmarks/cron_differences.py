@@ -244,7 +244,7 @@ def _asked(ask: Callable[[Question], datetime | None], question: Question) -> ob
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-class NeverEnds(Exception):  # noqa: N818 - it is printed as a verdict
+class NeverEnds(Exception):
     """No answer within a second."""
 
 
