@@ -1,0 +1,187 @@
+"""One database, two programs: Oban for Python beside ours.
+
+Oban for Python needs Python 3.12. The interpreter that has it is this one, or the one that OBAN_PY_PYTHON names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+
+from oban_sa import Job, Oban, Record, worker
+from oban_sa.workers import Registry
+from tests.runner.conftest import House
+from tests.support import ROOT, eventually
+
+PYTHON = os.environ.get("OBAN_PY_PYTHON") or (sys.executable if importlib.util.find_spec("oban") else None)
+
+pytestmark = pytest.mark.skipif(PYTHON is None, reason="needs Oban for Python: Python 3.12 and `pip install oban`")
+
+THEIRS = "tests.acceptance.oban_py_node.Theirs"
+
+
+class Node:
+    """The other program."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+
+    async def __call__(self, name: str, *arguments: Any) -> Any:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps([name, *arguments]).encode() + b"\n")
+        await self.process.stdin.drain()
+        return await self.answer()
+
+    async def do(self, name: str, *arguments: Any, **options: Any) -> None:
+        await self(name, arguments, options)
+
+    async def answer(self) -> Any:
+        assert self.process.stdout is not None
+        line = await asyncio.wait_for(self.process.stdout.readline(), 30)
+        assert line, "the node of Oban for Python ended"
+        return json.loads(line)[1]
+
+
+@pytest.fixture
+async def node(database_url: str) -> AsyncIterator[Node]:
+    assert PYTHON is not None
+    process = await asyncio.create_subprocess_exec(
+        PYTHON,
+        "-m",
+        "tests.acceptance.oban_py_node",
+        database_url.replace("+asyncpg", ""),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    made = Node(process)
+    assert await made.answer() == "started"
+    yield made
+    assert process.stdin is not None
+    process.stdin.close()
+    try:
+        await asyncio.wait_for(process.wait(), 10)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+    # The transport of a subprocess is closed by its last pipe, one turn of the loop later.
+    await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def house(engine: AsyncEngine, sessions: async_sessionmaker[AsyncSession]) -> House:
+    house = House(engine, sessions, Registry())
+
+    @worker(name="Ours", queue="ours", registry=house.registry)
+    class Ours:
+        async def process(self, job: Job) -> Record:
+            for _ in range(int(job.args.get("hundredths", 0))):
+                await asyncio.sleep(0.01)
+            return Record({"by": "oban_sa", "n": job.args.get("n")})
+
+    house.options["queues"] = {"ours": 5}
+    return house
+
+
+async def test_each_runs_the_jobs_that_the_other_enqueues(house: House, node: Node) -> None:
+    async with house.runner():
+        [theirs] = await house.enqueue(Job(THEIRS, queue="theirs", args={"n": 1}))
+        ours = await node("enqueue", {"worker": "Ours", "queue": "ours", "args": {"n": 2}})
+        assert (await house.becomes(theirs, "completed")).recorded() == {"by": "oban-py", "n": 1}
+        done = await house.becomes(ours, "completed")
+        assert done.recorded() == {"by": "oban_sa", "n": 2}
+        assert done.attempt == 1
+
+
+async def test_a_job_scheduled_by_either_is_run_by_the_other(house: House, node: Node) -> None:
+    async with house.runner():
+        [theirs] = await house.enqueue(Job(THEIRS, queue="theirs", schedule_in=0.3))
+        ours = await node("enqueue", {"worker": "Ours", "queue": "ours", "schedule_in": 0.3})
+        await house.becomes(theirs, "completed")
+        await house.becomes(ours, "completed")
+
+
+async def test_a_pause_from_either_side_is_seen_by_the_other(house: House, node: Node) -> None:
+    oban = Oban(house.engine)
+    async with house.runner(queues={"ours": 5}):
+        await node.do("pause_queue", "ours")
+
+        async def paused() -> None:
+            [check] = [check for check in await oban.check_queues() if check.queue == "ours"]
+            assert check.paused
+
+        await eventually(paused)
+        waiting = await node("enqueue", {"worker": "Ours", "queue": "ours"})
+        await node.do("resume_queue", "ours")
+        await house.becomes(waiting, "completed")
+
+        await oban.pause_queue("theirs")
+
+        async def theirs_paused() -> None:
+            assert (await node("check"))["theirs"]["paused"] is True
+
+        await eventually(theirs_paused)
+        await oban.resume_queue("theirs")
+        await oban.scale_queue("theirs", limit=2)
+
+        async def scaled() -> None:
+            assert (await node("check"))["theirs"] == {"paused": False, "limit": 2, "running": []}
+
+        await eventually(scaled)
+
+
+async def test_a_running_job_is_cancelled_from_the_other_side(house: House, node: Node) -> None:
+    oban = Oban(house.engine)
+    async with house.runner():
+        ours = await node("enqueue", {"worker": "Ours", "queue": "ours", "args": {"hundredths": 3000}})
+        await house.becomes(ours, "executing")
+        await node.do("cancel_job", ours)
+        assert (await house.becomes(ours, "cancelled")).errors != []
+
+        [theirs] = await house.enqueue(Job(THEIRS, queue="theirs", args={"hundredths": 3000}))
+        await house.becomes(theirs, "executing")
+        await oban.cancel_job(theirs)
+        # It ends by itself once its code sees that it was cancelled, and theirs calls that completed.
+        await eventually(lambda: ended(house, theirs))
+
+
+async def ended(house: House, job_id: int) -> None:
+    assert (await house.job(job_id)).state in ("completed", "cancelled")
+
+
+async def test_neither_takes_the_others_running_jobs_for_orphans(house: House, node: Node) -> None:
+    async with house.runner(heartbeat_every=0.1, dead_after=0.5):
+        [theirs] = await house.enqueue(Job(THEIRS, queue="theirs", args={"hundredths": 250}))
+        ours = await node("enqueue", {"worker": "Ours", "queue": "ours", "args": {"hundredths": 250}})
+        await house.becomes(ours, "completed")
+        await house.becomes(theirs, "completed")
+        assert [(await house.job(job_id)).attempt for job_id in (ours, theirs)] == [1, 1]
+        assert [(await house.job(job_id)).errors for job_id in (ours, theirs)] == [[], []]
+
+
+async def test_both_drain_one_queue_and_every_job_runs_once(house: House, node: Node) -> None:
+    @worker(name=THEIRS, registry=house.registry)
+    class Same:
+        async def process(self, job: Job) -> Record:
+            await asyncio.sleep(0.002)
+            return Record({"by": "oban_sa", "n": job.args["n"]})
+
+    ids = await house.enqueue(*(Job(THEIRS, queue="shared", args={"n": n}) for n in range(300)))
+    async with house.runner(queues={"shared": 3}):
+
+        async def all_done() -> None:
+            assert await house.states() == {"completed": 300}
+
+        await eventually(all_done, within=30)
+    jobs = [await house.job(job_id) for job_id in ids]
+    assert {each.attempt for each in jobs} == {1}
+    assert {each.recorded()["by"] for each in jobs} == {"oban_sa", "oban-py"}
