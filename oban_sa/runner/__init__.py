@@ -19,17 +19,21 @@ from oban_sa.errors import InvalidJob, InvalidOption, RunnerError
 from oban_sa.models import rules
 from oban_sa.periods import Period, seconds
 from oban_sa.runner.database import Database
+from oban_sa.runner.decisions import Decisions
 from oban_sa.runner.dispatch import Dispatch
 from oban_sa.runner.executor import Executor, Interrupted
 from oban_sa.runner.heartbeat import Heartbeat
 from oban_sa.runner.leader import Leader
 from oban_sa.runner.lifeline import Lifeline
+from oban_sa.runner.metrics import Metrics
 from oban_sa.runner.notifier import Notifier
 from oban_sa.runner.part import Part
 from oban_sa.runner.producer import Producer
+from oban_sa.runner.queues import Queues
 from oban_sa.runner.scheduler import Scheduler
 from oban_sa.runner.schema import verify
 from oban_sa.runner.sessions import AttemptSessions
+from oban_sa.runner.signals import Signals
 from oban_sa.runner.stager import Stager
 from oban_sa.runner.ticker import Ticker
 from oban_sa.sql.staging import unfinished
@@ -60,6 +64,7 @@ class Runner:
 
     A node that is silent for `dead_after` is dead, and its jobs are given to others. `abandoned_after` also gives back
     jobs that ran for that long under a producer nobody knows; it is off by default, since Elixir's nodes are unknown.
+    `metrics` tells Oban Web what this node does.
 
     Raises `InvalidOption` for options that can't be used, and when it starts `SchemaMissing` or `SchemaOutdated`.
     """
@@ -79,6 +84,7 @@ class Runner:
         stage_every: Period = 1,
         allow: Iterable[str] = (),
         abandoned_after: Period | None = None,
+        metrics: bool = False,
         crontab: Iterable[CronEntry] = (),
         listen_url: str | None = None,
         registry: Registry | None = None,
@@ -102,8 +108,9 @@ class Runner:
         self._unfinished = self._database.prepare(unfinished())
         self._dispatch = Dispatch(AttemptSessions(engine, schema=schema))
         executor = Executor(self._dispatch, registry or default_registry, allow=tuple(allow), source=self._source)
-        self._producers = {
-            queue: Producer(
+
+        def producer(queue: str, limit: int, *, paused: bool) -> Producer:
+            return Producer(
                 queue,
                 limit,
                 database=self._database,
@@ -111,13 +118,23 @@ class Runner:
                 source=self._source,
                 poll_every=seconds(poll_every),
                 dead_after=self._dead_after,
+                paused=paused,
             )
-            for queue, limit in self.queues.items()
-        }
+
+        self._queues = Queues(producer, self.queues)
+        self._decisions = Decisions(
+            self._database, self._queues, name=name, node=self.node, every=self._heartbeat_every
+        )
+        signals = Signals(self._queues, name=name, node=self.node)
         abandoned = None if abandoned_after is None else seconds(abandoned_after)
         leader = Leader(self._database, source=self._source, lasts=min(LEASE, self._dead_after * 2 / 3))
+        scheduler = Scheduler(
+            self._database, crontab, source=self._source, registry=registry or default_registry, allow=tuple(allow)
+        )
         parts: dict[str, Part] = {
-            "stager": Stager(self._database, source=self._source, every=seconds(stage_every), staged=self._nudge),
+            "stager": Stager(
+                self._database, source=self._source, every=seconds(stage_every), staged=self._queues.nudge
+            ),
             "leader": leader,
             "lifeline": Lifeline(
                 self._database,
@@ -126,22 +143,28 @@ class Runner:
                 every=min(self._heartbeat_every, 2.0),
                 abandoned_after=abandoned,
             ),
-            "scheduler": Scheduler(
-                self._database,
-                crontab,
-                source=self._source,
-                registry=registry or default_registry,
-                allow=tuple(allow),
-            ),
+            "scheduler": scheduler,
+            "decisions": self._decisions,
         }
+        if metrics:
+            parts["metrics"] = Metrics(
+                self._database,
+                source=self._source,
+                queues=lambda: list(self._queues.all),
+                leading=lambda: leader.leading,
+                crontab=scheduler.entries,
+            )
         self._tickers = [Ticker(name, part, source=self._source) for name, part in parts.items()]
         self._notifier = Notifier(
-            self._database, {"insert": self._inserted}, source=self._source, listen_url=listen_url
+            self._database,
+            {"insert": self._inserted, "signal": signals.receive},
+            source=self._source,
+            listen_url=listen_url,
         )
         self._heartbeat = Heartbeat(
             lambda: Database(engine, schema=schema),
             every=self._heartbeat_every,
-            rows=lambda: [producer.row() for producer in list(self._producers.values())],
+            rows=lambda: [producer.row() for producer in self._queues.all],
             lost=self._lost,
         )
         self._stop_asked = asyncio.Event()
@@ -154,8 +177,9 @@ class Runner:
             raise RunnerError("a runner starts once; make another Runner")
         await verify(self._engine, self.schema)
         self._started_at = clock.monotonic()
-        for producer in self._producers.values():
-            await producer.start()
+        # What was paused stays so: nothing is fetched before that is known.
+        await self._decisions.tick()
+        await self._queues.begin()
         await self._heartbeat.start()
         for ticker in self._tickers:
             await ticker.start()
@@ -203,14 +227,12 @@ class Runner:
 
     async def _close(self) -> None:
         """Stop the parts in the reverse order of their start, each within a deadline."""
-        producers = list(self._producers.values())
-        for producer in producers:
-            producer.quiesce()
-        running = sum(len(producer.running) for producer in producers)
+        self._queues.quiesce()
+        running = sum(len(producer.running) for producer in self._queues.all)
         if self._started_at is not None:
             telemetry.emit(telemetry.RunnerStopping(runner=self._source, running=running, grace=self._grace))
         await self._attempts_ended(self._grace)
-        for producer in producers:
+        for producer in self._queues.all:
             producer.interrupt(Interrupted.SHUTDOWN)
         await self._attempts_ended(UNWINDING)
         await self._notifier.stop()
@@ -218,7 +240,7 @@ class Runner:
             await ticker.stop()
         await self._heartbeat.stop()
         await self._dispatch.close()
-        given_back = sum(await asyncio.gather(*(producer.stop() for producer in producers)))
+        given_back = await self._queues.close()
         await self._line.close()
         if self._started_at is not None:
             duration = clock.monotonic() - self._started_at
@@ -228,7 +250,7 @@ class Runner:
     async def _attempts_ended(self, within: float) -> None:
         tasks = [
             running.task
-            for producer in self._producers.values()
+            for producer in self._queues.all
             for running in producer.running.values()
             if running.task is not None
         ]
@@ -236,9 +258,9 @@ class Runner:
             await asyncio.wait(tasks, timeout=within)
 
     async def _idle(self) -> bool:
-        if not all(producer.idle() for producer in self._producers.values()):
+        if not all(producer.idle() for producer in self._queues.all):
             return False
-        queues = [queue for queue, producer in self._producers.items() if not producer.paused]
+        queues = [queue for queue, producer in self._queues.serving.items() if not producer.paused]
         try:
             row = (await self._line.fetch(self._unfinished, queues=queues))[0]
         except Exception:
@@ -247,17 +269,10 @@ class Runner:
         return not any(row.values())
 
     def _inserted(self, message: dict[str, Any]) -> None:
-        self._nudge(message["queue"])
-
-    def _nudge(self, queue: str) -> None:
-        if queue == "*":
-            for producer in self._producers.values():
-                producer.nudge()
-        elif queue in self._producers:
-            self._producers[queue].nudge()
+        self._queues.nudge(message["queue"])
 
     def _lost(self, uuids: list[UUID]) -> None:
-        for producer in self._producers.values():
+        for producer in self._queues.all:
             if producer.uuid in uuids:
                 telemetry.emit(telemetry.ProducerLost(runner=self._source, queue=producer.queue))
                 producer.recount()

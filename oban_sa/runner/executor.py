@@ -40,13 +40,22 @@ class Running:
     job: Job
     task: asyncio.Task[None] | None = None
     interrupted: Interrupted | None = None
+    begun: bool = False
+    asked: bool = False
+    """Whether somebody asked for the job to be cancelled."""
+    only_asked: bool = False
+    """Whether the code is told of that, and not interrupted."""
 
     def interrupt(self, why: Interrupted) -> None:
         """Ask the code to stop, and cancel it at its next await; the first reason given stays."""
+        self.job.request_cancel()
+        self.asked = self.asked or why is Interrupted.CANCELLED
+        if why is Interrupted.CANCELLED and self.only_asked:
+            return
         if self.interrupted is None:
             self.interrupted = why
-        self.job.request_cancel()
-        if self.task is not None:
+        # A task that is cancelled before it begins never runs at all, and nobody would hear of its job again.
+        if self.task is not None and self.begun:
             self.task.cancel()
 
 
@@ -64,6 +73,7 @@ class Executor:
     async def attempt(self, attempt: Running) -> Outcome | None:
         """Run an attempt to its end; None where its outcome needs no more writing. Never raises."""
         job = attempt.job
+        attempt.begun = True
         started = clock.monotonic()
         if telemetry.listening(telemetry.JobStart):
             telemetry.emit(telemetry.JobStart(**self._about(job)))
@@ -73,6 +83,9 @@ class Executor:
         with running(job):
             try:
                 definition = self._registry.find(job.worker, self._allow)
+                attempt.only_asked = definition.options.cancel == "ask"
+                if attempt.interrupted is not None:
+                    raise asyncio.CancelledError
                 answer = await self._run(definition, attempt)
             except asyncio.CancelledError as error:
                 answer = error
@@ -107,10 +120,13 @@ class Executor:
 
     def _judge(self, definition: Definition | None, attempt: Running, answer: object) -> Verdict:
         job = attempt.job
-        if isinstance(answer, BaseException) and attempt.interrupted is not None:
-            if attempt.interrupted is Interrupted.SHUTDOWN:
+        if isinstance(answer, BaseException) and (attempt.asked or attempt.interrupted is not None):
+            if not attempt.asked and attempt.interrupted is Interrupted.SHUTDOWN:
                 return given_back(about(job))
-            answer = AttemptCancelled()
+            cancelled = AttemptCancelled()
+            # Code that was only asked to stop may have its own way of saying that it did.
+            cancelled.__cause__ = answer if attempt.interrupted is None else None
+            answer = cancelled
         delay = None
         if isinstance(answer, Exception) and definition is not None:
             try:

@@ -75,7 +75,9 @@ class Heartbeat:
         if not rows:
             return
         found = await line.fetch(beat, within=max(self._every, 5), uuids=list(rows))
-        gone = [uuid for uuid in rows if uuid not in {row["uuid"] for row in found}]
+        # A producer that has just stopped took its row away itself, and is no longer among the rows by now.
+        beating = {row["uuid"] for row in self._rows()}
+        gone = [uuid for uuid in rows if uuid in beating and uuid not in {row["uuid"] for row in found}]
         for uuid in gone:
             await line.fetch(register, **rows[uuid])
         if gone and self._loop is not None and not self._stop.is_set():

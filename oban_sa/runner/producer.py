@@ -57,6 +57,7 @@ class Producer:
         self.limit = limit
         self.paused = paused
         self.uuid: UUID = uuid4()
+        self.started_at = clock.now()
         self.running: dict[int, Running] = {}
         self._holder = [source.node, str(self.uuid)]
         self._acker = Acker(source=source, queue=queue)
@@ -73,6 +74,7 @@ class Producer:
         self._poll_at = 0.0
         self._uncertain = False
         self._doubtful = False
+        self._outdated = False
         self._reclaimed_at = clock.monotonic()
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
@@ -119,6 +121,23 @@ class Producer:
         for running in chosen:
             running.interrupt(why)
         return len(chosen)
+
+    def pause(self) -> None:
+        """Fetch no more jobs until resumed; those running go on."""
+        self.paused = True
+        self._tell_row()
+
+    def resume(self) -> None:
+        """Fetch jobs again."""
+        self.paused = False
+        self._hungry = True
+        self._tell_row()
+
+    def scale(self, limit: int) -> None:
+        """Run up to `limit` jobs at once; where more are running, they end and are not replaced."""
+        self.limit = limit
+        self._hungry = True
+        self._tell_row()
 
     def recount(self) -> None:
         """Ask the tables which of the running jobs are still held: this producer was taken for dead."""
@@ -207,8 +226,12 @@ class Producer:
             self._wake.clear()
             await rested(self._wake, rest)
 
+    def _tell_row(self) -> None:
+        self._outdated = True
+        self._wake.set()
+
     def _busy(self) -> bool:
-        return len(self._acker) > 0 or (self._hungry and self._demand() > 0)
+        return len(self._acker) > 0 or self._outdated or (self._hungry and self._demand() > 0)
 
     def _demand(self) -> int:
         if self.paused or not self._fetches:
@@ -220,6 +243,8 @@ class Producer:
             await self._reclaim()
         if self._doubtful:
             await self._let_go_of_lost()
+        if self._outdated:
+            await self._write_row()
         if clock.monotonic() >= self._poll_at:
             self._hungry = True
             self._poll_at = clock.monotonic() + self._poll_every
@@ -297,6 +322,14 @@ class Producer:
         if rows:
             self._hungry = True
             logger.warning("queue %s gave back %d jobs that it had fetched without hearing so", self.queue, len(rows))
+
+    async def _write_row(self) -> None:
+        self._outdated = False
+        try:
+            await self.register()
+        except BaseException:
+            self._outdated = True
+            raise
 
     async def _let_go_of_lost(self) -> None:
         mine = list(self.running)

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 Executor: TypeAlias = Literal["loop", "thread", "process"]
 """Where code runs: on the event loop, in a thread, or in a pool of processes."""
 
+CancelBy: TypeAlias = Literal["interrupt", "ask"]
+"""What a cancellation does to running code: interrupt it, or only tell it, by `job.cancelled()`."""
+
 PeriodOf: TypeAlias = "Period | Callable[[Job], Period]"
 """A span of time, or a function that says it for a job."""
 
@@ -40,6 +43,7 @@ class WorkerOptions(TypedDict, total=False):
     timeout: PeriodOf | None
     backoff: PeriodOf | None
     executor: Executor | None
+    cancel: CancelBy
     cron: CronOption
     name: str | None
     aliases: Iterable[str]
@@ -89,6 +93,7 @@ class Options:
     timeout: float | Callable[[Job], Period] | None = None
     backoff: float | Callable[[Job], Period] | None = None
     executor: Executor | None = None
+    cancel: CancelBy = "interrupt"
     cron: tuple[CronEntry, ...] = ()
 
     @classmethod
@@ -180,6 +185,14 @@ def _executor(value: object) -> Executor | None:
     raise InvalidOption(f"executor {value!r} is unknown{hint or _listed(choices)}")
 
 
+def _cancel(value: object) -> CancelBy:
+    choices = get_args(CancelBy)
+    if value in choices:
+        return value  # type: ignore[return-value]
+    hint = nearest(value, choices) if isinstance(value, str) else ""
+    raise InvalidOption(f"cancel {value!r} is unknown{hint or _listed(choices)}")
+
+
 def _listed(choices: Iterable[str]) -> str:
     return f"; there are {', '.join(sorted(choices))}"
 
@@ -193,5 +206,6 @@ _CHECKS: Final[dict[str, Callable[[Any], Any]]] = {
     "timeout": _timeout,
     "backoff": _backoff,
     "executor": _executor,
+    "cancel": _cancel,
     "cron": workerless,
 }

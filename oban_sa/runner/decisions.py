@@ -1,0 +1,92 @@
+"""What was decided in the tables, for nodes that start later and for those that did not hear of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from oban_sa import messages
+from oban_sa.runner.database import Database
+from oban_sa.runner.queues import EVERY, Queues
+from oban_sa.sql.governing import decided
+from oban_sa.sql.steering import asked_to_stop
+
+logger = logging.getLogger("oban_sa.runner")
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The latest word on one setting of a queue; `at` is when, as text that sorts by time."""
+
+    value: Any
+    at: str
+
+
+class Decisions:
+    """Reads now and then what was decided, and what of it is new is carried out.
+
+    Notifications are the shortcut: whoever misses one still learns within `every` seconds that a queue is paused or
+    scaled, and that a job it runs was cancelled.
+    """
+
+    def __init__(self, database: Database, queues: Queues, *, name: str, node: str, every: float) -> None:
+        self._line = database.line()
+        self._decided = database.prepare(decided())
+        self._asked = database.prepare(asked_to_stop())
+        self._queues = queues
+        self._name = name
+        self._node = node
+        self._every = every
+        self._known: dict[tuple[str, str], str] = {}
+
+    async def tick(self) -> float:
+        """Carry out what is new."""
+        rows = await self._line.fetch(self._decided)
+        metas = {row["name"]: _object(row["meta"]) for row in rows}
+        for queue in list(self._queues.serving):
+            for setting in ("paused", "limit"):
+                decision = latest(metas, queue, setting, name=self._name, node=self._node)
+                if decision is not None and self._known.get((queue, setting), "") < decision.at:
+                    self._known[queue, setting] = decision.at
+                    self._carry_out(queue, setting, decision.value)
+        running = [job_id for producer in self._queues.all for job_id in producer.running]
+        if running:
+            for row in await self._line.fetch(self._asked, ids=running):
+                self._queues.cancel(row["id"])
+        return self._every
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._line.close()
+
+    def _carry_out(self, queue: str, setting: str, value: Any) -> None:
+        if setting == "paused":
+            (self._queues.pause if value is True else self._queues.resume)(queue)
+        elif isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+            self._queues.scale(queue, value)
+
+
+def latest(
+    metas: Mapping[str, Mapping[str, Any]], queue: str, setting: str, *, name: str, node: str
+) -> Decision | None:
+    """Return what was decided last about a queue: for it or for every queue, on all nodes or on this one."""
+    found: list[Decision] = []
+    for row in (EVERY, queue):
+        for ident in (name, messages.ident(name, node)):
+            kept = _settings(metas.get(row, {}).get(ident))
+            if setting in kept:
+                found.append(Decision(kept[setting], str(kept.get(f"{setting}_at", ""))))
+    # Of two decisions of one moment the narrower one holds.
+    return max(reversed(found), key=lambda decision: decision.at, default=None)
+
+
+def _object(text: str | None) -> dict[str, Any]:
+    return _settings(json.loads(text) if text else None)
+
+
+def _settings(value: Any) -> dict[str, Any]:
+    # Whatever somebody may have written by hand.
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
