@@ -34,6 +34,7 @@ class Queues:
         self._begun = False
         self._closing = False
         self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping: set[asyncio.Task[int]] = set()
         # Read by the heartbeat's thread: replaced at every change, never changed itself.
         self.all: tuple[Producer, ...] = ()
         self._changed()
@@ -56,7 +57,7 @@ class Queues:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        return sum(await asyncio.gather(*(producer.stop() for producer in self.all)))
+        return sum(await asyncio.gather(*(producer.stop() for producer in self.all), *self._stopping))
 
     def nudge(self, queue: str) -> None:
         """Look for jobs of a queue as soon as possible."""
@@ -147,7 +148,11 @@ class Queues:
     async def _leave(self, producer: Producer) -> None:
         while tasks := [running.task for running in producer.running.values() if running.task is not None]:
             await asyncio.wait(tasks)
+        if self._closing:
+            return  # everybody is stopped now, this one among them
         # First out of sight of the heartbeat, which would write the row again.
         self._leaving.remove(producer)
         self._changed()
-        await producer.stop()
+        stopping = asyncio.create_task(producer.stop())
+        self._stopping.add(stopping)
+        stopping.add_done_callback(self._stopping.discard)
