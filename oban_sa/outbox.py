@@ -11,22 +11,23 @@ second flush instead would take them out of the session for the first, where an 
 loses it. This way a reference may point at another job, at the job itself, or at an object that points back at the job.
 
 *Announcements.* At the end of a flush one statement, the same that puts references right, notifies every queue that
-received its first available job of the transaction. PostgreSQL delivers on commit and forgets with a savepoint that
-rolls back, so what was announced is remembered by (nested) transaction. It is only the shortcut: a runner that hears
-nothing finds the job by polling.
+received its first job of the transaction that is available, or due in a moment. PostgreSQL delivers on commit and
+forgets with a savepoint that rolls back, so what was announced is remembered by (nested) transaction. It is only the
+shortcut: a runner that hears nothing finds the job by polling.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Final
 from weakref import WeakKeyDictionary, ref
 
 from sqlalchemy import Connection, TwoPhaseTransaction, event
 from sqlalchemy.orm import Session, SessionTransaction, UOWTransaction, attributes, object_session
 
-from oban_sa import targets
+from oban_sa import clock, targets
 from oban_sa.errors import InvalidOption
 from oban_sa.models import Job
 from oban_sa.sql import notifying, resolving
@@ -39,6 +40,10 @@ KEY: Final = "oban"
 ANNOUNCE: Final = "oban_announce"
 """False under this name switches announcements off: in a session's `info`, or in the execution options of an engine,
 a session or a connection."""
+
+SOON: Final = timedelta(seconds=0.95)
+"""Scheduled jobs that are due within this time are announced like available ones; a runner finds later ones in time by
+itself, for it looks every second."""
 
 
 def stage(session: Session, jobs: Iterable[Job]) -> None:
@@ -84,7 +89,7 @@ class Outbox:
         loaded = vars(job)
         for column, value in self._convert(session, connection, job).items():
             loaded[column] = value  # its row is written from here; there is no history to keep
-        if loaded.get("state", JobState.AVAILABLE) == JobState.AVAILABLE:
+        if loaded.get("state", JobState.AVAILABLE) == JobState.AVAILABLE or _due_soon(loaded):
             self._landing.setdefault(connection, set()).add(loaded.get("queue", "default"))
 
     def change(self, session: Session, connection: Connection, job: Job) -> None:
@@ -181,6 +186,12 @@ def _announces(session: Session, connection: Connection) -> bool:
         return False
     # PostgreSQL refuses to prepare a transaction that has notified.
     return connection.dialect.name == "postgresql" and not isinstance(connection.get_transaction(), TwoPhaseTransaction)
+
+
+def _due_soon(loaded: Mapping[str, Any]) -> bool:
+    """Whether a scheduled job is due before runners would look for due jobs by themselves."""
+    moment = loaded.get("scheduled_at") if loaded.get("state") == JobState.SCHEDULED else None
+    return moment is not None and moment <= clock.now() + SOON
 
 
 def _schema(connection: Connection) -> str:

@@ -46,6 +46,9 @@ LEASE = 20.0
 """Seconds that leadership lasts unless renewed; shorter than it takes a dead node to count as dead, so that by then
 another leads."""
 
+STAGE_WITHIN = 0.02
+"""Seconds in which the stager looks again after news of jobs, however much news there is."""
+
 UNWINDING = 1.0
 """Seconds that code has to end after it was interrupted at shutdown."""
 
@@ -154,7 +157,9 @@ class Runner:
                 leading=lambda: leader.leading,
                 crontab=scheduler.entries,
             )
-        self._tickers = [Ticker(name, part, source=self._source) for name, part in parts.items()]
+        tickers = {name: Ticker(name, part, source=self._source) for name, part in parts.items()}
+        self._tickers = list(tickers.values())
+        self._stager = tickers["stager"]
         self._notifier = Notifier(
             self._database,
             {"insert": self._inserted, "signal": signals.receive},
@@ -270,6 +275,8 @@ class Runner:
 
     def _inserted(self, message: dict[str, Any]) -> None:
         self._queues.nudge(message["queue"])
+        # It may have been about a job that is due in a moment, sooner than the stager would look again.
+        self._stager.nudge_within(STAGE_WITHIN)
 
     def _lost(self, uuids: list[UUID]) -> None:
         for producer in self._queues.all:

@@ -21,11 +21,21 @@ class Ticker:
         self._part = part
         self._source = source
         self._wake = asyncio.Event()
+        self._nudging: asyncio.TimerHandle | None = None
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
 
     def nudge(self) -> None:
         """Tick as soon as possible."""
+        self._wake.set()
+
+    def nudge_within(self, seconds: float) -> None:
+        """Tick in so many seconds at the latest; however often this is said meanwhile, it ticks once for all."""
+        if self._nudging is None:
+            self._nudging = asyncio.get_running_loop().call_later(seconds, self._nudged)
+
+    def _nudged(self) -> None:
+        self._nudging = None
         self._wake.set()
 
     async def start(self) -> None:
@@ -36,6 +46,8 @@ class Ticker:
         """Let a tick that is under way end, for five seconds at most."""
         self._stopping = True
         self._wake.set()
+        if self._nudging is not None:
+            self._nudging.cancel()
         if self._task is not None:
             _, late = await asyncio.wait([self._task], timeout=5)
             for task in late:

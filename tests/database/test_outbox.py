@@ -578,3 +578,17 @@ def test_sessions_of_two_threads_do_not_meet(sync_sessions: sessionmaker[Session
 
     with ThreadPoolExecutor(4) as pool:
         assert len(set(pool.map(work, range(20)))) == 20
+
+
+# Jobs that are due in a moment
+
+
+def test_a_job_due_in_a_moment_is_announced_so_that_it_starts_in_time(place: Place) -> None:
+    def work(session: Session) -> None:
+        with session.begin():
+            enqueue(session, a_job("soon", schedule_in=0.3))
+            enqueue(session, a_job("later", schedule_in=60))
+
+    place.run(work)
+
+    assert place.heard() == announced("soon")
