@@ -40,6 +40,7 @@ class Settings:
 
     database_url: str | None = field(default=None, repr=False)
     listen_url: str | None = field(default=None, repr=False)
+    pooler: bool = False
     embedded: Path | None = None
     queues: Mapping[str, int] = field(default_factory=lambda: {"default": 10})
     imports: tuple[str, ...] = ()
@@ -289,6 +290,7 @@ def _safe_parameter(parameter: str) -> str:
 _READ: Final[Mapping[str, Callable[[object], object]]] = {
     "database_url": _url,
     "listen_url": _url,
+    "pooler": _flag,
     "embedded": _folder,
     "queues": parse_queues,
     "imports": _names,

@@ -45,7 +45,7 @@ def database_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @asynccontextmanager
 async def engine(settings: Settings, url: str) -> AsyncGenerator[AsyncEngine]:
     """Give an engine whose tables are those of the schema in the settings."""
-    made = create_engine(url, application_name="oban_sa command", connections=2)
+    made = create_engine(url, application_name="oban_sa command", connections=2, pooler=settings.pooler)
     try:
         yield made.execution_options(schema_translate_map=schema_map(settings.schema))
     finally:

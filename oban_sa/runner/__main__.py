@@ -95,6 +95,12 @@ runner. A second Ctrl-C ends it at once. It exits with 0 when it stopped cleanly
 )
 @click.option("--stage-every", metavar="SECONDS", help="Longest time between looks for due jobs; 1. [OBAN_STAGE_EVERY]")
 @click.option("--metrics", is_flag=True, default=None, help="Tell Oban Web what this node does. [OBAN_METRICS]")
+@click.option(
+    "--pooler",
+    is_flag=True,
+    default=None,
+    help="The database is behind a pooler in transaction mode: prepare no statements. [OBAN_POOLER]",
+)
 @click.option("--listen-url", metavar="URL", help="A direct URL for LISTEN, beside a pooler. [OBAN_LISTEN_URL]")
 @click.option(
     "--allow",

@@ -17,7 +17,7 @@ from sqlalchemy.util import greenlet_spawn
 from oban_sa import clock
 from oban_sa.errors import RunnerError
 from oban_sa.models import schema_map
-from oban_sa.runner.disconnects import is_away
+from oban_sa.runner.disconnects import POOLED, is_away, is_misled
 
 logger = logging.getLogger("oban_sa.runner")
 
@@ -55,6 +55,7 @@ class Database:
         self.schema = schema
         self._pool = engine.pool.recreate()
         self._away_since: float | None = None
+        self._misled = False
 
     def prepare(self, statement: Executable) -> Prepared:
         """Compile a statement for this schema."""
@@ -83,6 +84,12 @@ class Database:
         if self._away_since is None:
             self._away_since = clock.monotonic()
             logger.warning("the database is away (%s); work goes on once it is back", describe(error))
+
+    def misled(self, error: BaseException) -> None:
+        """Say once that prepared statements get lost on the way to the database."""
+        if not self._misled:
+            self._misled = True
+            logger.error("the database is behind %s (%s)", POOLED, describe(error))
 
     def came_back(self) -> None:
         """Say once that the database answers again."""
@@ -142,8 +149,10 @@ class Line:
                 yield self._connection
             except BaseException as error:
                 # A plain mistake in a statement leaves the connection usable; anything else might not.
-                if not isinstance(error, asyncpg.PostgresError) or is_away(error):
+                if not isinstance(error, asyncpg.PostgresError) or is_away(error) or is_misled(error):
                     self._drop()
+                if is_misled(error):
+                    self._database.misled(error)
                 if is_away(error):
                     self._database.went_away(error)
                 raise

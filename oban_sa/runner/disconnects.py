@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import asyncpg
 from sqlalchemy.exc import DBAPIError
 
@@ -31,6 +33,19 @@ PASSING: tuple[type[BaseException], ...] = (
     asyncpg.exceptions.InvalidSQLStatementNameError,  # 26000: a pooler handed us another server connection
     asyncpg.exceptions.DuplicatePreparedStatementError,  # 42P05: likewise
 )
+
+
+POOLED: Final = (
+    "a pooler in transaction mode that keeps no prepared statements; "
+    "start with --pooler (OBAN_POOLER=1, pooler = true), "
+    "give an engine of your own the connect arguments in docs/poolers.md, or set max_prepared_statements in PgBouncer"
+)
+"""What `is_misled` means, for whoever set the database up."""
+
+
+def is_misled(error: BaseException) -> bool:
+    """Say whether a prepared statement was not where it was left: a pooler hands out other connections in between."""
+    return isinstance(unwrapped(error), (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError))
 
 
 def is_away(error: BaseException) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -14,9 +15,19 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from oban_sa.errors import InvalidOption, RunnerError, nearest
+from oban_sa.runner.disconnects import POOLED
 from oban_sa.settings import safe
 
 CONNECT_TIMEOUT: Final = 10.0
+
+UNPREPARED: Final[Mapping[str, Any]] = {
+    "statement_cache_size": 0,
+    "prepared_statement_cache_size": 0,
+    # The statement without a name is parsed anew whenever it runs; any other would stay behind on a connection of the
+    # server that somebody else is given next.
+    "prepared_statement_name_func": lambda: "",
+}
+"""Connect arguments for a pooler in transaction mode that knows nothing of prepared statements."""
 
 _DRIVERS: Final = frozenset({"asyncpg", "psycopg", "psycopg_async", "psycopg2", "pg8000", "psycopg2cffi"})
 _NUMBERS: Final = {
@@ -45,13 +56,18 @@ _HINTS: Final = frozenset(
 _ONLY_LIBPQ: Final = {"channel_binding": "require", "gssencmode": "require"}
 
 
-def create_engine(url: str, *, application_name: str = "oban_sa", connections: int = 14) -> AsyncEngine:
+def create_engine(
+    url: str, *, application_name: str = "oban_sa", connections: int = 14, pooler: bool = False
+) -> AsyncEngine:
     """Return an engine on asyncpg for any PostgreSQL URL, libpq's parameters (`?sslmode=require`) included.
 
-    It opens at most `connections`, and keeps 24 of them at most. An `application_name` in the URL wins. Raises
-    InvalidOption for what is not the URL of a PostgreSQL database, without showing its password.
+    It opens at most `connections`, and keeps 24 of them at most. With `pooler`, or `?statement_cache_size=0` in the
+    URL, no prepared statement outlives a transaction. An `application_name` in the URL wins. Raises InvalidOption for
+    what is not the URL of a PostgreSQL database, without showing its password.
     """
     parsed, arguments = _translated(url, application_name)
+    if pooler or arguments.get("statement_cache_size") == 0:
+        arguments |= UNPREPARED
     kept = max(1, min(connections, 24))
     return create_async_engine(
         parsed, connect_args=arguments, pool_size=kept, max_overflow=max(0, connections - kept), pool_use_lifo=True
@@ -104,6 +120,8 @@ def explained(error: BaseException, url: str) -> RunnerError | None:
             what = f"the URL can't be used: {cause}"
         case ssl.SSLError():
             what = f"no encrypted connection to {where} could be made: {cause}"
+        case asyncpg.InvalidSQLStatementNameError() | asyncpg.DuplicatePreparedStatementError():
+            return RunnerError(f"{shown} leads to {POOLED}\n{cause}")
         case socket.gaierror():
             what = f"the host {parsed.host!r} is unknown"
         case ConnectionRefusedError():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
@@ -14,6 +15,7 @@ from oban_sa import backoff, messages, telemetry
 from oban_sa.runner.database import Database, describe
 from oban_sa.runner.engine import connect_arguments
 from oban_sa.runner.ticker import rested
+from oban_sa.sql.notifying import NOTIFY
 
 logger = logging.getLogger("oban_sa.runner")
 
@@ -22,6 +24,9 @@ Listener: TypeAlias = Callable[[dict[str, Any]], None]
 PROBE_WITHIN = 5.0
 """Seconds in which a connection that listens must have heard what it said itself."""
 
+START_WITHIN = 2.0
+"""Seconds that a starting runner waits until it listens."""
+
 PROBE_EVERY = 30.0
 """Seconds between probes, which also find connections that died without a word."""
 
@@ -29,8 +34,8 @@ PROBE_EVERY = 30.0
 class Notifier:
     """Fans messages out to listeners, reconnecting for as long as it lives.
 
-    It probes itself by notifying itself: a pooler in transaction mode takes LISTEN without complaint and delivers
-    nothing. Then it says so once, and the runner lives by polling.
+    It probes itself by saying something in the database: a pooler in transaction mode takes LISTEN without complaint
+    and delivers nothing. Then it says so once, and the runner lives by polling.
     """
 
     def __init__(
@@ -46,8 +51,10 @@ class Notifier:
         self._source = source
         self._listen_url = listen_url
         self._probe_channel = messages.channel(source.schema, "probe")
+        self._probe = database.prepare(NOTIFY)
         self._wake = asyncio.Event()
         self._heard = asyncio.Event()
+        self._tried = asyncio.Event()
         self._nonce = ""
         self._odd: set[str] = set()
         self._deaf = False
@@ -56,8 +63,14 @@ class Notifier:
         """Whether the last probe was heard."""
 
     async def start(self) -> None:
-        """Begin to connect; a database that can't be listened to never keeps a runner from starting."""
+        """Begin to listen: what is said from now on is heard, unless that can't be had at once.
+
+        A database that can't be listened to never keeps a runner from starting.
+        """
         self._task = asyncio.create_task(self._run(), name="oban_sa notifier")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(START_WITHIN):
+                await self._tried.wait()
 
     async def stop(self) -> None:
         """Close the connection."""
@@ -71,6 +84,7 @@ class Notifier:
             connection: asyncpg.Connection | None = None
             try:
                 connection = await self._connected()
+                self._tried.set()
                 while await self._probed(connection):
                     failures = 0
                     await rested(self._wake, PROBE_EVERY)
@@ -86,6 +100,7 @@ class Notifier:
                     self._database.went_away(error)
                 telemetry.emit(telemetry.NotifierDisconnected(runner=self._source, error=error, retry_in=rest))
             finally:
+                self._tried.set()
                 self.proven = False
                 if connection is not None:
                     connection.terminate()
@@ -109,17 +124,32 @@ class Notifier:
     async def _probed(self, connection: asyncpg.Connection) -> bool:
         self._nonce = uuid4().hex
         self._heard.clear()
-        await connection.execute("SELECT pg_notify($1, $2)", self._probe_channel, self._nonce, timeout=PROBE_WITHIN)
+        # A connection that died without a word is not deaf.
+        await connection.execute("SELECT 1", timeout=PROBE_WITHIN)
+        # From another connection: what is said on the same one comes back with its answer, through a pooler too.
+        line = self._database.line()
+        try:
+            await line.fetch(
+                self._probe, within=PROBE_WITHIN, channel=self._probe_channel, payloads=f'["{self._nonce}"]'
+            )
+        finally:
+            await line.close()
         try:
             async with asyncio.timeout(PROBE_WITHIN):
                 await self._heard.wait()
         except TimeoutError:
             if not self._deaf:
                 self._deaf = True
-                logger.warning(
-                    "this connection hears no notifications, as happens behind a pooler in transaction mode; "
-                    "new jobs are found by polling. Give a direct URL with --listen-url to hear of them at once"
-                )
+                if self._listen_url is None:
+                    logger.warning(
+                        "this connection hears no notifications, as happens behind a pooler in transaction mode; "
+                        "new jobs are found by polling. Give a direct URL with --listen-url to hear of them at once"
+                    )
+                else:
+                    logger.warning(
+                        "the connection to --listen-url hears nothing of what is said in the database; new jobs are "
+                        "found by polling. Does it lead to the very same database, and not through a pooler?"
+                    )
                 telemetry.emit(telemetry.NotifierDeaf(runner=self._source))
             return False
         if not self.proven:

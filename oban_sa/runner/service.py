@@ -80,7 +80,12 @@ def database(settings: Settings) -> Generator[str]:
 async def _serve(settings: Settings, url: str) -> None:
     if settings.listen_url is not None:
         connect_arguments(settings.listen_url)  # refuses now what the notifier would try for ever
-    engine = create_engine(url, application_name=f"oban_sa {settings.node}", connections=sum(settings.queues.values()))
+    engine = create_engine(
+        url,
+        application_name=f"oban_sa {settings.node}",
+        connections=sum(settings.queues.values()),
+        pooler=settings.pooler,
+    )
     stop_following = logs.follow_events()
     try:
         async with stoppable() as begin:
@@ -116,7 +121,7 @@ async def _serve(settings: Settings, url: str) -> None:
 async def _checked(settings: Settings, url: str) -> None:
     if settings.listen_url is not None:
         connect_arguments(settings.listen_url)
-    engine = create_engine(url, application_name=f"oban_sa {settings.node}", connections=1)
+    engine = create_engine(url, application_name=f"oban_sa {settings.node}", connections=1, pooler=settings.pooler)
     try:
         await _verified(engine, settings.schema, url)
     finally:
