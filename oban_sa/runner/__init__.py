@@ -182,13 +182,14 @@ class Runner:
             raise RunnerError("a runner starts once; make another Runner")
         await verify(self._engine, self.schema)
         self._started_at = clock.monotonic()
+        # Listening comes first, so that whatever is decided from now on is either read or heard.
+        await self._notifier.start()
         # What was paused stays so: nothing is fetched before that is known.
         await self._decisions.tick()
         await self._queues.begin()
         await self._heartbeat.start()
         for ticker in self._tickers:
             await ticker.start()
-        await self._notifier.start()
         telemetry.emit(telemetry.RunnerStart(runner=self._source, queues=dict(self.queues)))
 
     def stop(self) -> None:
