@@ -72,7 +72,7 @@ def registry() -> Registry:
 async def states(engine: AsyncEngine) -> dict[str, int]:
     async with engine.connect() as connection:
         rows = await connection.execute(text("SELECT state::text, count(*) FROM oban_jobs GROUP BY 1"))
-        return {state: count for state, count in rows}
+        return {row[0]: row[1] for row in rows}
 
 
 async def stored(engine: AsyncEngine, *jobs: Job) -> None:
