@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import create_engine, func, select, text
+from sqlalchemy import BigInteger, Column, MetaData, Table, create_engine, func, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, aliased, sessionmaker
 
@@ -488,9 +488,16 @@ async def test_a_session_keeps_the_map_of_its_own_schemas(engine: AsyncEngine) -
     await _second_schema(engine)
     there = Oban(engine, schema="jobs")
     job = await there.enqueue(Job("w"))
+    await there.enqueue(Job("w"))
     mapped = engine.execution_options(schema_translate_map={None: "tenant"})
+    orders = Table("orders", MetaData(), Column("job_id", BigInteger))
     async with AsyncSession(mapped) as session, session.begin():
-        assert (await there.cancel_job(job.id, session=session)).state == JobState.CANCELLED
+        await session.execute(text("CREATE SCHEMA tenant"))
+        await session.execute(
+            text("CREATE TABLE tenant.orders AS SELECT CAST(:id AS bigint) AS job_id"), {"id": job.id}
+        )
+        assert await there.cancel_jobs(Job.id == orders.c.job_id, session=session) == 1
+    assert (await there.get_job(job)).state == JobState.CANCELLED
 
 
 async def _second_schema(engine: AsyncEngine) -> None:

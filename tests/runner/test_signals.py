@@ -281,9 +281,11 @@ async def test_a_cancellation_that_nobody_heard_is_found_in_the_tables(house: Ho
 async def test_a_mark_of_an_earlier_attempt_cancels_nothing(house: House, gate: Gate) -> None:
     [job_id] = await house.enqueue(gate.wait.options(meta={"cancel_attempted_at": "2020-01-01T00:00:00"}).new())
     [other] = await house.enqueue(gate.wait.new())
-    async with house.runner():
+    async with house.runner(**only_signals(house)) as runner:
         await eventually(lambda: len(gate.began) == 2)
+        await runner._notifier.stop()
         await Oban(house.engine).cancel_job(other)
+        await runner._decisions.tick()
         await house.becomes(other, "cancelled")
         gate.open.set()
         await house.becomes(job_id, "completed")
