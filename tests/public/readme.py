@@ -1,0 +1,94 @@
+"""The README as a test sees it: its blocks in order, and the tables that are made from the code.
+
+python -m tests.public.readme         # writes the tables of commands and settings anew
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import click
+
+from oban_sa.cli import group
+from oban_sa.runner.__main__ import command as runner
+from tests.support import ROOT
+
+README = ROOT / "README.md"
+
+_BLOCK = re.compile(r"^(<!-- not run -->\n)?```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_FILE = re.compile(r"# ([\w/]+\.(?:py|toml))\n")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block; `file` is the name in its first line where it is a file of its own."""
+
+    language: str
+    text: str
+    runs: bool
+
+    @property
+    def file(self) -> str | None:
+        named = _FILE.match(self.text)
+        return named[1] if named else None
+
+
+def blocks() -> list[Block]:
+    """Return every fenced block, in order."""
+    found = _BLOCK.findall(README.read_text(encoding="utf-8"))
+    return [Block(language, text, runs=not skipped) for skipped, language, text in found]
+
+
+def commands() -> str:
+    """Return the table of commands, as the command line itself lists them."""
+    context = click.Context(group)
+    rows: list[tuple[str, str]] = []
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            inner = ((f"{name} {each}", command.commands[each]) for each in command.list_commands(context))
+            rows.extend((path, each.get_short_help_str(200)) for path, each in inner)
+        else:
+            rows.append((name, command.get_short_help_str(200)))
+    return _table(("command", "what it does"), [(f"`{name}`", says) for name, says in rows])
+
+
+def settings() -> str:
+    """Return the table of the runner's settings, as its help lists them."""
+    return _table(("flag", "what it sets"), list(_settings()))
+
+
+def _settings() -> Iterator[tuple[str, str]]:
+    for option in runner.params:
+        assert isinstance(option, click.Option)
+        value = f" {option.metavar}" if option.metavar else ""
+        says = re.sub(r"\[(OBAN_[A-Z_, ]+)\]", r"[`\1`]", option.help or "")
+        yield f"`{', '.join(option.opts)}{value}`", says
+
+
+def _table(head: tuple[str, str], rows: list[tuple[str, str]]) -> str:
+    lines = [head, ("---", "---"), *rows]
+    return "\n".join(f"| {left} | {right} |" for left, right in lines)
+
+
+def between(name: str) -> str:
+    """Return what stands below the marker of this name."""
+    found = re.search(rf"<!-- {name} -->\n(.*?)\n?<!-- end -->", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def write() -> None:
+    """Write both tables into the README."""
+    text = README.read_text(encoding="utf-8")
+    for name, table in (("commands", commands()), ("settings", settings())):
+        marked = f"<!-- {name} -->\n{table}\n<!-- end -->"
+        text = re.sub(rf"<!-- {name} -->\n.*?<!-- end -->", lambda _, marked=marked: marked, text, flags=re.DOTALL)
+    README.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write()

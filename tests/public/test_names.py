@@ -1,0 +1,111 @@
+"""What users import, what importing costs, and what is in the wheel."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import oban_sa
+from tests.support import ROOT, run_python
+
+NAMES = [
+    "Cancel",
+    "Job",
+    "JobState",
+    "Oban",
+    "Record",
+    "Result",
+    "Runner",
+    "Snooze",
+    "Worker",
+    "current_job",
+    "enqueue",
+    "enqueue_many",
+    "job",
+    "ref",
+    "schema_map",
+    "worker",
+]
+
+
+def test_the_public_names_are_these() -> None:
+    assert sorted(oban_sa.__all__) == NAMES
+    for name in NAMES:
+        assert getattr(oban_sa, name) is not None
+
+
+def test_a_star_import_gives_these_and_no_more() -> None:
+    given: dict[str, object] = {}
+    exec("from oban_sa import *", given)
+    assert sorted(given.keys() - {"__builtins__"}) == NAMES
+
+
+def test_importing_it_leaves_extras_and_the_command_line_alone() -> None:
+    done = run_python("-c", "import json, sys, oban_sa; print(json.dumps(sorted(sys.modules)))")
+    assert done.returncode == 0, done.stderr
+    loaded = set(json.loads(done.stdout))
+    assert "sqlalchemy" in loaded
+    extras = {"click", "rich", "uvloop", "psycopg", "pydantic", "msgspec", "pytest"}
+    assert loaded & (extras | {"oban_sa.embedded", "oban_sa.cli", "oban_sa.testing"}) == set()
+
+
+def test_importing_it_logs_and_prints_nothing() -> None:
+    done = run_python("-W", "error", "-X", "dev", "-c", "import oban_sa, logging; assert not logging.root.handlers")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """The names of the files in a wheel that is built here."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    (path,) = folder.glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        return set(archive.namelist())
+
+
+def test_the_wheel_has_types_and_every_module(wheel: set[str]) -> None:
+    assert "oban_sa/py.typed" in wheel
+    for path in (ROOT / "oban_sa").rglob("*.py"):
+        assert str(path.relative_to(ROOT)) in wheel
+
+
+def test_the_wheel_has_the_migrations(wheel: set[str]) -> None:
+    versions = {path.name for path in (ROOT / "oban_sa" / "migrations" / "versions").glob("v*.py")}
+    assert versions
+    assert {f"oban_sa/migrations/versions/{name}" for name in versions} <= wheel
+
+
+def test_the_wheel_has_nothing_but_the_package(wheel: set[str]) -> None:
+    tops = {name.partition("/")[0] for name in wheel}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"oban_sa"}
+    assert any(name.endswith("licenses/LICENSE") for name in wheel)
+
+
+def test_every_dependency_is_justified() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    everything = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
+    for requirement in everything:
+        name = re.match(r"[\w.-]+", requirement)
+        assert name is not None
+        if name[0] != project["name"]:
+            assert re.search(rf"\b{re.escape(name[0])}\b", text), (
+                f"CONTRIBUTING.md does not say why {name[0]} is needed"
+            )
+
+
+def test_every_folder_of_tests_is_described() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    for folder in sorted(path.parent for path in (ROOT / "tests").glob("*/__init__.py")):
+        assert f"`{Path(folder).name}/`" in text
