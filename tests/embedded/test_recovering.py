@@ -15,6 +15,7 @@ import psycopg
 import pytest
 
 from oban_sa import embedded
+from oban_sa.embedded import binaries
 from tests.embedded.users import answers, pid_seen_by, supervisor_of, user
 from tests.support import eventually
 
@@ -57,12 +58,20 @@ async def test_a_killed_server_can_be_started_again_at_once_under_the_same_url(f
     busy.close()
 
 
-def test_a_stale_pid_file_that_names_an_innocent_process_is_cleared_and_the_process_left_alone(folder: Path) -> None:
+@pytest.mark.parametrize("shows_where_it_works", [True, False])
+def test_a_stale_pid_file_that_names_an_innocent_process_is_cleared_and_the_process_left_alone(
+    folder: Path, shows_where_it_works: bool
+) -> None:
     with embedded.start(folder, fast=True) as before:
         trace = (before.data / "postmaster.pid").read_text().splitlines()
     owner = before.data.stat()
     with subprocess.Popen(
-        ["/bin/cat"], stdin=subprocess.PIPE, user=owner.st_uid if os.geteuid() == 0 else None
+        ["/bin/cat"],
+        stdin=subprocess.PIPE,
+        user=owner.st_uid if os.geteuid() == 0 else None,
+        # Another group is enough for the system to hide where a process works.
+        group=owner.st_gid if os.geteuid() == 0 and shows_where_it_works else None,
+        extra_groups=[] if os.geteuid() == 0 else None,
     ) as innocent:
         stale = before.data / "postmaster.pid"
         stale.write_text("\n".join([str(innocent.pid), *trace[1:], ""]))
@@ -118,14 +127,17 @@ def test_what_a_killed_initdb_left_is_neither_taken_for_data_nor_kept(folder: Pa
     assert not half.exists()
 
 
-@linux
-async def test_a_server_that_runs_without_a_supervisor_is_stopped_and_started_afresh(folder: Path) -> None:
-    attachment = embedded.start(folder, fast=True)
-    orphan = attachment.open()
-    os.kill(orphan.pid, signal.SIGSTOP)  # so that it can't follow its supervisor at once
-    os.kill(supervisor_of(orphan.pid), signal.SIGKILL)
-    attachment.close()
-    os.kill(orphan.pid, signal.SIGCONT)
-    with embedded.start(folder, fast=True) as fresh:
-        assert fresh.pid != orphan.pid
-        psycopg.connect(fresh.url).close()
+def test_a_server_that_runs_without_a_supervisor_is_stopped_and_started_afresh(folder: Path) -> None:
+    with embedded.start(folder, fast=True) as before:
+        owner = before.data.stat()
+    account = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []} if os.geteuid() == 0 else {}
+    program = binaries.choose(before.data).folder / "postgres"
+    options = ["-c", f"port={before.port}", "-c", "unix_socket_directories="]
+    with subprocess.Popen([program, "-D", before.data, *options], cwd="/", **account, stderr=subprocess.PIPE) as orphan:
+        assert orphan.stderr is not None
+        while b"ready to accept connections" not in (line := orphan.stderr.readline()):
+            assert line, "it ended"
+        with embedded.start(folder, fast=True) as fresh:
+            assert orphan.wait(10) == 0
+            assert fresh.pid != orphan.pid
+            psycopg.connect(fresh.url).close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import psycopg
 import pytest
 
 from oban_sa import embedded
-from tests.embedded.users import answers, pid_seen_by, user
+from tests.embedded.users import answers, pid_seen_by, supervisor_of, user
 from tests.support import eventually
 
 # Some server of this kind forks, whatever Python thinks of it; the child here runs nothing that could deadlock.
@@ -94,3 +95,9 @@ async def test_ctrl_c_in_the_starters_terminal_does_not_reach_the_server(folder:
         pid = await pid_seen_by(first)
         assert os.getsid(pid) != os.getsid(first.pid)
         assert os.getpgid(pid) != os.getpgid(first.pid)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells where a process is")
+def test_nothing_keeps_the_starters_directory_busy(folder: Path) -> None:
+    with embedded.start(folder, fast=True) as server:
+        assert os.readlink(f"/proc/{supervisor_of(server.pid)}/cwd") == "/"

@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import stat
+import threading
 from pathlib import Path
 
 import asyncpg
@@ -47,6 +48,31 @@ async def test_a_start_that_is_cancelled_leaves_no_server_behind(folder: Path) -
     attachment = embedded.start(folder, fast=True)
     with attachment as server:
         assert answers(server)
+    assert not answers(server)
+
+
+async def test_a_start_that_is_cancelled_when_it_has_just_succeeded_is_undone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, cancelled = threading.Event(), threading.Event()
+    really_open = embedded.Attachment.open
+
+    def open_slowly(attachment: embedded.Attachment) -> embedded.Server:
+        server = really_open(attachment)
+        opened.set()
+        cancelled.wait(30)
+        return server
+
+    monkeypatch.setattr(embedded.Attachment, "open", open_slowly)
+    attachment = embedded.start(folder, fast=True)
+    using = asyncio.create_task(attachment.__aenter__())
+    await asyncio.to_thread(opened.wait)
+    server = attachment.server
+    using.cancel()
+    await asyncio.sleep(0)
+    cancelled.set()
+    with pytest.raises(asyncio.CancelledError):
+        await using
     assert not answers(server)
 
 
@@ -185,15 +211,10 @@ def test_the_server_is_asked_for_inside_the_block(folder: Path) -> None:
         _ = embedded.start(folder).server
 
 
-def test_the_settings_of_other_postgresql_programs_are_not_taken_over(folder: Path) -> None:
-    code = (
-        "import psycopg, sys; from oban_sa import embedded\n"
-        "with embedded.start(sys.argv[1], fast=True) as server:\n"
-        "    print(server.data.is_relative_to(sys.argv[1]), server.port != 5432)"
-    )
-    odd = {"PGDATA": "/nowhere", "PGPORT": "5432", "PGOPTIONS": "-c nonsense=1", "LC_ALL": "xx_YY", "TZ": "Mars/Phobos"}
-    ran = run_python("-c", code, str(folder), env=odd)
-    assert ran.stdout == "True True\n", ran.stderr
+def test_the_servers_time_zone_is_not_that_of_who_starts_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    with embedded.start(folder, fast=True) as server, psycopg.connect(server.url) as connection:
+        assert connection.execute("SHOW timezone").fetchone() == ("UTC",)
 
 
 def test_it_works_from_a_directory_that_is_gone(folder: Path) -> None:
