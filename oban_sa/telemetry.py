@@ -164,6 +164,18 @@ class LifelineRescue(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PrunerPrune(Event):
+    """Jobs that were over were deleted: `count` of them, in transactions that took `duration` seconds together."""
+
+    name: ClassVar[str] = "oban.pruner.prune"
+    count: int
+    completed: int = 0
+    cancelled: int = 0
+    discarded: int = 0
+    duration: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerTick(Event):
     """Entries of the crontab were due at `at`, by the database's clock: `count` jobs were made.
 
@@ -245,6 +257,21 @@ class RunnerRecover(Event):
     part: str
     attempts: int
     duration: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunnerLag(Event):
+    """The event loop stood still for `lag` seconds, at `place` (file and line) in the code of a job where one is named.
+
+    Told once the loop turns again. `task` is the name of the task that held it.
+    """
+
+    name: ClassVar[str] = "oban.runner.lag"
+    lag: float
+    place: str | None = None
+    task: str | None = None
+    job_id: int | None = None
+    worker: str | None = None
 
 
 # Listening

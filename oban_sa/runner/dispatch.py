@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from oban_sa.errors import AttemptCancelled, AttemptError, AttemptTimedOut
 from oban_sa.models import Job
 from oban_sa.periods import describe
+from oban_sa.runner.handover import Handover
 from oban_sa.runner.processes import Processes
-from oban_sa.runner.sessions import AttemptSessions, Judge, Settled
+from oban_sa.runner.sessions import Around, AttemptSessions, Call, Judge, Settled
 from oban_sa.runner.threads import ThreadCall, Threads
 from oban_sa.workers.definition import Definition, call_by_name
 
@@ -35,15 +37,53 @@ class Dispatch:
             )
         return await _thread_ended(self._threads.call(lambda: definition.call(job)), within)
 
-    async def call_in_session(self, definition: Definition, job: Job, judge: Judge, *, within: float | None) -> Settled:
+    async def call_in_session(
+        self, definition: Definition, job: Job, judge: Judge, *, within: float | None, around: Around | None = None
+    ) -> Settled:
         """Run code that takes a session; what it wrote and how the job ended are committed together, or neither.
 
-        Returns the verdict and whether it was written: it was not where the attempt had lost its job. Raises what the
-        code raises, after rolling back.
+        `around` stands around the code, on this loop, and says what the answer is. Returns the verdict and whether it
+        was written: it was not where the attempt had lost its job. Raises what the code raises, after rolling back.
         """
+        if around is not None:
+            return await self._call_around(definition, job, judge, within, around)
         if definition.session == "async":
             return await _within(within, lambda: self._sessions.settled(definition, job, judge))
         call = self._threads.call(lambda: self._sessions.settled_in_thread(definition, job, judge))
+        settled: Settled = await _thread_ended(call, within)
+        return settled
+
+    async def _call_around(
+        self, definition: Definition, job: Job, judge: Judge, within: float | None, around: Around
+    ) -> Settled:
+        """The same with something around the code. Time counts for the code, and anew for what is written after it."""
+        if definition.session == "async":
+
+            async def timed(call: Call) -> Any:
+                return await around(lambda: _within(within, call))
+
+            return await self._sessions.settled(definition, job, judge, timed)
+
+        handover = Handover()
+
+        def start() -> ThreadCall:
+            return self._threads.call(lambda: self._sessions.settled_in_thread(definition, job, judge, handover.around))
+
+        async def code() -> Any:
+            handover.begin(start)
+            return await _thread_ended(handover, within)
+
+        try:
+            answer = await around(code)
+        except BaseException:
+            if handover.call is not None:
+                handover.drop()
+                with contextlib.suppress(BaseException):
+                    await _thread_ended(handover.call, None)
+            raise
+        # Where the code was not even begun, there is still an outcome to write, and it's written the same way.
+        call = handover.call or handover.skip(start)
+        handover.decide(answer)
         settled: Settled = await _thread_ended(call, within)
         return settled
 
@@ -71,7 +111,7 @@ async def _within(seconds: float | None, call: Callable[[], Awaitable[T]]) -> T:
         raise
 
 
-async def _thread_ended(call: ThreadCall, within: float | None) -> Any:
+async def _thread_ended(call: ThreadCall | Handover, within: float | None) -> Any:
     """Wait until the thread has really ended: a job whose code still runs must not be started again elsewhere.
 
     When time is up, or the attempt is cancelled, the code is interrupted at its next Python instruction.

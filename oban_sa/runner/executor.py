@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -19,6 +20,7 @@ from oban_sa.states import JobState
 from oban_sa.verdicts import Attempt, Verdict, given_back, judge
 from oban_sa.workers.current import running
 from oban_sa.workers.definition import Definition
+from oban_sa.workers.middleware import Chain
 from oban_sa.workers.registry import Registry
 
 
@@ -63,11 +65,18 @@ class Executor:
     """Runs attempts; everything that can come out of one is an answer."""
 
     def __init__(
-        self, dispatch: Dispatch, registry: Registry, *, allow: Sequence[str] = (), source: telemetry.Source
+        self,
+        dispatch: Dispatch,
+        registry: Registry,
+        *,
+        allow: Sequence[str] = (),
+        middleware: Chain | None = None,
+        source: telemetry.Source,
     ) -> None:
         self._dispatch = dispatch
         self._registry = registry
         self._allow = tuple(allow)
+        self._middleware = middleware or None
         self._source = source
 
     async def attempt(self, attempt: Running) -> Outcome | None:
@@ -109,13 +118,20 @@ class Executor:
     async def _run(self, definition: Definition, attempt: Running) -> Any:
         job = attempt.job
         within = definition.timeout(job)
+        around = None
+        if self._middleware is not None:
+            around = partial(self._middleware.around, job=job, definition=definition)
         if definition.session is None:
-            return await self._dispatch.call(definition, job, within=within)
+            if around is None:
+                return await self._dispatch.call(definition, job, within=within)
+            return await around(lambda: self._dispatch.call(definition, job, within=within))
 
         def verdict_of(answer: object) -> Verdict:
             return judge(about(job), answer)
 
-        verdict, written = await self._dispatch.call_in_session(definition, job, verdict_of, within=within)
+        verdict, written = await self._dispatch.call_in_session(
+            definition, job, verdict_of, within=within, around=around
+        )
         return _Settled(verdict, written)
 
     def _judge(self, definition: Definition | None, attempt: Running, answer: object) -> Verdict:

@@ -36,6 +36,7 @@ _LEVELS: Final[dict[type[telemetry.Event], int]] = {
     telemetry.StagerStage: logging.DEBUG,
     telemetry.LeaderElection: logging.INFO,
     telemetry.LifelineRescue: logging.WARNING,
+    telemetry.PrunerPrune: logging.INFO,
     telemetry.SchedulerTick: logging.DEBUG,
     telemetry.NotifierConnected: logging.INFO,
     telemetry.NotifierDisconnected: logging.WARNING,
@@ -45,6 +46,7 @@ _LEVELS: Final[dict[type[telemetry.Event], int]] = {
     telemetry.RunnerStop: logging.INFO,
     telemetry.RunnerRetry: logging.WARNING,
     telemetry.RunnerRecover: logging.INFO,
+    telemetry.RunnerLag: logging.DEBUG,  # the watch's own logger said so while it lasted
 }
 
 
@@ -178,6 +180,8 @@ def sentence(event: telemetry.Event) -> str:
         case telemetry.LifelineRescue():
             lost = f", {event.discarded} of them discarded" if event.discarded else ""
             return f"jobs rescued from dead nodes: {event.count}{lost}"
+        case telemetry.PrunerPrune():
+            return f"pruned {event.count} jobs that were over, in {describe(event.duration)}"
         case telemetry.SchedulerTick():
             skipped = f", {event.skipped} skipped because their last job is unfinished" if event.skipped else ""
             return f"jobs made by the crontab for {event.at:%Y-%m-%d %H:%M:%S}: {event.count}{skipped}"
@@ -205,6 +209,9 @@ def sentence(event: telemetry.Event) -> str:
             return f"{event.part} failed{nth}: {_error(event.error)}; trying again in {describe(event.retry_in)}"
         case telemetry.RunnerRecover():
             return f"{event.part} works again after {event.attempts} failures in {describe(event.duration)}"
+        case telemetry.RunnerLag():
+            where = f" at {event.place}" if event.place else ""
+            return f"the event loop stood still for {describe(event.lag)}{where}"
         case _:
             return event.name
 

@@ -62,6 +62,11 @@ class Notifier:
         self.proven = False
         """Whether the last probe was heard."""
 
+    @property
+    def deaf(self) -> bool:
+        """Whether the connection hears nothing, as behind a transaction pooler, so that the runner lives by polling."""
+        return self._deaf
+
     async def start(self) -> None:
         """Begin to listen: what is said from now on is heard, unless that can't be had at once.
 

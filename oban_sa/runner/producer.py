@@ -59,6 +59,8 @@ class Producer:
         self.uuid: UUID = uuid4()
         self.started_at = clock.now()
         self.running: dict[int, Running] = {}
+        self.cycled_at: float | None = None
+        """When a cycle last came to a good end, by this machine's monotonic clock."""
         self._holder = [source.node, str(self.uuid)]
         self._acker = Acker(source=source, queue=queue)
         self._database = database
@@ -207,6 +209,7 @@ class Producer:
                 await self._rest_despite_wakes(rest)
                 continue
             failures = 0
+            self.cycled_at = clock.monotonic()
             if not self._busy():
                 await rested(self._wake, self._poll_at - clock.monotonic())
 

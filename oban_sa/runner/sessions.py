@@ -21,6 +21,10 @@ Judge: TypeAlias = Callable[[object], Verdict]
 Settled: TypeAlias = tuple[Verdict, bool]
 """A verdict, and whether it was written."""
 
+Call: TypeAlias = Callable[[], Awaitable[Any]]
+Around: TypeAlias = Callable[[Call], Awaitable[Any]]
+"""Runs a call, or doesn't, and says what the answer is."""
+
 _ACKING_ONE = acking_one()
 
 
@@ -37,14 +41,16 @@ class AttemptSessions:
         self._bind = _mapped(engine, schema)
         self._local = threading.local()
 
-    async def settled(self, definition: Definition, job: Job, judge: Judge) -> Settled:
-        """Run code that takes an asynchronous session, on the loop."""
+    async def settled(self, definition: Definition, job: Job, judge: Judge, around: Around | None = None) -> Settled:
+        """Run code that takes an asynchronous session, on the loop; `around` stands around it, before its outcome."""
         session_class: Any = definition.session_class
         session: AsyncSession = session_class(self._bind, expire_on_commit=False)
-        return await _settled(session, job, judge, lambda: definition.call(job, session))
+        return await _settled(session, job, judge, lambda: definition.call(job, session), around)
 
-    def settled_in_thread(self, definition: Definition, job: Job, judge: Judge) -> Settled:
-        """Run code that takes a synchronous session, in this thread.
+    def settled_in_thread(
+        self, definition: Definition, job: Job, judge: Judge, around: Around | None = None
+    ) -> Settled:
+        """Run code that takes a synchronous session, in this thread; `around` runs on this thread's loop.
 
         The thread has a loop and a connection of its own, so synchronous code needs no second driver and may block.
         """
@@ -59,7 +65,9 @@ class AttemptSessions:
             session_class: Any = definition.session_class
             session = AsyncSession(bind, expire_on_commit=False, sync_session_class=session_class)
             within = session.run_sync
-            return runner.run(_settled(session, job, judge, lambda: within(lambda sync: definition.call(job, sync))))
+            return runner.run(
+                _settled(session, job, judge, lambda: within(lambda sync: definition.call(job, sync)), around)
+            )
         except Exception as error:
             if isinstance(error, (AttemptTimedOut, AttemptCancelled)):
                 # What interrupted the code may have struck in the middle of the loop's own work.
@@ -82,9 +90,9 @@ class AttemptSessions:
             runner.close()
 
 
-async def _settled(session: AsyncSession, job: Job, judge: Judge, call: Callable[[], Awaitable[Any]]) -> Settled:
+async def _settled(session: AsyncSession, job: Job, judge: Judge, call: Call, around: Around | None) -> Settled:
     async with session:
-        verdict = judge(await call())
+        verdict = judge(await call() if around is None else await _answer(session, call, around))
         await session.flush()
         written = await session.execute(
             _ACKING_ONE,
@@ -104,6 +112,27 @@ async def _settled(session: AsyncSession, job: Job, judge: Judge, call: Callable
             return verdict, False
         await session.commit()
         return verdict, True
+
+
+async def _answer(session: AsyncSession, call: Call, around: Around) -> Any:
+    """What `around` makes of the answer; it also sees what the database refuses of the code's writes."""
+    failed = False
+
+    async def written() -> Any:
+        nonlocal failed
+        try:
+            answer = await call()
+            await session.flush()
+        except BaseException:
+            failed = True
+            raise
+        return answer
+
+    answer = await around(written)
+    if failed:
+        # There is an answer instead of the error, but what the code had written until then is still half of something.
+        await session.rollback()
+    return answer
 
 
 def _mapped(engine: AsyncEngine, schema: str) -> AsyncEngine:

@@ -207,6 +207,7 @@ def test_every_event_has_a_sentence_of_its_own_and_a_level() -> None:
             telemetry.StagerStage(runner=SOURCE, count=2, queues=("q",), duration=0.1),
             telemetry.LeaderElection(runner=SOURCE, leader=True),
             telemetry.LifelineRescue(runner=SOURCE, count=2, discarded=1, job_ids=(1, 2), duration=0.1),
+            telemetry.PrunerPrune(runner=SOURCE, count=2, completed=2, duration=0.1),
             telemetry.SchedulerTick(runner=SOURCE, at=datetime.now(UTC), count=2, skipped=1, duration=0.1),
             telemetry.NotifierConnected(runner=SOURCE),
             telemetry.NotifierDisconnected(runner=SOURCE, error=OSError("x"), retry_in=1.0),
@@ -216,6 +217,7 @@ def test_every_event_has_a_sentence_of_its_own_and_a_level() -> None:
             telemetry.RunnerStop(runner=SOURCE, duration=90.0, given_back=2),
             telemetry.RunnerRetry(runner=SOURCE, part="p", attempt=1, retry_in=1.0, error=OSError("x")),
             telemetry.RunnerRecover(runner=SOURCE, part="p", attempts=1, duration=1.0),
+            telemetry.RunnerLag(runner=SOURCE, lag=2.0, place="jobs.py:3", job_id=1, worker="w"),
         ]
     }
     known = {each for each in vars(telemetry).values() if isinstance(each, type) and issubclass(each, telemetry.Event)}

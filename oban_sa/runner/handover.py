@@ -1,0 +1,97 @@
+"""A thread that runs code, and waits with its transaction open until the loop has decided what the answer is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from typing import Any
+
+from oban_sa.runner.threads import ThreadCall
+
+
+class Handover:
+    """Between a thread's code and its commit stands what runs on the loop: middleware, whose clients live there.
+
+    `future` is done when the code ended, while the thread still waits; `call` is the thread's call as a whole.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Any] = self._loop.create_future()
+        self.call: ThreadCall | None = None
+        self._skipped = False
+        self._answer: Any = None
+        self._kept: Future[bool] = Future()
+        self._over = False
+        self._lock = threading.Lock()
+
+    def begin(self, start: Callable[[], ThreadCall]) -> ThreadCall:
+        """Start the thread's call."""
+        self.call = start()
+        self.call.future.add_done_callback(self._thread_left)
+        return self.call
+
+    def skip(self, start: Callable[[], ThreadCall]) -> ThreadCall:
+        """Start it without the code: nobody wanted that to run."""
+        self._skipped = True
+        return self.begin(start)
+
+    def interrupt(self, error: type[BaseException]) -> None:
+        """Raise `error` in the code, and only there."""
+        with self._lock:
+            if self.call is not None and not self._over:
+                self.call.interrupt(error)
+
+    def decide(self, answer: Any) -> None:
+        """Let the thread commit, with this for an answer."""
+        self._answer = answer
+        self._kept.set_result(True)
+
+    def drop(self) -> None:
+        """Let the thread roll back."""
+        self._kept.set_result(False)
+
+    async def around(self, code: Callable[[], Awaitable[Any]]) -> Any:
+        """In the thread: run the code, tell the loop how it ended, and wait for what it says."""
+        error: BaseException | None = None
+        if not self._skipped:
+            answer: Any = None
+            try:
+                try:
+                    answer = await code()
+                finally:
+                    with self._lock:
+                        self._over = True
+            except BaseException as raised:
+                error = raised
+            self._tell(answer, error)
+        if not await asyncio.wrap_future(self._kept):
+            raise error or Dropped
+        return self._answer
+
+    def _tell(self, answer: Any, error: BaseException | None) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._settle, answer, error)
+        except RuntimeError:  # the loop is closed: nobody will decide any more
+            with contextlib.suppress(Exception):
+                self._kept.set_result(False)
+
+    def _settle(self, answer: Any, error: BaseException | None) -> None:
+        if self.future.done():
+            return
+        if error is not None:
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(answer)
+
+    def _thread_left(self, ended: asyncio.Future[Any]) -> None:
+        # It failed before it came to the code, or was struck between the code and what follows.
+        if not self._skipped and not self.future.done() and not ended.cancelled() and (error := ended.exception()):
+            self.future.set_exception(error)
+
+
+class Dropped(Exception):
+    """The answer was not wanted; the transaction rolls back."""

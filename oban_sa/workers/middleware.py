@@ -1,0 +1,92 @@
+"""Middleware: code that stands around every attempt, sees its answer, and may give another."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, TypeAlias
+
+from oban_sa.errors import InvalidOption, RunnerError
+from oban_sa.models import Job
+from oban_sa.workers.definition import Definition
+
+
+class CallNext:
+    """What comes next: the middleware further in, and in the middle the worker's code.
+
+    `definition` is the worker's. Calling it, with the job or without, is awaiting the answer; what the code raises
+    passes, timeouts and cancellation included. An attempt runs its code once: a second call raises `RunnerError`.
+    """
+
+    __slots__ = ("_called", "_inner", "_job", "_rest", "definition")
+
+    def __init__(
+        self, rest: Sequence[Middleware], job: Job, definition: Definition, inner: Callable[[], Awaitable[Any]]
+    ) -> None:
+        self.definition = definition
+        self._rest = rest
+        self._job = job
+        self._inner = inner
+        self._called = False
+
+    async def __call__(self, job: Job | None = None) -> Any:
+        """Go on, and return the answer."""
+        if job is not None and job is not self._job:
+            raise RunnerError(f"call_next goes on with the job that it was given; change that one, {self._job}")
+        if self._called:
+            raise RunnerError("call_next was called twice, but an attempt runs its code once; return Snooze(0) instead")
+        self._called = True
+        if not self._rest:
+            return await self._inner()
+        further = CallNext(self._rest[1:], self._job, self.definition, self._inner)
+        return await self._rest[0](self._job, further)
+
+
+Middleware: TypeAlias = Callable[[Job, CallNext], Awaitable[Any]]
+"""`async def middleware(job, call_next)`: what it returns, or raises, is the attempt's answer."""
+
+
+class Chain:
+    """Middleware in its order, outermost first."""
+
+    def __init__(self, middleware: Iterable[Middleware]) -> None:
+        """Raise `InvalidOption` for what can't be called and awaited with a job and what comes next."""
+        self._links = tuple(_checked(each) for each in _listed(middleware))
+
+    def __len__(self) -> int:
+        return len(self._links)
+
+    async def around(self, inner: Callable[[], Awaitable[Any]], *, job: Job, definition: Definition) -> Any:
+        """Run `inner` in the middle and return the answer of the outermost."""
+        return await CallNext(self._links, job, definition, inner)()
+
+
+def _listed(middleware: Any) -> Iterable[Any]:
+    if isinstance(middleware, (str, bytes)) or not isinstance(middleware, Iterable):
+        raise InvalidOption(f"middleware is a list of async functions, such as [{_shown(middleware)}]")
+    return middleware  # pyright: ignore[reportUnknownVariableType]
+
+
+def _checked(given: Any) -> Middleware:
+    if inspect.isclass(given):
+        raise InvalidOption(f"the middleware {given.__qualname__} is a class; give an object: {given.__qualname__}()")
+    if not callable(given):
+        raise InvalidOption(f"a middleware is an async function of a job and what comes next, not {given!r}")
+    routine: Any = given if inspect.isroutine(given) or hasattr(given, "func") else given.__call__
+    if not inspect.iscoroutinefunction(inspect.unwrap(routine)):
+        raise InvalidOption(
+            f"the middleware {_shown(given)} is no coroutine function; write async def "
+            f"{_shown(given)}(job, call_next): return await call_next(job)"
+        )
+    try:
+        inspect.signature(given).bind(None, None)
+    except TypeError:
+        raise InvalidOption(
+            f"the middleware {_shown(given)} takes other parameters than a job and what comes next; "
+            f"write async def {_shown(given)}(job, call_next)"
+        ) from None
+    return given  # type: ignore[no-any-return]  # pyright: ignore[reportReturnType]
+
+
+def _shown(given: Any) -> str:
+    return str(getattr(given, "__name__", None) or repr(given))
