@@ -23,6 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 
+from oban_sa import values as values_of
 from oban_sa.sql.fetching import jobs
 from oban_sa.states import JobState
 
@@ -80,7 +81,8 @@ def estimating() -> Explained:
 
 def estimate(plan: Any) -> int:
     """Return how many rows the planner expects, given the first column of what `estimating` answers."""
-    return int(plan[0]["Plan"]["Plan Rows"])
+    read: Any = values_of.from_json(plan) if isinstance(plan, (str, bytes)) else plan
+    return int(read[0]["Plan"]["Plan Rows"])
 
 
 class Explained(Executable, ClauseElement):

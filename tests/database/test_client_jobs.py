@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import BigInteger, Column, MetaData, Table, create_engine, func, select, text
@@ -15,11 +16,11 @@ from oban_sa.enqueueing import enqueue
 from oban_sa.errors import InvalidArguments, InvalidJob, InvalidOption, JobNotFound, SchemaMissing, SchemaOutdated
 from oban_sa.models import Job
 from oban_sa.references import ref
+from oban_sa.sql.counting import Explained
+from oban_sa.sql.steering import by_ids, cancelling, deleting, retrying, updating
 from oban_sa.states import JobState
 from tests.database.clients import Ears, change, ears, one_row, stored
 from tests.support import eventually, sync_url
-
-logger = logging.getLogger(__name__)
 
 PAST = datetime(2020, 1, 1, tzinfo=UTC)
 
@@ -179,10 +180,36 @@ async def test_nothing_is_announced_where_announcements_are_off(driven: AsyncEng
     quiet = Oban(driven, announce=False)
     job = await quiet.enqueue(Job("w"))
     await quiet.enqueue_many([Job("w")])
+    await quiet.enqueue_many([Job("w", attempt=1)])
     await quiet.cancel_job(job)
     await quiet.retry_job(job)
     await quiet.update_job(job, {"queue": "other"})
     assert await listening.heard() == []
+
+
+@pytest.mark.parametrize(
+    "statement", [cancelling, retrying, lambda wanted: updating(wanted, {"priority": 1}), deleting]
+)
+async def test_jobs_chosen_by_id_are_found_by_it_in_a_table_of_any_size(engine: AsyncEngine, statement: Any) -> None:
+    await Oban(engine).enqueue_many(Job("w") for _ in range(20_000))
+    async with engine.begin() as connection:
+        await connection.execute(text("ANALYZE oban_jobs"))
+        parameters = {"ids": [7, 8, 9], "signal": "s", "insert": "i"}
+        plan = (await connection.execute(Explained(statement(by_ids())), parameters)).scalar_one()
+    scans = [step["Node Type"] for step in _steps(plan if isinstance(plan, list) else json.loads(plan))]
+    assert "Index Scan" in scans
+    assert "Seq Scan" not in scans
+
+
+def _steps(plan: Any) -> Iterator[dict[str, Any]]:
+    """Every step of a plan that reads the table of jobs."""
+    if isinstance(plan, list):
+        for each in plan:
+            yield from _steps(each.get("Plan", each))
+        return
+    if plan.get("Relation Name") == "oban_jobs" and plan["Node Type"] != "ModifyTable":
+        yield plan
+    yield from _steps(plan.get("Plans", []))
 
 
 # --- cancel
