@@ -88,7 +88,8 @@ class Dispatch:
         return settled
 
     async def close(self) -> None:
-        """Let threads and processes go; code that still runs in a thread is not waited for long."""
+        """Let threads and processes go; code that still runs in a thread is left behind."""
+        self._threads.abandon()
         await asyncio.to_thread(self._threads.close, 1.0)
         self._processes.close()
 

@@ -12,6 +12,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from oban_sa import clock
+from oban_sa.errors import AttemptCancelled
 
 
 class ThreadCall:
@@ -23,37 +24,63 @@ class ThreadCall:
         self._context = contextvars.copy_context()
         self._thread_id: int | None = None
         self._ended = False
+        self._refusal: type[BaseException] | None = None
+        self._answered = False
+        self._answer: Any = None
+        self._error: BaseException | None = None
         self._lock = threading.Lock()
 
     def interrupt(self, error: type[BaseException]) -> None:
-        """Raise `error` in the code at its next Python instruction; code that waits inside C first returns."""
+        """Raise `error` in the code at its next Python instruction; code that waits inside C first returns.
+
+        Code that has not begun yet never does.
+        """
         with self._lock:
-            if self._thread_id is not None and not self._ended:
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread_id), ctypes.py_object(error))
+            if self._ended:
+                return
+            if self._thread_id is None:
+                self._refusal = error
+            else:
+                _raise_in(self._thread_id, error)
+
+    def abandon(self) -> None:
+        """Wait for the code no longer: this process is about to end, or nobody wants the answer."""
+        if not self.future.done():
+            self.future.set_exception(AttemptCancelled("the code could not be interrupted and was left behind"))
 
     def run(self) -> None:
-        """Make the call, in whichever thread this is."""
+        """Make the call, in whichever thread this is; `tell` passes on what came of it."""
         with self._lock:
             self._thread_id = threading.get_ident()
         try:
             try:
-                answer = self._context.run(self._function)
+                if self._refusal is not None:
+                    raise self._refusal
+                self._answer = self._context.run(self._function)
+                self._answered = True
             finally:
-                # From here on nothing may be raised into this thread: it belongs to the next call.
-                with self._lock:
-                    self._ended = True
+                self._end()
         except BaseException as error:
-            self._tell(None, error)
-        else:
-            self._tell(answer, None)
+            self._end()
+            if not self._answered:  # else the interruption came just as the code ended, and interrupts nothing
+                self._error = error
 
-    def _tell(self, answer: Any, error: BaseException | None) -> None:
+    def tell(self) -> None:
+        """Settle the future on its loop."""
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            self.future.get_loop().call_soon_threadsafe(self._settle, answer, error)
+            self.future.get_loop().call_soon_threadsafe(self._settle)
 
-    def _settle(self, answer: Any, error: BaseException | None) -> None:
+    def _end(self) -> None:
+        # From here on nothing may be raised into this thread: it belongs to the next call.
+        while not self._ended:
+            with contextlib.suppress(BaseException), self._lock:
+                _raise_in(threading.get_ident(), None)
+                self._ended = True
+
+    def _settle(self) -> None:
         if self.future.done():
             return
+        error = self._error
         if isinstance(error, StopIteration):  # a future refuses it
             wrapped = RuntimeError("the code raised StopIteration")
             wrapped.__cause__ = error
@@ -61,11 +88,11 @@ class ThreadCall:
         if error is not None:
             self.future.set_exception(error)
         else:
-            self.future.set_result(answer)
+            self.future.set_result(self._answer)
 
 
 class Threads:
-    """Daemon threads that take calls in turn; as many as there are calls at once, up to the sum of all queues' limits.
+    """Daemon threads that take calls in turn; as many as there were calls at once.
 
     Daemon threads, unlike those of `concurrent.futures`, never keep a stopping process from ending.
     """
@@ -75,6 +102,7 @@ class Threads:
         self._leaving = leaving
         self._calls: SimpleQueue[ThreadCall | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
+        self._working: dict[threading.Thread, ThreadCall] = {}
         self._free = 0
         self._lock = threading.Lock()
 
@@ -91,20 +119,41 @@ class Threads:
         self._calls.put(call)
         return call
 
+    def abandon(self) -> None:
+        """Wait no longer for code that still runs."""
+        with self._lock:
+            calls = list(self._working.values())
+        for call in calls:
+            call.abandon()
+
     def close(self, within: float) -> None:
-        """Let the threads end; those that are free do so within the time, those at work once their code returns."""
+        """Let the threads end; those that are free are given some time, those at work end once their code returns."""
         with self._lock:
             threads, self._threads, self._free = self._threads, [], 0
+            busy = set(self._working)
         for _ in threads:
             self._calls.put(None)
         deadline = clock.monotonic() + within
         for thread in threads:
-            thread.join(max(deadline - clock.monotonic(), 0))
+            if thread not in busy:
+                thread.join(max(deadline - clock.monotonic(), 0))
 
     def _work(self) -> None:
+        me = threading.current_thread()
         while (call := self._calls.get()) is not None:
-            call.run()
-            del call
             with self._lock:
+                self._working[me] = call
+            call.run()
+            with self._lock:
+                del self._working[me]
+                # Before anybody hears that the call has ended, and makes the next one.
                 self._free += 1
+            call.tell()
+            del call
         self._leaving()
+
+
+def _raise_in(thread_id: int, error: type[BaseException] | None) -> None:
+    """Raise an error in a thread at its next instruction; None takes back one that it has not met yet."""
+    raised = None if error is None else ctypes.py_object(error)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread_id), raised)
