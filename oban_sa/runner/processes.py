@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import multiprocessing
 import os
 import signal
@@ -58,23 +57,37 @@ class _Child:
         try:
             if self._pid is None:
                 self._pid = await loop.run_in_executor(self._pool, os.getpid)
-            return await loop.run_in_executor(self._pool, function, *arguments)
+            return await loop.run_in_executor(self._pool, _run, function, *arguments)
         except BaseException as error:
             self.broken = type(error).__name__ == "BrokenProcessPool"
             raise
 
     def kill(self) -> None:
-        if self._pid is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._pid, signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
+        # By the child itself, not by its number, which may be another process's once the child has died.
+        for process in multiprocessing.active_children():
+            if process.pid == self._pid:
+                process.kill()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _begin(parent: int, environment: dict[str, str]) -> None:
     os.environ.update(environment)
-    # Ctrl-C reaches the whole process group; the runner decides what it means for running jobs.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C and some supervisors' SIGTERM reach every process; the runner decides what they mean for running jobs.
+    # Not SIG_IGN, which programs that a job starts would inherit.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _unimpressed)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _unimpressed(number: int, frame: object) -> None:
+    pass
+
+
+def _run(function: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return function(*arguments)
+    except StopIteration as error:  # a future refuses it, and whoever awaits it would wait for ever
+        raise RuntimeError("the code raised StopIteration") from error
 
 
 def _end_with(parent: int) -> None:
