@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Final
 
 import asyncpg
+from asyncpg.exceptions._base import DataError as DriverDataError
 from sqlalchemy.exc import DBAPIError
 
 AWAY: tuple[type[BaseException], ...] = (
     OSError,  # ConnectionError, TimeoutError and failed look-ups of the host's name among them
-    asyncpg.InterfaceError,  # the connection was closed under us
+    asyncpg.InterfaceError,  # the connection was closed under us; but see MISTAKEN
     asyncpg.InternalClientError,  # the protocol broke off in the middle of a message
     asyncpg.PostgresConnectionError,  # class 08
     asyncpg.exceptions.InsufficientResourcesError,  # class 53: too many connections, out of memory, disk full
@@ -48,14 +49,25 @@ def is_misled(error: BaseException) -> bool:
     return isinstance(unwrapped(error), (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError))
 
 
+MISTAKEN: tuple[type[BaseException], ...] = (
+    DriverDataError,  # a value that the driver could not even send
+    asyncpg.ClientConfigurationError,
+    asyncpg.UnsupportedClientFeatureError,
+    asyncpg.exceptions.UnsupportedServerFeatureError,
+)
+"""Errors of those families that come again however often the statement is repeated."""
+
+
 def is_away(error: BaseException) -> bool:
     """Say whether the connection is of no more use and the same statement may work on another one later."""
-    return isinstance(unwrapped(error), AWAY)
+    error = unwrapped(error)
+    return isinstance(error, AWAY) and not isinstance(error, MISTAKEN)
 
 
 def is_passing(error: BaseException) -> bool:
     """Say whether the very same statement may work when it is tried again: the database is away, or was in the way."""
-    return isinstance(unwrapped(error), AWAY + PASSING)
+    error = unwrapped(error)
+    return isinstance(error, AWAY + PASSING) and not isinstance(error, MISTAKEN)
 
 
 def unwrapped(error: BaseException) -> BaseException:
