@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from oban_sa import clock, messages, telemetry
 from oban_sa.runner.database import Database
-from oban_sa.sql.staging import next_due, staging
+from oban_sa.sql.staging import staging
 
 LIMIT = 5000
 """Jobs staged by one statement."""
@@ -20,7 +20,6 @@ class Stager:
     ) -> None:
         self._line = database.line()
         self._staging = database.prepare(staging())
-        self._next_due = database.prepare(next_due())
         self._channel = messages.channel(source.schema, "insert")
         self._source = source
         self._every = every
@@ -30,23 +29,24 @@ class Stager:
         """Stage what is due; the seconds until the next job is."""
         started = clock.monotonic()
         rows = await self._line.fetch(self._staging, limit=LIMIT, channel=self._channel)
-        for row in rows:
+        ahead = rows[0]["seconds"]
+        staged = [row for row in rows if row["queue"] is not None]
+        for row in staged:
             self._staged(row["queue"])
-        count = sum(row["count"] for row in rows)
+        count = sum(row["count"] for row in staged)
         if count:
             telemetry.emit(
                 telemetry.StagerStage(
                     runner=self._source,
                     count=count,
-                    queues=tuple(row["queue"] for row in rows),
+                    queues=tuple(row["queue"] for row in staged),
                     duration=clock.monotonic() - started,
                 )
             )
         if count >= LIMIT:
             return 0
-        seconds = (await self._line.fetch(self._next_due))[0]["seconds"]
-        # A job that is overdue and was not staged is being staged elsewhere: no reason to hurry.
-        return self._every if seconds is None or seconds <= 0 else min(seconds + 0.001, self._every)
+        # A millisecond later than the moment, lest it be a microsecond too early.
+        return self._every if ahead is None else min(max(ahead, 0) + 0.001, self._every)
 
     async def close(self) -> None:
         """Close the connection."""

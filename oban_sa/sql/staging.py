@@ -4,31 +4,38 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import CTE, ColumnElement, Executable, Integer, Text, bindparam, cast, func, select, update
+from sqlalchemy import CTE, ColumnElement, Executable, Integer, Text, bindparam, cast, func, select, true, update
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from oban_sa.sql.fetching import jobs
 from oban_sa.sql.literals import inline
-from oban_sa.sql.moments import seconds_between, utc_now
+from oban_sa.sql.moments import seconds_between, utc_clock, utc_now
 
 STAGEABLE = jobs.c.state.in_((inline("'scheduled'"), inline("'retryable'")))
 """Written as the partial index on `(scheduled_at, id)` has it, so that the index serves."""
 
 
 def staging() -> Executable:
-    """Stage due jobs of every queue, oldest first, and announce their queues: rows of `queue`, `count`.
+    """Stage due jobs of every queue, oldest first, announce their queues, and look ahead, in one round trip.
 
-    Parameters: `limit`, `channel`.
+    Rows of `queue`, `count` and `seconds` until the next job is due, which is NULL where there is none; where nothing
+    was staged one row that has only that. Parameters: `limit`, `channel`.
     """
     staged = _staged()
-    counted = select(staged.c.queue, func.count().label("count")).group_by(staged.c.queue).cte("counted")
-    return select(counted.c.queue, counted.c.count, _announced(counted.c.queue).label("announced"))
-
-
-def next_due() -> Executable:
-    """One row: `seconds` until the next scheduled or retryable job is due, negative when overdue, or NULL."""
-    first = select(func.min(jobs.c.scheduled_at).label("at")).where(STAGEABLE).subquery("first")
-    return select(seconds_between(utc_now(), first.c.at).label("seconds"))
+    counted = (
+        select(staged.c.queue, func.count().label("count"), _announced(staged.c.queue).label("announced"))
+        .group_by(staged.c.queue)
+        .cte("counted")
+    )
+    # What is due by now was staged above, or is being staged or changed by somebody else.
+    following = select(func.min(jobs.c.scheduled_at).label("at")).where(STAGEABLE, jobs.c.scheduled_at > utc_now())
+    ahead = following.subquery("ahead")
+    return select(
+        counted.c.queue,
+        counted.c.count,
+        counted.c.announced,
+        seconds_between(utc_clock(), ahead.c.at).label("seconds"),
+    ).select_from(ahead.outerjoin(counted, true()))
 
 
 def unfinished() -> Executable:
