@@ -10,6 +10,7 @@ from oban_sa import clock, telemetry
 from oban_sa.errors import AttemptOrphaned
 from oban_sa.runner.database import Database, Transaction
 from oban_sa.runner.leader import Leader
+from oban_sa.sql.notifying import NOTIFY, insertions
 from oban_sa.sql.rescuing import LIMIT, abandoned, burying, dead, exhausted, rescuing
 from oban_sa.verdicts import orphaned
 
@@ -48,7 +49,8 @@ class Lifeline:
         self._burying = database.prepare(burying())
         self._abandoned = database.prepare(abandoned())
         self._exhausted = database.prepare(exhausted())
-        self._exhausted_at = 0.0
+        self._announcing = database.prepare(NOTIFY)
+        self._exhausted_at = -EXHAUSTED_EVERY
 
     async def tick(self) -> float:
         """Rescue what there is to rescue."""
@@ -61,15 +63,26 @@ class Lifeline:
             rescued = await self._rescue(transaction)
             if self._abandoned_after is not None:
                 rescued += await transaction.fetch(self._abandoned, after=self._abandoned_after, text=ABANDONED)
-            if started - self._exhausted_at > EXHAUSTED_EVERY:
-                rescued += await transaction.fetch(self._exhausted, text=EXHAUSTED)
-                self._exhausted_at = started
+            if queues := {row["queue"] for row in rescued if row["state"] == "available"}:
+                await transaction.fetch(self._announcing, **insertions(sorted(queues), self._source.schema))
         self._tell(rescued, clock.monotonic() - started)
+        if started - self._exhausted_at > EXHAUSTED_EVERY:
+            self._exhausted_at = started
+            await self._discard_exhausted()
         return 0 if len(rescued) >= LIMIT else self._every
 
     async def close(self) -> None:
         """Close the connection."""
         await self._line.close()
+
+    async def _discard_exhausted(self) -> None:
+        # In a transaction of its own: a look at a long backlog takes its time, and must not hold up a rescue.
+        started = clock.monotonic()
+        async with self._line.transaction() as transaction:
+            if not await self._leader.holds(transaction):
+                return
+            discarded = await transaction.fetch(self._exhausted, text=EXHAUSTED)
+        self._tell(discarded, clock.monotonic() - started)
 
     async def _rescue(self, transaction: Transaction) -> list[asyncpg.Record]:
         gone = await transaction.fetch(self._dead)

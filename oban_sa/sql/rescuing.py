@@ -42,11 +42,11 @@ def dead() -> Executable:
     Each row says itself, in its meta, after how many seconds it is dead. Rows that say nothing belong to members of the
     family that look after their own; they are never touched.
     """
-    promised = cast(producers.c.meta.op("->>")(inline("'dead_after'")), Double)
+    promised = _number(producers.c.meta, "dead_after", Double())
     silent_for = seconds_between(producers.c.updated_at, utc_now())
     return (
         select(producers.c.uuid, producers.c.node, producers.c.queue, silent_for.label("silent_for"))
-        .where(producers.c.meta.op("?")(inline("'dead_after'")), silent_for > promised)
+        .where(silent_for > promised)
         .with_for_update(skip_locked=True)
     )
 
@@ -71,7 +71,7 @@ def rescuing() -> Executable:
         .cte("orphans")
     )
     spent = jobs.c.attempt >= jobs.c.max_attempts
-    rescued = func.coalesce(cast(jobs.c.meta.op("->>")(inline("'rescued'")), Integer), inline("0")) + inline("1")
+    rescued = func.coalesce(_number(jobs.c.meta, "rescued", Integer()), inline("0")) + inline("1")
     meta = func.coalesce(jobs.c.meta, inline("'{}'::jsonb"))
     return (
         update(jobs)
@@ -143,3 +143,10 @@ def exhausted() -> Executable:
         )
         .returning(jobs.c.id, jobs.c.queue, jobs.c.worker, jobs.c.state, jobs.c.attempt, jobs.c.max_attempts)
     )
+
+
+def _number(meta: ColumnElement[Any], key: str, type_: Any) -> ColumnElement[Any]:
+    """A number in a JSON object; NULL where something else stands there, whoever wrote it."""
+    found = meta.op("->")(inline(f"'{key}'"))
+    is_number = func.jsonb_typeof(found) == inline("'number'")
+    return case((is_number, cast(meta.op("->>")(inline(f"'{key}'")), type_)))
