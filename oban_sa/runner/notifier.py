@@ -118,9 +118,14 @@ class Notifier:
             )
         self._wake.clear()
         connection.add_termination_listener(lambda _: self._wake.set())
-        channels = {messages.channel(self._source.schema, short): short for short in self._listeners}
-        for channel in (*channels, self._probe_channel):
-            await connection.add_listener(channel, self._receive)
+        channels = [messages.channel(self._source.schema, short) for short in self._listeners]
+        try:
+            async with asyncio.timeout(PROBE_WITHIN * 2):
+                for channel in (*channels, self._probe_channel):
+                    await connection.add_listener(channel, self._receive)
+        except BaseException:
+            connection.terminate()
+            raise
         return connection
 
     async def _connected_to(self, url: str) -> asyncpg.Connection:
@@ -186,10 +191,10 @@ class Notifier:
         try:
             listener(message)
         except Exception as error:
-            self._wonder(short, f"makes no sense ({describe(error)})", repr(message))
+            self._wonder(short, f"makes no sense ({describe(error)})", str(message))
 
     def _wonder(self, short: str, what: str, text: str) -> None:
         kind = f"{short} {what}"
         if kind not in self._odd and len(self._odd) < 100:
             self._odd.add(kind)
-            logger.warning("a message on %r %s and was ignored: %.200s", short, what, text)
+            logger.warning("a message on %r %s and was ignored: %.200s", short, what, ascii(text))
