@@ -121,6 +121,7 @@ class Runner:
                 source=self._source,
                 poll_every=seconds(poll_every),
                 dead_after=self._dead_after,
+                due_in=self._due_in,
                 paused=paused,
             )
 
@@ -159,10 +160,11 @@ class Runner:
             )
         tickers = {name: Ticker(name, part, source=self._source) for name, part in parts.items()}
         self._tickers = list(tickers.values())
-        self._stager = tickers["stager"]
+        self._stager, self._leader = tickers["stager"], tickers["leader"]
+        self._stage_every = seconds(stage_every)
         self._notifier = Notifier(
             self._database,
-            {"insert": self._inserted, "signal": signals.receive},
+            {"insert": self._inserted, "signal": signals.receive, "leader": self._resigned},
             source=self._source,
             listen_url=listen_url,
         )
@@ -218,6 +220,8 @@ class Runner:
             await (self.until_idle() if until_idle else self.wait_stopped())
 
     async def __aenter__(self) -> Self:
+        if self._started_at is not None:
+            raise RunnerError("a runner starts once; make another Runner")
         try:
             await self.start()
         except BaseException:
@@ -242,8 +246,7 @@ class Runner:
             producer.interrupt(Interrupted.SHUTDOWN)
         await self._attempts_ended(UNWINDING)
         await self._notifier.stop()
-        for ticker in reversed(self._tickers):
-            await ticker.stop()
+        await asyncio.gather(*(ticker.stop() for ticker in reversed(self._tickers)))
         await self._heartbeat.stop()
         await self._dispatch.close()
         given_back = await self._queues.close()
@@ -279,10 +282,17 @@ class Runner:
         # It may have been about a job that is due in a moment, sooner than the stager would look again.
         self._stager.nudge_within(STAGE_WITHIN)
 
+    def _resigned(self, _message: dict[str, Any]) -> None:
+        self._leader.nudge()
+
+    def _due_in(self, after: float) -> None:
+        # What is due later, the stager sees for itself the next time it looks.
+        if after < self._stage_every:
+            self._stager.nudge_within(STAGE_WITHIN)
+
     def _lost(self, uuids: list[UUID]) -> None:
         for producer in self._queues.all:
             if producer.uuid in uuids:
-                telemetry.emit(telemetry.ProducerLost(runner=self._source, queue=producer.queue))
                 producer.recount()
 
 

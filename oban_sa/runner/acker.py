@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from oban_sa import telemetry, values
@@ -21,11 +21,15 @@ BATCH = 500
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A verdict and the job it is about; `replaced` where the database refused what was said first."""
+    """A verdict and the job it is about.
+
+    `replaced` where the database refused what was said first; `perhaps_written` where it never answered.
+    """
 
     job: Job
     verdict: Verdict
     replaced: bool = False
+    perhaps_written: bool = False
 
 
 class Acker:
@@ -52,19 +56,16 @@ class Acker:
         """The jobs whose outcome is not written yet."""
         return [outcome.verdict.job_id for outcome in (*self._writing, *self._waiting)]
 
-    def refunds(self) -> int:
-        """How many of the outcomes to write give their job back unspent, to be run at once."""
-        return sum(outcome.verdict.state is JobState.AVAILABLE for outcome in (*self._writing, *self._waiting))
-
     def take(self, limit: int = BATCH) -> tuple[Outcome, ...]:
         """Begin to write the oldest outcomes; ends with `written` or `failed`."""
         count = min(limit, len(self._waiting))
         self._writing = tuple(self._waiting.popleft() for _ in range(count))
         return self._writing
 
-    def failed(self) -> None:
-        """Put what was taken back in its place."""
-        self._waiting.extendleft(reversed(self._writing))
+    def failed(self, *, perhaps_written: bool) -> None:
+        """Put what was taken back in its place; `perhaps_written` where only the answer may have been lost."""
+        again = [replace(outcome, perhaps_written=True) if perhaps_written else outcome for outcome in self._writing]
+        self._waiting.extendleft(reversed(again))
         self._writing = ()
 
     def replace_first(self, outcome: Outcome) -> None:
@@ -76,10 +77,13 @@ class Acker:
         self._waiting.popleft()
 
     def written(self, acked: Iterable[int], *, duration: float) -> None:
-        """Let go of what was taken; those not `acked` had lost their job to another attempt, and are reported."""
+        """Let go of what was taken; those not `acked` had lost their job to another attempt, and are reported.
+
+        Not those that may have been written before: it is then their own first writing that they come too late for.
+        """
         taken, self._writing = self._writing, ()
         known = set(acked)
-        stale = [outcome for outcome in taken if outcome.verdict.job_id not in known]
+        stale = [each for each in taken if each.verdict.job_id not in known and not each.perhaps_written]
         if telemetry.listening(telemetry.ProducerAck):
             telemetry.emit(
                 telemetry.ProducerAck(

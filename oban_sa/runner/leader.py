@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from datetime import datetime
 from typing import Any
 
-from oban_sa import clock, telemetry
+from oban_sa import clock, messages, telemetry, values
 from oban_sa.runner.database import Database, Transaction
 from oban_sa.runner.disconnects import is_away
 from oban_sa.sql.leading import electing, leading, lease_name, resigning
+from oban_sa.sql.notifying import NOTIFY
 
 logger = logging.getLogger("oban_sa.runner")
+
+CLOSING = 2.0
+"""Seconds that a stopping leader spends on giving up its lease."""
 
 
 class Leader:
@@ -28,6 +33,8 @@ class Leader:
         self._electing = database.prepare(electing())
         self._leading = database.prepare(leading())
         self._resigning = database.prepare(resigning())
+        self._announcing = database.prepare(NOTIFY)
+        self._channel = messages.channel(source.schema, "leader")
         self._held_since: datetime | None = None
         self._until = 0.0
 
@@ -55,7 +62,11 @@ class Leader:
         """Give the lease up, so that another node leads at once."""
         try:
             if self._held_since is not None:
-                await self._line.fetch(self._resigning, within=2, **self._mine())
+                async with asyncio.timeout(CLOSING):
+                    await self._line.fetch(self._resigning, **self._mine())
+                    resigned = messages.resign(self._source.name, self._source.node)
+                    payloads = values.dumps([messages.encode(resigned)])
+                    await self._line.fetch(self._announcing, channel=self._channel, payloads=payloads)
         except Exception as error:
             if not is_away(error):
                 logger.exception("the lease could not be given up; it runs out by itself")

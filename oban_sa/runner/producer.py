@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -13,7 +14,7 @@ import orjson
 
 from oban_sa import backoff, clock, telemetry
 from oban_sa.models import Job
-from oban_sa.runner.acker import BATCH, Acker, Outcome, as_arrays
+from oban_sa.runner.acker import BATCH, Acker, Outcome, as_arrays, report_stale
 from oban_sa.runner.database import Database, Line, Prepared, describe
 from oban_sa.runner.disconnects import is_away, is_passing
 from oban_sa.runner.executor import Executor, Interrupted, Running, about
@@ -21,6 +22,7 @@ from oban_sa.runner.ticker import rested
 from oban_sa.sql.acking import acking, acking_and_fetching
 from oban_sa.sql.fetching import JSON_TEXT, fetching
 from oban_sa.sql.holding import holding, reclaiming
+from oban_sa.sql.notifying import NOTIFY, insertions
 from oban_sa.sql.producing import leaving, registering
 from oban_sa.states import JobState
 from oban_sa.verdicts import Verdict, given_back, judge
@@ -51,8 +53,10 @@ class Producer:
         source: telemetry.Source,
         poll_every: float,
         dead_after: float,
+        due_in: Callable[[float], None],
         paused: bool = False,
     ) -> None:
+        """`due_in` is told after how many seconds a job of this producer is due again."""
         self.queue = queue
         self.limit = limit
         self.paused = paused
@@ -68,6 +72,7 @@ class Producer:
         self._source = source
         self._poll_every = poll_every
         self._dead_after = dead_after
+        self._due_in = due_in
         self._line: Line = database.line()
         self._statements = _Statements(database)
         self._wake = asyncio.Event()
@@ -78,6 +83,10 @@ class Producer:
         self._doubtful = False
         self._outdated = False
         self._reclaimed_at = clock.monotonic()
+        self._begun = False
+        self._present = False
+        self._awake_at = 0.0
+        self._given_back = 0
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
 
@@ -88,7 +97,11 @@ class Producer:
 
     async def register(self) -> None:
         """Write this producer's row; jobs are fetched only under a row that says who holds them."""
-        await self._line.fetch(self._statements.registering, **self.row())
+        began, self._begun = self._begun, True
+        rows = await self._line.fetch(self._statements.registering, **self.row())
+        self._present, self._awake_at = True, clock.monotonic()
+        if began and rows[0]["fresh"]:
+            self.recount()
 
     def row(self) -> dict[str, Any]:
         """What this producer's row says."""
@@ -159,14 +172,17 @@ class Producer:
         self._stopping = True
         self._wake.set()
         if self._task is not None:
+            _, late = await asyncio.wait([self._task], timeout=LAST_WORDS)
+            for task in late:
+                task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         for running in self.running.values():
-            self._acker.add(Outcome(running.job, given_back(about(running.job))))
+            self._give_back(running.job)
         self.running.clear()
-        given = self._acker.refunds()
         try:
             async with asyncio.timeout(LAST_WORDS):
-                given += await self._last_words()
+                if self._begun:
+                    await self._last_words()
         except Exception as error:
             logger.warning(
                 "queue %s could not write its last outcomes (%s); its jobs are rescued once this node counts as dead",
@@ -175,9 +191,9 @@ class Producer:
             )
         finally:
             await self._line.close()
-        return given
+        return self._given_back
 
-    async def _last_words(self) -> int:
+    async def _last_words(self) -> None:
         failures = 0
         while True:
             try:
@@ -187,8 +203,12 @@ class Producer:
                 rows = await self._line.fetch(
                     self._statements.reclaiming, queue=self.queue, holder=self._holder, known=[]
                 )
+                self._given_back += len(rows)
+                if self._given_back:
+                    announced: dict[str, Any] = insertions([self.queue], self._source.schema)
+                    await self._line.fetch(self._statements.announcing, **announced)
                 await self._line.fetch(self._statements.leaving, uuids=[self.uuid])
-                return len(rows)
+                return
             except Exception as error:
                 failures += 1
                 if not is_passing(error):
@@ -206,10 +226,12 @@ class Producer:
                 rest = backoff.retrying(failures)
                 self._tell(error, failures, rest)
                 self._hungry = True
+                self._present = False
                 await self._rest_despite_wakes(rest)
                 continue
             failures = 0
             self.cycled_at = clock.monotonic()
+            self._awake_at = clock.monotonic()
             if not self._busy():
                 await rested(self._wake, self._poll_at - clock.monotonic())
 
@@ -242,6 +264,8 @@ class Producer:
         return max(min(self.limit - len(self.running), BATCH), 0)
 
     async def _cycle(self) -> None:
+        if not self._stopping and not self._surely_present():
+            await self.register()
         if self._uncertain or clock.monotonic() - self._reclaimed_at > RECLAIM_EVERY:
             await self._reclaim()
         if self._doubtful:
@@ -255,19 +279,23 @@ class Producer:
         outcomes = self._acker.take()
         if not outcomes and not (demand and self._hungry):
             return
+        if demand:
+            # Before the fetch and not after it: a job announced while it is under way asks for another.
+            self._hungry = False
         started = clock.monotonic()
         try:
             rows = await self._exchange(outcomes, demand)
         except Exception as error:
-            self._acker.failed()
+            self._acker.failed(perhaps_written=is_away(error))
             # The statement may have been committed all the same, and the rows it fetched be nobody's.
             self._uncertain = self._uncertain or demand > 0
+            self._hungry = self._hungry or demand > 0
             if outcomes and not is_passing(error):
                 await self._one_by_one(error)
                 return
             raise
         except BaseException:
-            self._acker.failed()
+            self._acker.failed(perhaps_written=True)
             self._uncertain = True
             raise
         elapsed = clock.monotonic() - started
@@ -275,9 +303,10 @@ class Producer:
         if outcomes:
             acked = [row["acked" if demand else "id"] for row in rows if not demand or row["acked"] is not None]
             self._acker.written(acked, duration=elapsed)
+            self._expect(outcomes)
             fetched = [row for row in rows if row["acked"] is None] if demand else []
         if demand:
-            self._hungry = len(fetched) >= demand
+            self._hungry = self._hungry or len(fetched) >= demand
             self._poll_at = clock.monotonic() + self._poll_every
             if telemetry.listening(telemetry.ProducerFetch):
                 telemetry.emit(
@@ -306,7 +335,7 @@ class Producer:
             try:
                 acked = await self._exchange(outcome, 0)
             except Exception as refused:
-                self._acker.failed()
+                self._acker.failed(perhaps_written=is_away(refused))
                 if is_passing(refused):
                     raise
                 if outcome[0].replaced:
@@ -316,6 +345,20 @@ class Producer:
                     self._acker.replace_first(_refused(outcome[0], refused))
                 continue
             self._acker.written([row["id"] for row in acked], duration=0.0)
+            self._expect(outcome)
+
+    def _expect(self, written: tuple[Outcome, ...]) -> None:
+        delays = [outcome.verdict.delay for outcome in written if outcome.verdict.delay is not None]
+        if delays:
+            self._due_in(min(delays))
+
+    def _surely_present(self) -> bool:
+        """Whether nobody can have taken this node for dead by now.
+
+        After an outage, or when the process stood still, jobs must not be fetched under a row that is gone: were the
+        node to die before it beats again, nobody would ever look for them.
+        """
+        return self._present and clock.monotonic() - self._awake_at < self._dead_after / 2
 
     async def _reclaim(self) -> None:
         known = [*self.running, *self._acker.ids()]
@@ -338,6 +381,7 @@ class Producer:
         mine = list(self.running)
         rows = await self._line.fetch(self._statements.holding, ids=mine, holder=self._holder)
         self._doubtful = False
+        telemetry.emit(telemetry.ProducerLost(runner=self._source, queue=self.queue))
         held = {row["id"] for row in rows}
         lost = self.interrupt(Interrupted.LOST, {job_id for job_id in mine if job_id not in held})
         logger.warning(
@@ -351,9 +395,26 @@ class Producer:
         # RETURNING keeps no order.
         rows.sort(key=lambda row: (row["priority"], row["scheduled_at"], row["id"]))
         for row in rows:
-            running = Running(_job(row, self.queue, self._holder))
-            self.running[running.job.id] = running
+            try:
+                job = _job(row, self.queue, self._holder)
+            except Exception as error:
+                # A row that nobody can read fails by itself, and holds up no other.
+                job = _unread(row, self.queue, self._holder)
+                self._acker.add(Outcome(job, judge(about(job), error)))
+                logger.error("job %d of queue %s can't be read: %s", job.id, self.queue, describe(error))
+                continue
+            if not self._fetches:
+                self._give_back(job)  # the fetch was under way when it was told to stop
+                continue
+            if (former := self.running.get(job.id)) is not None:
+                # Somebody rescued the job while it ran here, and this very node has fetched it again.
+                former.interrupt(Interrupted.LOST)
+            running = self.running[job.id] = Running(job)
             running.task = asyncio.create_task(self._work(running))
+
+    def _give_back(self, job: Job) -> None:
+        self._given_back += 1
+        self._acker.add(Outcome(job, given_back(about(job))))
 
     async def _work(self, running: Running) -> None:
         job_id = running.job.id
@@ -362,9 +423,14 @@ class Producer:
         except BaseException as error:
             # Nothing is expected to come through here; were it to, the job must still end.
             outcome = Outcome(running.job, judge(about(running.job), error))
-        if self.running.pop(job_id, None) is None:
-            return  # given back meanwhile: this answer comes too late
+        if self.running.get(job_id) is not running:
+            # Given back, or fetched again, meanwhile: this answer comes too late.
+            if outcome is not None:
+                report_stale(self._source, running.job, outcome.verdict.state)
+            return
+        del self.running[job_id]
         if outcome is not None:
+            self._given_back += outcome.verdict.state is JobState.AVAILABLE
             self._acker.add(outcome)
         self._wake.set()
 
@@ -378,6 +444,7 @@ class _Statements:
         self.reclaiming: Prepared = database.prepare(reclaiming())
         self.registering: Prepared = database.prepare(registering())
         self.leaving: Prepared = database.prepare(leaving())
+        self.announcing: Prepared = database.prepare(NOTIFY)
 
 
 def _job(row: asyncpg.Record, queue: str, attempted_by: list[str]) -> Job:
@@ -392,6 +459,12 @@ def _job(row: asyncpg.Record, queue: str, attempted_by: list[str]) -> Job:
         for name in JSON_TEXT:
             values[name] = json.loads(values[name] or "null")
         return Job.from_row(values)
+
+
+def _unread(row: asyncpg.Record, queue: str, attempted_by: list[str]) -> Job:
+    """What can be said of a job whose args, meta or errors can't be read."""
+    known = {**dict(row), "state": "executing", "queue": queue, "attempted_by": list(attempted_by)}
+    return Job.from_row({**known, "args": {}, "meta": {}, "errors": []})
 
 
 def _refused(outcome: Outcome, error: Exception) -> Outcome:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import Delete, Table, Text, Update, Uuid, bindparam, cast, func
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB, Insert, insert
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
+from sqlalchemy.sql.dml import ReturningInsert
 
 from oban_sa.models import Producer
+from oban_sa.sql.literals import inline
 from oban_sa.sql.moments import utc_now
 
 producers: Table = Producer.metadata.tables["public.oban_producers"]
@@ -13,8 +17,8 @@ producers: Table = Producer.metadata.tables["public.oban_producers"]
 _UUIDS = cast(bindparam("uuids", type_=ARRAY(Uuid())), ARRAY(Uuid()))
 
 
-def registering() -> Insert:
-    """Add a producer's row, or bring it up to date where it stands already.
+def registering() -> ReturningInsert[Any]:
+    """Add a producer's row, or bring it up to date where it stands already: one row, `fresh` where it was added.
 
     Parameters: `uuid`, `name`, `node`, `queue`, `meta` (JSON text).
     """
@@ -30,7 +34,7 @@ def registering() -> Insert:
     return row.on_conflict_do_update(
         index_elements=[producers.c.uuid],
         set_={"meta": row.excluded.meta, "updated_at": row.excluded.updated_at},
-    )
+    ).returning(inline("(xmax = 0)").label("fresh"))  # no transaction has replaced a version of it before
 
 
 def beating() -> Update:
