@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
@@ -14,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from oban_sa.errors import InvalidOption
 from oban_sa.runner import Runner, logs, verify
 from oban_sa.runner.engine import connect_arguments, create_engine, explained
+from oban_sa.runner.leaving import closed, leave
 from oban_sa.runner.migrating import migrate
 from oban_sa.runner.stopping import stoppable
 from oban_sa.settings import Settings
@@ -54,13 +56,20 @@ def serve(settings: Settings) -> None:
         if settings.embedded is not None:
             click.echo(url)  # on stdout and by itself, so that a script can read it
             logger.info("a private PostgreSQL runs in %s; applications reach it at the URL above", settings.embedded)
-        run(_serve(settings, url))
+        left_behind = threading.Event()
+        run(_serve(settings, url), left_behind)
+    if left_behind.is_set():
+        leave()
 
 
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run on an event loop of its own, uvloop's where it is installed."""
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+def run(work: Coroutine[Any, Any, T], left_behind: threading.Event | None = None) -> T:
+    """Run on an event loop of its own, uvloop's where it is installed; tell of what would not end with the work."""
+    runner = asyncio.Runner(loop_factory=_loop_factory())
+    try:
         return runner.run(work)
+    finally:
+        if not closed(runner) and left_behind is not None:
+            left_behind.set()
 
 
 @contextmanager

@@ -1,0 +1,47 @@
+"""The end of a runner's process, also where jobs left behind what nobody can stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from typing import Final
+
+logger = logging.getLogger("oban_sa.runner")
+
+PATIENCE: Final = 0.5
+"""Seconds that tasks and threads which outlived the runner have to end."""
+
+
+def closed(runner: asyncio.Runner) -> bool:
+    """Close the loop and return True; where something on it refuses to end, leave it, never to run again: False."""
+    loop = runner.get_loop()
+    if loop.run_until_complete(_ended()):
+        runner.close()
+        return True
+    loop.set_exception_handler(lambda _loop, _context: None)  # that tasks are lost with it is known
+    return False
+
+
+def leave() -> None:
+    """End the process as one that stopped cleanly, whatever its threads still do."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+async def _ended() -> bool:
+    """Whether every task, and every thread of the loop's own executor, has ended."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    stubborn = (await asyncio.wait(tasks, timeout=PATIENCE))[1] if tasks else set[asyncio.Task[object]]()
+    threads = asyncio.ensure_future(asyncio.get_running_loop().shutdown_default_executor())
+    _, busy = await asyncio.wait([threads], timeout=PATIENCE)
+    if stubborn:
+        logger.warning("%d tasks that jobs had started, or jobs themselves, ignored their cancellation", len(stubborn))
+    if busy:
+        logger.warning("threads that jobs had started with asyncio.to_thread still run, and end with this process")
+    return not stubborn and not busy
