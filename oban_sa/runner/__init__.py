@@ -16,12 +16,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from oban_sa import clock, telemetry
 from oban_sa.cronentry import CronEntry
 from oban_sa.errors import InvalidJob, InvalidOption, RunnerError
-from oban_sa.models import rules
+from oban_sa.models import Job, rules
 from oban_sa.periods import Period, seconds
+from oban_sa.retention import Prune
+from oban_sa.runner.checks import Checks
 from oban_sa.runner.database import Database
 from oban_sa.runner.decisions import Decisions
 from oban_sa.runner.dispatch import Dispatch
 from oban_sa.runner.executor import Executor, Interrupted
+from oban_sa.runner.health import Health
 from oban_sa.runner.heartbeat import Heartbeat
 from oban_sa.runner.leader import Leader
 from oban_sa.runner.lifeline import Lifeline
@@ -29,6 +32,7 @@ from oban_sa.runner.metrics import Metrics
 from oban_sa.runner.notifier import Notifier
 from oban_sa.runner.part import Part
 from oban_sa.runner.producer import Producer
+from oban_sa.runner.pruner import Pruner
 from oban_sa.runner.queues import Queues
 from oban_sa.runner.scheduler import Scheduler
 from oban_sa.runner.schema import verify
@@ -36,11 +40,16 @@ from oban_sa.runner.sessions import AttemptSessions
 from oban_sa.runner.signals import Signals
 from oban_sa.runner.stager import Stager
 from oban_sa.runner.ticker import Ticker
+from oban_sa.runner.watch import Watch
 from oban_sa.sql.staging import unfinished
+from oban_sa.workers.middleware import Chain, Middleware
 from oban_sa.workers.registry import Registry
 from oban_sa.workers.registry import registry as default_registry
 
 logger = logging.getLogger("oban_sa.runner")
+
+PRUNE = Prune()
+"""What is deleted unless told otherwise."""
 
 LEASE = 20.0
 """Seconds that leadership lasts unless renewed; shorter than it takes a dead node to count as dead, so that by then
@@ -67,6 +76,9 @@ class Runner:
 
     A node that is silent for `dead_after` is dead, and its jobs are given to others. `abandoned_after` also gives back
     jobs that ran for that long under a producer nobody knows; it is off by default, since Elixir's nodes are unknown.
+    `prune` says which jobs that are over are deleted while this node leads; None keeps them all. `middleware` stands
+    around every attempt, outermost first. With a `health_port` `/live` and `/ready` are served on `health_host`. Code
+    that blocks the event loop for `blocked_after` is named in the log; None looks away.
     `metrics` tells Oban Web what this node does.
 
     Raises `InvalidOption` for options that can't be used, and when it starts `SchemaMissing` or `SchemaOutdated`.
@@ -90,6 +102,11 @@ class Runner:
         metrics: bool = False,
         crontab: Iterable[CronEntry] = (),
         listen_url: str | None = None,
+        prune: Prune | None = PRUNE,
+        middleware: Iterable[Middleware] = (),
+        health_port: int | None = None,
+        health_host: str = "127.0.0.1",
+        blocked_after: Period | None = 1,
         registry: Registry | None = None,
     ) -> None:
         self.name = name
@@ -110,7 +127,13 @@ class Runner:
         self._line = self._database.line()
         self._unfinished = self._database.prepare(unfinished())
         self._dispatch = Dispatch(AttemptSessions(engine, schema=schema))
-        executor = Executor(self._dispatch, registry or default_registry, allow=tuple(allow), source=self._source)
+        executor = Executor(
+            self._dispatch,
+            registry or default_registry,
+            allow=tuple(allow),
+            middleware=Chain(middleware),
+            source=self._source,
+        )
 
         def producer(queue: str, limit: int, *, paused: bool) -> Producer:
             return Producer(
@@ -158,6 +181,8 @@ class Runner:
                 leading=lambda: leader.leading,
                 crontab=scheduler.entries,
             )
+        if prune is not None:
+            parts["pruner"] = Pruner(self._database, leader, prune, engine=engine, source=self._source)
         tickers = {name: Ticker(name, part, source=self._source) for name, part in parts.items()}
         self._tickers = list(tickers.values())
         self._stager, self._leader = tickers["stager"], tickers["leader"]
@@ -174,16 +199,40 @@ class Runner:
             rows=lambda: [producer.row() for producer in self._queues.all],
             lost=self._lost,
         )
+        self._watch: Watch | None = None
+        if blocked_after is not None:
+            self._watch = Watch(after=seconds(blocked_after), source=self._source, concerns=self._runs)
+        self._checks = Checks(
+            self._database,
+            notifier=self._notifier,
+            producers=lambda: self._queues.serving.values(),
+            watch=self._watch,
+            poll_every=seconds(poll_every),
+            stopping=lambda: self._stop_asked.is_set(),
+        )
+        self._health: Health | None = None
+        if health_port is not None:
+            reports = {"/live": self._checks.live, "/ready": self._checks.ready}
+            self._health = Health(reports, host=health_host, port=health_port)
         self._stop_asked = asyncio.Event()
         self._stopped = asyncio.Event()
         self._started_at: float | None = None
+
+    @property
+    def health_address(self) -> tuple[str, int] | None:
+        """Host and port that `/live` and `/ready` are served at, where a `health_port` was given."""
+        return None if self._health is None else self._health.address
 
     async def start(self) -> None:
         """Check the tables and begin to work."""
         if self._started_at is not None:
             raise RunnerError("a runner starts once; make another Runner")
+        if self._health is not None:
+            await self._health.start()
         await verify(self._engine, self.schema)
         self._started_at = clock.monotonic()
+        if self._watch is not None:
+            await self._watch.start()
         # Listening comes first, so that whatever is decided from now on is either read or heard.
         await self._notifier.start()
         # What was paused stays so: nothing is fetched before that is known.
@@ -251,6 +300,11 @@ class Runner:
         await self._dispatch.close()
         given_back = await self._queues.close()
         await self._line.close()
+        if self._watch is not None:
+            await self._watch.stop()
+        if self._health is not None:
+            await self._health.stop()
+        await self._checks.close()
         if self._started_at is not None:
             duration = clock.monotonic() - self._started_at
             telemetry.emit(telemetry.RunnerStop(runner=self._source, duration=duration, given_back=given_back))
@@ -289,6 +343,9 @@ class Runner:
         # What is due later, the stager sees for itself the next time it looks.
         if after < self._stage_every:
             self._stager.nudge_within(STAGE_WITHIN)
+
+    def _runs(self, job: Job) -> bool:
+        return any(str(producer.uuid) in job.attempted_by for producer in self._queues.all)
 
     def _lost(self, uuids: list[UUID]) -> None:
         for producer in self._queues.all:
