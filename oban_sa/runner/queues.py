@@ -148,8 +148,6 @@ class Queues:
     async def _leave(self, producer: Producer) -> None:
         while tasks := [running.task for running in producer.running.values() if running.task is not None]:
             await asyncio.wait(tasks)
-        if self._closing:
-            return  # everybody is stopped now, this one among them
         # First out of sight of the heartbeat, which would write the row again.
         self._leaving.remove(producer)
         self._changed()
