@@ -7,10 +7,10 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from logging.config import fileConfig
 
+from alembic import context
 from sqlalchemy import URL, Connection, create_engine, make_url, pool
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from alembic import context
 from oban_sa.migrations import ddl
 
 config = context.config

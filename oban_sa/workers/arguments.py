@@ -23,7 +23,7 @@ Decode: TypeAlias = Callable[[Any], Any]
 """Makes the typed value of a JSON one; raises `Misfit`."""
 
 
-class Misfit(Exception):  # noqa: N818
+class Misfit(Exception):
     """A JSON value is not what an annotation asks for; `steps` lead to it."""
 
     def __init__(self, reason: str) -> None:
