@@ -5,11 +5,15 @@ import json
 import logging
 import threading
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from oban_sa import Cancel, Job, Oban, job, messages
+from oban_sa.errors import InvalidOption
+from oban_sa.runner.database import Database
 from oban_sa.runner.decisions import latest
+from oban_sa.runner.heartbeat import Heartbeat
 from oban_sa.runner.signals import Signals
 from tests.runner.conftest import House
 from tests.support import eventually
@@ -445,6 +449,30 @@ async def test_a_runner_that_stops_gives_back_what_a_stopped_queue_still_runs(
     given_back = await house.job(job_id)
     assert (given_back.state, given_back.attempt) == ("available", 0)
     assert await oban.check_queues() == []
+
+
+async def test_a_heartbeat_that_comes_late_does_not_write_the_row_of_a_producer_that_left(house: House) -> None:
+    row = {"uuid": uuid4(), "name": "Oban", "node": "n", "queue": "q", "meta": "{}"}
+    looks = iter([[row]])
+    looked = 0
+
+    def rows() -> list[dict[str, Any]]:
+        nonlocal looked
+        looked += 1
+        return next(looks, [])
+
+    lost: list[Any] = []
+    heartbeat = Heartbeat(lambda: Database(house.engine), every=0.01, rows=rows, lost=lost.append)
+    await heartbeat.start()
+    await eventually(lambda: looked > 3)
+    await heartbeat.stop()
+    assert lost == []
+    assert await house.sql("SELECT uuid FROM oban_producers") == []
+
+
+def test_a_way_of_cancelling_that_there_is_not_is_refused() -> None:
+    with pytest.raises(InvalidOption, match=r"cancel 'aks' is unknown; did you mean 'ask'\?"):
+        job(cancel="aks")  # type: ignore[call-overload]
 
 
 async def test_a_stranger_on_the_channel_stops_nothing(house: House, gate: Gate, oban: Oban) -> None:
