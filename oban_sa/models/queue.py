@@ -14,8 +14,10 @@ class Queue(Base):
     """What was decided about the queue `name`, for whole instances and for single nodes of them.
 
     `meta` holds it under `<instance>` for all nodes and under `<instance>.<node>` for one:
-    `{"Oban": {"paused": true}, "Oban.web.1": {"limit": 3}}`. A decision changes the object under one of these keys and
-    leaves the others as they are, so that nodes and instances never overwrite each other.
+    `{"Oban": {"paused": true, "paused_at": "2026-01-02T03:04:05.6"}, "Oban.web.1": {"limit": 3, "limit_at": "..."}}`.
+    The name `*` stands for every queue; of all that concerns a queue on a node, the latest decision holds. A decision
+    changes the object under one of these keys and leaves the others as they are, so that nodes and instances never
+    overwrite each other.
     """
 
     __tablename__ = "oban_queues"
