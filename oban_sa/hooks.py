@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 Hook: TypeAlias = Callable[[Any], object]
 """A function of one `Job`; what it returns is ignored."""
-
-# Replaced as a whole under the lock and never changed in place, so that `made` reads it without one.
-_after_new: tuple[tuple[object, Hook], ...] = ()
-_lock = threading.Lock()
 
 
 def after_new(hook: Hook) -> Callable[[], None]:
@@ -20,22 +16,60 @@ def after_new(hook: Hook) -> Callable[[], None]:
     Jobs loaded from rows are not shown to it. Hooks run in the order they were added, in the thread that makes the
     job; what one raises reaches whoever made the job. A hook added twice is called twice. Removing twice is harmless.
     """
-    if not callable(hook):
-        raise TypeError(f"a hook is a function of one job, not {hook!r}")
-    global _after_new
-    registration = (object(), hook)
-    with _lock:
-        _after_new = (*_after_new, registration)
+    return _after_new.add(hook)
 
-    def remove() -> None:
-        global _after_new
-        with _lock:
-            _after_new = tuple(kept for kept in _after_new if kept is not registration)
 
-    return remove
+def before_insert(hook: Hook) -> Callable[[], None]:
+    """Call `hook` with every job that is about to be inserted, and return a function that removes it again.
+
+    It may change what the row will hold: `job.meta["traceparent"] = ...`; args and meta are this job's alone by then.
+    It is called once per job: inside the flush of a session, where nothing may be added to that session or queried with
+    it, for jobs that are streamed by `Oban.enqueue_many`, and for those of the crontab on the node that leads. What it
+    raises lets the flush fail. Order, adding twice and removing are as with `after_new`.
+    """
+    return _before_insert.add(hook)
 
 
 def made(job: Any) -> None:
     """Show a job that was just made to every hook."""
-    for _, hook in _after_new:
+    for _, hook in _after_new.hooks:
         hook(job)
+
+
+def writing(job: Any) -> None:
+    """Show a job that is about to be written to every hook, with args and meta that no other job shares."""
+    if not _before_insert.hooks:
+        return
+    loaded: dict[str, Any] = vars(job)
+    for column in ("args", "meta"):
+        value: object = loaded.get(column)
+        if isinstance(value, dict):
+            loaded[column] = {**value}
+    for _, hook in _before_insert.hooks:
+        hook(job)
+
+
+class _Hooks:
+    __slots__ = ("hooks",)
+
+    def __init__(self) -> None:
+        # Replaced as a whole under the lock and never changed in place, so that it is read without one.
+        self.hooks: tuple[tuple[object, Hook], ...] = ()
+
+    def add(self, hook: Hook) -> Callable[[], None]:
+        if not callable(hook):
+            raise TypeError(f"a hook is a function of one job, not {hook!r}")
+        registration = (object(), hook)
+        with _lock:
+            self.hooks = (*self.hooks, registration)
+
+        def remove() -> None:
+            with _lock:
+                self.hooks = tuple(kept for kept in self.hooks if kept is not registration)
+
+        return remove
+
+
+_lock = threading.Lock()
+_after_new: Final = _Hooks()
+_before_insert: Final = _Hooks()

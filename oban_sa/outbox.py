@@ -27,7 +27,7 @@ from weakref import WeakKeyDictionary, ref
 from sqlalchemy import Connection, TwoPhaseTransaction, event
 from sqlalchemy.orm import Session, SessionTransaction, UOWTransaction, attributes, object_session
 
-from oban_sa import clock, targets
+from oban_sa import clock, hooks, targets
 from oban_sa.errors import InvalidOption
 from oban_sa.models import Job
 from oban_sa.sql import notifying, resolving
@@ -213,6 +213,7 @@ def _keep_announced(session: Session) -> None:
 
 @event.listens_for(Job, "before_insert", propagate=True)
 def _land(mapper: Any, connection: Connection, job: Job) -> None:
+    hooks.writing(job)
     if (session := object_session(job)) is not None:
         Outbox.of(session).land(session, connection, job)
 

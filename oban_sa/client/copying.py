@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import instance_state
 
-from oban_sa import values
+from oban_sa import hooks, values
 from oban_sa.errors import InvalidArguments, InvalidJob, InvalidOption
 from oban_sa.models import Job
 from oban_sa.outbox import ANNOUNCE
@@ -60,10 +60,10 @@ async def copy(engine: AsyncEngine, jobs: Any, *, schema: str, announcing: bool)
             if not _all_new(chunk):
                 await connection.run_sync(_write_objects, chunk)
             elif driver is not None:
-                records = [_record(job, now) for job in chunk]
+                records = [_record(_shown(job), now) for job in chunk]
                 await driver.copy_records_to_table("oban_jobs", schema_name=schema, columns=COLUMNS, records=records)
             else:
-                rows = values.dumps([_row(job) for job in chunk])
+                rows = values.dumps([_row(_shown(job)) for job in chunk])
                 await connection.execute(_INSERTING, {"rows": rows})
             count += len(chunk)
             queues.update(job.queue for job in chunk if job.state == JobState.AVAILABLE)
@@ -116,6 +116,12 @@ def _is_new(job: Any) -> bool:
         raise InvalidJob(f"a job that is {job.state} can't be enqueued; session.add(job) stores one as it is")
     loaded = job.__dict__
     return not any(loaded.get(column) for column in _UNUSUAL)
+
+
+def _shown(job: Job) -> Job:
+    """The job after whoever looks at jobs about to be written has seen it; objects are shown by their flush."""
+    hooks.writing(job)
+    return job
 
 
 def _record(job: Job, now: datetime) -> tuple[Any, ...]:

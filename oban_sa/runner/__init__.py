@@ -18,7 +18,7 @@ from oban_sa.cronentry import CronEntry
 from oban_sa.errors import InvalidJob, InvalidOption, RunnerError
 from oban_sa.models import Job, rules
 from oban_sa.periods import Period, seconds
-from oban_sa.retention import Prune
+from oban_sa.retention import Prune, read_prune
 from oban_sa.runner.checks import Checks
 from oban_sa.runner.database import Database
 from oban_sa.runner.decisions import Decisions
@@ -76,9 +76,9 @@ class Runner:
 
     A node that is silent for `dead_after` is dead, and its jobs are given to others. `abandoned_after` also gives back
     jobs that ran for that long under a producer nobody knows; it is off by default, since Elixir's nodes are unknown.
-    `prune` says which jobs that are over are deleted while this node leads; None keeps them all. `middleware` stands
-    around every attempt, outermost first. With a `health_port` `/live` and `/ready` are served on `health_host`. Code
-    that blocks the event loop for `blocked_after` is named in the log; None looks away.
+    `prune` says which jobs that are over are deleted while this node leads, or after what age; None keeps them all.
+    `middleware` stands around every attempt, outermost first. With a `health_port` `/live` and `/ready` are served on
+    `health_host`. Code that blocks the event loop for `blocked_after` is named in the log; None looks away.
     `metrics` tells Oban Web what this node does.
 
     Raises `InvalidOption` for options that can't be used, and when it starts `SchemaMissing` or `SchemaOutdated`.
@@ -102,7 +102,7 @@ class Runner:
         metrics: bool = False,
         crontab: Iterable[CronEntry] = (),
         listen_url: str | None = None,
-        prune: Prune | None = PRUNE,
+        prune: Prune | Period | None = PRUNE,
         middleware: Iterable[Middleware] = (),
         health_port: int | None = None,
         health_host: str = "127.0.0.1",
@@ -181,8 +181,8 @@ class Runner:
                 leading=lambda: leader.leading,
                 crontab=scheduler.entries,
             )
-        if prune is not None:
-            parts["pruner"] = Pruner(self._database, leader, prune, engine=engine, source=self._source)
+        if prune is not None and (pruning := read_prune(prune)) is not None:
+            parts["pruner"] = Pruner(self._database, leader, pruning, engine=engine, source=self._source)
         tickers = {name: Ticker(name, part, source=self._source) for name, part in parts.items()}
         self._tickers = list(tickers.values())
         self._stager, self._leader = tickers["stager"], tickers["leader"]
@@ -201,7 +201,7 @@ class Runner:
         )
         self._watch: Watch | None = None
         if blocked_after is not None:
-            self._watch = Watch(after=seconds(blocked_after), source=self._source, concerns=self._runs)
+            self._watch = Watch(after=blocked_after, source=self._source, concerns=self._runs)
         self._checks = Checks(
             self._database,
             notifier=self._notifier,

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import orjson
 
-from oban_sa import clock, cronentry, messages, telemetry, values
+from oban_sa import clock, cronentry, hooks, messages, telemetry, values
 from oban_sa.cronentry import MOST_CAUGHT_UP, CronEntry, Due, Span, Written
 from oban_sa.errors import InvalidOption
 from oban_sa.models import Job
@@ -154,6 +154,7 @@ class Scheduler:
         for tick in claim.ticks:
             # Made as every job is, so that whoever looks at new jobs sees these too.
             job = Job(entry.worker, args=dict(entry.args), meta=entry.meta_at(tick, worker_meta), **options)
+            hooks.writing(job)
             rows.append(
                 {
                     "key": claim.key,

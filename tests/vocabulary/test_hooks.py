@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -82,19 +83,19 @@ def test_the_list_of_hooks_changes_only_under_its_lock(monkeypatch):
 
     class Watched:
         def __enter__(self):
-            seen.append(("taken", len(hooks._after_new)))
+            seen.append(("taken", len(hooks._after_new.hooks)))
 
         def __exit__(self, *error):
-            seen.append(("left", len(hooks._after_new)))
+            seen.append(("left", len(hooks._after_new.hooks)))
 
     monkeypatch.setattr(hooks, "_lock", Watched())
-    before = len(hooks._after_new)
+    before = len(hooks._after_new.hooks)
     hooks.after_new(print)()
     assert seen == [("taken", before), ("left", before + 1), ("taken", before + 1), ("left", before)]
 
 
 def test_hooks_added_and_removed_by_many_threads_leave_none_behind_and_lose_none():
-    before = hooks._after_new
+    before = hooks._after_new.hooks
     kept = []
 
     def work():
@@ -107,7 +108,48 @@ def test_hooks_added_and_removed_by_many_threads_leave_none_behind_and_lose_none
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(hooks._after_new) == len(before) + 8
+    assert len(hooks._after_new.hooks) == len(before) + 8
     for remove in kept:
         remove()
-    assert hooks._after_new == before
+    assert hooks._after_new.hooks == before
+
+
+@pytest.fixture
+def before_insert():
+    removers = []
+
+    def add(hook):
+        removers.append(hooks.before_insert(hook))
+        return removers[-1]
+
+    yield add
+    for remove in removers:
+        remove()
+
+
+def test_a_job_about_to_be_written_is_shown_in_order_until_the_hook_is_removed(before_insert):
+    seen = []
+    remove = before_insert(lambda job: seen.append(("first", job.meta)))
+    before_insert(lambda job: seen.append(("second", job.meta)))
+    job = SimpleNamespace(args={}, meta={"a": 1})
+    hooks.writing(job)
+    remove()
+    remove()
+    hooks.writing(job)
+    assert seen == [("first", {"a": 1}), ("second", {"a": 1}), ("second", {"a": 1})]
+
+
+def test_a_hook_that_writes_into_meta_changes_no_dict_of_anyone_else(before_insert):
+    before_insert(lambda job: job.meta.update(seen=True))
+    shared = {"a": 1}
+    jobs = [SimpleNamespace(args=shared, meta=shared) for _ in range(2)]
+    for job in jobs:
+        hooks.writing(job)
+    assert shared == {"a": 1}
+    assert [job.meta for job in jobs] == [{"a": 1, "seen": True}] * 2
+    assert [job.args for job in jobs] == [{"a": 1}] * 2
+
+
+def test_what_is_no_function_is_refused_before_an_insert(before_insert):
+    with pytest.raises(TypeError, match="a hook is a function of one job, not 'traceparent'"):
+        before_insert("traceparent")
