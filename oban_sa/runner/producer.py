@@ -13,6 +13,7 @@ import asyncpg
 import orjson
 
 from oban_sa import backoff, clock, telemetry
+from oban_sa.errors import InvalidArguments
 from oban_sa.models import Job
 from oban_sa.runner.acker import BATCH, Acker, Outcome, as_arrays, report_stale
 from oban_sa.runner.database import Database, Line, Prepared, describe
@@ -453,12 +454,18 @@ def _job(row: asyncpg.Record, queue: str, attempted_by: list[str]) -> Job:
     values["queue"] = queue
     values["attempted_by"] = list(attempted_by)
     try:
-        return Job.from_row(values)
+        job = Job.from_row(values)
     except orjson.JSONDecodeError:
-        # jsonb holds numbers of any size; Python's own reader takes them all.
+        # jsonb holds numbers of any size, for which Python's own reader has more room.
         for name in JSON_TEXT:
             values[name] = json.loads(values[name] or "null")
-        return Job.from_row(values)
+        job = Job.from_row(values)
+    loaded: dict[str, Any] = job.__dict__  # pyright: ignore[reportAssignmentType]
+    if not isinstance(loaded["args"], dict):
+        raise InvalidArguments(f"args of a job are a JSON object; this one's are {row['args']:.100}")
+    if not isinstance(loaded["meta"], dict):
+        loaded["meta"] = {}
+    return job
 
 
 def _unread(row: asyncpg.Record, queue: str, attempted_by: list[str]) -> Job:

@@ -1,0 +1,315 @@
+"""Outcomes reach the database in batches, in order, exactly once, whatever happens on the way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import asyncpg
+import pytest
+
+from oban_sa import Job, Record, Snooze, job, telemetry
+from oban_sa.runner import producer as producers
+from oban_sa.runner.acker import Acker, Outcome, as_arrays
+from oban_sa.runner.database import Line
+from oban_sa.states import JobState
+from oban_sa.verdicts import Verdict
+from tests.runner.conftest import House
+from tests.support import eventually
+
+Wrapped = Callable[..., Any]
+
+
+@pytest.fixture
+def between(monkeypatch) -> Callable[[Wrapped], None]:
+    """Put a function around every statement of the runner: `await fn(send, names)`."""
+
+    def put(fn: Wrapped) -> None:
+        fetch = Line.fetch
+
+        async def around(self: Line, prepared, **values):
+            return await fn(lambda: fetch(self, prepared, **values), values)
+
+        monkeypatch.setattr(Line, "fetch", around)
+
+    return put
+
+
+async def test_statements_per_job_are_bounded(house: House, between) -> None:
+    sent: Counter[str] = Counter()
+
+    async def counting(send, values):
+        kind = "ack" if "ids" in values else "fetch" if "demand" in values else "other"
+        if "attempts" in values:
+            sent["outcomes"] += len(values["ids"])
+        sent[kind] += 1
+        return await send()
+
+    @job(registry=house.registry)
+    async def nothing() -> None: ...
+
+    await house.enqueue(*(nothing.new() for _ in range(400)))
+    between(counting)
+    await house.drain(queues={"default": 100}, poll_every=60)
+    assert sent["outcomes"] == 400
+    # One round trip for 100 jobs, acks and refill together; with acks of their own it would be twice as many.
+    assert sent["ack"] + sent["fetch"] <= 12
+    assert await house.states() == {"completed": 400}
+
+
+async def test_a_failed_statement_is_repeated_in_order(house: House, between) -> None:
+    refused: list[list[int]] = []
+    written: list[int] = []
+    gate = asyncio.Event()
+
+    async def failing(send, values):
+        if "attempts" in values:
+            if len(refused) < 3:
+                refused.append(values["ids"])
+                raise ConnectionResetError("gone")
+            written.extend(values["ids"])
+        return await send()
+
+    @job(registry=house.registry)
+    async def together() -> None:
+        await gate.wait()
+
+    ids = await house.enqueue(*(together.new() for _ in range(5)))
+    async with house.runner() as runner:
+        [producer] = runner._queues.all
+        await eventually(lambda: len(producer.running) == 5)
+        between(failing)
+        gate.set()
+        await eventually(lambda: len(written) >= 5)
+    assert len(refused) == 3
+    assert written == ids
+    assert await house.states() == {"completed": 5}
+
+
+async def test_acks_whose_answer_was_lost_are_neither_lost_nor_called_stale(house: House, between, of) -> None:
+    cut: list[bool] = []
+
+    async def cutting(send, values):
+        rows = await send()
+        if "attempts" in values and not cut:
+            cut.append(True)
+            raise ConnectionResetError("the answer was lost")
+        return rows
+
+    runs: Counter[int] = Counter()
+
+    @job(registry=house.registry)
+    async def counted(job: Job) -> Record:
+        runs[job.id] += 1
+        return Record(job.id)
+
+    between(cutting)
+    ids = await house.enqueue(*(counted.new() for _ in range(30)))
+    await house.drain(queues={"default": 5})
+    assert cut
+    assert runs == dict.fromkeys(ids, 1)
+    assert await house.states() == {"completed": 30}
+    assert of(telemetry.JobStale) == []
+
+
+async def test_jobs_fetched_without_an_answer_are_given_back_unspent_and_run_once(
+    house: House, between, caplog
+) -> None:
+    cut: list[int] = []
+
+    async def cutting(send, values):
+        rows = await send()
+        if "demand" in values and rows and len(cut) < 2:
+            cut.append(len(rows))
+            raise ConnectionResetError("the answer was lost")
+        return rows
+
+    runs: Counter[int] = Counter()
+
+    @job(registry=house.registry)
+    async def counted(job: Job) -> None:
+        runs[job.id] += 1
+        assert job.attempt == 1
+
+    between(cutting)
+    ids = await house.enqueue(*(counted.new() for _ in range(30)))
+    await house.drain(queues={"default": 4})
+    assert cut == [4, 4]
+    assert runs == dict.fromkeys(ids, 1)
+    assert await house.sql("SELECT DISTINCT state::text, attempt FROM oban_jobs") == [("completed", 1)]
+    assert "gave back 4 jobs that it had fetched without hearing so" in caplog.text
+
+
+async def test_what_is_not_answered_within_the_time_is_found_by_looking_now_and_then(house: House, monkeypatch) -> None:
+    """A statement may be committed after its connection was given up, and after the look that follows a failure."""
+    monkeypatch.setattr(producers, "RECLAIM_EVERY", 0.1)
+
+    @job(registry=house.registry)
+    async def nothing() -> None: ...
+
+    async with house.runner() as runner:
+        [producer] = runner._queues.all
+        [job_id] = await house.enqueue(nothing.options(queue="elsewhere").new())
+        await house.sql(
+            "UPDATE oban_jobs SET state = 'executing', queue = 'default', attempt = 1, "
+            "attempted_by = CAST(:holder AS text[]) WHERE id = :id",
+            holder=producer._holder,
+            id=job_id,
+        )
+        done = await house.becomes(job_id, "completed")
+    assert done.attempt == 1
+
+
+async def test_what_others_hold_is_never_reclaimed(house: House, monkeypatch) -> None:
+    monkeypatch.setattr(producers, "RECLAIM_EVERY", 0.0)
+    ids = await house.enqueue(*(Job("worker", queue="elsewhere") for _ in range(3)))
+    async with house.runner(poll_every=0.02) as runner:
+        [producer] = runner._queues.all
+        node, uuid = producer._holder
+        for job_id, queue, holder in zip(
+            ids, ["default", "other", "default"], [["other", uuid], [node, uuid], [node, "another"]], strict=True
+        ):
+            await house.sql(
+                "UPDATE oban_jobs SET state = 'executing', queue = :queue, attempt = 1, "
+                "attempted_by = CAST(:holder AS text[]) WHERE id = :id",
+                queue=queue,
+                holder=holder,
+                id=job_id,
+            )
+        looked = producer._reclaimed_at
+        await eventually(lambda: producer._reclaimed_at > looked + 0.1)
+        assert await house.states() == {"executing": 3}
+
+
+@pytest.mark.parametrize(
+    ("poison", "error"),
+    [
+        (Verdict(0, 1, JobState.COMPLETED, meta={"text": "\0"}), "UntranslatableCharacterError"),
+        (Verdict(0, 1, JobState.RETRYABLE, delay=1e300, error="x"), "Error"),
+        (Verdict(0, 1, JobState.RETRYABLE, delay=1.0, error="\0"), "CharacterNotInRepertoireError"),
+        (Verdict(0, 1, JobState.RETRYABLE, delay=1.0, error="\ud800"), "DataError"),
+        (Verdict(0, 2**40, JobState.COMPLETED), "DataError"),
+        (Verdict(0, 1, JobState.COMPLETED, meta={"not": object()}), "Error"),
+    ],
+)
+async def test_an_outcome_that_can_not_be_written_holds_up_no_other(
+    house: House, monkeypatch, poison: Verdict, error: str
+) -> None:
+    gate = asyncio.Event()
+
+    @job(registry=house.registry)
+    async def together() -> None:
+        await gate.wait()
+
+    ids = await house.enqueue(*(together.new() for _ in range(5)))
+    bad = ids[2]
+    add = Acker.add
+
+    def poisoned(self: Acker, outcome: Outcome) -> None:
+        if outcome.verdict.job_id == bad:
+            values = {name: getattr(poison, name) for name in ("attempt", "state", "delay", "error", "meta", "refund")}
+            outcome = Outcome(outcome.job, Verdict(bad, **values))
+        add(self, outcome)
+
+    monkeypatch.setattr(Acker, "add", poisoned)
+    async with house.runner() as runner:
+        [producer] = runner._queues.all
+        await eventually(lambda: len(producer.running) == 5)
+        gate.set()
+        if poison.attempt == 1:
+            refused = await house.becomes(bad, "discarded")
+            assert error in refused.errors[0]["error"]
+            assert f"The outcome of this attempt ({poison.state}) could not be written." in refused.errors[0]["error"]
+        await eventually(lambda: producer.idle())
+        states = await house.states()
+    assert states["completed"] == 4
+
+
+def outcome(job_id: int, **values: Any) -> Outcome:
+    return Outcome(Job("worker", id=job_id), Verdict(job_id, 1, JobState.COMPLETED), **values)
+
+
+def acker() -> Acker:
+    return Acker(source=telemetry.Source(node="node"), queue="default")
+
+
+def test_what_failed_comes_before_what_was_said_meanwhile() -> None:
+    kept = acker()
+    for job_id in (1, 2, 3):
+        kept.add(outcome(job_id))
+    assert [each.verdict.job_id for each in kept.take(2)] == [1, 2]
+    kept.add(outcome(4))
+    assert (len(kept), kept.ids()) == (4, [1, 2, 3, 4])
+    kept.failed(perhaps_written=False)
+    assert [each.verdict.job_id for each in kept.take()] == [1, 2, 3, 4]
+
+
+def test_only_those_that_were_surely_not_written_before_are_reported_as_stale(of) -> None:
+    kept = acker()
+    kept.add(outcome(1))
+    kept.add(outcome(2))
+    kept.take()
+    kept.failed(perhaps_written=True)
+    kept.add(outcome(3))
+    kept.take()
+    kept.written([2], duration=0.0)
+    assert [event.job_id for event in of(telemetry.JobStale)] == [3]
+    assert len(kept) == 0
+
+
+def test_arrays_hold_what_verdicts_say() -> None:
+    said = as_arrays([Outcome(Job("worker", id=1), Verdict(1, 2, JobState.SCHEDULED, 3.5, "e", {"a": 1}, True))])
+    assert said == {
+        "ids": [1],
+        "attempts": [2],
+        "states": ["scheduled"],
+        "delays": [3.5],
+        "errors": ["e"],
+        "metas": ['{"a":1}'],
+        "refunds": [True],
+    }
+
+
+async def test_delays_and_moments_come_from_the_clock_of_the_database(house: House, monkeypatch) -> None:
+    from datetime import UTC, datetime, timedelta
+
+    from oban_sa import clock
+
+    monkeypatch.setattr(clock, "now", lambda: datetime.now(UTC) + timedelta(hours=1))
+
+    @job(registry=house.registry)
+    async def snoozes() -> Snooze:
+        return Snooze(600)
+
+    @job(registry=house.registry)
+    async def done() -> None: ...
+
+    await house.enqueue(snoozes.new(), done.new())
+    await house.drain()
+    rows = await house.sql(
+        "SELECT extract(epoch FROM coalesce(completed_at, scheduled_at) - timezone('UTC', now()))::float "
+        "FROM oban_jobs ORDER BY id"
+    )
+    assert 500 < rows[0][0] <= 600
+    assert -100 < rows[1][0] <= 0
+
+
+async def test_a_batch_that_deadlocks_is_repeated_whole(house: House, between) -> None:
+    failed: list[int] = []
+
+    async def deadlocking(send, values):
+        if "attempts" in values and not failed:
+            failed.append(len(values["ids"]))
+            raise asyncpg.DeadlockDetectedError("deadlock detected")
+        return await send()
+
+    @job(registry=house.registry)
+    async def nothing() -> None: ...
+
+    await house.enqueue(*(nothing.new() for _ in range(10)))
+    between(deadlocking)
+    await house.drain()
+    assert failed
+    assert await house.states() == {"completed": 10}
