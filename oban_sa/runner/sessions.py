@@ -25,7 +25,7 @@ Call: TypeAlias = Callable[[], Awaitable[Any]]
 Around: TypeAlias = Callable[[Call], Awaitable[Any]]
 """Runs a call, or doesn't, and says what the answer is."""
 
-_ACKING_ONE = acking_one()
+ACKING_ONE = acking_one()
 
 
 class AttemptSessions:
@@ -45,7 +45,7 @@ class AttemptSessions:
         """Run code that takes an asynchronous session, on the loop; `around` stands around it, before its outcome."""
         session_class: Any = definition.session_class
         session: AsyncSession = session_class(self._bind, expire_on_commit=False)
-        return await _settled(session, job, judge, lambda: definition.call(job, session), around)
+        return await settle(session, job, judge, lambda: definition.call(job, session), around)
 
     def settled_in_thread(
         self, definition: Definition, job: Job, judge: Judge, around: Around | None = None
@@ -66,7 +66,7 @@ class AttemptSessions:
             session = AsyncSession(bind, expire_on_commit=False, sync_session_class=session_class)
             within = session.run_sync
             return runner.run(
-                _settled(session, job, judge, lambda: within(lambda sync: definition.call(job, sync)), around)
+                settle(session, job, judge, lambda: within(lambda sync: definition.call(job, sync)), around)
             )
         except Exception as error:
             if isinstance(error, (AttemptTimedOut, AttemptCancelled)):
@@ -90,28 +90,31 @@ class AttemptSessions:
             runner.close()
 
 
-async def _settled(session: AsyncSession, job: Job, judge: Judge, call: Call, around: Around | None) -> Settled:
+async def settle(session: AsyncSession, job: Job, judge: Judge, call: Call, around: Around | None) -> Settled:
+    """Run `call` and write its outcome in the transaction of its session, which is committed and closed."""
     async with session:
         verdict = judge(await call() if around is None else await _answer(session, call, around))
         await session.flush()
-        written = await session.execute(
-            _ACKING_ONE,
-            {
-                "job_id": job.id,
-                "holder": job.attempted_by,
-                "said_attempt": verdict.attempt,
-                "said_state": verdict.state.value,
-                "said_delay": verdict.delay,
-                "said_error": verdict.error,
-                "said_meta": None if verdict.meta is None else values.dumps(verdict.meta),
-                "said_refund": verdict.refund,
-            },
-        )
+        written = await session.execute(ACKING_ONE, said(job, verdict))
         if written.first() is None:
             await session.rollback()
             return verdict, False
         await session.commit()
         return verdict, True
+
+
+def said(job: Job, verdict: Verdict) -> dict[str, Any]:
+    """The parameters of `ACKING_ONE`."""
+    return {
+        "job_id": job.id,
+        "holder": job.attempted_by,
+        "said_attempt": verdict.attempt,
+        "said_state": verdict.state.value,
+        "said_delay": verdict.delay,
+        "said_error": verdict.error,
+        "said_meta": None if verdict.meta is None else values.dumps(verdict.meta),
+        "said_refund": verdict.refund,
+    }
 
 
 async def _answer(session: AsyncSession, call: Call, around: Around) -> Any:

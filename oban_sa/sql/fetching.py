@@ -72,16 +72,16 @@ def taking() -> CTE:
             attempted_at=utc_now(),
             attempted_by=cast(bindparam("holder", type_=ARRAY(Text())), ARRAY(Text())),
         )
-        .returning(*(_as_answered(name) for name in FETCHED))
+        .returning(*(answered(name) for name in FETCHED))
         .cte("taken")
     )
 
 
-def _as_answered(name: str) -> Any:
+def answered(name: str) -> Any:
+    """One of `FETCHED` as a fetch answers it."""
     column: Any = jobs.c[name]
     if name == "errors":
         # jsonb[] in one family's table and jsonb in the other's; as jsonb both read alike.
         column = func.to_jsonb(column)
     # As text, whatever codec for JSON the engine has put on its connections.
-    answered: Any = cast(column, Text).label(name) if name in JSON_TEXT else column
-    return answered
+    return cast(column, Text).label(name) if name in JSON_TEXT else column

@@ -1,0 +1,147 @@
+"""Questions about the jobs that a session can see, those of its own open transaction among them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterable
+from datetime import datetime
+from typing import Any, Final, TypeAlias, TypedDict, TypeVar, Unpack, overload
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
+from sqlalchemy.orm import Session, scoped_session
+
+from oban_sa.errors import InvalidOption, nearest
+from oban_sa.models import Job
+from oban_sa.periods import Period
+from oban_sa.states import JobState
+from oban_sa.testing.criteria import Criteria
+from oban_sa.testing.places import proper
+
+SHOWN: Final = 5
+"""Jobs that a failure shows, the nearest first."""
+
+WAITING: Final = (JobState.AVAILABLE, JobState.SCHEDULED, JobState.SUSPENDED)
+"""The states of jobs that count as enqueued unless others are asked for: those that wait for their first attempt."""
+
+Awaited: TypeAlias = AsyncSession | async_scoped_session[Any]
+Direct: TypeAlias = Session | scoped_session[Any]
+T = TypeVar("T")
+
+
+class Wanted(TypedDict, total=False):
+    """What jobs can be asked for by; what is left out does not matter.
+
+    `worker` is a worker or a registered name; of `args` and `meta` only what is given is compared, at every depth;
+    `tags` are those the job has at least; `scheduled_at` and `schedule_in` may be a second off. `state` is one state or
+    several, instead of those in which jobs wait.
+    """
+
+    worker: Any
+    args: Any
+    meta: Any
+    queue: str
+    priority: int
+    max_attempts: int
+    tags: Iterable[str]
+    scheduled_at: datetime
+    schedule_in: Period
+    state: str | Iterable[str]
+
+
+@overload
+def all_enqueued(session: Direct, **wanted: Unpack[Wanted]) -> list[Job]: ...
+@overload
+def all_enqueued(session: Awaited, **wanted: Unpack[Wanted]) -> Coroutine[Any, Any, list[Job]]: ...
+def all_enqueued(session: Any, **wanted: Any) -> Any:
+    """Return the enqueued jobs that `wanted` describes, the newest first; of an AsyncSession it is awaited.
+
+    What the session has pending is flushed. Raises `InvalidOption` for what jobs can't be asked for by.
+    """
+    criteria, states = _read(wanted)
+
+    def answer(session: Session) -> list[Job]:
+        return [job for job in _jobs(session, states) if not criteria.differences(job)]
+
+    return _asked(session, answer)
+
+
+@overload
+def assert_enqueued(session: Direct, *, count: int | None = None, **wanted: Unpack[Wanted]) -> list[Job]: ...
+@overload
+def assert_enqueued(
+    session: Awaited, *, count: int | None = None, **wanted: Unpack[Wanted]
+) -> Coroutine[Any, Any, list[Job]]: ...
+def assert_enqueued(session: Any, *, count: int | None = None, **wanted: Any) -> Any:
+    """Return the enqueued jobs that `wanted` describes: `count` of them, or else at least one; else AssertionError.
+
+    The message shows what was enqueued instead, and in what it differs. Of an AsyncSession it is awaited.
+    """
+    criteria, states = _read(wanted)
+
+    def answer(session: Session) -> list[Job]:
+        jobs = _jobs(session, states)
+        found = [job for job in jobs if not criteria.differences(job)]
+        if (count is None and found) or len(found) == count:
+            return found
+        expected = "a job" if count is None else f"{count} {'job' if count == 1 else 'jobs'}"
+        seen = f"{len(found)} of {len(jobs)}" if found else "none"
+        raise AssertionError(
+            f"expected {expected} with {criteria} to be enqueued, found {seen}{_shown(jobs, criteria)}"
+        )
+
+    return _asked(session, answer)
+
+
+@overload
+def refute_enqueued(session: Direct, **wanted: Unpack[Wanted]) -> None: ...
+@overload
+def refute_enqueued(session: Awaited, **wanted: Unpack[Wanted]) -> Coroutine[Any, Any, None]: ...
+def refute_enqueued(session: Any, **wanted: Any) -> Any:
+    """Raise AssertionError where a job that `wanted` describes is enqueued; of an AsyncSession it is awaited."""
+    criteria, states = _read(wanted)
+
+    def answer(session: Session) -> None:
+        found = [job for job in _jobs(session, states) if not criteria.differences(job)]
+        if found:
+            raise AssertionError(f"expected no job with {criteria} to be enqueued{_shown(found, Criteria({}))}")
+
+    return _asked(session, answer)
+
+
+def _read(wanted: dict[str, Any]) -> tuple[Criteria, tuple[JobState, ...]]:
+    known = Wanted.__annotations__
+    for name in wanted:
+        if name not in known:
+            raise InvalidOption(f"jobs can't be asked for by {name!r}{nearest(name, known)}; by {', '.join(known)}")
+    state: Any = wanted.pop("state", None)
+    states = WAITING if state is None else [state] if isinstance(state, str) else list(state)
+    return Criteria.read(wanted), tuple(JobState(each) for each in states)
+
+
+def _asked(session: Any, answer: Callable[[Session], T]) -> Any:
+    found = proper(session)
+    if isinstance(found, AsyncSession):
+        return found.run_sync(answer)
+    if isinstance(found, Session):
+        return answer(found)
+    raise TypeError(f"the session comes first, and this is {session!r}; write assert_enqueued(session, worker=...)")
+
+
+def _jobs(session: Session, states: tuple[JobState, ...]) -> list[Job]:
+    session.flush()
+    query = select(Job).where(Job.state.in_(states)).order_by(Job.id.desc())
+    # What others did to the rows meanwhile is seen too.
+    return list(session.scalars(query, execution_options={"populate_existing": True}))
+
+
+def _shown(jobs: list[Job], criteria: Criteria) -> str:
+    if not jobs:
+        return "; nothing is enqueued"
+    ordered = sorted(jobs, key=lambda job: len(criteria.differences(job)))
+    lines: list[str] = []
+    for job in ordered[:SHOWN]:
+        lines.append(f"  {job}")
+        lines += [f"    {difference}" for difference in criteria.differences(job)]
+    if len(jobs) > SHOWN:
+        lines.append(f"  and {len(jobs) - SHOWN} more")
+    return "; enqueued:\n" + "\n".join(lines)

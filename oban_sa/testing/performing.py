@@ -1,0 +1,149 @@
+"""`perform_job`: a worker's code, run by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Mapping
+from typing import Any, Final
+
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+
+from oban_sa import clock, targets, values
+from oban_sa.errors import InvalidArguments, InvalidOption
+from oban_sa.models import Job
+from oban_sa.states import JobState
+from oban_sa.testing.places import proper
+from oban_sa.workers import Definition, Registry, definition_of, running
+from oban_sa.workers import registry as default_registry
+from oban_sa.workers.options import refuse_unknown_for_job
+
+_ids: Final = itertools.count(1)
+
+
+def perform_job(
+    worker_or_job: Any,
+    args: Any = None,
+    /,
+    *,
+    session: Any = None,
+    registry: Registry | None = None,
+    **options: Any,
+) -> Any:
+    """Run a worker's code here and now, as its first attempt, and return its answer or raise what it raised.
+
+    Takes a worker, args (for a `@job` function a dict of its arguments by name) and options of the job such as
+    `attempt=3` or `meta={...}`; or a job alone. From a coroutine it is awaited, elsewhere it answers at once. The code
+    gets what a runner would give it: args that went through JSON, a job as it is loaded from its row, `current_job()`,
+    and `session` where it takes one, which is flushed afterwards and neither committed nor rolled back. There is no
+    timeout and no retry; nothing is written of the job itself. Raises `InvalidArguments` for args that don't fit,
+    `InvalidOption` for an unknown option, `WorkerNotFound` for a job nobody is registered for.
+    """
+    definition, job = _read(worker_or_job, args, options, registry or default_registry)
+    session = proper(session)
+    _check_session(definition, session)
+    performing = _Performing(definition, _as_fetched(job), session)
+    if _on_loop():
+        return performing.on_loop()
+    if definition.executor == "loop":
+        return asyncio.run(performing.on_loop())
+    return performing.here()
+
+
+class _Performing:
+    def __init__(self, definition: Definition, job: Job, session: AsyncSession | Session | None) -> None:
+        self._definition = definition
+        self._job = job
+        self._session = session
+
+    def here(self, session: Session | None = None) -> Any:
+        """Run synchronous code in this thread."""
+        with running(self._job):
+            given = session if session is not None else self._session
+            answer = self._definition.call(self._job, given if self._definition.session else None)
+            if isinstance(given, Session):
+                given.flush()
+            return answer
+
+    async def on_loop(self) -> Any:
+        """Run code of any kind from the loop, synchronous code in a thread as a runner does."""
+        if self._definition.executor != "loop":
+            if isinstance(self._session, AsyncSession):
+                return await self._session.run_sync(self.here)
+            return await asyncio.to_thread(self.here)
+        with running(self._job):
+            answer = await self._definition.call(self._job, self._session if self._definition.session else None)
+            if isinstance(self._session, AsyncSession):
+                await self._session.flush()
+            return answer
+
+
+def _read(target: Any, args: Any, options: Mapping[str, Any], registry: Registry) -> tuple[Definition, Job]:
+    if isinstance(target, Job):
+        if args is not None or options:
+            raise InvalidOption("a Job has its args and options already; write perform_job(job)")
+        return registry.find(target.worker), target
+    definition = definition_of(target)
+    if isinstance(target, type):
+        return definition, target.new(args, **options)  # type: ignore[attr-defined]
+    refuse_unknown_for_job(options, of=f"perform_job({target.__name__})")
+    plain = values.to_json(args if args is not None else {})
+    if plain.__class__ is not dict:
+        raise InvalidArguments(
+            f"the args of {target.__name__}() are given by name, as a dict, not {args!r}; "
+            f"or write perform_job({target.__name__}.new(...))"
+        )
+    definition.body.check(plain)
+    return definition, definition.job(plain, options)
+
+
+def _as_fetched(job: Job) -> Job:
+    """Return the job as a runner that just fetched it would have it."""
+    now = clock.now()
+    loaded = dict(vars(job))
+    plain = {column: _through_json(loaded.get(column) or {}, column) for column in ("args", "meta")}
+    fetched = Job.from_row(
+        {
+            **{column.key: loaded.get(column.key) for column in Job.__table__.columns},
+            **plain,
+            "id": loaded.get("id") or next(_ids),
+            "state": JobState.EXECUTING.value,
+            "attempt": max(job.attempt, 1),
+            "inserted_at": loaded.get("inserted_at") or now,
+            "scheduled_at": loaded.get("scheduled_at") or now,
+            "attempted_at": loaded.get("attempted_at") or now,
+        }
+    )
+    if job.cancelled():
+        fetched.request_cancel()
+    return fetched
+
+
+def _through_json(value: Any, where: str) -> Any:
+    plain = values.to_json(value, where=where)
+    if values.has_references(plain):
+        plain = values.replace_references(plain, targets.final, where=where)
+    return values.from_json(values.dumps(plain))
+
+
+def _check_session(definition: Definition, session: object) -> None:
+    what, kind = definition.body.what, definition.session
+    if session is not None and not isinstance(session, (Session, AsyncSession)):
+        raise TypeError(f"session must be a Session or an AsyncSession, got {session!r}")
+    if kind is None:
+        return
+    if session is None:
+        raise InvalidOption(f"{what} takes a session; give it one: perform_job(..., session=session)")
+    if kind == "async" and isinstance(session, Session):
+        raise InvalidOption(f"{what} takes an AsyncSession, and this is a Session")
+    if kind == "sync" and isinstance(session, AsyncSession) and not _on_loop():
+        raise InvalidOption(f"{what} takes a Session, and an AsyncSession gives one only in async code; give a Session")
+
+
+def _on_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
