@@ -28,6 +28,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from oban_sa.sql.fetching import FETCHED, jobs, taking
 from oban_sa.sql.literals import inline
+from oban_sa.sql.marks import marked
 from oban_sa.sql.moments import seconds_later, utc_clock
 
 VERDICT_COLUMNS: dict[str, Any] = {
@@ -113,12 +114,16 @@ def _still_held(job_id: ColumnElement[Any], attempt: ColumnElement[Any]) -> Colu
 def _outcome(said: Any) -> dict[str, Any]:
     now = utc_clock()
     entry = error_entry(cast(said["attempt"], Integer), cast(said["error"], Text))
+    wished = cast(said["state"], Text)
+    # An attempt that ends just as its job is cancelled may not have heard of it; the job is not to run once more.
+    called_off = wished.in_([inline("'retryable'"), inline("'scheduled'"), inline("'available'")]) & marked()
+    state = case((called_off, inline("'cancelled'")), else_=wished)
 
-    def moment_of(state: str, name: str) -> ColumnElement[Any]:
-        return case((cast(said["state"], Text) == inline(f"'{state}'"), now), else_=jobs.c[name])
+    def moment_of(ended: str, name: str) -> ColumnElement[Any]:
+        return case((state == inline(f"'{ended}'"), now), else_=jobs.c[name])
 
     return {
-        "state": cast(said["state"], jobs.c.state.type),
+        "state": cast(state, jobs.c.state.type),
         "attempt": jobs.c.attempt - case((said["refund"], inline("1")), else_=inline("0")),
         "scheduled_at": case(
             (cast(said["delay"], Double).is_(None), jobs.c.scheduled_at), else_=seconds_later(now, said["delay"])

@@ -26,6 +26,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from oban_sa.sql.acking import error_entry
 from oban_sa.sql.fetching import jobs
 from oban_sa.sql.literals import inline
+from oban_sa.sql.marks import marked
 from oban_sa.sql.moments import seconds_between, seconds_earlier, utc_clock, utc_now
 from oban_sa.sql.producing import producers
 
@@ -70,20 +71,29 @@ def rescuing() -> Executable:
         .with_for_update(skip_locked=True, of=jobs)
         .cte("orphans")
     )
-    spent = jobs.c.attempt >= jobs.c.max_attempts
     rescued = func.coalesce(_number(jobs.c.meta, "rescued", Integer()), inline("0")) + inline("1")
     meta = func.coalesce(jobs.c.meta, inline("'{}'::jsonb"))
     return (
         update(jobs)
         .where(jobs.c.id == orphans.c.id)
         .values(
-            state=cast(case((spent, inline("'discarded'")), else_=inline("'available'")), jobs.c.state.type),
-            discarded_at=case((spent, utc_clock()), else_=jobs.c.discarded_at),
+            **_given_on(),
             errors=jobs.c.errors.op("||")(error_entry(jobs.c.attempt, orphans.c.text)),
             meta=meta.op("||")(func.jsonb_build_object(inline("'rescued'"), rescued)),
         )
         .returning(jobs.c.id, jobs.c.queue, jobs.c.worker, jobs.c.state, jobs.c.attempt, jobs.c.max_attempts)
     )
+
+
+def _given_on() -> dict[str, Any]:
+    """What becomes of a job whose attempt nobody answers for: cancelled where that was asked for, else tried again."""
+    spent = jobs.c.attempt >= jobs.c.max_attempts
+    state = case((marked(), inline("'cancelled'")), (spent, inline("'discarded'")), else_=inline("'available'"))
+    return {
+        "state": cast(state, jobs.c.state.type),
+        "cancelled_at": case((marked(), utc_clock()), else_=jobs.c.cancelled_at),
+        "discarded_at": case((spent & ~marked(), utc_clock()), else_=jobs.c.discarded_at),
+    }
 
 
 def burying() -> Delete:
@@ -100,7 +110,6 @@ def abandoned() -> Executable:
     `text`.
     """
     known = select(producers.c.uuid).where(cast(producers.c.uuid, Text) == HOLDER)
-    spent = jobs.c.attempt >= jobs.c.max_attempts
     lost = (
         select(jobs.c.id)
         .where(
@@ -116,8 +125,7 @@ def abandoned() -> Executable:
         update(jobs)
         .where(jobs.c.id == lost.c.id)
         .values(
-            state=cast(case((spent, inline("'discarded'")), else_=inline("'available'")), jobs.c.state.type),
-            discarded_at=case((spent, utc_clock()), else_=jobs.c.discarded_at),
+            **_given_on(),
             errors=jobs.c.errors.op("||")(error_entry(jobs.c.attempt, bindparam("text", type_=Text()))),
         )
         .returning(jobs.c.id, jobs.c.queue, jobs.c.worker, jobs.c.state, jobs.c.attempt, jobs.c.max_attempts)

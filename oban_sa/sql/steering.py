@@ -34,10 +34,8 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from oban_sa.models import Job
 from oban_sa.sql.fetching import jobs
+from oban_sa.sql.marks import MARK, marked
 from oban_sa.sql.moments import utc_clock
-
-MARK = "cancel_attempted_at"
-"""The key in `meta` that says when a job was asked to stop; its value is UTC without an offset, as the family's is."""
 
 CANCELLABLE = ("available", "scheduled", "suspended", "retryable", "executing")
 
@@ -153,12 +151,9 @@ def asked_to_stop() -> Select[Any]:
     They were marked during this very attempt, or an Elixir node has set them cancelled already.
     """
     ids = cast(bindparam("ids", type_=ARRAY(BigInteger())), ARRAY(BigInteger()))
-    marked = jobs.c.meta.op("->>")(literal_column(f"'{MARK}'"))
-    # Both texts are ISO 8601 of the same form, without trailing zeros, and compare as the moments do.
-    began = func.to_jsonb(jobs.c.attempted_at).op("#>>")(literal_column("'{}'"))
     return select(jobs.c.id).where(
         jobs.c.id == func.any(ids),
-        or_(literal_column("'cancelled'") == _state, _executing & (marked >= began)),
+        or_(literal_column("'cancelled'") == _state, _executing & marked()),
     )
 
 

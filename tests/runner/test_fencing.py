@@ -68,9 +68,7 @@ async def test_a_session_worker_that_lost_its_job_leaves_no_effects(house: House
             session.execute(text("INSERT INTO effects VALUES (1)"))
             session.commit()  # a worker may commit by itself, and gives up the guarantee for what it committed
             session.execute(text("INSERT INTO effects VALUES (2)"))
-            session.connection().execute(
-                text("SELECT pg_notify('none', '')")
-            )
+            session.connection().execute(text("SELECT pg_notify('none', '')"))
             steal(house, job)
 
     [job_id] = await house.enqueue(Job("worker"))
@@ -174,3 +172,75 @@ async def test_a_cancel_answered_by_a_session_worker_keeps_what_it_wrote(house: 
     await house.drain()
     assert (await house.job(job_id)).state == "cancelled"
     assert await house.sql("SELECT * FROM effects") == [(1,)]
+
+
+# A job that is cancelled just as its attempt ends
+
+MARKED = """
+UPDATE oban_jobs SET meta = meta || jsonb_build_object('cancel_attempted_at', timezone('UTC', clock_timestamp()))
+WHERE id = :id
+"""
+MARKED_BEFORE = """
+UPDATE oban_jobs SET meta = meta || jsonb_build_object('cancel_attempted_at', attempted_at - interval '1 second')
+WHERE id = :id
+"""
+MARKED_ODDLY = """
+UPDATE oban_jobs SET meta = meta || '{"cancel_attempted_at": "-"}' WHERE id = :id
+"""
+
+
+@pytest.mark.parametrize("answer", [Snooze(60), ValueError("late")])
+@pytest.mark.parametrize(
+    ("change", "cancelled"),
+    [(MARKED, True), (MARKED_BEFORE, False), (MARKED_ODDLY, False)],
+    ids=["now", "before", "odd"],
+)
+async def test_a_job_that_was_cancelled_as_its_attempt_ended_does_not_run_once_more(
+    house: House, change: str, cancelled: bool, answer: object
+) -> None:
+    @job(registry=house.registry)
+    async def unaware(job: Job) -> object:
+        await house.sql(change, id=job.id)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    [job_id] = await house.enqueue(unaware.new())
+    await house.drain()
+    ended = await house.job(job_id)
+    assert (ended.state == "cancelled") == cancelled
+    assert (ended.cancelled_at is not None) == cancelled
+
+
+async def test_a_job_that_was_cancelled_and_completed_all_the_same_is_completed(house: House) -> None:
+    @job(registry=house.registry)
+    async def unaware(job: Job) -> None:
+        await house.sql(MARKED, id=job.id)
+
+    [job_id] = await house.enqueue(unaware.new())
+    await house.drain()
+    ended = await house.job(job_id)
+    assert (ended.state, ended.cancelled_at) == ("completed", None)
+
+
+async def test_a_cancelled_job_of_a_dead_node_is_not_run_by_another(house: House) -> None:
+    ran: list[int] = []
+
+    @job(registry=house.registry)
+    async def never(job: Job) -> None:
+        ran.append(job.id)
+
+    [cancelled, wanted] = await house.enqueue(never.new(), never.new())
+    await house.sql(
+        "INSERT INTO oban_producers (uuid, name, node, queue, meta, updated_at) VALUES ('7e2d4bd4-6c6f-4c41-8b1f-"
+        "3b2f6d0c9a11', 'Oban', 'dead.1', 'default', '{\"dead_after\": 1}', timezone('UTC', now()) - interval '1 hour')"
+    )
+    await house.sql(
+        "UPDATE oban_jobs SET state = 'executing', attempt = 1, attempted_at = timezone('UTC', now()), "
+        "attempted_by = ARRAY['dead.1', '7e2d4bd4-6c6f-4c41-8b1f-3b2f6d0c9a11']"
+    )
+    await house.sql(MARKED, id=cancelled)
+    async with house.runner():
+        await house.becomes(wanted, "completed")
+        await house.becomes(cancelled, "cancelled")
+    assert ran == [wanted]
