@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 Hook: TypeAlias = Callable[[Any], object]
 """A function of one `Job`; what it returns is ignored."""
@@ -40,11 +40,10 @@ def writing(job: Any) -> None:
     """Show a job that is about to be written to every hook, with args and meta that no other job shares."""
     if not _before_insert.hooks:
         return
-    loaded: dict[str, Any] = vars(job)
+    loaded = cast("dict[str, Any]", vars(job))
     for column in ("args", "meta"):
-        value: object = loaded.get(column)
-        if isinstance(value, dict):
-            loaded[column] = {**value}
+        if isinstance(loaded.get(column), dict):
+            loaded[column] = {**loaded[column]}
     for _, hook in _before_insert.hooks:
         hook(job)
 

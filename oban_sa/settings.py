@@ -20,6 +20,7 @@ from urllib.parse import unquote_plus
 from oban_sa.cronentry import CronEntry, entries
 from oban_sa.errors import InvalidOption, nearest
 from oban_sa.periods import seconds
+from oban_sa.retention import Prune, read_prune
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 LOG_FORMATS: Final = ("text", "json")
@@ -54,6 +55,11 @@ class Settings:
     dead_after: float = 30.0
     abandoned_after: float | None = None
     metrics: bool = False
+    prune: Prune | None = field(default_factory=Prune)
+    middleware: tuple[str, ...] = ()
+    health_port: int | None = None
+    health_host: str = "127.0.0.1"
+    blocked_after: float = 1.0
     poll_every: float = 1.0
     stage_every: float = 1.0
     until_idle: bool = False
@@ -226,6 +232,32 @@ def _names(value: object) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+def _attributes(value: object) -> tuple[str, ...]:
+    given: object = value.split(",") if isinstance(value, str) else value
+    if not isinstance(given, list | tuple):
+        raise InvalidOption(f"{value!r} names no functions; write for example myapp.tracing:trace")
+    names: list[str] = []
+    for name in (part.strip() for item in cast("Sequence[object]", given) for part in _text(item).split(",")):
+        module, colon, attribute = name.partition(":")
+        if not colon or not all(piece.isidentifier() for path in (module, attribute) for piece in path.split(".")):
+            before, _, last = name.replace(":", ".").rpartition(".")
+            guess = f"{before}:{last}"
+            hint = guess if all(piece.isidentifier() for piece in name.split(".")) and before else "myapp.tracing:trace"
+            raise InvalidOption(f"{name!r} is not a module and a name in it; write for example {hint}")
+        names.append(name)
+    return tuple(dict.fromkeys(names))
+
+
+def _port(value: object) -> int:
+    if isinstance(value, str) and re.fullmatch(r"\d{1,5}", value.strip()):
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 65535:
+        # Kubernetes puts an address into OBAN_HEALTH_PORT where a service is named oban-health.
+        service = "; is a Kubernetes service named so?" if isinstance(value, str) and "://" in value else ""
+        raise InvalidOption(f"{value!r} is not the number of a port, such as 8080{service}")
+    return value
+
+
 def _positive(value: object) -> float:
     period = seconds(cast("Any", value))
     if period <= 0:
@@ -304,6 +336,11 @@ _READ: Final[Mapping[str, Callable[[object], object]]] = {
     "dead_after": _positive,
     "abandoned_after": _positive,
     "metrics": _flag,
+    "prune": read_prune,
+    "middleware": _attributes,
+    "health_port": _port,
+    "health_host": _text,
+    "blocked_after": _positive,
     "poll_every": _positive,
     "stage_every": _positive,
     "until_idle": _flag,

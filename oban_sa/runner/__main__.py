@@ -108,6 +108,25 @@ runner. A second Ctrl-C ends it at once. It exits with 0 when it stopped cleanly
     metavar="MODULE",
     help="Workers below this module are imported when a job names one; repeatable. [OBAN_ALLOW]",
 )
+@click.option(
+    "--prune",
+    metavar="AGE",
+    help="Age at which jobs that are over are deleted: 7days, or completed:1h,discarded:30days, or never; 1 day, "
+    "discarded jobs 7 days. [OBAN_PRUNE]",
+)
+@click.option(
+    "--middleware",
+    multiple=True,
+    metavar="MODULE:NAME",
+    help="Put this function around every attempt; repeatable, the outermost first. [OBAN_MIDDLEWARE]",
+)
+@click.option("--health-port", metavar="PORT", help="Serve /live and /ready on this port. [OBAN_HEALTH_PORT]")
+@click.option("--health-host", metavar="HOST", help="Address to serve them on; 127.0.0.1. [OBAN_HEALTH_HOST]")
+@click.option(
+    "--blocked-after",
+    metavar="SECONDS",
+    help="Name the code that blocks the event loop for so long; 1. [OBAN_BLOCKED_AFTER]",
+)
 @click.option("--config", metavar="FILE", help="A TOML file, instead of oban.toml or pyproject.toml. [OBAN_CONFIG]")
 @click.option("--log-level", metavar="LEVEL", help=f"{', '.join(LOG_LEVELS)}; info. [OBAN_LOG_LEVEL]")
 @click.option("--log-format", metavar="FORMAT", help=f"{' or '.join(LOG_FORMATS)}; text. [OBAN_LOG_FORMAT]")

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from oban_sa.errors import InvalidOption, RunnerError, nearest
 
@@ -33,6 +34,23 @@ def load(modules: Iterable[str], *, origin: str = "--import") -> None:
             raise RunnerError(f"{origin}: {_failed(module, error)}") from error
         except (Exception, SystemExit) as error:
             raise RunnerError(f"{origin}: {_failed(module, error)}") from error
+
+
+def attribute(name: str, *, origin: str) -> Any:
+    """Import what `module:name` names; raises what `load` raises, and InvalidOption where the module has no such name.
+
+    A name may be a path: `myapp.tracing:Tracer.trace`.
+    """
+    module, colon, path = name.partition(":")
+    if not colon or not module or not path:
+        raise InvalidOption(f"{origin}: {name!r} is not a module and a name in it; write for example myapp.obs:trace")
+    load([module], origin=origin)
+    found: Any = sys.modules[module]
+    for step in path.split("."):
+        if not hasattr(found, step):
+            raise InvalidOption(f"{origin}: there is no {step!r} in {module!r}{nearest(step, dir(found))}")
+        found = getattr(found, step)
+    return found
 
 
 def _missing(module: str, missing: str, here: str) -> str:

@@ -7,18 +7,21 @@ import logging
 import threading
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 import click
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from oban_sa.errors import InvalidOption
-from oban_sa.runner import Runner, logs, verify
+from oban_sa.retention import Prune
+from oban_sa.runner import Runner, imports, logs, verify
 from oban_sa.runner.engine import connect_arguments, create_engine, explained
 from oban_sa.runner.leaving import closed, leave
 from oban_sa.runner.migrating import migrate
 from oban_sa.runner.stopping import stoppable
 from oban_sa.settings import Settings
+from oban_sa.workers.middleware import Chain
 
 logger = logging.getLogger("oban_sa.runner")
 
@@ -43,6 +46,7 @@ def check(settings: Settings) -> None:
 
     A private database is not started only to be looked at.
     """
+    _named(settings)
     if settings.database_url is not None:
         run(_checked(settings, settings.database_url))
 
@@ -86,7 +90,20 @@ def database(settings: Settings) -> Generator[str]:
         yield running.url
 
 
+def _named(settings: Settings) -> tuple[Prune | None, list[Any]]:
+    """Import what settings can only name."""
+    origin = settings.origins.get("middleware", "--middleware")
+    middleware = [imports.attribute(name, origin=origin) for name in settings.middleware]
+    Chain(middleware)  # refuses what could not stand around an attempt
+    prune = settings.prune
+    if prune is not None and isinstance(prune.archive, str):
+        origin = f"{settings.origins.get('prune', 'prune')}.archive"
+        prune = replace(prune, archive=imports.attribute(prune.archive, origin=origin))
+    return prune, middleware
+
+
 async def _serve(settings: Settings, url: str) -> None:
+    prune, middleware = _named(settings)
     if settings.listen_url is not None:
         connect_arguments(settings.listen_url)  # refuses now what the notifier would try for ever
     engine = create_engine(
@@ -117,6 +134,11 @@ async def _serve(settings: Settings, url: str) -> None:
                 dead_after=settings.dead_after,
                 abandoned_after=settings.abandoned_after,
                 metrics=settings.metrics,
+                prune=prune,
+                middleware=middleware,
+                health_port=settings.health_port,
+                health_host=settings.health_host,
+                blocked_after=settings.blocked_after,
                 poll_every=settings.poll_every,
                 stage_every=settings.stage_every,
             )
