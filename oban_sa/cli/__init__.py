@@ -10,7 +10,7 @@ import pkgutil
 
 import click
 
-from oban_sa.errors import nearest
+from oban_sa.cli._groups import CONTEXT, Suggesting
 
 HELP = """Background jobs that live in your PostgreSQL.
 
@@ -18,6 +18,8 @@ HELP = """Background jobs that live in your PostgreSQL.
 The first five minutes:
   python -m oban_sa migrate --database-url postgresql://localhost/shop   # make the tables
   python -m oban_sa runner --help                                        # and then work on jobs
+  python -m oban_sa status                                               # nodes, queues, and what waits
+  python -m oban_sa jobs list --state retryable                          # and what went wrong: jobs show 123
 
 The database, the schema and all other settings may also stand in the environment (OBAN_DATABASE_URL, OBAN_SCHEMA) or in
 a file: oban.toml, or [tool.oban] in pyproject.toml.
@@ -26,7 +28,7 @@ a file: oban.toml, or [tool.oban] in pyproject.toml.
 _ALIASES = {"run": "runner"}
 
 
-class Nouns(click.Group):
+class Nouns(Suggesting):
     """A group whose commands are the files of this package, imported only when they are asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -42,20 +44,11 @@ class Nouns(click.Group):
         command: click.Command = importlib.import_module(f"{__name__}.{name.replace('-', '_')}").command
         return command
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command that the arguments begin with, or say which one was probably meant."""
-        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
-            names = self.list_commands(ctx)
-            ctx.fail(f"there is no command {args[0]!r}{nearest(args[0], names)} (there are {', '.join(names)})")
-        return super().resolve_command(ctx, args)
-
 
 group = Nouns(
     "oban-sa",
     help=HELP,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+    context_settings=CONTEXT,
     params=[],
 )
 click.version_option(package_name="oban-sa", message="oban_sa %(version)s")(group)

@@ -1,0 +1,170 @@
+"""`python -m oban_sa cron`: which jobs are made when."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from oban_sa.cli._connecting import asked, database_options, instance_option, json_option
+from oban_sa.cli._groups import CONTEXT, Suggesting
+from oban_sa.cli._printing import ago, document, table
+from oban_sa.client import Oban
+from oban_sa.crontab import Schedule, parse
+from oban_sa.errors import InvalidCron
+from oban_sa.runner import imports
+from oban_sa.runner.scheduler import resolved
+from oban_sa.settings import Settings
+from oban_sa.sql import overview, ticking
+from oban_sa.workers.registry import registry
+
+HELP = """Look at the crontab: which jobs are made when.
+
+\b
+Examples:
+  python -m oban_sa cron list                        # what runners have put into the database
+  python -m oban_sa cron list --import myapp.jobs    # and what stands in the code and in oban.toml
+"""
+
+command = Suggesting("cron", help=HELP, short_help="Look at the crontab.", context_settings=CONTEXT)
+
+LIST_HELP = """Show each entry with its last and its next moment, in its own time zone.
+
+Entries come from the database, where runners keep those they have led with. With --import they come from the code and
+the settings file too, and each is shown with where it is known from: one that is only in the database is an old one,
+which ticks no more; one that is only in the code waits for a runner to lead with it. Entries of another instance than
+Oban are shown with --name; among Oban's own they stand as `<instance>: <name>`.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One entry as it is listed; `schedule` is None where its expression can't be read."""
+
+    name: str
+    expression: str
+    timezone: str
+    worker: str
+    options: Mapping[str, Any]
+    last_at: datetime | None
+    schedule: Schedule | None
+    known_from: tuple[str, ...]
+
+    def next_after(self, now: datetime) -> datetime | None:
+        return None if self.schedule is None else self.schedule.next_after(now)
+
+    def local(self, moment: datetime) -> str:
+        zone = UTC if self.schedule is None else self.schedule.zone
+        return f"{moment.astimezone(zone):%a %Y-%m-%d %H:%M:%S %Z}"
+
+
+@command.command("list", help=LIST_HELP, short_help="Show each entry with its last and its next moment.")
+@click.option(
+    "--import",
+    "modules",
+    multiple=True,
+    metavar="MODULE",
+    help="Show what this module's workers ask for too; repeatable.",
+)
+@json_option
+@instance_option
+@database_options
+def list_(settings: Settings, *, modules: tuple[str, ...], as_json: bool) -> None:
+    """Print the crontab."""
+    named = tuple(modules) or settings.imports
+    imports.load(named, origin="--import" if modules else settings.origins.get("imports", "--import"))
+    in_code = resolved(settings.crontab, registry, settings.allow) if named else ()
+
+    async def ask(oban: Oban) -> tuple[list[Mapping[str, Any]], datetime]:
+        async with AsyncSession(oban.engine) as session:
+            rows = [dict(row) for row in (await session.execute(overview.schedules())).mappings()]
+            now: datetime = (await session.execute(overview.now())).scalar_one()
+            return list(rows), now.replace(tzinfo=UTC)
+
+    rows, now = asked(settings, ask)
+    entries = {entry.name: entry for row in rows if (entry := _stored(row, settings.name)) is not None}
+    for each in in_code:
+        stored = entries.get(each.name)
+        entries[each.name] = _Entry(
+            name=each.name,
+            expression=each.expression,
+            timezone=each.timezone,
+            worker=each.worker,
+            options={**each.options(), **({"args": dict(each.args)} if each.args else {})},
+            last_at=None if stored is None else stored.last_at,
+            schedule=each.schedule,
+            known_from=("code",) if stored is None else ("database", "code"),
+        )
+    found = sorted(entries.values(), key=lambda entry: (entry.worker, entry.name))
+    if as_json:
+        document({"instance": settings.name, "now": now, "entries": [_described(entry, now) for entry in found]})
+    elif not found:
+        click.echo("No entries are known. Those that stand in the code are shown with --import myapp.jobs.")
+    else:
+        _print(found, now, compared=bool(named))
+
+
+def _print(entries: list[_Entry], now: datetime, *, compared: bool) -> None:
+    rows = [
+        (
+            entry.name,
+            entry.expression,
+            entry.timezone,
+            entry.worker.rpartition(".")[2],
+            "never" if entry.last_at is None else f"{entry.local(entry.last_at)} ({ago(entry.last_at, now)})",
+            _next(entry, now),
+            *((" and ".join(entry.known_from),) if compared else ()),
+        )
+        for entry in entries
+    ]
+    columns = ["name", "expression", "timezone", "worker", "last", "next"]
+    table([*columns, "known from"] if compared else columns, rows, wide="worker")
+
+
+def _next(entry: _Entry, now: datetime) -> str:
+    if entry.schedule is None:
+        return "can't be read"
+    if entry.schedule.reboot:
+        return "when a runner starts"
+    moment = entry.next_after(now)
+    return "never" if moment is None else f"{entry.local(moment)} ({ago(moment, now)})"
+
+
+def _stored(row: Mapping[str, Any], instance: str) -> _Entry | None:
+    """Read a row of the table; None where it belongs to another instance."""
+    name: str = row["name"]
+    prefix = "" if instance == "Oban" else f"{instance}: "
+    if not name.startswith(prefix):
+        return None
+    try:
+        schedule = parse(row["expression"], timezone=row["timezone"])
+    except InvalidCron:
+        schedule = None
+    return _Entry(
+        name=name.removeprefix(prefix),
+        expression=row["expression"],
+        timezone=row["timezone"],
+        worker=row["worker"],
+        options={key: value for key, value in row["opts"].items() if key != ticking.LAST_JOB},
+        last_at=row["last_at"],
+        schedule=schedule,
+        known_from=("database",),
+    )
+
+
+def _described(entry: _Entry, now: datetime) -> dict[str, Any]:
+    next_at = entry.next_after(now)
+    return {
+        "name": entry.name,
+        "expression": entry.expression,
+        "timezone": entry.timezone,
+        "worker": entry.worker,
+        "options": dict(entry.options),
+        "last_at": entry.last_at,
+        "next_at": next_at,
+        "known_from": list(entry.known_from),
+    }

@@ -1,0 +1,197 @@
+"""`python -m oban_sa queues`: look at queues, pause and resume them, change their limits."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import click
+
+from oban_sa.cli._connecting import asked, database_options, instance_option, json_option
+from oban_sa.cli._groups import CONTEXT, Suggesting
+from oban_sa.cli._printing import document, span, table
+from oban_sa.client import Oban
+from oban_sa.errors import InvalidOption, nearest
+from oban_sa.settings import Settings
+from oban_sa.states import JobState
+
+HELP = """Look at queues, pause and resume them, and change how many jobs of each run at once.
+
+What is decided here reaches running nodes at once and outlives them: it holds for those that start later too.
+
+\b
+Examples:
+  python -m oban_sa queues list
+  python -m oban_sa queues pause mailers              # on all nodes; running jobs go on
+  python -m oban_sa queues pause --all --node web.1   # every queue of one node
+  python -m oban_sa queues resume mailers
+  python -m oban_sa queues scale mailers 50           # each node runs up to 50 at once
+"""
+
+command = Suggesting(
+    "queues", help=HELP, short_help="Look at queues, pause, resume and scale them.", context_settings=CONTEXT
+)
+
+
+def node_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --node to a command."""
+    return click.option("--node", metavar="NAME", help="Only on this node, as `queues list` shows it.")(function)
+
+
+@command.command("list", help="Show the queues of every node, and those whose jobs nobody works on.")
+@json_option
+@instance_option
+@database_options
+def list_(settings: Settings, *, as_json: bool) -> None:
+    """Print queues by node."""
+
+    async def ask(oban: Oban) -> tuple[list[dict[str, Any]], dict[str, int]]:
+        waiting = {each.queue: each.count for each in await oban.count_jobs() if each.state is JobState.AVAILABLE}
+        return [described(check, settings) for check in await oban.check_queues()], waiting
+
+    queues, waiting = asked(settings, ask)
+    orphans = {name: number for name, number in sorted(waiting.items()) if name not in {q["queue"] for q in queues}}
+    if as_json:
+        unserved = [{"queue": name, "available": number} for name, number in orphans.items()]
+        document({"instance": settings.name, "queues": queues, "unserved": unserved})
+        return
+    if queues:
+        print_queues(queues, waiting)
+    else:
+        click.echo(f"No node of {settings.name} runs.")
+    for name, number in orphans.items():
+        click.echo(f"Nobody works on the queue {name}, which has {number:,} available.")
+
+
+def described(check: Any, settings: Settings) -> dict[str, Any]:
+    """A queue on a node, as JSON."""
+    return {
+        "queue": check.queue,
+        "node": check.node,
+        "limit": check.limit,
+        "paused": check.paused,
+        "running": list(check.running),
+        "started_at": check.started_at,
+        "silent_for": round(check.silent_for, 3),
+        "alive": check.silent_for < settings.dead_after,
+    }
+
+
+def print_queues(queues: Sequence[dict[str, Any]], waiting: dict[str, int]) -> None:
+    """Print a table of what `described` makes; `waiting` is how many jobs of a queue are available."""
+    rows = [
+        (
+            queue["queue"],
+            queue["node"],
+            queue["limit"],
+            len(queue["running"]),
+            waiting.get(queue["queue"], 0),
+            "silent" if not queue["alive"] else "paused" if queue["paused"] else "running",
+            f"{span(queue['silent_for'])} ago",
+            f"{queue['started_at']:%Y-%m-%d %H:%M:%S} UTC",
+        )
+        for queue in queues
+    ]
+    columns = ("queue", "node", "limit", "executing", "available", "state", "heartbeat", "started")
+    table(columns, rows, right=("limit", "executing", "available"), wide="node")
+
+
+@command.command("pause", help="Start no more jobs of queues; those that run go on.", no_args_is_help=True)
+@click.argument("queues", nargs=-1, metavar="[QUEUE]...")
+@click.option("--all", "every", is_flag=True, help="Every queue, those of later nodes included.")
+@node_option
+@json_option
+@instance_option
+@database_options
+def pause(settings: Settings, *, queues: tuple[str, ...], every: bool, node: str | None, as_json: bool) -> None:
+    """Pause queues."""
+    _steer(settings, "pause", queues, every=every, node=node, as_json=as_json)
+
+
+@command.command("resume", help="Start jobs of queues again.", no_args_is_help=True)
+@click.argument("queues", nargs=-1, metavar="[QUEUE]...")
+@click.option("--all", "every", is_flag=True, help="Every queue, those paused singly too.")
+@node_option
+@json_option
+@instance_option
+@database_options
+def resume(settings: Settings, *, queues: tuple[str, ...], every: bool, node: str | None, as_json: bool) -> None:
+    """Resume queues."""
+    _steer(settings, "resume", queues, every=every, node=node, as_json=as_json)
+
+
+@command.command("scale", help="Let so many jobs of a queue run at once on each node.", no_args_is_help=True)
+@click.argument("queue")
+@click.argument("limit", type=click.IntRange(1, 100_000))
+@node_option
+@json_option
+@instance_option
+@database_options
+def scale(settings: Settings, *, queue: str, limit: int, node: str | None, as_json: bool) -> None:
+    """Change a queue's limit."""
+
+    async def work(oban: Oban) -> list[str]:
+        unknown = await _unknown(oban, (queue,), node)
+        await oban.scale_queue(queue, limit=limit, node=node)
+        return unknown
+
+    unknown = asked(settings, work)
+    _say(settings, [queue], f"runs up to {limit} at once", node, {"limit": limit}, unknown, as_json=as_json)
+
+
+def _steer(
+    settings: Settings, verb: str, queues: tuple[str, ...], *, every: bool, node: str | None, as_json: bool
+) -> None:
+    if every == bool(queues):
+        raise InvalidOption(f"which queues? Write their names: queues {verb} mailers reports, or --all")
+
+    async def work(oban: Oban) -> list[str]:
+        unknown = await _unknown(oban, queues, node)
+        if every:
+            all_queues: Callable[..., Awaitable[None]] = (
+                oban.pause_all_queues if verb == "pause" else oban.resume_all_queues
+            )
+            await all_queues(node=node)
+        one: Callable[..., Awaitable[None]] = oban.pause_queue if verb == "pause" else oban.resume_queue
+        for queue in queues:
+            await one(queue, node=node)
+        return unknown
+
+    unknown = asked(settings, work)
+    done = "is paused" if verb == "pause" else "is resumed"
+    _say(settings, queues or ["*"], done, node, {"paused": verb == "pause"}, unknown, as_json=as_json)
+
+
+async def _unknown(oban: Oban, queues: Sequence[str], node: str | None) -> list[str]:
+    """Return warnings about names that nobody has; what is decided about them is kept all the same."""
+    checks = await oban.check_queues()
+    nodes, names = {check.node for check in checks}, {check.queue for check in checks}
+    said: list[str] = []
+    if node is not None and node not in nodes:
+        said.append(f"no node {node!r} runs now, so this holds once it starts{nearest(node, sorted(nodes))}")
+    said += [
+        f"no node works on the queue {queue!r} now, so this holds once one does{nearest(queue, sorted(names))}"
+        for queue in queues
+        if queue not in names
+    ]
+    return said
+
+
+def _say(
+    settings: Settings,
+    queues: Sequence[str],
+    done: str,
+    node: str | None,
+    decided: dict[str, Any],
+    unknown: Sequence[str],
+    *,
+    as_json: bool,
+) -> None:
+    if as_json:
+        document({"instance": settings.name, "queues": list(queues), "node": node, **decided})
+    else:
+        where = f"on the node {node}" if node is not None else f"on all nodes of {settings.name}"
+        for queue in queues:
+            click.echo(f"{'Every queue' if queue == '*' else f'The queue {queue}'} {done} {where}.")
+    for warning in unknown:
+        click.echo(f"Note: {warning}", err=True)
