@@ -63,9 +63,9 @@ def taking() -> CTE:
         .cte("picked")
         .prefix_with("MATERIALIZED", dialect="postgresql")
     )
-    return (
-        update(jobs)
-        .where(jobs.c.id == picked.c.id)
+    claim: Any = update(jobs)
+    taken: CTE = (
+        claim.where(jobs.c.id == picked.c.id)
         .values(
             state=inline("'executing'"),
             attempt=jobs.c.attempt + inline("1"),
@@ -75,6 +75,7 @@ def taking() -> CTE:
         .returning(*(answered(name) for name in FETCHED))
         .cte("taken")
     )
+    return taken
 
 
 def answered(name: str) -> Any:

@@ -192,9 +192,9 @@ class Draining:
             .cte("picked")
             .prefix_with("MATERIALIZED", dialect="postgresql")
         )
+        claim: Any = update(jobs)
         taking: Executable = (
-            update(jobs)
-            .where(jobs.c.id == picked.c.id)
+            claim.where(jobs.c.id == picked.c.id)
             .values(
                 state=JobState.EXECUTING,
                 attempt=jobs.c.attempt + literal("1"),
