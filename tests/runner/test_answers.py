@@ -1,0 +1,284 @@
+"""Everything that can come out of a worker is an answer, and every answer has its outcome."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from oban_sa import Cancel, Job, Record, Snooze, Worker, job, telemetry, worker
+from tests.runner.conftest import House
+from tests.support import eventually
+
+ERRORS: list[Any] = [
+    ValueError("boo"),
+    SystemExit(3),
+    KeyboardInterrupt(),
+    asyncio.CancelledError("by itself"),
+    GeneratorExit(),
+    StopIteration(1),
+    StopAsyncIteration(),
+    TimeoutError("its own"),
+    BaseExceptionGroup("several", [KeyboardInterrupt(), ValueError("x")]),
+    ExceptionGroup("several", [ValueError("x")]),
+    MemoryError(),
+    RecursionError("too deep"),
+    type("Odd", (Exception,), {"__str__": lambda self: 1 / 0})(),
+]
+
+
+@pytest.fixture(params=["loop", "thread"])
+def where(request) -> str:
+    return str(request.param)
+
+
+def answering(house: House, where: str, answer: Any, **options: Any) -> None:
+    """A worker that returns `answer`, or raises it."""
+    if where == "loop":
+
+        @job(name="worker", registry=house.registry, **options)
+        async def on_loop() -> Any:
+            if isinstance(answer, BaseException):
+                raise answer
+            return answer
+
+    else:
+
+        @job(name="worker", registry=house.registry, **options)
+        def in_thread() -> Any:
+            assert threading.current_thread() is not threading.main_thread()
+            if isinstance(answer, BaseException):
+                raise answer
+            return answer
+
+
+async def ended(house: House, **options: Any) -> Job:
+    """The job after its first attempt."""
+    [job_id] = await house.enqueue(Job("worker", **options))
+    async with asyncio.timeout(20):
+        await house.drain()
+    return await house.job(job_id)
+
+
+@pytest.mark.parametrize("value", [None, 1, "text", False, {"a": [1]}, object(), ValueError])
+async def test_a_plain_value_completes_the_job(house: House, where: str, value: Any) -> None:
+    answering(house, where, value)
+    done = await ended(house)
+    assert (done.state, done.errors, done.meta, done.attempt) == ("completed", [], {}, 1)
+    assert done.completed_at is not None
+
+
+async def test_a_recorded_value_is_kept(house: House, where: str) -> None:
+    answering(house, where, Record({"sent": True}))
+    done = await ended(house, meta={"mine": 1})
+    assert done.recorded() == {"sent": True}
+    assert done.meta["mine"] == 1
+
+
+async def test_a_snooze_gives_the_attempt_back_and_counts_itself(house: House, where: str) -> None:
+    answering(house, where, Snooze("1 hour", {"page": 2}))
+    later = await ended(house, meta={"snoozed": 4, "page": 1})
+    assert (later.state, later.attempt, later.errors) == ("scheduled", 0, [])
+    assert later.meta == {"snoozed": 5, "page": 2}
+    assert timedelta(minutes=59) < later.scheduled_at - datetime.now(UTC) < timedelta(minutes=61)
+
+
+async def test_a_snooze_is_counted_where_meta_is_no_object(house: House, where: str) -> None:
+    answering(house, where, Snooze(3600))
+    [job_id] = await house.enqueue(Job("worker"))
+    await house.sql("UPDATE oban_jobs SET meta = '[1]'")
+    await house.drain()
+    assert await house.sql("SELECT state::text, attempt FROM oban_jobs WHERE id = :id", id=job_id) == [("scheduled", 0)]
+
+
+async def test_a_cancel_ends_the_job_and_says_why(house: House, where: str) -> None:
+    answering(house, where, Cancel("no such user"))
+    over = await ended(house)
+    assert (over.state, over.attempt) == ("cancelled", 1)
+    assert over.errors[0]["error"] == "AttemptCancelled: no such user"
+    assert over.cancelled_at is not None
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+async def test_every_error_is_an_attempt_that_failed(house: House, where: str, error: BaseException) -> None:
+    answering(house, where, error)
+    failed = await ended(house)
+    assert (failed.state, failed.attempt) == ("retryable", 1)
+    [entry] = failed.errors
+    assert entry["attempt"] == 1
+    name = "RuntimeError" if isinstance(error, StopIteration) else type(error).__name__
+    assert entry["error"].startswith(f"{name}: ")
+    assert timedelta(seconds=15) < failed.scheduled_at - datetime.now(UTC) < timedelta(seconds=20)
+
+
+@pytest.mark.parametrize("error", ERRORS[:4], ids=lambda error: type(error).__name__)
+async def test_the_last_attempt_that_fails_discards_the_job(house: House, where: str, error: BaseException) -> None:
+    answering(house, where, error)
+    over = await ended(house, max_attempts=1)
+    assert (over.state, len(over.errors)) == ("discarded", 1)
+    assert over.discarded_at is not None
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()], ids=lambda e: type(e).__name__)
+async def test_the_runner_goes_on_after_what_ends_other_programs(house: House, where: str, error: Any) -> None:
+    answering(house, where, error)
+
+    @job(registry=house.registry)
+    async def fine() -> None: ...
+
+    await house.enqueue(*(Job("worker") for _ in range(5)))
+    async with house.runner():
+        await eventually(lambda: retryable(house, 5))
+        [job_id] = await house.enqueue(fine.new())
+        await house.becomes(job_id, "completed")
+
+
+async def retryable(house: House, count: int) -> bool:
+    return (await house.states()).get("retryable") == count
+
+
+async def test_an_error_names_the_workers_code_and_not_the_way_there(house: House, where: str) -> None:
+    answering(house, where, ValueError("boo"))
+    failed = await ended(house)
+    text = failed.errors[0]["error"]
+    assert text.startswith("ValueError: boo\nTraceback (most recent call last):")
+    assert "test_answers.py" in text
+    assert "runner/executor.py" not in text
+    assert "runner/threads.py" not in text
+
+
+async def test_an_unknown_worker_is_a_failed_attempt_that_names_the_nearest(house: House) -> None:
+    @job(name="mailers.welcome", registry=house.registry)
+    async def welcome() -> None: ...
+
+    [job_id] = await house.enqueue(Job("mailers.welcom"))
+    await house.drain()
+    failed = await house.job(job_id)
+    assert failed.state == "retryable"
+    assert failed.errors[0]["error"].startswith("WorkerNotFound: ")
+    assert "mailers.welcome" in failed.errors[0]["error"]
+
+
+async def test_a_worker_is_never_imported_because_a_row_says_so(house: House) -> None:
+    import sys
+
+    [job_id] = await house.enqueue(Job("antigravity.fly"))
+    await house.drain()
+    assert "antigravity" not in sys.modules
+    assert (await house.job(job_id)).state == "retryable"
+
+
+async def test_args_that_no_longer_fit_are_a_failed_attempt(house: House) -> None:
+    @job(name="worker", registry=house.registry)
+    async def changed(renamed: int) -> None: ...
+
+    [job_id] = await house.enqueue(Job("worker", args={"former": 1}))
+    await house.drain()
+    failed = await house.job(job_id)
+    assert failed.state == "retryable"
+    assert failed.errors[0]["error"].startswith("InvalidArguments: ")
+
+
+async def test_a_backoff_decides_when_to_try_again(house: House, where: str) -> None:
+    answering(house, where, ValueError("boo"), backoff=lambda job: 3600 * job.attempt)
+    failed = await ended(house)
+    assert timedelta(minutes=59) < failed.scheduled_at - datetime.now(UTC) < timedelta(minutes=61)
+
+
+@pytest.mark.parametrize(
+    "backoff", [lambda job: 1 / 0, lambda job: -1, lambda job: "soon", lambda job: float("nan"), lambda job: object()]
+)
+async def test_a_backoff_that_fails_costs_neither_the_retry_nor_the_error(house: House, backoff: Any) -> None:
+    answering(house, "loop", ValueError("boo"), backoff=backoff)
+    failed = await ended(house)
+    assert failed.state == "retryable"
+    assert "ValueError: boo" in failed.errors[0]["error"]
+    assert timedelta(seconds=15) < failed.scheduled_at - datetime.now(UTC) < timedelta(seconds=20)
+
+
+async def test_a_timeout_that_can_not_be_said_is_a_failed_attempt(house: House) -> None:
+    answering(house, "loop", None, timeout=lambda job: 1 / 0)
+    failed = await ended(house)
+    assert (failed.state, failed.errors[0]["error"].partition(":")[0]) == ("retryable", "ZeroDivisionError")
+
+
+async def test_an_attempt_that_takes_too_long_fails(house: House, where: str) -> None:
+    stop = threading.Event()
+
+    if where == "loop":
+
+        @job(name="worker", registry=house.registry, timeout=0.1)
+        async def on_loop() -> None:
+            await asyncio.Event().wait()
+
+    else:
+
+        @job(name="worker", registry=house.registry, timeout=0.1)
+        def in_thread() -> None:
+            while not stop.wait(0.01):
+                pass
+
+    failed = await ended(house)
+    assert failed.state == "retryable"
+    assert failed.errors[0]["error"].startswith("AttemptTimedOut: the attempt took longer than its timeout of 100 ms")
+
+
+async def test_an_answer_given_in_spite_of_the_timeout_counts(house: House) -> None:
+    @job(name="worker", registry=house.registry, timeout=0.05)
+    async def late() -> Record:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return Record("still")
+        raise AssertionError
+
+    done = await ended(house)
+    assert (done.state, done.recorded()) == ("completed", "still")
+
+
+async def test_a_class_says_backoff_and_timeout_itself(house: House) -> None:
+    @worker(name="worker", registry=house.registry)
+    class Slow(Worker[dict[str, Any]]):
+        async def process(self, job: Job) -> None:
+            await asyncio.Event().wait()
+
+        def timeout(self, job: Job) -> float:
+            return 0.05
+
+        def backoff(self, job: Job) -> int:
+            return 3600
+
+    failed = await ended(house)
+    assert failed.state == "retryable"
+    assert failed.errors[0]["error"].startswith("AttemptTimedOut")
+    assert failed.scheduled_at - datetime.now(UTC) > timedelta(minutes=59)
+
+
+async def test_a_retry_that_is_due_at_once_does_not_wait_for_the_stager_to_look_again(house: House) -> None:
+    attempts: list[int] = []
+
+    @job(name="worker", registry=house.registry, backoff=0.01)
+    async def second_time_lucky(job: Job) -> None:
+        attempts.append(job.attempt)
+        if job.attempt < 3:
+            raise ValueError
+
+    async with house.runner(stage_every=60, poll_every=60):
+        [job_id] = await house.enqueue(Job("worker"))
+        await house.becomes(job_id, "completed")
+    assert attempts == [1, 2, 3]
+
+
+@pytest.mark.parametrize("answer", [None, ValueError("boo"), Snooze(60)], ids=repr)
+async def test_events_tell_what_became_of_an_attempt(house: House, of, answer: Any) -> None:
+    answering(house, "loop", answer)
+    done = await ended(house)
+    [start] = of(telemetry.JobStart)
+    [end] = [*of(telemetry.JobStop), *of(telemetry.JobException)]
+    assert (start.job_id, end.job_id, end.state) == (done.id, done.id, done.state)
+    assert isinstance(end, telemetry.JobException) == isinstance(answer, Exception)
+    if isinstance(answer, Exception):
+        assert end.error is answer
