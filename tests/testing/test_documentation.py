@@ -9,7 +9,9 @@ from tests.support import ROOT, run_python
 
 
 def test_the_examples_pass(tmp_path: Path, database_url: str) -> None:
-    code = "\n\n".join(re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "testing.md").read_text(), re.M | re.S))
+    code = "\n\n".join(
+        re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "testing.md").read_text(), re.MULTILINE | re.DOTALL)
+    )
     (tmp_path / "test_app.py").write_text(code)
     plugins = ["-p", "pytest_oban_sa", "-p", "pytest_asyncio.plugin", "-o", "asyncio_mode=auto"]
     ran = run_python(
