@@ -250,7 +250,7 @@ def _change(settings: Settings, verb: Verb, *, ids: tuple[int, ...], yes: bool, 
             counted = await session.execute(
                 select(Job.state, func.count()).where(*chosen.conditions).group_by(Job.state)
             )
-            return {state: number for state, number in counted.tuples()}  # noqa: C416
+            return {row[0]: row[1] for row in counted}
 
     async def change(oban: Oban) -> int:
         method = {"retry": oban.retry_jobs, "cancel": oban.cancel_jobs, "delete": oban.delete_jobs}[verb]

@@ -124,12 +124,17 @@ async def _look(oban: Oban, settings: Settings) -> _Seen:
     leader = None
     if current:
         leader = {"node": current[0]["node"], "elected_at": current[0]["elected_at"]}
+    if longest is not None:
+        waits = {str(name): value for name, value in longest.items()}
+        waits["waiting_for"] = round(waits["waiting_for"], 3)
+    else:
+        waits = None
     return _Seen(
         now=now.replace(tzinfo=UTC),
         queues=queues,
         counts=counts,
         leader=leader,
-        waiting_longest=None if longest is None else {**longest, "waiting_for": round(longest["waiting_for"], 3)},
+        waiting_longest=waits,
     )
 
 

@@ -1,0 +1,165 @@
+"""`python -m oban_sa jobs`, as somebody uses it who looks for what went wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from oban_sa import Job, Record
+from tests.cli.conftest import People
+
+EVERY_COLUMN = {
+    "id", "state", "queue", "worker", "args", "meta", "tags", "errors", "attempt", "max_attempts", "priority",
+    "attempted_by", "inserted_at", "scheduled_at", "attempted_at", "completed_at", "cancelled_at", "discarded_at",
+}  # fmt: skip
+
+
+def failed(people: People, **options: Any) -> int:
+    """A job that failed once, with a traceback."""
+    (job_id,) = people.enqueue(Job("app.jobs.Mail", args={"to": "ada"}, **options))
+    people.sql(
+        """UPDATE oban_jobs SET state = 'retryable', attempt = 1, attempted_by = '{web.1,u}',
+           attempted_at = timezone('UTC', now()), errors = ARRAY[CAST(:error AS jsonb)] WHERE id = :id""",
+        id=job_id,
+        error='{"at": "2024-05-06T07:08:09.5Z", "attempt": 1, "error": "ValueError: no\\nTraceback:\\n'
+        '  line 3\\u001b[31m"}',
+    )
+    return job_id
+
+
+def test_the_newest_jobs_are_listed_first_and_no_more_than_asked_for(people: People) -> None:
+    ids = people.enqueue(*(Job("app.jobs.Mail", args={"n": n}) for n in range(5)))
+    result = people.run("jobs", "list", "--limit", "3")
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == ["ID", "STATE", "QUEUE", "WORKER", "ATTEMPT", "WHEN", "ARGS"]
+    assert [int(line.split()[0]) for line in lines[1:]] == [ids[4], ids[3], ids[2]]
+    assert "Mail" in lines[1]
+    assert '{"n":4}' in lines[1]
+    assert "there are more" in result.stderr
+
+
+def test_jobs_are_filtered_by_state_queue_and_worker(people: People) -> None:
+    one, two, three, four = people.enqueue(
+        Job("app.jobs.Mail", queue="a"),
+        Job("app.jobs.Mail", queue="b"),
+        Job("app.jobs.Other_Mail", queue="a"),
+        Job("app.jobs.Mail", queue="a", schedule_in=60),
+    )
+
+    def ids(*words: str) -> list[int]:
+        return [job["id"] for job in people.json("jobs", "list", *words)["jobs"]]
+
+    assert ids() == [four, three, two, one]
+    assert ids("--worker", "Mail") == [four, two, one]
+    assert ids("--worker", "app.jobs.Mail", "--queue", "a") == [four, one]
+    assert ids("--worker", "jobs.Mail") == []
+    assert ids("--worker", "Other%Mail") == []
+    assert ids("--state", "scheduled", "--state", "available", "--queue", "a") == [four, three, one]
+    assert "There are no such jobs." in people.says("jobs", "list", "--queue", "c")
+
+
+def test_a_list_for_machines_has_every_column(people: People) -> None:
+    failed(people)
+    listed = people.json("jobs", "list")
+    assert listed.keys() == {"jobs", "more"}
+    assert listed["more"] is False
+    (job,) = listed["jobs"]
+    assert job.keys() == EVERY_COLUMN
+    assert job["errors"][0]["attempt"] == 1
+    assert job["scheduled_at"].endswith("+00:00")
+
+
+def test_a_job_is_shown_with_its_errors_readable(people: People) -> None:
+    job_id = failed(people, tags=["urgent"], meta={"trace": "abc"})
+    shown = people.says("jobs", "show", str(job_id))
+    for part in (
+        f"Job {job_id}  app.jobs.Mail\n",
+        "  state      retryable\n",
+        "  attempt    1 of 20\n",
+        "  tags       urgent\n",
+        "  held by    web.1 u\n",
+        '    "to": "ada"\n',
+        '    "trace": "abc"\n',
+        "error of attempt 1  2024-05-06 07:08:09 UTC",
+        "  ValueError: no\n  Traceback:\n    line 3 [31m\n",
+    ):
+        assert part in shown
+    assert "\x1b" not in shown
+    assert people.json("jobs", "show", str(job_id)).keys() == EVERY_COLUMN
+
+
+def test_what_a_job_recorded_is_shown_decoded(people: People) -> None:
+    recorded = Record({"sent": True}).encoded
+    (job_id,) = people.enqueue(Job("app.jobs.Mail", meta={"recorded": True, "return": recorded}))
+    assert '"sent": true' in people.says("jobs", "show", str(job_id))
+
+
+def test_ages_are_those_of_the_database_clock(people: People) -> None:
+    (job_id,) = people.enqueue(Job("a", schedule_in=60))
+    people.sql("UPDATE oban_jobs SET scheduled_at = timezone('UTC', now()) + interval '2 hours 30 seconds'")
+    assert "in 2 h\n" in people.says("jobs", "show", str(job_id)).replace(")", "\n")
+
+
+def test_named_jobs_are_retried_without_a_question(people: People) -> None:
+    one, two = failed(people), failed(people)
+    assert "2 jobs made available." in people.says("jobs", "retry", str(one), str(two))
+    assert people.states() == {one: "available", two: "available"}
+
+
+@pytest.mark.parametrize("verb", ["retry", "cancel", "delete"])
+def test_many_jobs_are_asked_about_first(people: People, verb: str) -> None:
+    one, two = failed(people), failed(people)
+    result = people.run("jobs", verb, "--queue", "default", answer="n\n")
+    assert result.exit_code == 1
+    assert f"{verb.capitalize()} 2 jobs (2 retryable)?" in result.stderr
+    assert people.states() == {one: "retryable", two: "retryable"}
+    result = people.run("jobs", verb, "--queue", "default", answer="y\n")
+    assert result.exit_code == 0
+    assert people.states() != {one: "retryable", two: "retryable"}
+
+
+def test_with_yes_nothing_is_asked(people: People) -> None:
+    failed(people), failed(people)
+    assert people.json("jobs", "delete", "--state", "retryable", "--yes") == {"deleted": 2, "left_alone": {}}
+    assert people.states() == {}
+
+
+def test_jobs_that_have_ended_are_not_cancelled_and_those_executing_are_asked_to_stop(people: People) -> None:
+    ended, running, waiting = people.enqueue(Job("a"), Job("a"), Job("a"))
+    people.sql("UPDATE oban_jobs SET state = 'completed' WHERE id = :id", id=ended)
+    people.sql("UPDATE oban_jobs SET state = 'executing', attempt = 1 WHERE id = :id", id=running)
+    said = people.says("jobs", "cancel", str(ended), str(running), str(waiting), "--yes")
+    assert said == "2 jobs cancelled, of which 1 executing, asked to stop.\n1 job left alone: completed.\n"
+    assert people.states() == {ended: "completed", running: "executing", waiting: "cancelled"}
+
+
+def test_an_executing_job_is_never_deleted(people: People) -> None:
+    (running,) = people.enqueue(Job("a"))
+    people.sql("UPDATE oban_jobs SET state = 'executing', attempt = 1")
+    assert people.says("jobs", "delete", str(running)) == "0 jobs deleted.\n1 job left alone: executing.\n"
+    assert people.states() == {running: "executing"}
+
+
+def test_one_id_that_is_wrong_changes_nothing(people: People) -> None:
+    job_id = failed(people)
+    said = people.refuses("jobs", "retry", str(job_id), "999", code=1)
+    assert "no job in schema 'public' has the id 999;" in said
+    assert people.states() == {job_id: "retryable"}
+    assert "no job in schema 'public' has the id 999;" in people.refuses("jobs", "show", "999", code=1)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["jobs", "show", "abc"], "'abc' is no job's id"),
+        (["jobs", "show", "99999999999999999999"], "is no job's id"),
+        (["jobs", "list", "--state", "retry"], "'retry' is no state; did you mean 'retryable'?"),
+        (["jobs", "cancel"], "which jobs? Write their ids: jobs cancel 123 124"),
+        (["jobs", "cancel", "1", "--queue", "a"], "but not both"),
+        (["jobs", "lits"], "there is no command 'lits'; did you mean 'list'?"),
+        (["jobs", "list", "--limit", "0"], "--limit"),
+    ],
+)
+def test_wrong_usage_is_told_what_to_write(people: People, words: list[str], said: str) -> None:
+    assert said in people.refuses(*words, code=2)
