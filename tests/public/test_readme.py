@@ -15,6 +15,7 @@ import pytest
 from alembic.config import Config
 
 from oban_sa.settings import Settings
+from tests.migrations.project import tables
 from tests.public import readme
 from tests.support import ROOT, Process, environment, process, sync_url
 
@@ -151,14 +152,16 @@ def change(path: Path, pattern: str, replacement: str) -> None:
     path.write_text(text)
 
 
-def test_the_line_in_a_migration_of_one_s_own_works(project: Newcomer) -> None:
+def test_the_line_in_a_migration_of_one_s_own_works(project: Newcomer, empty_database_url: str) -> None:
     body = migrating_block("from alembic import op")
     header = 'revision = "0001"\ndown_revision = None\n\n'
     (project.folder / "migrations" / "versions" / "0001_jobs.py").write_text(header + body)
-    project.types("alembic upgrade head && alembic check && alembic downgrade base && alembic upgrade head --sql")
+    project.types("alembic upgrade head && alembic check")
+    assert "public.oban_jobs" in tables(empty_database_url)
+    project.types("alembic downgrade base && alembic upgrade head --sql")
 
 
-def test_the_branch_beside_one_s_own_works(project: Newcomer) -> None:
+def test_the_branch_beside_one_s_own_works(project: Newcomer, empty_database_url: str) -> None:
     block = migrating_block("[alembic]\n")
     ini = project.folder / "alembic.ini"
     text = re.sub(r"(?m)^(path_separator|version_path_separator|version_locations) *=.*\n", "", ini.read_text())
@@ -167,6 +170,7 @@ def test_the_branch_beside_one_s_own_works(project: Newcomer) -> None:
     assert locations is not None
     assert len(locations) == 2, locations
     project.types(migrating_block("alembic upgrade heads"))
+    assert "public.oban_jobs" in tables(empty_database_url)
     project.types("alembic check && alembic downgrade base")
 
 
