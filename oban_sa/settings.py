@@ -258,6 +258,28 @@ def _port(value: object) -> int:
     return value
 
 
+def _crontab(value: object) -> tuple[CronEntry, ...]:
+    """Read the tables of a file; what is wrong is said with the number of the entry, counted from 1."""
+    tables = cast("list[object]", value) if isinstance(value, list) else [value]
+    found: list[CronEntry] = []
+    for number, each in enumerate(tables, 1):
+        try:
+            table: Mapping[str, object] = cast("Any", each)
+            if isinstance(each, Mapping):
+                if not isinstance(table.get("worker"), str):
+                    said = f"{table['worker']!r} is no worker" if "worker" in table else "no worker is named"
+                    raise InvalidOption(f'{said}; write for example worker = "myapp.jobs.Report"')
+            elif not isinstance(each, CronEntry):
+                raise InvalidOption(
+                    f'{each!r:.80} is no table; write [[cron]] and below it expression = "0 9 * * MON-FRI" '
+                    'and worker = "myapp.jobs.Report"'
+                )
+            found += entries(table)
+        except InvalidOption as error:
+            raise InvalidOption(f"entry {number}: {error}") from None
+    return tuple(found)
+
+
 def _positive(value: object) -> float:
     period = seconds(cast("Any", value))
     if period <= 0:
@@ -327,7 +349,7 @@ _READ: Final[Mapping[str, Callable[[object], object]]] = {
     "queues": parse_queues,
     "imports": _names,
     "allow": _names,
-    "crontab": entries,
+    "crontab": _crontab,
     "schema": _schema,
     "name": _text,
     "node": _text,
@@ -348,10 +370,10 @@ _READ: Final[Mapping[str, Callable[[object], object]]] = {
     "log_level": _choice(LOG_LEVELS),
     "log_format": _choice(LOG_FORMATS),
 }
-_SYNONYMS: Final = {"dsn": "database_url", "prefix": "schema", "import": "imports"}
+_SYNONYMS: Final = {"dsn": "database_url", "prefix": "schema", "import": "imports", "cron": "crontab"}
 _ONLY_FLAGS: Final = frozenset({"until_idle", "dry_run"})
 _KEYS: Final = (_READ.keys() | _SYNONYMS.keys()) - _ONLY_FLAGS - {"imports"}
-_VARIABLES: Final = {f"OBAN_{key.upper()}": key for key in _KEYS - {"crontab"}}
+_VARIABLES: Final = {f"OBAN_{key.upper()}": key for key in _KEYS - {"crontab", "cron"}}
 
 _Source = dict[str, tuple[Any, str]]
 

@@ -8,6 +8,7 @@ import click
 
 from oban_sa.errors import InvalidOption, ObanError
 from oban_sa.runner import imports, logs, service
+from oban_sa.runner.scheduler import resolved
 from oban_sa.settings import EMBEDDED_FOLDER, LOG_FORMATS, LOG_LEVELS, Settings, load
 from oban_sa.workers.registry import registry
 
@@ -44,6 +45,10 @@ pyproject.toml). A flag wins over the environment, the environment over the file
   [queues]
   default = 10
   mailers = 20
+  [[cron]]
+  expression = "0 9 * * MON-FRI"
+  timezone = "Europe/Berlin"
+  worker = "myapp.jobs.Report"
 
 SIGTERM or Ctrl-C stops it: running jobs get the grace period, then those left are given back, unspent, for another
 runner. A second Ctrl-C ends it at once. It exits with 0 when it stopped cleanly, 1 when it failed, 2 for wrong usage.
@@ -143,6 +148,7 @@ def command(config: str | None, **flags: Any) -> None:
         service.require_database(settings)
         if settings.dry_run:
             _print_workers()
+            _print_crontab(settings)
             service.check(settings)
             click.echo("Everything is in place; no job was run.")
         else:
@@ -176,6 +182,11 @@ def _print(settings: Settings) -> None:
 def _print_workers() -> None:
     for definition in sorted(registry, key=lambda definition: definition.name):
         click.echo(f"worker {definition.name}  queue {definition.options.queue}")
+
+
+def _print_crontab(settings: Settings) -> None:
+    for entry in sorted(resolved(settings.crontab, registry, settings.allow), key=lambda entry: entry.worker):
+        click.echo(f"cron   {entry.expression}  {entry.timezone}  {entry.worker}")
 
 
 def main() -> None:

@@ -12,8 +12,8 @@ import orjson
 
 from oban_sa import clock, cronentry, hooks, messages, telemetry, values
 from oban_sa.cronentry import MOST_CAUGHT_UP, CronEntry, Due, Span, Written
-from oban_sa.errors import InvalidOption
-from oban_sa.models import Job
+from oban_sa.errors import InvalidJob, InvalidOption, WorkerNotFound
+from oban_sa.models import Job, rules
 from oban_sa.runner.database import Database
 from oban_sa.sql import ticking
 from oban_sa.sql.leading import lease_name
@@ -60,7 +60,7 @@ class Scheduler:
         self._booting = {key for key, entry in self._keyed.items() if entry.schedule.reboot}
         self._lease = lease_name(source.name)
         self._led: _Led | None = None
-        self._line = database.line()
+        self._line = database.house
         self._looking = database.prepare(ticking.looking())
         self._defining = database.prepare(ticking.defining())
         self._claiming = database.prepare(ticking.claiming())
@@ -183,12 +183,17 @@ class Scheduler:
 def resolved(entries: Iterable[Written], registry: Registry, allow: Sequence[str] = ()) -> tuple[CronEntry, ...]:
     """Return the entries with the names of their workers, those of the registry's own workers first.
 
-    Raises WorkerNotFound for a worker that isn't registered, InvalidOption where two entries have one name.
+    Raises WorkerNotFound for a worker that isn't registered, InvalidOption where two entries have one name or an option
+    no job can have.
     """
     given = [entry.of(definition.name) for definition in registry for entry in definition.options.cron]
-    given += [entry.of(_worker(entry.worker, registry, allow)) for entry in cronentry.entries(list(entries))]
+    given += [entry.of(_worker(entry, registry, allow)) for entry in cronentry.entries(list(entries))]
     found: dict[str, CronEntry] = {}
     for entry in given:
+        try:
+            rules.changes(entry.options())
+        except InvalidJob as error:
+            raise InvalidOption(f"cron {entry.expression!r} for {entry.worker}: {error}") from None
         other = found.setdefault(entry.name, entry)
         if other is not entry:
             raise InvalidOption(
@@ -198,10 +203,12 @@ def resolved(entries: Iterable[Written], registry: Registry, allow: Sequence[str
     return tuple(found.values())
 
 
-def _worker(worker: Any, registry: Registry, allow: Sequence[str]) -> str:
-    if isinstance(worker, str):
+def _worker(entry: CronEntry, registry: Registry, allow: Sequence[str]) -> str:
+    worker = entry.worker if isinstance(entry.worker, str) else definition_of(entry.worker).name
+    try:
         return registry.find(worker, allow).name
-    return registry.find(definition_of(worker).name, allow).name
+    except WorkerNotFound as error:
+        raise WorkerNotFound(f"cron {entry.expression!r}: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -401,6 +401,9 @@ async def test_entries_that_can_not_work_are_refused_at_once(scheduler: Callable
         scheduler(every_second(), CronEntry("@daily", "tests.Report", name="often"))
     with pytest.raises(InvalidOption, match="not decorated"):
         scheduler(CronEntry("@daily", Registry))
+    for options, said in (({"priority": 10}, "between 0 and 9"), ({"queue": " "}, "queue")):
+        with pytest.raises(InvalidOption, match=rf"cron '@daily' for tests\.Report: .*{said}"):
+            scheduler(CronEntry("@daily", "tests.Report", **options))
 
 
 NODE = """

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -339,6 +341,73 @@ def test_the_description_says_where_each_setting_came_from(folder: Path) -> None
     assert lines["queues"].split() == ["a:1,b:2", "--queues"]
     assert lines["name"].split() == ["Oban", "default"]
     assert lines["database_url"].split() == ["-", "default"]
+
+
+# The crontab
+
+EVERY_OPTION = """
+expression = "30 1 * * MON"
+worker = "app.Report"
+timezone = "Europe/Berlin"
+args = { region = "eu", days = [1, 2] }
+queue = "reports"
+priority = 3
+meta = { team = "sales" }
+max_attempts = 5
+tags = ["weekly"]
+overlap = false
+catch_up = "last"
+name = "weekly-report"
+"""
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("oban.toml", f"[[cron]]{EVERY_OPTION}"),
+        ("oban.toml", f"[[crontab]]{EVERY_OPTION}"),
+        ("pyproject.toml", f"[[tool.oban.cron]]{EVERY_OPTION}"),
+        ("pyproject.toml", f"[[tool.oban.crontab]]{EVERY_OPTION}"),
+    ],
+)
+def test_a_crontab_stands_in_the_file_with_every_option(folder: Path, file: str, text: str) -> None:
+    (folder / file).write_text(text)
+    (entry,) = load(environ={}).crontab
+    given = {each.name: getattr(entry, each.name) for each in fields(entry) if each.name != "schedule"}
+    assert given == tomllib.loads(EVERY_OPTION)
+    assert entry.schedule.zone.key == "Europe/Berlin"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('expression = "61 * * * *"\nworker = "a"', "minute '61' is out of range"),
+        ('expression = "@dayly"\nworker = "a"', "did you mean '@daily'?"),
+        ('worker = "a"', "needs an expression"),
+        ('expression = "@daily"', 'no worker is named; write for example worker = "myapp.jobs.Report"'),
+        ('expression = "@daily"\nworker = 5', "5 is no worker"),
+        ('expression = "@daily"\nworker = "a"\npriorty = 1', "did you mean 'priority'?"),
+        ('expression = "@daily"\nworker = "a"\ntimezone = "Europe/Berlim"', "did you mean 'Europe/Berlin'?"),
+        ('expression = "@daily"\nworker = "a"\noverlap = "no"', "overlap is True or False"),
+        ('expression = "@daily"\nworker = "a"\ncatch_up = "lst"', "did you mean 'last'?"),
+    ],
+)
+def test_a_wrong_entry_is_named_by_file_and_number(folder: Path, text: str, said: str) -> None:
+    (folder / "oban.toml").write_text(f'[[cron]]\nexpression = "@daily"\nworker = "app.Good"\n[[cron]]\n{text}')
+    message = refused()
+    assert message.startswith("oban.toml: cron: entry 2: ")
+    assert said in message
+
+
+def test_a_crontab_that_is_no_list_of_tables_is_told_what_to_write(folder: Path) -> None:
+    (folder / "oban.toml").write_text('cron = ["0 9 * * *"]')
+    assert refused().startswith("oban.toml: cron: entry 1: '0 9 * * *' is no table; write [[cron]]")
+    (folder / "oban.toml").write_text(f"[[cron]]{EVERY_OPTION}[[crontab]]{EVERY_OPTION}")
+    assert "mean the same and disagree" in refused()
+
+
+def test_a_crontab_has_no_variable() -> None:
+    assert load(environ={"OBAN_CRONTAB": "x", "OBAN_CRON": "@daily"}).crontab == ()
 
 
 def test_settings_can_be_made_directly() -> None:
