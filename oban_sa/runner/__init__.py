@@ -69,7 +69,7 @@ class Runner:
             ...
 
     `engine` is an `AsyncEngine` on asyncpg; the runner opens connections of its own beside the engine's pool: one per
-    queue and a handful more. `queues` holds how many jobs of each run at once. `allow` names modules and packages that
+    queue and five more. `queues` holds how many jobs of each run at once. `allow` names modules and packages that
     may be imported when a job names a worker that isn't registered yet; nothing else ever is. Spans of time are
     seconds, timedeltas or texts like "5 minutes". Leaving the block stops gracefully: running jobs get `grace`, and
     those cut short are given back without spending an attempt.
@@ -124,7 +124,7 @@ class Runner:
         self._engine = engine
         self._source = telemetry.Source(node=self.node, name=name, schema=schema)
         self._database = Database(engine, schema=schema)
-        self._line = self._database.line()
+        self._line = self._database.house
         self._unfinished = self._database.prepare(unfinished())
         self._dispatch = Dispatch(AttemptSessions(engine, schema=schema))
         executor = Executor(

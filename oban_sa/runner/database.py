@@ -54,6 +54,7 @@ class Database:
         self.engine = engine
         self.schema = schema
         self._pool = engine.pool.recreate()
+        self._house: Line | None = None
         self._away_since: float | None = None
         self._misled = False
 
@@ -67,6 +68,13 @@ class Database:
             render_schema_translate=True,
         )
         return Prepared(compiled.string, tuple(compiled.positiontup or ()), dict(compiled.params))
+
+    @property
+    def house(self) -> Line:
+        """The connection that all parts share which are in no hurry, so that a node costs few; closed by whoever ends."""
+        if self._house is None:
+            self._house = self.line()
+        return self._house
 
     def line(self) -> Line:
         """A connection of its own, opened when first used."""

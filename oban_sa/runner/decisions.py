@@ -33,7 +33,7 @@ class Decisions:
     """
 
     def __init__(self, database: Database, queues: Queues, *, name: str, node: str, every: float) -> None:
-        self._line = database.line()
+        self._line = database.house
         self._decided = database.prepare(decided())
         self._asked = database.prepare(asked_to_stop())
         self._queues = queues

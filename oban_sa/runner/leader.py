@@ -27,7 +27,7 @@ class Leader:
     """
 
     def __init__(self, database: Database, *, source: telemetry.Source, lasts: float) -> None:
-        self._line = database.line()
+        self._line = database.house
         self._lasts = lasts
         self._source = source
         self._electing = database.prepare(electing())

@@ -39,7 +39,7 @@ class Lifeline:
         every: float,
         abandoned_after: float | None = None,
     ) -> None:
-        self._line = database.line()
+        self._line = database.house
         self._leader = leader
         self._source = source
         self._every = every

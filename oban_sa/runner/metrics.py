@@ -58,7 +58,7 @@ class Metrics:
         leading: Callable[[], bool],
         crontab: Sequence[CronEntry] = (),
     ) -> None:
-        self._line = database.line()
+        self._line = database.house
         self._source = source
         self._queues = queues
         self._leading = leading
