@@ -17,8 +17,8 @@ from oban_sa.runner import pruner as pruning
 from oban_sa.runner.database import Database
 from oban_sa.runner.leader import Leader
 from oban_sa.runner.pruner import Pruner
-from oban_sa.sql.pruning import MOMENTS, deleting, too_many
 from oban_sa.sql.pruning import pruning as pruning_statement
+from oban_sa.sql.pruning import too_many
 from oban_sa.states import JobState
 from tests.runner.conftest import House
 from tests.support import eventually
@@ -464,9 +464,3 @@ async def test_the_oldest_and_the_newest_are_found_by_the_index_of_their_state(
         plan = "\n".join((await connection.exec_driver_sql(f"EXPLAIN {sql}")).scalars())
     assert f"oban_jobs_{state.value}_at_index" in plan, plan
     assert "Seq Scan on oban_jobs" not in plan, plan
-
-
-def test_deleting_finds_rows_by_their_ids_alone() -> None:
-    compiled = str(deleting().compile(dialect=dialect.dialect()))
-    assert compiled.split("WHERE ")[1] == "public.oban_jobs.id = ANY (CAST($1::BIGINT[] AS BIGINT[]))"
-    assert set(MOMENTS) == set(STATES)

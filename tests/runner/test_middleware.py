@@ -1,0 +1,503 @@
+"""Middleware stands around every attempt, wherever its code runs, and has the last word on its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+from contextvars import ContextVar
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.orm import Session
+
+from oban_sa import Cancel, Job, Record, Runner, Snooze, current_job, hooks, job, telemetry, worker
+from oban_sa.errors import AttemptTimedOut, InvalidOption, RunnerError
+from oban_sa.workers import Registry
+from oban_sa.workers.middleware import CallNext, Chain
+from tests.runner import elsewhere
+from tests.runner.conftest import House
+
+KINDS = ["loop", "thread", "process", "async session", "sync session"]
+SESSIONS = ["async session", "sync session"]
+
+
+def worker_of(kind: str, registry: Registry, code: Any = None, **options: Any) -> Any:
+    """A function of one kind, whose body is `code`: called with the session where there is one, else with None."""
+    code = code or (lambda session: "answer")
+
+    def answer(session: Any = None) -> Any:
+        return code(session)
+
+    async def on_loop() -> Any:
+        return answer()
+
+    def in_thread() -> Any:
+        return answer()
+
+    async def in_async_session(job: Job, session: AsyncSession) -> Any:
+        return await session.run_sync(answer)
+
+    def in_sync_session(job: Job, session: Session) -> Any:
+        return answer(session)
+
+    if kind == "process":
+        definition = elsewhere.answering.__oban_definition__
+        if definition.name not in registry:
+            registry.register(definition)
+        return elsewhere.answering
+    functions: dict[str, Any] = {
+        "loop": on_loop,
+        "thread": in_thread,
+        "async session": in_async_session,
+        "sync session": in_sync_session,
+    }
+    return job(registry=registry, name=kind, **options)(functions[kind])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_it_sees_the_job_its_worker_and_the_answer_outermost_first(house: House, kind: str) -> None:
+    function = worker_of(kind, house.registry)
+    seen: list[Any] = []
+
+    async def outer(job: Job, call_next: CallNext) -> Any:
+        seen.append(("outer", job.id, call_next.definition.name, current_job() is job))
+        answer = await call_next(job)
+        seen.append(("outer", answer))
+        return answer
+
+    async def inner(job: Job, call_next: CallNext) -> Any:
+        seen.append(("inner", threading.current_thread() is threading.main_thread()))
+        answer = await call_next()
+        seen.append(("inner", answer))
+        return answer
+
+    [job_id] = await house.enqueue(function.new())
+    await house.drain(middleware=[outer, inner])
+    name = function.__oban_definition__.name
+    assert seen == [
+        ("outer", job_id, name, True),
+        ("inner", True),
+        ("inner", "answer"),
+        ("outer", "answer"),
+    ]
+    assert (await house.job(job_id)).state == "completed"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("answer", "state"), [(Cancel("no"), "cancelled"), (Snooze(500), "scheduled"), (Record(7), "completed")]
+)
+async def test_it_may_give_another_answer(house: House, kind: str, answer: object, state: str) -> None:
+    async def other(job: Job, call_next: CallNext) -> Any:
+        assert await call_next(job) == "answer"
+        return answer
+
+    [job_id] = await house.enqueue(worker_of(kind, house.registry).new())
+    await house.drain(middleware=[other])
+    job = await house.job(job_id)
+    assert job.state == state
+    if state == "completed":
+        assert job.recorded() == 7
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_it_raises_is_the_answer(house: House, kind: str) -> None:
+    async def refusing(job: Job, call_next: CallNext) -> Any:
+        await call_next(job)
+        raise PermissionError("not on Sundays")
+
+    [job_id] = await house.enqueue(worker_of(kind, house.registry).new())
+    await house.drain(middleware=[refusing])
+    job = await house.job(job_id)
+    assert job.state == "retryable"
+    assert job.errors[0]["error"].startswith("PermissionError: not on Sundays")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_it_may_keep_the_code_from_running(house: House, kind: str) -> None:
+    ran: list[str] = []
+
+    async def stopping(job: Job, call_next: CallNext) -> Any:
+        return Cancel("not wanted")
+
+    [job_id] = await house.enqueue(worker_of(kind, house.registry, lambda session: ran.append(kind)).new())
+    await house.drain(middleware=[stopping])
+    job = await house.job(job_id)
+    assert job.state == "cancelled"
+    assert "not wanted" in job.errors[0]["error"]
+    assert ran == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_it_sees_what_the_code_raises_and_may_answer_instead(house: House, kind: str) -> None:
+    seen: list[BaseException] = []
+
+    def fail(session: Any) -> None:
+        raise ZeroDivisionError("division by nothing")
+
+    async def lenient(job: Job, call_next: CallNext) -> Any:
+        try:
+            return await call_next(job)
+        except ZeroDivisionError as error:
+            seen.append(error)
+            return Snooze(300)
+
+    function = worker_of(kind, house.registry, fail)
+    [job_id] = await house.enqueue(function.new(**({"fails": True} if kind == "process" else {})))
+    await house.drain(middleware=[lenient])
+    assert [str(error) for error in seen] == ["division by nothing"]
+    assert (await house.job(job_id)).state == "scheduled"
+
+
+@pytest.mark.parametrize("kind", ["loop", "thread", *SESSIONS])
+async def test_even_sys_exit_in_the_code_passes_through_it(house: House, kind: str) -> None:
+    seen: list[str] = []
+
+    def leave(session: Any) -> None:
+        raise SystemExit(3)
+
+    async def watching(job: Job, call_next: CallNext) -> Any:
+        try:
+            return await call_next(job)
+        except BaseException as error:
+            seen.append(type(error).__name__)
+            raise
+
+    [job_id] = await house.enqueue(worker_of(kind, house.registry, leave).new())
+    await house.drain(middleware=[watching])
+    assert seen == ["SystemExit"]
+    job = await house.job(job_id)
+    assert job.state == "retryable"
+    assert job.errors[0]["error"].startswith("SystemExit: 3")
+
+
+@pytest.mark.parametrize("kind", SESSIONS)
+async def test_what_the_code_wrote_is_rolled_back_where_it_raises(house: House, kind: str) -> None:
+    await house.sql("CREATE TABLE effects (n int)")
+
+    async def raising(job: Job, call_next: CallNext) -> Any:
+        await call_next(job)
+        raise PermissionError
+
+    [job_id] = await house.enqueue(worker_of(kind, house.registry, insert_effect).new())
+    await house.drain(middleware=[raising])
+    assert await house.sql("SELECT * FROM effects") == []
+    assert (await house.job(job_id)).state == "retryable"
+
+
+@pytest.mark.parametrize("kind", SESSIONS)
+async def test_half_done_writes_are_rolled_back_though_it_answers_instead_of_the_error(house: House, kind: str) -> None:
+    await house.sql("CREATE TABLE effects (n int)")
+
+    def half(session: Session) -> None:
+        insert_effect(session)
+        raise ConnectionError
+
+    async def lenient(job: Job, call_next: CallNext) -> Any:
+        try:
+            await call_next(job)
+        except ConnectionError:
+            return "never mind"
+
+    [job_id] = await house.enqueue(worker_of(kind, house.registry, half).new())
+    await house.drain(middleware=[lenient])
+    assert await house.sql("SELECT * FROM effects") == []
+    assert (await house.job(job_id)).state == "completed"
+
+
+@pytest.mark.parametrize("kind", SESSIONS)
+async def test_what_the_code_wrote_and_its_other_answer_are_committed_together(house: House, kind: str) -> None:
+    await house.sql("CREATE TABLE effects (n int)")
+
+    async def other(job: Job, call_next: CallNext) -> Any:
+        await call_next(job)
+        assert await house.sql("SELECT * FROM effects") == []
+        return Record("kept")
+
+    [job_id] = await house.enqueue(worker_of(kind, house.registry, insert_effect).new())
+    await house.drain(middleware=[other])
+    assert await house.sql("SELECT * FROM effects") == [(1,)]
+    assert (await house.job(job_id)).recorded() == "kept"
+
+
+@pytest.mark.parametrize("kind", SESSIONS)
+async def test_an_attempt_that_lost_its_job_meanwhile_leaves_no_effects(house: House, of: Any, kind: str) -> None:
+    await house.sql("CREATE TABLE effects (n int)")
+
+    async def losing(job: Job, call_next: CallNext) -> Any:
+        answer = await call_next(job)
+        await house.sql("UPDATE oban_jobs SET state = 'cancelled' WHERE id = :id", id=job.id)
+        return answer
+
+    [job_id] = await house.enqueue(worker_of(kind, house.registry, insert_effect).new())
+    await house.drain(middleware=[losing])
+    assert await house.sql("SELECT * FROM effects") == []
+    assert (await house.job(job_id)).state == "cancelled"
+    assert [event.job_id for event in of(telemetry.JobStale)] == [job_id]
+
+
+@pytest.mark.parametrize("kind", SESSIONS)
+async def test_it_sees_what_the_database_refuses_of_the_code_s_writes(house: House, kind: str) -> None:
+    seen: list[BaseException] = []
+
+    def invalid(session: Session) -> None:
+        # Written by the flush that comes after the code.
+        session.add(Job("w", id=1, args={}))
+
+    async def watching(job: Job, call_next: CallNext) -> Any:
+        try:
+            return await call_next(job)
+        except IntegrityError as error:
+            seen.append(error)
+            raise
+
+    [job_id] = await house.enqueue(worker_of(kind, house.registry, invalid).new())
+    assert job_id == 1
+    await house.drain(middleware=[watching])
+    assert len(seen) == 1
+    assert (await house.job(job_id)).state == "retryable"
+
+
+@pytest.mark.parametrize("kind", ["loop", "thread", *SESSIONS])
+async def test_a_timeout_ends_the_code_and_is_an_error_to_it(house: House, kind: str) -> None:
+    seen: list[str] = []
+
+    async def watching(job: Job, call_next: CallNext) -> Any:
+        try:
+            return await call_next(job)
+        except AttemptTimedOut as error:
+            seen.append(str(error))
+            raise
+
+    @job(registry=house.registry, name="waits on the loop", timeout=0.2)
+    async def loop() -> None:
+        await asyncio.Event().wait()
+
+    @job(registry=house.registry, name="waits in a thread", timeout=0.2)
+    def thread() -> None:
+        while not threading.Event().wait(0.01):
+            pass
+
+    @job(registry=house.registry, name="waits in a session", timeout=0.2)
+    async def async_session(session: AsyncSession) -> None:
+        await asyncio.Event().wait()
+
+    @job(registry=house.registry, name="waits in a thread's session", timeout=0.2)
+    def sync_session(session: Session) -> None:
+        while not threading.Event().wait(0.01):
+            pass
+
+    function: Any = dict(zip(["loop", "thread", *SESSIONS], (loop, thread, async_session, sync_session), strict=True))[
+        kind
+    ]
+    [job_id] = await house.enqueue(function.new())
+    await house.drain(middleware=[watching])
+    assert len(seen) == 1
+    assert "took longer than its timeout of 200 ms" in seen[0]
+    found = await house.job(job_id)
+    assert found.state == "retryable"
+    assert found.errors[0]["error"].startswith("AttemptTimedOut: ")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_job_that_waits_in_it_when_the_runner_stops_is_given_back(house: House, kind: str) -> None:
+    reached = asyncio.Event()
+
+    async def waiting(job: Job, call_next: CallNext) -> Any:
+        await call_next(job)
+        reached.set()
+        await asyncio.Event().wait()
+
+    [job_id] = await house.enqueue(worker_of(kind, house.registry).new())
+    async with house.runner(middleware=[waiting], grace=0.1):
+        await reached.wait()
+    found = await house.job(job_id)
+    assert (found.state, found.attempt, found.errors) == ("available", 0, [])
+
+
+async def test_context_variables_it_sets_are_there_in_the_code(house: House) -> None:
+    trace: ContextVar[str] = ContextVar("trace", default="none")
+    seen: dict[str, str] = {}
+
+    async def tracing(job: Job, call_next: CallNext) -> Any:
+        trace.set(f"trace {job.queue}")
+        return await call_next(job)
+
+    kinds = ["loop", "thread", *SESSIONS]
+    for kind in kinds:
+
+        def look(session: Any, kind: str = kind) -> None:
+            seen[kind] = trace.get()
+
+        await house.enqueue(worker_of(kind, house.registry, look).new())
+    await house.drain(middleware=[tracing])
+    assert seen == dict.fromkeys(kinds, "trace default")
+
+
+async def test_the_code_of_an_attempt_runs_once_whatever_it_asks_for(house: House) -> None:
+    ran: list[int] = []
+
+    async def again(job: Job, call_next: CallNext) -> Any:
+        await call_next(job)
+        return await call_next(job)
+
+    [job_id] = await house.enqueue(worker_of("loop", house.registry, lambda session: ran.append(1)).new())
+    await house.drain(middleware=[again])
+    assert ran == [1]
+    assert (await house.job(job_id)).errors[0]["error"].startswith("RunnerError: call_next was called twice")
+
+
+async def test_it_goes_on_with_the_job_it_was_given() -> None:
+    with pytest.raises(RunnerError, match="goes on with the job that it was given"):
+        await CallNext((), Job("w"), None, None)(Job("other"))  # type: ignore[arg-type]
+
+
+async def test_objects_with_an_async_call_and_partial_functions_are_middleware(house: House) -> None:
+    seen: list[str] = []
+
+    class Tracer:
+        async def __call__(self, job: Job, call_next: CallNext) -> Any:
+            seen.append("object")
+            return await call_next(job)
+
+        async def method(self, job: Job, call_next: CallNext) -> Any:
+            seen.append("method")
+            return await call_next(job)
+
+    async def named(name: str, job: Job, call_next: CallNext) -> Any:
+        seen.append(name)
+        return await call_next(job)
+
+    [job_id] = await house.enqueue(worker_of("loop", house.registry).new())
+    await house.drain(middleware=[Tracer(), Tracer().method, functools.partial(named, "partial")])
+    assert seen == ["object", "method", "partial"]
+    assert (await house.job(job_id)).state == "completed"
+
+
+def plain(job: Job, call_next: CallNext) -> None: ...
+
+
+async def too_few(job: Job) -> None: ...
+
+
+class Made: ...
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([plain], "the middleware plain is no coroutine function; write async def plain(job, call_next)"),
+        ([too_few], "the middleware too_few takes other parameters than a job and what comes next"),
+        ([Made], "the middleware Made is a class; give an object: Made()"),
+        ([7], "a middleware is an async function of a job and what comes next, not 7"),
+        ("myapp:trace", "middleware is a list of async functions"),
+        (too_few, "middleware is a list of async functions, such as [too_few]"),
+    ],
+)
+def test_what_can_not_stand_around_an_attempt_is_refused(engine: AsyncEngine, given: Any, message: str) -> None:
+    with pytest.raises(InvalidOption) as caught:
+        Runner(engine, middleware=given)
+    assert message in str(caught.value)
+
+
+async def test_without_any_an_attempt_knows_nothing_of_middleware(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(Chain, "around", never)
+    ids = await house.enqueue(*(worker_of(kind, house.registry).new() for kind in KINDS))
+    await house.drain()
+    assert [(await house.job(job_id)).state for job_id in ids] == ["completed"] * len(KINDS)
+
+
+# Before a job is written
+
+
+async def test_a_hook_sees_every_job_before_it_is_written_and_may_add_to_its_meta(house: House) -> None:
+    from oban_sa import Oban
+    from oban_sa.cronentry import CronEntry
+
+    @worker(registry=house.registry, name="cronned")
+    class Cronned:
+        async def process(self, job: Job) -> None: ...
+
+    shown: list[str] = []
+
+    def trace(job: Job) -> None:
+        shown.append(job.worker)
+        job.meta["trace"] = f"trace of {job.worker}"
+
+    remove = hooks.before_insert(trace)
+    try:
+        await house.enqueue(Job("enqueued"), Job("with meta", meta={"mine": 1}))
+        async with house.sessions.begin() as session:
+            session.add(Job("added"))
+        async with house.sessions() as session:
+            session.add(Job("rolled back"))
+            await session.flush()
+            await session.rollback()
+        oban = Oban(house.engine)
+        await oban.enqueue(Job("by the client"))
+        await oban.enqueue_many([Job("copied"), Job("copied")])
+        await oban.enqueue_many([Job("with a past", errors=[{"at": "x", "attempt": 1, "error": "y"}])])
+        async with house.runner(queues={"none": 1}, crontab=[CronEntry("@reboot", "cronned")]):
+            from tests.support import eventually
+
+            await eventually(lambda: house.sql("SELECT 1 FROM oban_jobs WHERE worker = 'cronned'"))
+    finally:
+        remove()
+    await house.enqueue(Job("after"))
+    rows = await house.sql("SELECT worker, meta FROM oban_jobs ORDER BY id")
+    assert [worker for worker, _ in rows] == [
+        "enqueued",
+        "with meta",
+        "added",
+        "by the client",
+        "copied",
+        "copied",
+        "with a past",
+        "cronned",
+        "after",
+    ]
+    assert all(meta["trace"] == f"trace of {worker}" for worker, meta in rows[:-1])
+    assert rows[1][1]["mine"] == 1
+    assert rows[-1][1] == {}
+    assert sorted(shown) == sorted([worker for worker, _ in rows[:-1]] + ["rolled back"])
+
+
+async def test_a_job_is_shown_once_and_not_again_when_it_is_updated(house: House) -> None:
+    shown: list[int | None] = []
+    remove = hooks.before_insert(lambda job: shown.append(job.id))
+    try:
+        async with house.sessions.begin() as session:
+            job = Job("w")
+            session.add(job)
+            await session.flush()
+            job.update({"priority": 3})
+    finally:
+        remove()
+    assert shown == [None]
+
+
+async def test_a_hook_that_raises_lets_nothing_be_written(house: House) -> None:
+    def refuse(job: Job) -> None:
+        raise PermissionError("no jobs today")
+
+    remove = hooks.before_insert(refuse)
+    try:
+        with pytest.raises(PermissionError, match="no jobs today"):
+            await house.enqueue(Job("w"))
+    finally:
+        remove()
+    assert await house.sql("SELECT * FROM oban_jobs") == []
+
+
+def insert_effect(session: Any) -> str:
+    session.execute(text("INSERT INTO effects VALUES (1)"))
+    return "answer"
