@@ -1,0 +1,486 @@
+"""Nodes that live keep their jobs, and the jobs of those that died are given to others: exactly those."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import text
+
+from oban_sa import Job, Runner, job, telemetry
+from oban_sa import runner as runners
+from oban_sa.runner import lifeline as lifelines
+from oban_sa.runner import producer as producers
+from oban_sa.runner.database import Database
+from oban_sa.runner.heartbeat import Heartbeat
+from oban_sa.runner.leader import Leader
+from oban_sa.runner.lifeline import Lifeline
+from tests.runner.conftest import House
+from tests.support import eventually
+
+
+@pytest.fixture
+async def leader(house: House) -> AsyncIterator[Leader]:
+    made = Leader(Database(house.engine), source=telemetry.Source(node="leading"), lasts=60)
+    await made.tick()
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def lifeline(house: House, leader: Leader) -> AsyncIterator[Lifeline]:
+    made = Lifeline(Database(house.engine), leader, source=telemetry.Source(node="leading"), every=1)
+    yield made
+    await made.close()
+
+
+async def producer_row(
+    house: House, *, silent_for: float, meta: dict[str, Any] | None = None, node: str = "web.7"
+) -> UUID:
+    """A producer that beat last so many seconds ago, and said that it is dead after two."""
+    uuid = uuid4()
+    await house.sql(
+        "INSERT INTO oban_producers (uuid, name, node, queue, meta, started_at, updated_at) VALUES "
+        "(:uuid, 'Oban', :node, 'default', CAST(:meta AS jsonb), timezone('UTC', now()), "
+        "timezone('UTC', clock_timestamp()) - :silent * interval '1 second')",
+        uuid=uuid,
+        node=node,
+        meta=json.dumps({"dead_after": 2} if meta is None else meta),
+        silent=silent_for,
+    )
+    return uuid
+
+
+async def executing(house: House, holder: UUID | str, *, node: str = "web.7", **values: Any) -> int:
+    [job_id] = await house.enqueue(Job("worker", **values))
+    await house.sql(
+        "UPDATE oban_jobs SET state = 'executing', attempt = attempt + 1, attempted_by = CAST(:by AS text[]), "
+        "attempted_at = timezone('UTC', now()) - interval '1 hour' WHERE id = :id",
+        id=job_id,
+        by=[node, str(holder)],
+    )
+    return job_id
+
+
+# The heartbeat
+
+
+async def test_it_beats_while_the_loop_is_blocked(house: House) -> None:
+    beats: list[Any] = []
+
+    @job(registry=house.registry)
+    async def blocks() -> None:
+        import psycopg
+
+        url = house.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        with psycopg.connect(url, autocommit=True) as connection:
+            deadline = time.monotonic() + 10
+            while len(beats) < 5 and time.monotonic() < deadline:
+                [beat] = connection.execute("SELECT updated_at FROM oban_producers").fetchall()
+                if beat not in beats:
+                    beats.append(beat)
+                time.sleep(0.02)  # noqa: ASYNC251 - blocks on purpose
+
+    await house.enqueue(blocks.new())
+    await house.drain(heartbeat_every=0.05)
+    assert len(beats) == 5
+
+
+async def test_a_job_that_blocks_the_loop_for_longer_than_death_takes_runs_once(house: House) -> None:
+    starts: list[int] = []
+
+    @job(registry=house.registry)
+    async def blocks(job: Job) -> None:
+        starts.append(job.attempt)
+        time.sleep(1.0)  # noqa: ASYNC251 - blocks on purpose
+
+    [job_id] = await house.enqueue(blocks.new())
+    short = {"heartbeat_every": 0.1, "dead_after": 0.4}
+    other = asyncio.create_task(asyncio.to_thread(asyncio.run, another_node(house, short, job_id)))
+    async with house.runner(**short):
+        await house.becomes(job_id, "completed")
+    await other
+    assert starts == [1]
+
+
+async def another_node(house: House, options: dict[str, Any], job_id: int) -> None:
+    from sqlalchemy.ext.asyncio import create_async_engine
+
+    engine = create_async_engine(house.engine.url)
+    runner = Runner(engine, **{**house.options, **options, "queues": {"other": 1}, "node": "another"})
+    async with runner, engine.connect() as connection:
+
+        async def done() -> bool:
+            found = await connection.scalar(text("SELECT state::text FROM oban_jobs WHERE id = :id"), {"id": job_id})
+            await connection.rollback()
+            return found == "completed"
+
+        await eventually(done)
+    await engine.dispose()
+
+
+async def test_a_row_that_is_gone_is_written_again_and_those_still_held_go_on(house: House, of) -> None:
+    ended: dict[int, str] = {}
+    finish = asyncio.Event()
+
+    @job(name="worker", registry=house.registry)
+    async def waits(job: Job) -> None:
+        try:
+            await finish.wait()
+            ended[job.id] = "finished"
+        except asyncio.CancelledError:
+            ended[job.id] = "interrupted"
+            raise
+
+    kept, lost = await house.enqueue(Job("worker"), Job("worker"))
+    async with house.runner(heartbeat_every=0.05, poll_every=60) as runner:
+        [producer] = runner._queues.all
+        await eventually(lambda: len(producer.running) == 2)
+        await house.sql(
+            "UPDATE oban_jobs SET attempted_by = '{other,node}', attempt = attempt + 1 WHERE id = :id", id=lost
+        )
+        await house.sql("DELETE FROM oban_producers")
+        await eventually(lambda: ended == {lost: "interrupted"})
+        assert [uuid for (uuid,) in await house.sql("SELECT uuid FROM oban_producers")] == [producer.uuid]
+        finish.set()
+        await house.becomes(kept, "completed")
+        # As if the node that had it went away too; nobody else would finish it here.
+        await house.sql("UPDATE oban_jobs SET state = 'cancelled' WHERE id = :id", id=lost)
+    assert ended == {kept: "finished", lost: "interrupted"}
+    assert [event.queue for event in of(telemetry.ProducerLost)] == ["default"]
+    assert [event.job_id for event in of(telemetry.JobStale)] == [lost]
+
+
+async def test_a_node_that_stood_still_fetches_nothing_before_its_row_stands_again(house: House, monkeypatch) -> None:
+    """Were it to die between a fetch and its next beat, nobody would ever look for what it had fetched."""
+    seen: list[int] = []
+
+    @job(name="worker", registry=house.registry)
+    async def looks() -> None:
+        seen.append(len(await house.sql("SELECT 1 FROM oban_producers")))
+
+    async def never(*args: Any, **kwargs: Any) -> None:
+        return None
+
+    monkeypatch.setattr(Heartbeat, "_once", never)
+    async with house.runner(poll_every=60) as runner:
+        [producer] = runner._queues.all
+        [job_id] = await house.enqueue(Job("worker"))
+        await house.becomes(job_id, "completed")
+        await house.sql("DELETE FROM oban_producers")
+        producer._awake_at -= 3600  # the process was stopped for an hour
+        [job_id] = await house.enqueue(Job("worker"))
+        await house.becomes(job_id, "completed")
+    assert seen == [1, 1]
+
+
+async def test_a_producer_that_could_not_reach_the_database_registers_before_it_fetches(
+    house: House, monkeypatch
+) -> None:
+    seen: list[int] = []
+
+    @job(name="worker", registry=house.registry)
+    async def looks() -> None:
+        seen.append(len(await house.sql("SELECT 1 FROM oban_producers")))
+
+    async def never(*args: Any, **kwargs: Any) -> None:
+        return None
+
+    monkeypatch.setattr(Heartbeat, "_once", never)
+    exchange = producers.Producer._exchange
+    failed: list[bool] = []
+
+    async def cut(self: producers.Producer, *args: Any) -> Any:
+        if not failed:
+            failed.append(True)
+            raise ConnectionResetError
+        return await exchange(self, *args)
+
+    async with house.runner(poll_every=60) as runner:
+        await eventually(lambda: runner._notifier.proven)
+        await house.sql("DELETE FROM oban_producers")
+        monkeypatch.setattr(producers.Producer, "_exchange", cut)
+        [job_id] = await house.enqueue(Job("worker"))
+        await house.becomes(job_id, "completed")
+    assert seen == [1]
+
+
+async def test_a_job_that_comes_back_while_its_former_attempt_still_runs_is_kept_apart(house: House, of) -> None:
+    """Elixir's nodes rescue by age, also what still runs here."""
+    runs: list[tuple[int, str]] = []
+    second, first_ended = asyncio.Event(), asyncio.Event()
+
+    @job(name="worker", registry=house.registry)
+    async def twice(job: Job) -> None:
+        if job.attempt == 1:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await second.wait()
+                runs.append((1, "interrupted"))
+                first_ended.set()
+        runs.append((job.attempt, "began"))
+        second.set()
+        await first_ended.wait()
+
+    [job_id] = await house.enqueue(Job("worker"))
+    async with house.runner(poll_every=0.05):
+        await house.becomes(job_id, "executing")
+        await house.sql("UPDATE oban_jobs SET state = 'available'")
+        done = await house.becomes(job_id, "completed")
+    assert sorted(runs) == [(1, "interrupted"), (2, "began")]
+    assert done.attempt == 2
+    assert [(event.job_id, event.attempt) for event in of(telemetry.JobStale)] == [(job_id, 1)]
+
+
+# The lifeline
+
+
+async def test_the_jobs_of_a_dead_node_are_given_to_others_with_a_word_about_it(
+    house: House, lifeline: Lifeline, of
+) -> None:
+    dead = await producer_row(house, silent_for=10)
+    rescued = await executing(house, dead, meta={"rescued": 2, "mine": 1})
+    spent = await executing(house, dead, max_attempts=1)
+    await lifeline.tick()
+    back, over = await house.job(rescued), await house.job(spent)
+    assert (back.state, back.attempt, over.state, over.attempt) == ("available", 1, "discarded", 1)
+    assert back.meta == {"rescued": 3, "mine": 1}
+    assert over.discarded_at is not None
+    for found in (back, over):
+        [entry] = found.errors
+        assert entry["attempt"] == 1
+        assert entry["error"].startswith("AttemptOrphaned: node web.7 stopped beating 10")
+        assert entry["error"].endswith("while it ran this attempt")
+    assert await house.sql("SELECT * FROM oban_producers") == []
+    [event] = of(telemetry.LifelineRescue)
+    assert (event.count, event.discarded, set(event.job_ids)) == (2, 1, {rescued, spent})
+
+
+async def test_nobody_else_is_taken_for_dead(house: House, lifeline: Lifeline) -> None:
+    holders = {
+        "living": await producer_row(house, silent_for=1),
+        "patient": await producer_row(house, silent_for=500, meta={"dead_after": 1000}),
+        "of the family": await producer_row(house, silent_for=500, meta={"limit": 10, "paused": False}),
+        "odd": await producer_row(house, silent_for=500, meta={"dead_after": "soon"}),
+        "null": await producer_row(house, silent_for=500, meta={"dead_after": None}),
+        "unknown": uuid4(),
+        "elixir's": "",
+    }
+    ids = [await executing(house, holder) for holder in holders.values()]
+    dead = await producer_row(house, silent_for=10)
+    orphan = await executing(house, dead)
+    await lifeline.tick()
+    assert [(await house.job(job_id)).state for job_id in ids] == ["executing"] * len(ids)
+    assert (await house.job(orphan)).state == "available"
+    assert len(await house.sql("SELECT * FROM oban_producers")) == 5
+
+
+@pytest.mark.parametrize("meta", ['{"rescued": "often"}', "[]", "null", '{"rescued": null}', '{"rescued": [1]}'])
+async def test_odd_meta_keeps_nobody_from_being_rescued(house: House, lifeline: Lifeline, meta: str) -> None:
+    orphan = await executing(house, await producer_row(house, silent_for=10))
+    await house.sql("UPDATE oban_jobs SET meta = CAST(:meta AS jsonb)", meta=meta)
+    await lifeline.tick()
+    assert await house.sql("SELECT state::text FROM oban_jobs WHERE id = :id", id=orphan) == [("available",)]
+
+
+async def test_a_job_that_is_just_being_committed_waits_and_so_does_its_producer(
+    house: House, lifeline: Lifeline
+) -> None:
+    dead = await producer_row(house, silent_for=10)
+    committing, orphan = await executing(house, dead), await executing(house, dead)
+    async with house.engine.begin() as connection:
+        await connection.execute(text("UPDATE oban_jobs SET state = 'completed' WHERE id = :id"), {"id": committing})
+        await lifeline.tick()
+        assert (await house.job(orphan)).state == "available"
+        assert len(await house.sql("SELECT * FROM oban_producers")) == 1
+    await lifeline.tick()
+    done = await house.job(committing)
+    assert (done.state, done.errors) == ("completed", [])
+    assert await house.sql("SELECT * FROM oban_producers") == []
+
+
+async def test_a_producer_that_beats_at_this_very_moment_lives(house: House, lifeline: Lifeline) -> None:
+    late = await producer_row(house, silent_for=10)
+    held = await executing(house, late)
+    async with house.engine.begin() as connection:
+        await connection.execute(text("UPDATE oban_producers SET updated_at = timezone('UTC', now())"))
+        await lifeline.tick()
+    await lifeline.tick()
+    assert (await house.job(held)).state == "executing"
+
+
+async def test_many_orphans_are_rescued_in_batches(house: House, leader: Leader, monkeypatch) -> None:
+    from oban_sa.sql import rescuing
+
+    monkeypatch.setattr(rescuing, "LIMIT", 3)
+    monkeypatch.setattr(lifelines, "LIMIT", 3)
+    small = Lifeline(Database(house.engine), leader, source=telemetry.Source(node="leading"), every=1)
+    dead = await producer_row(house, silent_for=10)
+    for _ in range(7):
+        await executing(house, dead)
+    assert [await small.tick() for _ in range(3)] == [0, 0, 1]
+    assert await house.states() == {"available": 7}
+    assert await house.sql("SELECT * FROM oban_producers") == []
+    await small.close()
+
+
+async def test_rescued_jobs_are_announced(house: House, lifeline: Lifeline) -> None:
+    @job(name="worker", registry=house.registry)
+    async def nothing() -> None: ...
+
+    async with house.runner(poll_every=60) as runner:
+        await eventually(lambda: runner._notifier.proven)
+        orphan = await executing(house, await producer_row(house, silent_for=10))
+        await lifeline.tick()
+        await house.becomes(orphan, "completed")
+
+
+async def test_only_the_leader_rescues(house: House, lifeline: Lifeline) -> None:
+    orphan = await executing(house, await producer_row(house, silent_for=10))
+    # It believes to lead, but the lease was lost meanwhile.
+    await house.sql("UPDATE oban_leaders SET node = 'other'")
+    await lifeline.tick()
+    assert (await house.job(orphan)).state == "executing"
+
+
+async def test_what_nobody_knows_is_rescued_only_where_that_was_asked_for(house: House, leader: Leader) -> None:
+    ages: dict[str, Any] = {"every": 1, "source": telemetry.Source(node="leading")}
+    off = Lifeline(Database(house.engine), leader, **ages)
+    patient = Lifeline(Database(house.engine), leader, abandoned_after=2 * 3600, **ages)
+    on = Lifeline(Database(house.engine), leader, abandoned_after=1800, **ages)
+    abandoned = await executing(house, uuid4())
+    known = await executing(house, await producer_row(house, silent_for=0))
+    for lifeline in (off, patient):
+        await lifeline.tick()
+        assert await house.states() == {"executing": 2}
+    await on.tick()
+    assert (await house.job(abandoned)).state == "available"
+    assert (await house.job(abandoned)).errors[0]["error"].startswith("AttemptOrphaned: nobody knows the producer")
+    assert (await house.job(known)).state == "executing"
+    for lifeline in (off, patient, on):
+        await lifeline.close()
+
+
+async def test_available_jobs_whose_attempts_are_spent_are_discarded(house: House, lifeline: Lifeline) -> None:
+    spent, fresh = await house.enqueue(Job("worker", max_attempts=2), Job("worker", max_attempts=2))
+    await house.sql("UPDATE oban_jobs SET attempt = 2 WHERE id = :id", id=spent)
+    await lifeline.tick()
+    over = await house.job(spent)
+    assert (over.state, (await house.job(fresh)).state) == ("discarded", "available")
+    assert over.errors[0]["error"].startswith("AttemptOrphaned: the job was available with all its attempts spent")
+
+
+async def test_a_rescue_stands_although_the_look_for_spent_jobs_failed(
+    house: House, lifeline: Lifeline, monkeypatch
+) -> None:
+    orphan = await executing(house, await producer_row(house, silent_for=10))
+
+    async def fails() -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(lifeline, "_discard_exhausted", fails)
+    with pytest.raises(TimeoutError):
+        await lifeline.tick()
+    assert (await house.job(orphan)).state == "available"
+    await lifeline.tick()  # and it does not fail the next time, but looks again after a while
+
+
+# The leader
+
+
+def candidate(house: House, node: str, lasts: float = 60) -> Leader:
+    return Leader(Database(house.engine), source=telemetry.Source(node=node), lasts=lasts)
+
+
+async def test_there_are_never_two_leaders(house: House) -> None:
+    candidates = [candidate(house, f"node.{n}") for n in range(4)]
+    for _ in range(5):
+        await asyncio.gather(*(each.tick() for each in candidates))
+        assert sum(each.leading for each in candidates) == 1
+    for each in candidates:
+        await each.close()
+
+
+async def test_two_nodes_of_one_name_stay_two(house: House) -> None:
+    one, two = candidate(house, "same"), candidate(house, "same")
+    await one.tick()
+    for _ in range(3):
+        await two.tick()
+        await one.tick()
+        assert (one.leading, two.leading) == (True, False)
+    await two.close()
+    await one.tick()
+    assert one.leading
+    await one.close()
+
+
+async def test_a_leader_that_resigns_hands_over_at_once(house: House, monkeypatch) -> None:
+    monkeypatch.setattr(runners, "LEASE", 600)  # others would look again in two and a half minutes
+    leader = candidate(house, "first", lasts=600)
+    await leader.tick()
+    async with house.runner(node="second", dead_after=6000, heartbeat_every=60) as waiting:
+        await eventually(lambda: waiting._notifier.proven)
+        assert await holder(house, "first")
+        await leader.close()
+        await eventually(lambda: holder(house, "second"))
+
+
+async def holder(house: House, node: str) -> bool:
+    return await house.sql("SELECT node FROM oban_leaders") == [(node,)]
+
+
+async def test_a_lease_that_ran_out_by_the_clock_of_the_database_is_taken(house: House) -> None:
+    one, two = candidate(house, "one"), candidate(house, "two")
+    await one.tick()
+    await two.tick()
+    assert not two.leading
+    await house.sql("UPDATE oban_leaders SET expires_at = timezone('UTC', clock_timestamp()) - interval '1 second'")
+    await two.tick()
+    assert two.leading
+    # The former leader still believes in itself, but the transaction that does the work knows better.
+    assert one.leading
+    line = Database(house.engine).line()
+    async with line.transaction() as transaction:
+        assert not await one.holds(transaction)
+        assert await two.holds(transaction)
+    await one.tick()
+    assert not one.leading
+    for each in (one, two):
+        await each.close()
+    await line.close()
+
+
+async def test_the_clock_of_a_node_means_nothing(house: House, monkeypatch) -> None:
+    from datetime import UTC, datetime, timedelta
+
+    from oban_sa import clock
+
+    one, two = candidate(house, "one"), candidate(house, "two")
+    monkeypatch.setattr(clock, "now", lambda: datetime.now(UTC) + timedelta(hours=1))
+    await one.tick()
+    monkeypatch.setattr(clock, "now", lambda: datetime.now(UTC) - timedelta(hours=1))
+    await two.tick()
+    assert (one.leading, two.leading) == (True, False)
+    [(left,)] = await house.sql(
+        "SELECT extract(epoch FROM expires_at - timezone('UTC', clock_timestamp()))::float FROM oban_leaders"
+    )
+    assert 50 < left <= 60
+    for each in (one, two):
+        await each.close()
+
+
+async def test_a_leader_that_can_not_renew_stops_to_believe(house: House, monkeypatch) -> None:
+    from oban_sa import clock
+
+    lead = candidate(house, "one", lasts=10)
+    await lead.tick()
+    later = time.monotonic() + 11
+    monkeypatch.setattr(clock, "monotonic", lambda: later)
+    assert not lead.leading
+    await lead.close()
