@@ -106,7 +106,8 @@ async def _measured(settings: Settings, url: str, jobs: int, limit: int) -> tupl
     made = create_engine(url, application_name="oban_sa bench", connections=limit, pooler=settings.pooler)
     try:
         async with _schema(made) as (schema, server):
-            bench = _Bench(made.execution_options(schema_translate_map=schema_map(schema)), schema, limit)
+            mapped = made.execution_options(schema_translate_map=schema_map(schema))
+            bench = _Bench(mapped, schema, limit, listen_url=settings.listen_url)
             figures = [
                 await bench.figure("insert_by_copy", "Oban.enqueue_many, one transaction", jobs, bench.by_copy),
                 await bench.figure("drain", f"a runner, {limit} at once, all of them", jobs, bench.drain),
@@ -147,10 +148,11 @@ async def _schema(engine: AsyncEngine) -> AsyncGenerator[tuple[str, str]]:
 class _Bench:
     """Jobs that do nothing, put in and taken out in several ways."""
 
-    def __init__(self, engine: AsyncEngine, schema: str, limit: int) -> None:
+    def __init__(self, engine: AsyncEngine, schema: str, limit: int, *, listen_url: str | None) -> None:
         self._engine = engine
         self._schema = schema
         self._limit = limit
+        self._listen_url = listen_url
         self._oban = Oban(engine, schema=schema)
         self._registry = Registry()
         self._started: Callable[[], None] = lambda: None
@@ -204,7 +206,12 @@ class _Bench:
 
     def _runner(self) -> Runner:
         return Runner(
-            self._engine, schema=self._schema, name="bench", registry=self._registry, queues={"default": self._limit}
+            self._engine,
+            schema=self._schema,
+            name="bench",
+            registry=self._registry,
+            queues={"default": self._limit},
+            listen_url=self._listen_url,
         )
 
     async def _stored(self, jobs: list[Job]) -> None:
