@@ -2,8 +2,8 @@
 
     python benchmarks/pruning.py postgresql://postgres@127.0.0.1:5432/scratch
 
-Drains in turn with the million there and pruning off, and with the million being pruned, in one database; prints each
-drain, the jobs pruned meanwhile, and the ratio of the medians. The database needs our tables and is emptied.
+One runner drains all the time; in every other window of a few seconds the million is being pruned. Prints the rate of
+each window and the ratio of those with pruning to their neighbours. The database needs our tables and is emptied.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import statistics
 import time
+from collections import Counter
 
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
@@ -36,64 +37,93 @@ async def nothing() -> None:
     """Do nothing."""
 
 
-async def run(url: str, *, finished: int, jobs: int, rounds: int, concurrency: int) -> None:
+async def run(url: str, *, finished: int, windows: int, within: float, concurrency: int) -> None:
     engine = create_async_engine(make_url(url).set(drivername="postgresql+asyncpg"))
-    rates: dict[str, list[float]] = {"quiet": [], "pruning": []}
+    counts: Counter[str] = Counter()
+    detach = [
+        telemetry.attach(lambda event: counts.update(acked=event.count), telemetry.ProducerAck),
+        telemetry.attach(lambda event: counts.update(pruned=event.count), telemetry.PrunerPrune),
+    ]
+    rates: list[float] = []
+    ratios: list[float] = []
     try:
-        await drain(engine, jobs, concurrency, prune=None)  # warm
-        for number in range(rounds):
-            for kind in ("quiet", "pruning") if number % 2 else ("pruning", "quiet"):
-                await fill(engine, finished)
-                prune = Prune() if kind == "pruning" else None
-                rate, pruned = await drain(engine, jobs, concurrency, prune=prune)
-                rates[kind].append(rate)
-                print(f"{kind:8} {rate:10,.0f} jobs/s  {pruned:9,} pruned meanwhile", flush=True)
+        await fill(engine, finished)
+        async with Runner(engine, queues={"default": concurrency}, prune=None):
+            filling = asyncio.create_task(keep_full(engine, int(within * 30_000)))
+            await measured(counts, within)  # warm
+            for number in range(2 * windows + 1):
+                if number % 2:
+                    # A runner of another instance, so that it leads beside the first, and with nothing else to do.
+                    async with Runner(engine, queues={"none": 1}, name="Pruning", prune=Prune()):
+                        await asyncio.sleep(1.5)  # until it leads, and the pruner is at work
+                        rates.append(await measured(counts, within))
+                else:
+                    await asyncio.sleep(0.5)
+                    rates.append(await measured(counts, within))
+                print(f"{'pruning' if number % 2 else 'quiet':8} {rates[-1]:10,.0f} jobs/s", flush=True)
+            filling.cancel()
+        left = await scalar(engine, "SELECT count(*) FROM oban_jobs WHERE queue = 'done'")
     finally:
+        for undo in detach:
+            undo()
         await engine.dispose()
-    quiet, pruning = statistics.median(rates["quiet"]), statistics.median(rates["pruning"])
-    print(f"median   {quiet:10,.0f} quiet, {pruning:,.0f} while pruning: ratio {pruning / quiet:.3f}")
+    # Each window with pruning against the mean of its neighbours, so that a machine that changes its mind harms little.
+    for before, pruning, after in zip(rates[0::2], rates[1::2], rates[2::2], strict=False):
+        ratios.append(2 * pruning / (before + after))
+    print(f"pruned {finished - left:,} of {finished:,} meanwhile, {left:,} left")
+    print(f"ratios {', '.join(f'{ratio:.3f}' for ratio in sorted(ratios))}")
+    print(f"median {statistics.median(ratios):.3f}, mean {statistics.mean(ratios):.3f}")
+
+
+async def measured(counts: Counter[str], within: float) -> float:
+    """Jobs acked per second, for so many seconds."""
+    before, started = counts["acked"], time.perf_counter()
+    await asyncio.sleep(within)
+    return (counts["acked"] - before) / (time.perf_counter() - started)
+
+
+async def keep_full(engine: AsyncEngine, count: int) -> None:
+    """Have jobs to do all the time, in portions that are the same whether there is pruning or not."""
+    while True:
+        if await scalar(engine, "SELECT count(*) FROM oban_jobs WHERE state = 'available'") < count:
+            async with engine.begin() as connection:
+                await connection.execute(text(AVAILABLE), {"count": 20_000, "worker": "benchmark.nothing"})
+        await asyncio.sleep(0.5)
+
+
+async def scalar(engine: AsyncEngine, statement: str) -> int:
+    async with engine.connect() as connection:
+        return int((await connection.execute(text(statement))).scalar_one())
 
 
 async def fill(engine: AsyncEngine, finished: int) -> None:
     async with engine.connect() as connection:
         await connection.execute(text("TRUNCATE oban_jobs, oban_leaders, oban_producers"))
         await connection.execute(text(FINISHED), {"count": finished})
+        await connection.execute(text(AVAILABLE), {"count": 300_000, "worker": "benchmark.nothing"})
         await connection.commit()
+    async with engine.connect() as connection:
         settled = await connection.execution_options(isolation_level="AUTOCOMMIT")
         await settled.execute(text("VACUUM ANALYZE oban_jobs"))
         await settled.execute(text("CHECKPOINT"))
-
-
-async def drain(engine: AsyncEngine, jobs: int, concurrency: int, *, prune: Prune | None) -> tuple[float, int]:
-    pruned = 0
-
-    def count(event: telemetry.PrunerPrune) -> None:
-        nonlocal pruned
-        pruned += event.count
-
-    detach = telemetry.attach(count, telemetry.PrunerPrune)
-    runner = Runner(engine, queues={"default": concurrency}, prune=prune)
-    async with runner:
-        await asyncio.sleep(3)  # until it leads, and the pruner is at work
-        async with engine.begin() as connection:
-            await connection.execute(text(AVAILABLE), {"count": jobs, "worker": "benchmark.nothing"})
-        started = time.perf_counter()
-        await runner.until_idle()
-        elapsed = time.perf_counter() - started
-    detach()
-    return jobs / elapsed, pruned
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("url")
     parser.add_argument("--finished", type=int, default=1_000_000)
-    parser.add_argument("--jobs", type=int, default=60_000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--windows", type=int, default=12)
+    parser.add_argument("--within", type=float, default=3.0)
     parser.add_argument("--concurrency", type=int, default=50)
     given = parser.parse_args()
     service.run(
-        run(given.url, finished=given.finished, jobs=given.jobs, rounds=given.rounds, concurrency=given.concurrency)
+        run(
+            given.url,
+            finished=given.finished,
+            windows=given.windows,
+            within=given.within,
+            concurrency=given.concurrency,
+        )
     )
 
 

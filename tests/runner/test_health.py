@@ -284,7 +284,7 @@ async def test_a_queue_that_has_stopped_fetching_is_named(house: House, monkeypa
     async with house.runner(health_port=0) as runner:
         await eventually(lambda: runner._notifier.proven)
         [producer] = runner._queues.all
-        await eventually(lambda: producer.cycled_at)
+        await eventually(lambda: producer.cycled_at is not None)
 
         async def failing() -> None:
             raise RuntimeError("no more cycles")
