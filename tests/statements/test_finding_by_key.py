@@ -1,0 +1,46 @@
+"""What a runner does thousands of times a second finds its rows by key, whichever plan PostgreSQL prefers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import asyncpg
+import pytest
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from oban_sa.runner.database import Database
+from oban_sa.sql.acking import acking, acking_and_fetching
+from oban_sa.sql.fetching import fetching
+from tests.support import plain_url
+
+GIVEN = {
+    "holder": "'{node,uuid}'",
+    "queue": "'default'",
+    "demand": "200",
+    "ids": "'{1,2}'",
+    "attempts": "'{1,1}'",
+    "states": "'{completed,completed}'",
+    "delays": "'{NULL,NULL}'",
+    "errors": "'{NULL,NULL}'",
+    "metas": "'{NULL,NULL}'",
+    "refunds": "'{f,f}'",
+}
+
+
+@pytest.mark.parametrize("plan", ["force_generic_plan", "force_custom_plan"])
+@pytest.mark.parametrize("statement", [fetching(), acking(), acking_and_fetching()], ids=["fetch", "ack", "cycle"])
+async def test_no_cycle_reads_the_whole_table(database_url: str, statement: Any, plan: str) -> None:
+    engine = create_async_engine(database_url)
+    prepared = Database(engine).prepare(statement)
+    connection = await asyncpg.connect(plain_url(database_url))
+    await connection.execute(
+        "INSERT INTO oban_jobs (worker) SELECT 'worker' FROM generate_series(1, 20000); ANALYZE oban_jobs"
+    )
+    await connection.execute(f"SET plan_cache_mode = {plan}")
+    await connection.execute(f"PREPARE hot AS {prepared.sql}")
+    given = ", ".join(GIVEN[name] for name in prepared.names)
+    lines = [row[0] for row in await connection.fetch(f"EXPLAIN EXECUTE hot({given})")]
+    assert any("oban_jobs_pkey" in line for line in lines), lines
+    assert not any("Seq Scan on oban_jobs" in line for line in lines), lines
+    await connection.close()
+    await engine.dispose()
