@@ -208,12 +208,13 @@ class Runner:
             producers=lambda: self._queues.serving.values(),
             watch=self._watch,
             poll_every=seconds(poll_every),
-            stopping=lambda: self._stop_asked.is_set(),
+            idle_because=self._idle_because,
         )
         self._health: Health | None = None
         if health_port is not None:
             reports = {"/live": self._checks.live, "/ready": self._checks.ready}
             self._health = Health(reports, host=health_host, port=health_port)
+        self._working = False
         self._stop_asked = asyncio.Event()
         self._stopped = asyncio.Event()
         self._started_at: float | None = None
@@ -241,6 +242,7 @@ class Runner:
         await self._heartbeat.start()
         for ticker in self._tickers:
             await ticker.start()
+        self._working = True
         telemetry.emit(telemetry.RunnerStart(runner=self._source, queues=dict(self.queues)))
 
     def stop(self) -> None:
@@ -343,6 +345,11 @@ class Runner:
         # What is due later, the stager sees for itself the next time it looks.
         if after < self._stage_every:
             self._stager.nudge_within(STAGE_WITHIN)
+
+    def _idle_because(self) -> str | None:
+        if self._stop_asked.is_set():
+            return "stopping"
+        return None if self._working else "starting"
 
     def _runs(self, job: Job) -> bool:
         return any(str(producer.uuid) in job.attempted_by for producer in self._queues.all)

@@ -40,15 +40,16 @@ class Checks:
         producers: Callable[[], Iterable[Producer]],
         watch: Watch | None,
         poll_every: float,
-        stopping: Callable[[], bool],
+        idle_because: Callable[[], str | None],
     ) -> None:
+        """`idle_because` says why the runner does not work, as where it stops, or None."""
         self._line = database.line()
         self._asking = database.prepare(select(inline("1").label("one")))
         self._notifier = notifier
         self._producers = producers
         self._watch = watch
         self._patience = 3 * poll_every + CYCLES_MISSED
-        self._stopping = stopping
+        self._idle_because = idle_because
         self._asked_at = -ASK_EVERY
         self._reached = Check(well=False)
         self._lock = asyncio.Lock()
@@ -60,8 +61,9 @@ class Checks:
 
     async def ready(self) -> Mapping[str, Check]:
         """Whether this runner works on jobs."""
+        idle_because = self._idle_because()
         return {
-            "running": Check(not self._stopping(), "stopping" if self._stopping() else None),
+            "running": Check(idle_because is None, idle_because),
             "database": await self._database(),
             "notifications": self._notifications(),
             **{f"queue {producer.queue}": self._fetching(producer) for producer in self._producers()},

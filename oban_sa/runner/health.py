@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -11,6 +12,8 @@ from typing import Any, Final, TypeAlias
 import orjson
 
 from oban_sa.errors import InvalidOption, RunnerError
+
+logger = logging.getLogger("oban_sa.runner")
 
 WITHIN: Final = 5.0
 """Seconds that a client has for its request, and again for taking the answer."""
@@ -116,7 +119,11 @@ class Health:
             return _response(404, {"error": f"there is nothing here; ask for {paths}"}, request)
         if request.method not in ("GET", "HEAD"):
             return _response(405, {"error": "write GET or HEAD"}, request, allow="GET, HEAD")
-        found = await checks()
+        try:
+            found = await checks()
+        except Exception:
+            logger.exception("a report of health could not be made")
+            return _response(503, {"error": "the report could not be made; the log says why"}, request)
         well = all(check.well for check in found.values())
         report = {
             "status": "ok" if well else "unavailable",

@@ -19,6 +19,7 @@ from oban_sa import Job, Oban, Runner, current_job, job, telemetry
 from oban_sa.errors import InvalidOption, RunnerError
 from oban_sa.runner import checks, health, watch
 from oban_sa.runner.health import Check, Health
+from oban_sa.runner.queues import Queues
 from tests.runner.conftest import House
 from tests.support import eventually
 
@@ -197,6 +198,18 @@ async def test_more_clients_than_there_are_places_for_are_turned_away(monkeypatc
         await eventually(served_again)
 
 
+async def test_a_report_that_can_not_be_made_is_no_good_sign(caplog: pytest.LogCaptureFixture) -> None:
+    async def broken() -> dict[str, Check]:
+        raise LookupError("no queue")
+
+    server = Health({"/live": broken}, host="127.0.0.1", port=0)
+    await server.start()
+    assert server.address is not None
+    assert status(await raw(server.address, b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n")) == 503
+    await server.stop()
+    assert "LookupError: no queue" in caplog.text
+
+
 async def test_a_server_that_stops_does_not_wait_for_those_who_are_slow() -> None:
     async with served() as address:
         _, writer = await asyncio.open_connection(*address)
@@ -265,6 +278,26 @@ async def test_a_runner_that_stops_is_live_but_not_ready(house: House) -> None:
         done.set()
         await closing
         assert runner.health_address is None
+
+
+async def test_a_runner_is_not_ready_before_it_has_begun(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(_: object) -> None:
+        begun.set()
+        await go_on.wait()
+
+    monkeypatch.setattr(Queues, "begin", slow)
+    runner = Runner(house.engine, **house.options, health_port=0)
+    starting = asyncio.create_task(runner.__aenter__())
+    await begun.wait()
+    code, found = await get(runner, "/ready")
+    assert code == 503
+    assert found["running"] == {"ok": False, "detail": "starting"}
+    monkeypatch.undo()
+    go_on.set()
+    await starting
+    await runner.__aexit__(None, None, None)
 
 
 async def test_a_runner_that_hears_nothing_is_ready_because_it_polls(
