@@ -13,7 +13,7 @@ from oban_sa.client.transactions import Transactions, Work
 from oban_sa.enqueueing import AnySession
 from oban_sa.errors import InvalidJob, InvalidOption
 from oban_sa.models import rules
-from oban_sa.sql.governing import checking, deciding
+from oban_sa.sql.governing import checking, deciding, gathering
 from oban_sa.sql.notifying import notify
 
 EVERY: Final = "*"
@@ -72,7 +72,8 @@ class QueueControl:
         limit = _limit(queue, limit)
 
         def signal(queue: str, *, ident: str) -> dict[str, Any]:
-            return messages.scale(queue, limit, ident=ident, node=node)
+            named = None if ident == messages.ANYONE else ident.removeprefix(f"{self.name}.")
+            return messages.scale(queue, limit, ident=ident, node=named)
 
         await self._decide(_name(queue), {"limit": limit}, signal, node, session)
 
@@ -118,18 +119,30 @@ class QueueControl:
     ) -> None:
         if node is not None and not node.strip():
             raise InvalidOption(f"node is a node's name, such as 'web.1', got {node!r}; leave it out for all nodes")
-        everyone = node is None
-        payload = signal(queue, ident=messages.ANYONE if everyone else messages.ident(self.name, str(node)))
-        ident = self.name if everyone else messages.ident(self.name, str(node))
+        ident = self.name if node is None else messages.ident(self.name, node)
 
         def work(work: Work) -> None:
             if settings:
                 work.execute(deciding(settings), {"queue": queue, "ident": ident})
             channel = work.channel("signal", always=True)
-            if channel is not None:
-                work.execute(notify(channel, [payload]))
+            if channel is None:
+                return
+            addressees = self._everyone(work) if node is None else [ident]
+            if addressees:
+                work.execute(notify(channel, [signal(queue, ident=each) for each in addressees]))
 
         await self._transactions.run(work, session)
+
+    def _everyone(self, work: Work) -> list[str]:
+        """Return what addresses all nodes of this instance and none of another.
+
+        The family has no word for an instance, only for one node and for whoever listens. Nodes of Elixir aren't in the
+        tables, so the latter is said for as long as no other instance is known to share these.
+        """
+        nodes = work.execute(gathering()).all()
+        if all(row.name == self.name for row in nodes):
+            return [messages.ANYONE]
+        return [messages.ident(self.name, row.node) for row in nodes if row.name == self.name]
 
 
 def _name(queue: Any) -> str:

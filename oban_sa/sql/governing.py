@@ -58,6 +58,11 @@ def decided() -> Any:
     return select(queues.c.name, cast(queues.c.meta, Text).label("meta"))
 
 
+def gathering() -> Any:
+    """Who is there: the `name` of the instance and the `node` of every registered node, of all instances."""
+    return select(producers.c.name, producers.c.node).distinct().order_by(producers.c.name, producers.c.node)
+
+
 def checking() -> Any:
     """What every node of an instance says of its queues, by node and queue, and which jobs it holds.
 

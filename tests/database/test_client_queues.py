@@ -67,6 +67,32 @@ async def test_an_order_of_another_instance_leaves_ours_alone(engine: AsyncEngin
     assert await decided(engine, "mailers") == {"Oban": {"paused": True}, "Other": {"limit": 1}}
 
 
+async def test_where_instances_share_the_tables_only_the_nodes_of_this_one_are_told(
+    engine: AsyncEngine, database_url: str
+) -> None:
+    async with engine.begin() as connection:
+        for name, node in (("Oban", "web.1"), ("Other", "web.1"), ("Other", "web.2")):
+            for queue in ("a", "b"):
+                await connection.execute(
+                    text(
+                        "INSERT INTO oban_producers (uuid, name, node, queue) "
+                        "VALUES (gen_random_uuid(), :name, :node, :queue)"
+                    ),
+                    {"name": name, "node": node, "queue": queue},
+                )
+    async with ears(database_url) as listening:
+        await Oban(engine, name="Other").pause_queue("a")
+        await Oban(engine).scale_queue("a", limit=5)
+        await Oban(engine, name="Third").pause_all_queues()
+        heard = await listening.heard()
+    assert [message for _, message in heard] == [
+        {"action": "pause", "queue": "a", "ident": "Other.web.1"},
+        {"action": "pause", "queue": "a", "ident": "Other.web.2"},
+        {"action": "scale", "queue": "a", "ident": "Oban.web.1", "limit": 5, "node": "web.1"},
+    ]
+    assert await decided(engine, "*") == {"Third": {"paused": True}}
+
+
 async def test_each_decision_carries_its_moment_by_the_databases_clock(engine: AsyncEngine) -> None:
     await Oban(engine).pause_queue("mailers")
     row = await one_row(
