@@ -154,7 +154,7 @@ def exhausted() -> Executable:
 
 
 def _number(meta: ColumnElement[Any], key: str, type_: Any) -> ColumnElement[Any]:
-    """A number in a JSON object; NULL where something else stands there, whoever wrote it."""
-    found = meta.op("->")(inline(f"'{key}'"))
-    is_number = func.jsonb_typeof(found) == inline("'number'")
-    return case((is_number, cast(meta.op("->>")(inline(f"'{key}'")), type_)))
+    """A number in a JSON object; NULL where something stands there that is none of the type, whoever wrote it."""
+    found = meta.op("->>")(inline(f"'{key}'"))
+    fits = "'^[0-9]{1,8}$'" if isinstance(type_, Integer) else "'^[0-9]{1,8}([.][0-9]+)?$'"
+    return case((found.op("~")(inline(fits)), cast(found, type_)))

@@ -268,6 +268,7 @@ async def test_nobody_else_is_taken_for_dead(house: House, lifeline: Lifeline) -
         "patient": await producer_row(house, silent_for=500, meta={"dead_after": 1000}),
         "of the family": await producer_row(house, silent_for=500, meta={"limit": 10, "paused": False}),
         "odd": await producer_row(house, silent_for=500, meta={"dead_after": "soon"}),
+        "huge": await producer_row(house, silent_for=500, meta={"dead_after": 10**400}),
         "null": await producer_row(house, silent_for=500, meta={"dead_after": None}),
         "unknown": uuid4(),
         "elixir's": "",
@@ -278,10 +279,21 @@ async def test_nobody_else_is_taken_for_dead(house: House, lifeline: Lifeline) -
     await lifeline.tick()
     assert [(await house.job(job_id)).state for job_id in ids] == ["executing"] * len(ids)
     assert (await house.job(orphan)).state == "available"
-    assert len(await house.sql("SELECT * FROM oban_producers")) == 5
+    assert len(await house.sql("SELECT * FROM oban_producers")) == 6
 
 
-@pytest.mark.parametrize("meta", ['{"rescued": "often"}', "[]", "null", '{"rescued": null}', '{"rescued": [1]}'])
+@pytest.mark.parametrize(
+    "meta",
+    [
+        '{"rescued": "often"}',
+        "[]",
+        "null",
+        '{"rescued": null}',
+        '{"rescued": [1]}',
+        '{"rescued": 1.5}',
+        '{"rescued": 1e300}',
+    ],
+)
 async def test_odd_meta_keeps_nobody_from_being_rescued(house: House, lifeline: Lifeline, meta: str) -> None:
     orphan = await executing(house, await producer_row(house, silent_for=10))
     await house.sql("UPDATE oban_jobs SET meta = CAST(:meta AS jsonb)", meta=meta)

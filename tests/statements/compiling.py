@@ -1,0 +1,42 @@
+"""Statements as the runner sends them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy.dialects.postgresql import asyncpg
+
+from oban_sa.models import schema_map
+from oban_sa.sql import acking, fetching, holding, leading, notifying, producing, rescuing, staging
+
+STATEMENTS: dict[str, Any] = {
+    "fetching": fetching.fetching(),
+    "acking": acking.acking(),
+    "acking_and_fetching": acking.acking_and_fetching(),
+    "acking_one": acking.acking_one(),
+    "holding": holding.holding(),
+    "reclaiming": holding.reclaiming(),
+    "staging": staging.staging(),
+    "unfinished": staging.unfinished(),
+    "registering": producing.registering(),
+    "beating": producing.beating(),
+    "leaving": producing.leaving(),
+    "electing": leading.electing(),
+    "leading": leading.leading(),
+    "resigning": leading.resigning(),
+    "dead": rescuing.dead(),
+    "rescuing": rescuing.rescuing(),
+    "burying": rescuing.burying(),
+    "abandoned": rescuing.abandoned(),
+    "exhausted": rescuing.exhausted(),
+    "notify": notifying.NOTIFY,
+}
+"""What a runner sends again and again."""
+
+
+def compiled(statement: Any, schema: str = "public") -> tuple[str, list[str], dict[str, Any]]:
+    """Its text, the names of its parameters in order, and the values of those that are constant."""
+    found = statement.compile(
+        dialect=asyncpg.dialect(), schema_translate_map=schema_map(schema) or None, render_schema_translate=True
+    )
+    return str(found), list(found.positiontup or ()), dict(found.params)

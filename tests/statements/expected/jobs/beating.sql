@@ -1,0 +1,2 @@
+-- uuids
+UPDATE jobs.oban_producers SET updated_at=timezone('UTC', now()) WHERE jobs.oban_producers.uuid = any(CAST($1::UUID[] AS UUID[])) RETURNING jobs.oban_producers.uuid

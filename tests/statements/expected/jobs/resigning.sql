@@ -1,0 +1,2 @@
+-- lease, holder, held_since
+DELETE FROM jobs.oban_leaders WHERE jobs.oban_leaders.name = $1::VARCHAR AND jobs.oban_leaders.node = $2::VARCHAR AND jobs.oban_leaders.elected_at = $3::TIMESTAMP WITHOUT TIME ZONE

@@ -1,0 +1,2 @@
+-- lease, holder, held_since
+DELETE FROM public.oban_leaders WHERE public.oban_leaders.name = $1::VARCHAR AND public.oban_leaders.node = $2::VARCHAR AND public.oban_leaders.elected_at = $3::TIMESTAMP WITHOUT TIME ZONE

@@ -1,0 +1,240 @@
+"""What the hot statements cost, on tables from empty to those with many finished jobs, with statistics and without."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import psycopg
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from oban_sa.runner.database import PLANNING, Database
+from oban_sa.runner.engine import create_engine
+from tests.databases import Databases
+from tests.statements.compiling import STATEMENTS, compiled
+from tests.support import plain_url
+
+STATE = "oban_jobs_state_queue_priority_scheduled_at_id_index"
+STAGING = "oban_jobs_staging_index"
+KEY = "oban_jobs_pkey"
+
+FINISHED = 200_000
+FILL = """
+INSERT INTO oban_jobs (worker, state, queue, attempt, attempted_by, scheduled_at, completed_at)
+SELECT 'worker', CAST({state} AS oban_job_state), 'queue' || n % 5, 1, ARRAY['node', 'uuid' || n % 7],
+       timezone('UTC', now()) + {after} * interval '1 second', timezone('UTC', now())
+FROM generate_series(1, {count}) AS n
+"""
+TABLES: dict[str, list[str]] = {
+    "empty": [],
+    "fresh": [FILL.format(state="'available'", after="-n", count=2000)],
+    "full": [
+        FILL.format(state="'completed'", after="-n", count=FINISHED),
+        FILL.format(state="'scheduled'", after="n", count=2000),
+        FILL.format(state="'available'", after="-n", count=2000),
+        FILL.format(state="'executing'", after="-n", count=100),
+    ],
+    # What the planner knows is from when there was nothing but finished jobs.
+    "misled": [
+        FILL.format(state="'completed'", after="-n", count=20_000),
+        "ANALYZE oban_jobs",
+        FILL.format(state="'available'", after="-n", count=20_000),
+        FILL.format(state="'executing'", after="-n", count=100),
+    ],
+}
+LOOKS = {"exhausted": 50_000}
+"""Buffers that a statement may read where that is more than for others: this one reads every available job."""
+
+VALUES: dict[str, Any] = {
+    "queue": "queue1",
+    "demand": 50,
+    "holder": ["node", "uuid1"],
+    "ids": list(range(1, 51)),
+    "attempts": [1] * 50,
+    "states": ["completed"] * 50,
+    "delays": [None] * 50,
+    "errors": [None] * 50,
+    "metas": [None] * 50,
+    "refunds": [False] * 50,
+    "job_id": 7,
+    "said_attempt": 1,
+    "said_state": "completed",
+    "said_delay": None,
+    "said_error": None,
+    "said_meta": None,
+    "said_refund": False,
+    "known": [1, 2, 3],
+    "limit": 5000,
+    "channel": "c",
+    "queues": ["queue1"],
+    "uuids": ["uuid1"],
+    "texts": ["dead"],
+    "after": 100.0,
+    "text": "gone",
+    "lease": "lease",
+    "held_since": datetime(2026, 1, 1),
+    "lasts": 10.0,
+    "uuid": UUID(int=0),
+    "name": "Oban",
+    "node": "node",
+    "meta": "{}",
+}
+
+
+@pytest.fixture(scope="module", params=["empty", "fresh", "full", "misled", "analyzed"])
+def table(request, databases: Databases) -> Iterator[str]:
+    """The URL of a database whose table is in this condition."""
+    with databases.fresh() as url:
+        with psycopg.connect(plain_url(url), autocommit=True) as connection:
+            # Nobody but this test decides what the planner knows.
+            connection.execute("ALTER TABLE oban_jobs SET (autovacuum_enabled = off)")
+            for statement in TABLES["full" if request.param == "analyzed" else request.param]:
+                connection.execute(statement)
+            if request.param == "analyzed":
+                connection.execute("ANALYZE oban_jobs")
+        yield url
+
+
+@pytest.fixture
+async def connection(table: str) -> AsyncIterator[asyncpg.Connection]:
+    made = await asyncpg.connect(plain_url(table))
+    await made.execute(PLANNING)
+    yield made
+    await made.close()
+
+
+async def plan(connection: asyncpg.Connection, name: str, **values: Any) -> list[dict[str, Any]]:
+    """The nodes of a statement's plan that read a table, with what they really read."""
+    import json
+
+    text, parameters, constants = compiled(STATEMENTS[name])
+    given = {**constants, **VALUES, **values}
+    if name in ("electing", "leading", "resigning"):
+        given["holder"] = "node"
+    if name in ("beating", "leaving"):
+        given["uuids"] = [uuid4()]
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        [(answer,)] = await connection.fetch(
+            f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {text}", *(given[parameter] for parameter in parameters)
+        )
+    finally:
+        await transaction.rollback()
+    found: list[dict[str, Any]] = []
+
+    def walk(node: dict[str, Any]) -> None:
+        if "Relation Name" in node or "Index Name" in node:
+            found.append(node)
+        for child in node.get("Plans", []):
+            walk(child)
+
+    walk(json.loads(answer)[0]["Plan"])
+    return found
+
+
+def indexes(nodes: list[dict[str, Any]]) -> set[str]:
+    return {node["Index Name"] for node in nodes if "Index Name" in node}
+
+
+def scanned(nodes: list[dict[str, Any]]) -> list[str]:
+    return [
+        node["Relation Name"]
+        for node in nodes
+        if node["Node Type"] == "Seq Scan" and "oban_jobs" in node["Relation Name"]
+    ]
+
+
+def buffers(nodes: list[dict[str, Any]]) -> int:
+    return sum(
+        node.get("Shared Hit Blocks", 0) + node.get("Shared Read Blocks", 0)
+        for node in nodes
+        if node["Node Type"] != "ModifyTable"
+    )
+
+
+@pytest.mark.parametrize("name", ["fetching", "acking_and_fetching"])
+async def test_a_fetch_walks_the_index_in_the_order_of_the_queue(connection: asyncpg.Connection, name: str) -> None:
+    nodes = await plan(connection, name, ids=[1], **{key: VALUES[key][:1] for key in VALUES if key in ARRAYS})
+    assert STATE in indexes(nodes)
+    assert scanned(nodes) == []
+    [picked] = [node for node in nodes if node.get("Index Name") == STATE]
+    assert "available" in picked["Index Cond"]
+    assert "queue1" in picked["Index Cond"]
+    # A sort would read the whole backlog for each fetch.
+    assert picked["Actual Rows"] <= 50
+
+
+ARRAYS = ("attempts", "states", "delays", "errors", "metas", "refunds")
+
+
+@pytest.mark.parametrize("name", ["acking", "acking_and_fetching", "acking_one", "holding"])
+async def test_an_ack_finds_its_rows_by_primary_key(connection: asyncpg.Connection, name: str) -> None:
+    nodes = await plan(connection, name, queue="none")
+    assert KEY in indexes(nodes)
+    assert scanned(nodes) == []
+    by_state = [node for node in nodes if node.get("Index Name") == STATE and "executing" in node.get("Index Cond", "")]
+    assert by_state == []
+
+
+async def test_staging_reads_what_is_due_and_one_row_ahead(connection: asyncpg.Connection) -> None:
+    nodes = await plan(connection, "staging")
+    assert STAGING in indexes(nodes)
+    assert STATE not in indexes(nodes)
+    assert scanned(nodes) == []
+    assert sum(node["Actual Rows"] * node["Actual Loops"] for node in nodes if node.get("Index Name") == STAGING) <= 1
+
+
+@pytest.mark.parametrize("name", ["reclaiming", "rescuing", "abandoned"])
+async def test_looking_for_the_lost_reads_what_is_executing_and_no_more(
+    connection: asyncpg.Connection, name: str
+) -> None:
+    nodes = await plan(connection, name)
+    assert scanned(nodes) == []
+    read = [node for node in nodes if node.get("Index Name") == STATE]
+    assert read
+    assert all("executing" in node["Index Cond"] for node in read)
+    assert sum(node["Actual Rows"] + node.get("Rows Removed by Filter", 0) for node in read) <= 100
+
+
+async def test_whether_there_is_more_to_do_takes_a_few_looks(connection: asyncpg.Connection) -> None:
+    nodes = await plan(connection, "unfinished")
+    assert scanned(nodes) == []
+    assert indexes(nodes) <= {STATE, STAGING}
+
+
+@pytest.mark.parametrize("name", sorted(set(STATEMENTS) - {"notify"}))
+async def test_no_statement_of_a_runner_reads_the_finished_jobs(connection: asyncpg.Connection, name: str) -> None:
+    nodes = await plan(connection, name)
+    assert scanned(nodes) == []
+    assert buffers(nodes) < LOOKS.get(name, 2000)
+
+
+async def test_no_plan_made_for_an_empty_table_outlives_it(engine: AsyncEngine) -> None:
+    """PostgreSQL keeps a plan after a few executions; one from when there was nothing to read would read everything."""
+    database = Database(engine)
+    line, other = database.line(), database.line()
+    for name in ("acking", "fetching", "acking_and_fetching", "staging", "reclaiming"):
+        prepared = database.prepare(STATEMENTS[name])
+        for _ in range(12):
+            await line.fetch(prepared, **{key: VALUES[key] for key in prepared.names if key in VALUES})
+    assert line._connection is not None
+    kept = await line._connection.fetch(
+        "SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE statement LIKE '%oban_jobs%' "
+        "AND statement NOT LIKE '%pg_prepared_statements%'"
+    )
+    assert [tuple(row) for row in kept] == [(0, 12)] * 5
+    for each in (line, other):
+        await each.close()
+
+
+async def test_a_pooler_in_transaction_mode_is_given_no_settings(database_url: str) -> None:
+    engine = create_engine(database_url, pooler=True)
+    connection = await Database(engine).connect()
+    assert await connection.fetchval("SHOW plan_cache_mode") == "auto"
+    await connection.close()
+    await engine.dispose()
