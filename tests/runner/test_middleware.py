@@ -16,6 +16,8 @@ from sqlalchemy.orm import Session
 
 from oban_sa import Cancel, Job, Record, Runner, Snooze, current_job, hooks, job, telemetry, worker
 from oban_sa.errors import AttemptTimedOut, InvalidOption, RunnerError
+from oban_sa.runner import service
+from oban_sa.settings import load
 from oban_sa.workers import Registry
 from oban_sa.workers.middleware import CallNext, Chain
 from tests.runner import elsewhere
@@ -414,6 +416,39 @@ async def test_without_any_an_attempt_knows_nothing_of_middleware(
     ids = await house.enqueue(*(worker_of(kind, house.registry).new() for kind in KINDS))
     await house.drain()
     assert [(await house.job(job_id)).state for job_id in ids] == ["completed"] * len(KINDS)
+
+
+# Named in the settings
+
+
+async def keep(session: AsyncSession, jobs: list[Job]) -> None: ...
+
+
+async def around(job: Job, call_next: CallNext) -> Any:
+    return await call_next(job)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"middleware": ("tests.runner.test_middleware:arround",)}, "did you mean 'around'?"),
+        ({"middleware": ("tests.runner.nowhere:around",)}, "--middleware: there is no module 'nowhere' in the package"),
+        ({"middleware": ("tests.runner.test_middleware:plain",)}, "is no coroutine function"),
+        ({"prune": {"archive": "tests.runner.test_middleware:kep"}}, "did you mean 'keep'?"),
+    ],
+)
+def test_functions_that_settings_name_in_vain_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidOption) as caught:
+        service.check(load(environ={}, flags=settings))
+    assert message in str(caught.value)
+
+
+def test_functions_that_settings_name_are_found() -> None:
+    names = {"middleware": f"{__name__}:around", "prune": {"archive": f"{__name__}:keep"}}
+    prune, middleware = service._named(load(environ={}, flags=names))
+    assert middleware == [around]
+    assert prune is not None
+    assert prune.archive is keep
 
 
 # Before a job is written

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oban_sa.errors import InvalidOption, InvalidPeriod
+from oban_sa.retention import Prune, Retention
 from oban_sa.settings import Settings, load, parse_queues, redacted, safe
 
 
@@ -412,3 +413,65 @@ def test_a_crontab_has_no_variable() -> None:
 
 def test_settings_can_be_made_directly() -> None:
     assert Settings(queues={"a": 1}).queues == {"a": 1}
+
+
+# Pruning, middleware and health
+
+
+def test_how_long_jobs_are_kept_is_an_age_for_all_or_one_for_each_state() -> None:
+    assert load(environ={}).prune == Prune()
+    assert load(environ={"OBAN_PRUNE": "2 days"}).prune == Prune(completed=172800, cancelled=172800, discarded=172800)
+    settings = load(environ={"OBAN_PRUNE": "2 days"}, flags={"prune": "completed:1h,discarded:never"})
+    assert settings.prune == Prune(completed=3600, discarded=None)
+    assert load(environ={"OBAN_PRUNE": "never"}).prune is None
+
+
+def test_a_table_in_the_file_says_how_long_the_jobs_of_queues_and_workers_are_kept(folder: Path) -> None:
+    (folder / "oban.toml").write_text(
+        """
+        [prune]
+        completed = { max_age = "1 hour", max_count = 5 }
+        archive = "myapp.archive:keep"
+        [prune.queues]
+        audit = "never"
+        [prune.workers."myapp.Send"]
+        discarded = "1 day"
+        """
+    )
+    assert load(environ={}).prune == Prune(
+        completed=Retention("1 hour", max_count=5),
+        queues={"audit": None},
+        workers={"myapp.Send": {"discarded": 86400}},
+        archive="myapp.archive:keep",
+    )
+    (folder / "oban.toml").write_text("[prune]\ncompletd = 1")
+    assert refused() == "oban.toml: prune: prune has no option 'completd'; did you mean 'completed'?"
+
+
+def test_middleware_is_named_by_module_and_name_in_its_order(folder: Path) -> None:
+    (folder / "oban.toml").write_text('middleware = ["myapp.obs:trace", "myapp.obs:Sentry.report"]')
+    assert load(environ={}).middleware == ("myapp.obs:trace", "myapp.obs:Sentry.report")
+    assert load(environ={"OBAN_MIDDLEWARE": "a:b, c:d"}).middleware == ("a:b", "c:d")
+    assert load(environ={}, flags={"middleware": ("x:y",)}).middleware == ("x:y",)
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [("myapp.obs.trace", "myapp.obs:trace"), ("trace", "myapp.tracing:trace"), ("a:b:c", "myapp.tracing:trace")],
+)
+def test_middleware_without_a_module_is_refused_with_what_was_probably_meant(given: str, hint: str) -> None:
+    message = refused(flags={"middleware": (given,)})
+    assert message == f"--middleware: {given!r} is not a module and a name in it; write for example {hint}"
+
+
+def test_the_port_of_health_is_a_number() -> None:
+    assert load(environ={}).health_port is None
+    settings = load(environ={"OBAN_HEALTH_PORT": "8080", "OBAN_HEALTH_HOST": "0.0.0.0"})
+    assert (settings.health_port, settings.health_host) == (8080, "0.0.0.0")
+    assert refused(environ={"OBAN_HEALTH_PORT": "http"}) == (
+        "OBAN_HEALTH_PORT: 'http' is not the number of a port, such as 8080"
+    )
+    assert refused(environ={"OBAN_HEALTH_PORT": "tcp://10.0.0.7:80"}).endswith(
+        "such as 8080; is a Kubernetes service named so?"
+    )
+    assert refused(flags={"health_port": "70000"}).startswith("--health-port: 70000 is not the number of a port")
