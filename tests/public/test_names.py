@@ -86,9 +86,9 @@ def test_the_wheel_has_the_migrations(wheel: set[str]) -> None:
     assert {f"oban_sa/migrations/versions/{name}" for name in versions} <= wheel
 
 
-def test_the_wheel_has_nothing_but_the_package(wheel: set[str]) -> None:
+def test_the_wheel_has_the_package_the_pytest_plugin_and_nothing_else(wheel: set[str]) -> None:
     tops = {name.partition("/")[0] for name in wheel}
-    assert {top for top in tops if not top.endswith(".dist-info")} == {"oban_sa"}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"oban_sa", "pytest_oban_sa.py"}
     assert any(name.endswith("licenses/LICENSE") for name in wheel)
 
 
