@@ -90,7 +90,7 @@ async def test_a_runner_started_with_pooler_does_every_job_through_it(
     await stored(pooled, *(Job("pooledjobs.written", queue="b", args={"number": number}) for number in range(200)))
     words = ["-m", "oban_sa.runner", "--import", "pooledjobs", "--queues", "default:10,b:10", "--until-idle"]
     words += ["--pooler", "--database-url", plain_url(pooled_url)]
-    with process(words, env={"PYTHONPATH": str(tmp_path)}, cwd=tmp_path) as runner:
+    with process(words, cwd=tmp_path) as runner:
         assert await runner.ended(60) == 0, runner.output
     assert await states(engine) == {"completed": 400}
     async with engine.connect() as connection:
