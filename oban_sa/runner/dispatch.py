@@ -30,6 +30,8 @@ class Dispatch:
     async def call(self, definition: Definition, job: Job, *, within: float | None) -> Any:
         """Run the code and return its answer; raises what it raises, and `AttemptTimedOut` after `within` seconds."""
         if definition.executor == "loop":
+            if within is None:
+                return await definition.call(job)
             return await _within(within, lambda: definition.call(job))
         if definition.executor == "process":
             return await _within(
@@ -90,7 +92,7 @@ class Dispatch:
     async def close(self) -> None:
         """Let threads and processes go; code that still runs in a thread is left behind."""
         self._threads.abandon()
-        await asyncio.to_thread(self._threads.close, 1.0)
+        await self._threads.close(1.0)
         self._processes.close()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import CTE, Executable, Integer, Table, Text, bindparam, cast, func, select, update
+from sqlalchemy import CTE, DateTime, Executable, Integer, Table, Text, bindparam, cast, func, select, update
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from oban_sa.models import Job
@@ -85,6 +85,10 @@ def taking() -> CTE:
 def answered(name: str) -> Any:
     """One of `FETCHED` as a fetch answers it."""
     column: Any = jobs.c[name]
+    if name.endswith("_at") and name != "scheduled_at":
+        # Aware, as jobs hold it: making it aware in Python costs more than reading all the rest of the row. But asyncpg
+        # reads infinity as a naive moment even so, and those by which jobs are put in order must all compare.
+        return func.timezone(inline("'UTC'"), column, type_=DateTime(timezone=True)).label(name)
     if name == "errors":
         # jsonb[] in one family's table and jsonb in the other's; as jsonb both read alike.
         column = func.to_jsonb(column)
