@@ -11,6 +11,7 @@ from uuid import UUID
 
 from oban_sa import backoff
 from oban_sa.runner.database import Database, Line, describe
+from oban_sa.runner.threads import joined
 from oban_sa.sql.producing import beating, registering
 
 logger = logging.getLogger("oban_sa.runner")
@@ -49,7 +50,7 @@ class Heartbeat:
         """Beat no more."""
         self._stop.set()
         if self._thread is not None:
-            await asyncio.to_thread(self._thread.join, 5)
+            await joined([self._thread], 5)
 
     def _run(self) -> None:
         # A plain asyncio loop, also where the runner's is another one: nothing here is in a hurry.

@@ -54,13 +54,13 @@ class AttemptSessions:
 
         The thread has a loop and a connection of its own, so synchronous code needs no second driver and may block.
         """
-        runner: asyncio.Runner | None = getattr(self._local, "runner", None)
-        if runner is None:
-            runner = self._local.runner = asyncio.Runner()
+        kept: tuple[asyncio.Runner, AsyncEngine] | None = getattr(self._local, "kept", None)
+        if kept is None:
             # The pool belongs to one loop; a copy of it keeps the engine's connect arguments, creators and events.
             own = create_async_engine(self._engine.url, pool=self._engine.pool.recreate())
-            self._local.bind = _mapped(own, self._schema)
-        bind: AsyncEngine = self._local.bind
+            # In one piece: an interruption may strike between any two instructions.
+            kept = self._local.kept = (asyncio.Runner(), _mapped(own, self._schema))
+        runner, bind = kept
         try:
             session_class: Any = definition.session_class
             session = AsyncSession(bind, expire_on_commit=False, sync_session_class=session_class)
@@ -79,11 +79,10 @@ class AttemptSessions:
 
     def leave_thread(self) -> None:
         """Close the loop and the connection that this thread keeps for itself; the next attempt in it makes others."""
-        runner: asyncio.Runner | None = getattr(self._local, "runner", None)
-        if runner is None:
+        kept: tuple[asyncio.Runner, AsyncEngine] | None = self._local.__dict__.pop("kept", None)
+        if kept is None:
             return
-        bind: AsyncEngine = self._local.bind
-        del self._local.runner, self._local.bind
+        runner, bind = kept
         with contextlib.suppress(Exception):
             runner.run(bind.dispose())
         with contextlib.suppress(Exception):

@@ -7,7 +7,7 @@ import contextlib
 import contextvars
 import ctypes
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from queue import SimpleQueue
 from typing import Any
 
@@ -126,17 +126,14 @@ class Threads:
         for call in calls:
             call.abandon()
 
-    def close(self, within: float) -> None:
+    async def close(self, within: float) -> None:
         """Let the threads end; those that are free are given some time, those at work end once their code returns."""
         with self._lock:
             threads, self._threads, self._free = self._threads, [], 0
             busy = set(self._working)
         for _ in threads:
             self._calls.put(None)
-        deadline = clock.monotonic() + within
-        for thread in threads:
-            if thread not in busy:
-                thread.join(max(deadline - clock.monotonic(), 0))
+        await joined([thread for thread in threads if thread not in busy], within)
 
     def _work(self) -> None:
         me = threading.current_thread()
@@ -150,7 +147,27 @@ class Threads:
                 self._free += 1
             call.tell()
             del call
-        self._leaving()
+        with contextlib.suppress(Exception):  # whatever an interruption has left behind
+            self._leaving()
+
+
+async def joined(threads: Iterable[threading.Thread], within: float) -> None:
+    """Wait until threads have ended, for so many seconds at most.
+
+    In a thread made for that: those of the loop's own executor may all be taken by what jobs do with them.
+    """
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+
+    def wait() -> None:
+        deadline = clock.monotonic() + within
+        for thread in threads:
+            thread.join(max(deadline - clock.monotonic(), 0))
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(ended.set)
+
+    threading.Thread(target=wait, name="oban_sa joining", daemon=True).start()
+    await ended.wait()
 
 
 def _raise_in(thread_id: int, error: type[BaseException] | None) -> None:

@@ -19,6 +19,7 @@ from oban_sa import clock, telemetry
 from oban_sa.errors import InvalidOption
 from oban_sa.models import Job
 from oban_sa.periods import Period, describe, seconds
+from oban_sa.runner.threads import joined
 from oban_sa.workers.current import current_job
 
 logger = logging.getLogger("oban_sa.runner")
@@ -67,7 +68,7 @@ class Watch:
         """Watch no more."""
         self._stop.set()
         if self._thread is not None:
-            await asyncio.to_thread(self._thread.join, 5)
+            await joined([self._thread], 5)
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         while not self._stop.is_set():

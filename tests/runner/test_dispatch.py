@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 from collections import Counter
+from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,10 @@ def processes(house: House) -> House:
 
 
 @pytest.fixture
-def threads():
+async def threads() -> AsyncIterator[Threads]:
     made = Threads(leaving=lambda: None)
     yield made
-    made.close(5.0)
+    await made.close(5.0)
 
 
 def alive(pid: int) -> bool:
@@ -250,7 +251,7 @@ async def test_threads_that_are_free_end_and_busy_ones_are_left_behind() -> None
     with pytest.raises(AttemptCancelled, match="left behind"):
         await stuck_call.future
     all_threads = list(threads._threads)
-    threads.close(5.0)
+    await threads.close(5.0)
     assert [thread.is_alive() for thread in all_threads] == [True, False]
     assert left == ["oban_sa-1"]
     release.set()

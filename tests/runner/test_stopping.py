@@ -7,6 +7,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from sqlalchemy import text
@@ -159,11 +160,12 @@ async def test_a_job_is_told_that_it_should_stop(house: House) -> None:
 
 
 async def test_code_in_a_thread_is_interrupted_and_its_job_given_back(house: House) -> None:
-    ended = threading.Event()
+    started, ended = threading.Event(), threading.Event()
 
     @job(name="worker", registry=house.registry)
     def spins() -> None:
         try:
+            started.set()
             while True:
                 time.sleep(0.001)
         finally:
@@ -172,6 +174,7 @@ async def test_code_in_a_thread_is_interrupted_and_its_job_given_back(house: Hou
     [job_id] = await house.enqueue(Job("worker"))
     async with house.runner(grace=0) as runner:
         await begun(house, runner)
+        await eventually(started.is_set)
     assert ended.is_set()
     back = await house.job(job_id)
     assert (back.state, back.attempt) == ("available", 0)
@@ -347,3 +350,21 @@ async def test_stopping_with_a_database_that_never_answers_ends(house: House, mo
     async with asyncio.timeout(30), house.runner(grace=0):
         await hanging.wait()
     assert await house.sql("SELECT * FROM oban_producers") == []
+
+
+async def test_jobs_that_fill_the_executor_of_the_loop_do_not_delay_the_end(
+    house: House, release: threading.Event
+) -> None:
+    threads = asyncio.get_running_loop()
+    threads.set_default_executor(ThreadPoolExecutor(1))
+
+    @job(name="worker", registry=house.registry)
+    async def borrows() -> None:
+        await asyncio.to_thread(release.wait)
+
+    [job_id] = await house.enqueue(Job("worker"))
+    async with asyncio.timeout(20):
+        async with house.runner(grace=0) as runner:
+            await begun(house, runner)
+        assert (await house.job(job_id)).state == "available"
+    release.set()
