@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from typing import Any
 
-from oban_sa.runner.threads import ThreadCall
+from oban_sa.runner.threads import ThreadCall, _raise_in
 
 
 class Handover:
@@ -59,18 +59,28 @@ class Handover:
         error: BaseException | None = None
         if not self._skipped:
             answer: Any = None
+            answered = False
             try:
                 try:
                     answer = await code()
+                    answered = True
                 finally:
-                    with self._lock:
-                        self._over = True
+                    self._end()
             except BaseException as raised:
-                error = raised
+                self._end()
+                if not answered:  # else the interruption came just as the code ended, and interrupts nothing
+                    error = raised
             self._tell(answer, error)
         if not await asyncio.wrap_future(self._kept):
             raise error or Dropped
         return self._answer
+
+    def _end(self) -> None:
+        # What follows is not the code's any more, and nothing may be raised into it.
+        while not self._over:
+            with contextlib.suppress(BaseException), self._lock:
+                _raise_in(threading.get_ident(), None)
+                self._over = True
 
     def _tell(self, answer: Any, error: BaseException | None) -> None:
         try:
