@@ -21,7 +21,7 @@ from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from oban_sa import embedded
-from oban_sa.runner.migrating import migrate
+from oban_sa.migrations import migrate
 
 SETTINGS = {"shared_buffers": "512MB", "max_wal_size": "4GB"}
 """Durability stays as PostgreSQL has it: every commit waits for the disk."""

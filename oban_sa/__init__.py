@@ -1,5 +1,7 @@
 """Background jobs for SQLAlchemy: a job is a row in your own PostgreSQL, written by your own session."""
 
+from typing import TYPE_CHECKING, Any
+
 from oban_sa.client import Oban as Oban
 from oban_sa.enqueueing import enqueue as enqueue
 from oban_sa.enqueueing import enqueue_many as enqueue_many
@@ -10,12 +12,24 @@ from oban_sa.outcomes import Record as Record
 from oban_sa.outcomes import Result as Result
 from oban_sa.outcomes import Snooze as Snooze
 from oban_sa.references import ref as ref
-from oban_sa.runner import Runner as Runner
 from oban_sa.states import JobState as JobState
 from oban_sa.workers import Worker as Worker
 from oban_sa.workers import current_job as current_job
 from oban_sa.workers import job as job
 from oban_sa.workers import worker as worker
+
+if TYPE_CHECKING:
+    from oban_sa.runner import Runner as Runner
+else:
+
+    def __getattr__(name: str) -> Any:
+        # Most programs only enqueue, and need nothing of what runs jobs.
+        if name == "Runner":
+            from oban_sa.runner import Runner
+
+            return Runner
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "Cancel",

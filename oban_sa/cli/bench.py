@@ -20,10 +20,10 @@ from oban_sa.cli._connecting import database_options, json_option
 from oban_sa.cli._printing import document, table
 from oban_sa.client import Oban
 from oban_sa.enqueueing import enqueue_many
+from oban_sa.migrations import migrate
 from oban_sa.models import Job, schema_map
 from oban_sa.runner import Runner, service
 from oban_sa.runner.engine import create_engine, explained
-from oban_sa.runner.migrating import migrate
 from oban_sa.settings import Settings
 from oban_sa.workers import Registry
 from oban_sa.workers.function import job

@@ -5,7 +5,6 @@ from __future__ import annotations
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from oban_sa import migrations
 from oban_sa.errors import SchemaMissing, SchemaOutdated
 
 
@@ -15,6 +14,9 @@ async def verify(engine: AsyncEngine, schema: str = "public") -> None:
     Raises `SchemaMissing` or `SchemaOutdated`, each with the migration that mends it; what keeps a connection from
     being made passes unchanged.
     """
+
+    # Alembic is loaded by those who ask, not by every program that enqueues.
+    from oban_sa import migrations
 
     def found(connection: Connection) -> tuple[int, list[str]]:
         return migrations.installed(connection, schema), migrations.missing(connection, schema)

@@ -2,6 +2,7 @@
 
 Either add `oban_sa:migrations/versions` to `version_locations` and run `alembic upgrade heads`, or write one line
 into a migration of your own: `op.upgrade_oban(version=1)`. Both use the same files and may meet in one database.
+Without an Alembic project, `migrate(connection)` brings the tables up to date.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from oban_sa.migrations.autogenerate import TABLES, include_name, include_object
 from oban_sa.migrations.directives import DowngradeOban, UpgradeOban
 from oban_sa.migrations.history import LATEST, installed
 from oban_sa.migrations.inspection import instructions, missing
+from oban_sa.migrations.running import migrate, write_sql
 
 __all__ = [
     "LATEST",
@@ -20,5 +22,7 @@ __all__ = [
     "include_object",
     "installed",
     "instructions",
+    "migrate",
     "missing",
+    "write_sql",
 ]

@@ -14,6 +14,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from oban_sa import clock, telemetry
+from oban_sa.client.verifying import verify
 from oban_sa.cronentry import CronEntry
 from oban_sa.errors import InvalidJob, InvalidOption, RunnerError
 from oban_sa.models import Job, rules
@@ -35,7 +36,6 @@ from oban_sa.runner.producer import Producer
 from oban_sa.runner.pruner import Pruner
 from oban_sa.runner.queues import Queues
 from oban_sa.runner.scheduler import Scheduler
-from oban_sa.runner.schema import verify
 from oban_sa.runner.sessions import AttemptSessions
 from oban_sa.runner.signals import Signals
 from oban_sa.runner.stager import Stager

@@ -528,7 +528,7 @@ async def test_a_session_keeps_the_map_of_its_own_schemas(engine: AsyncEngine) -
 
 
 async def _second_schema(engine: AsyncEngine) -> None:
-    from oban_sa.runner.migrating import migrate
+    from oban_sa.migrations import migrate
 
     async with engine.connect() as connection:
         await connection.run_sync(migrate, "jobs")

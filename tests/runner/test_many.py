@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from oban_sa import Job, Oban, job, schema_map, telemetry, worker
 from oban_sa.cronentry import CronEntry
-from oban_sa.runner.migrating import migrate
+from oban_sa.migrations import migrate
 from oban_sa.workers import Registry
 from tests.runner.conftest import House
 from tests.support import eventually

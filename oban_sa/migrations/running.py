@@ -1,4 +1,4 @@
-"""Running this package's migrations without an Alembic project: for the command line and the private database."""
+"""Running the migrations from a program, without an Alembic project of its own."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from sqlalchemy import Connection
 
-import oban_sa.migrations as _  # noqa: F401  # it teaches Operations what upgrade_oban is
 
-
-def migrate(connection: Connection, schema: str, *, version: int | None = None, down: bool = False) -> None:
+def migrate(connection: Connection, schema: str = "public", *, version: int | None = None, down: bool = False) -> None:
     """Bring the tables in `schema` up to `version`, by default the latest, or down to it, by default to nothing.
 
-    Migrates in a transaction of its own, and does nothing where everything is there already.
+    Migrates in a transaction of its own, and does nothing where everything is there already. With an asynchronous
+    engine: `await connection.run_sync(migrate)`.
     """
     context = MigrationContext.configure(connection)
     with context.begin_transaction():
