@@ -25,19 +25,19 @@ WITHIN = 30.0
 """Seconds that one of the runner's statements may take; all of them are short."""
 
 
-PLANNING: Final = "; ".join(
-    [
-        # A plan that is made once and kept, when the table is still empty, reads the whole table once it is full.
-        "SET plan_cache_mode = force_custom_plan",
-        # Every row is found by an index, in the order of that index. Statistics that are older than the last ten
-        # thousand jobs must not talk anybody into reading and sorting all of them.
-        "SET enable_seqscan = off",
-        "SET enable_bitmapscan = off",
-        "SET enable_sort = off",
-        # The little that is read without an index would look so expensive now that it would be compiled first.
-        "SET jit = off",
-    ]
-)
+_PLANNING: Final = {
+    # A plan that is made once and kept, when the table is still empty, reads the whole table once it is full.
+    "plan_cache_mode": "force_custom_plan",
+    # Every row is found by an index, in the order of that index. Statistics that are older than the last ten
+    # thousand jobs must not talk anybody into reading and sorting all of them.
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "enable_sort": "off",
+    # The little that is read without an index would look so expensive now that it would be compiled first.
+    "jit": "off",
+}
+
+PLANNING: Final = "SELECT " + ", ".join(f"set_config('{name}', '{value}', false)" for name, value in _PLANNING.items())
 """How the server plans the runner's own statements, on connections that nobody else uses."""
 
 
@@ -87,7 +87,7 @@ class Database:
 
     @property
     def house(self) -> Line:
-        """The connection that all parts share which are in no hurry, so that a node costs few; closed by whoever ends."""
+        """The connection of all parts that are in no hurry, so that a node costs few; closed by whoever ends."""
         if self._house is None:
             self._house = self.line()
         return self._house
@@ -102,8 +102,9 @@ class Database:
         raw: asyncpg.Connection = connected.driver_connection
         connected.detach()
         try:
-            if _keeps_statements(raw):
-                await raw.execute(PLANNING)
+            # A pooler, in whatever mode, tells its clients another process than the one that answers. Behind it the
+            # settings would stay with whoever is given the server's connection next, the application's own queries.
+            await raw.execute(f"{PLANNING} WHERE pg_backend_pid() = {raw.get_server_pid()}")
         except BaseException:
             raw.terminate()
             raise
@@ -192,11 +193,6 @@ class Line:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.terminate()
-
-
-def _keeps_statements(connection: Any) -> bool:
-    """Whether the connection is its caller's alone; behind a pooler a setting would stay with whoever comes next."""
-    return bool(connection._stmt_cache.get_max_size() > 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,13 +137,9 @@ class Notifier:
         # A connection that died without a word is not deaf.
         await connection.execute("SELECT 1", timeout=PROBE_WITHIN)
         # From another connection: what is said on the same one comes back with its answer, through a pooler too.
-        line = self._database.line()
-        try:
-            await line.fetch(
-                self._probe, within=PROBE_WITHIN, channel=self._probe_channel, payloads=f'["{self._nonce}"]'
-            )
-        finally:
-            await line.close()
+        await self._database.house.fetch(
+            self._probe, within=PROBE_WITHIN, channel=self._probe_channel, payloads=f'["{self._nonce}"]'
+        )
         try:
             async with asyncio.timeout(PROBE_WITHIN):
                 await self._heard.wait()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -12,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engin
 
 from oban_sa import Job, Oban, Runner, enqueue_many, job, telemetry
 from oban_sa.runner import notifier
+from oban_sa.runner.database import Database
 from oban_sa.runner.engine import UNPREPARED, create_engine
 from oban_sa.workers import Registry
 from tests.acceptance.pgbouncer import PROGRAM, answers, pooler, version
@@ -162,6 +165,37 @@ async def test_an_engine_that_prepares_statements_is_told_what_to_write(
     finally:
         await engine.dispose()
     assert caplog.text.count("start with --pooler") == 1
+
+
+async def settings_of_the_server(pooled: AsyncEngine) -> set[str]:
+    """What is set on the server's connections, all three of them at once."""
+    async with AsyncExitStack() as stack:
+        found: set[str] = set()
+        for _ in range(3):
+            connection = await stack.enter_async_context(pooled.connect())
+            found |= set(await connection.scalars(text("SELECT name FROM pg_settings WHERE source = 'session'")))
+        return found
+
+
+@pytest.mark.parametrize("connect_args", [{}, dict(UNPREPARED)], ids=["prepared", "unprepared"])
+async def test_nothing_that_a_runner_sets_for_itself_stays_for_others(
+    pooled_url: str, pooled: AsyncEngine, registry: Registry, connect_args: dict[str, Any]
+) -> None:
+    before = await settings_of_the_server(pooled)
+    engine = create_async_engine(pooled_url, connect_args=connect_args)
+    async with Runner(engine, registry=registry, queues={"a": 1, "b": 1, "c": 1}, poll_every=0.05) as runner:
+        await eventually(lambda: all(producer.cycled_at is not None for producer in runner._queues.all))
+        assert await settings_of_the_server(pooled) <= before
+    await engine.dispose()
+
+
+async def test_a_direct_connection_is_set_up_for_the_runner(database_url: str) -> None:
+    engine = create_async_engine(database_url)
+    connection = await Database(engine).connect()
+    assert await connection.fetchval("SHOW enable_seqscan") == "off"
+    assert await connection.fetchval("SHOW plan_cache_mode") == "force_custom_plan"
+    await connection.close()
+    await engine.dispose()
 
 
 @pytest.mark.skipif(PROGRAM is None or version() < (1, 21), reason="needs PgBouncer 1.21")

@@ -232,8 +232,11 @@ async def test_no_plan_made_for_an_empty_table_outlives_it(engine: AsyncEngine) 
         await each.close()
 
 
-async def test_a_pooler_in_transaction_mode_is_given_no_settings(database_url: str) -> None:
-    engine = create_engine(database_url, pooler=True)
+async def test_where_another_process_answers_than_a_pooler_told_nothing_is_set(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asyncpg.Connection, "get_server_pid", lambda self: 1)
+    engine = create_engine(database_url)
     connection = await Database(engine).connect()
     assert await connection.fetchval("SHOW plan_cache_mode") == "auto"
     await connection.close()
