@@ -57,6 +57,8 @@ def _missing(module: str, missing: str, here: str) -> str:
     parent, _, last = missing.rpartition(".")
     if parent and parent in sys.modules:
         paths = getattr(sys.modules[parent], "__path__", None)
+        if paths is None and last == "py":
+            return f"{missing!r} is the name of a file; write its module, {parent}"
         if paths is None:
             return f"there is no module {missing!r}, because {parent!r} is a module and not a package"
         siblings = [f"{parent}.{found.name}" for found in pkgutil.iter_modules(paths)]

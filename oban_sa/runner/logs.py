@@ -69,6 +69,8 @@ def configure(
     root.setLevel(max(number, logging.INFO))
     for name in {"oban_sa", *(module.partition(".")[0] for module in verbose)}:
         logging.getLogger(name).setLevel(number)
+    # Its words on every migration, "Context impl PostgresqlImpl.", are for those who write migrations.
+    logging.getLogger("alembic").setLevel(max(number, logging.WARNING))
     logging.captureWarnings(True)
 
 
