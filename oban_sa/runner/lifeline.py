@@ -17,7 +17,7 @@ from oban_sa.verdicts import orphaned
 logger = logging.getLogger("oban_sa.runner")
 
 EXHAUSTED_EVERY = 60.0
-"""Seconds between looks for available jobs whose attempts are spent; the look reads every available row."""
+"""Seconds between looks for available jobs whose attempts are spent; the look reads the head of every queue."""
 
 ABANDONED = f"{AttemptOrphaned.__name__}: nobody knows the producer that ran this attempt, and it has run for too long"
 EXHAUSTED = f"{AttemptOrphaned.__name__}: the job was available with all its attempts spent"
@@ -76,7 +76,7 @@ class Lifeline:
         await self._line.close()
 
     async def _discard_exhausted(self) -> None:
-        # In a transaction of its own: a look at a long backlog takes its time, and must not hold up a rescue.
+        # In a transaction of its own, which can't take a rescue down with it.
         started = clock.monotonic()
         async with self._line.transaction() as transaction:
             if not await self._leader.holds(transaction):

@@ -380,12 +380,15 @@ async def test_what_nobody_knows_is_rescued_only_where_that_was_asked_for(house:
 
 
 async def test_available_jobs_whose_attempts_are_spent_are_discarded(house: House, lifeline: Lifeline) -> None:
-    spent, fresh = await house.enqueue(Job("worker", max_attempts=2), Job("worker", max_attempts=2))
-    await house.sql("UPDATE oban_jobs SET attempt = 2 WHERE id = :id", id=spent)
+    spent = await house.enqueue(*(Job("worker", max_attempts=2, queue=queue) for queue in "abcc"))
+    fresh = await house.enqueue(*(Job("worker", max_attempts=2, queue=queue) for queue in "abcd"))
+    await house.sql("UPDATE oban_jobs SET attempt = 2 WHERE id = any(:ids)", ids=spent)
     await lifeline.tick()
-    over = await house.job(spent)
-    assert (over.state, (await house.job(fresh)).state) == ("discarded", "available")
+    assert await house.states() == {"discarded": 4, "available": 4}
+    assert {(await house.job(job_id)).state for job_id in fresh} == {"available"}
+    over = await house.job(spent[0])
     assert over.errors[0]["error"].startswith("AttemptOrphaned: the job was available with all its attempts spent")
+    assert over.discarded_at is not None
 
 
 async def test_a_rescue_stands_although_the_look_for_spent_jobs_failed(

@@ -46,8 +46,8 @@ TABLES: dict[str, list[str]] = {
         FILL.format(state="'executing'", after="-n", count=100),
     ],
 }
-LOOKS = {"exhausted": 50_000}
-"""Buffers that a statement may read where that is more than for others: this one reads every available job."""
+LOOKS = {"exhausted": 30_000}
+"""Buffers that a statement may read where that is more than for others: this one looks at a thousand jobs a queue."""
 
 VALUES: dict[str, Any] = {
     "queue": "queue1",
