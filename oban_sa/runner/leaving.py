@@ -10,7 +10,7 @@ from typing import Final
 
 logger = logging.getLogger("oban_sa.runner")
 
-PATIENCE: Final = 0.5
+PATIENCE: Final = 0.2
 """Seconds that tasks and threads which outlived the runner have to end."""
 
 
