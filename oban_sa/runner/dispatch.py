@@ -60,11 +60,21 @@ class Dispatch:
     ) -> Settled:
         """The same with something around the code. Time counts for the code, and anew for what is written after it."""
         if definition.session == "async":
+            timeout = asyncio.timeout(None)
 
             async def timed(call: Call) -> Any:
-                return await around(lambda: _within(within, call))
+                answer = await around(lambda: _within(within, call))
+                if within is not None:
+                    timeout.reschedule(asyncio.get_running_loop().time() + within)
+                return answer
 
-            return await self._sessions.settled(definition, job, judge, timed)
+            try:
+                async with timeout:
+                    return await self._sessions.settled(definition, job, judge, timed)
+            except TimeoutError as error:
+                if timeout.expired():
+                    raise _timed_out(within or 0) from error
+                raise
 
         handover = Handover()
 

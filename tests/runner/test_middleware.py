@@ -305,6 +305,38 @@ async def test_a_timeout_ends_the_code_and_is_an_error_to_it(house: House, kind:
     assert found.errors[0]["error"].startswith("AttemptTimedOut: ")
 
 
+@pytest.mark.parametrize("kind", SESSIONS)
+async def test_the_time_that_middleware_takes_is_none_of_the_code_s(house: House, kind: str) -> None:
+    async def slow(job: Job, call_next: CallNext) -> Any:
+        answer = await call_next(job)
+        await asyncio.sleep(0.7)  # longer than the code may take
+        return answer
+
+    [job_id] = await house.enqueue(worker_of(kind, house.registry, timeout=0.5).new())
+    await house.drain(middleware=[slow])
+    assert (await house.job(job_id)).state == "completed"
+
+
+async def test_an_outcome_that_waits_for_a_lock_is_timed_too(house: House) -> None:
+    # Only on the loop: what waits inside C in a thread can't be interrupted.
+    [job_id] = await house.enqueue(worker_of("async session", house.registry, timeout=0.3).new())
+    async with house.engine.connect() as holder:
+
+        async def locking(job: Job, call_next: CallNext) -> Any:
+            answer = await call_next(job)
+            await holder.execute(text("SELECT FROM oban_jobs WHERE id = :id FOR UPDATE"), {"id": job.id})
+            return answer
+
+        failed = asyncio.Event()
+        detach = telemetry.attach(lambda event: failed.set(), telemetry.JobException)
+        async with house.runner(middleware=[locking]):
+            await failed.wait()
+            await holder.rollback()
+            found = await house.becomes(job_id, "retryable")
+        detach()
+    assert found.errors[0]["error"].startswith("AttemptTimedOut: ")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_job_that_waits_in_it_when_the_runner_stops_is_given_back(house: House, kind: str) -> None:
     reached = asyncio.Event()
