@@ -124,7 +124,7 @@ def _through_json(value: Any, where: str) -> Any:
     plain = values.to_json(value, where=where)
     if values.has_references(plain):
         plain = values.replace_references(plain, targets.final, where=where)
-    return values.from_json(values.dumps(plain))
+    return plain
 
 
 def _check_session(definition: Definition, session: object) -> None:

@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
 
@@ -105,6 +105,7 @@ async def test_a_job_that_succeeds_at_last_raises_nothing(session: AsyncSession)
 
 
 async def test_jobs_that_are_not_due_wait_unless_wanted(session: AsyncSession) -> None:
+    await session.execute(select(1))  # the transaction is older than its jobs
     made = enqueue_many(session, [add.new(1), add.options(schedule_in=3600).new(1), add.options(schedule_in=0).new(1)])
     assert await drain(session, registry=registry) == {"completed": 2}
     assert made[1].state == "scheduled"
@@ -142,6 +143,30 @@ async def test_what_a_failing_job_wrote_in_its_session_is_gone_and_the_rest_is_k
     assert await drain(session, registry=registry, queue="default", with_safety=True) == {"retryable": 1}
     assert set(await session.scalars(select(Job.worker).where(Job.queue != "default"))) == {"other"}
     assert kept.state == "available"
+
+
+async def test_a_transaction_without_a_savepoint_outlives_a_failing_job_too(engine: AsyncEngine) -> None:
+    async with engine.connect() as connection:
+        await connection.begin()
+        await connection.execute(insert(Job).values(worker="other", queue="other"))
+        await connection.execute(insert(Job).values(worker=f"{write_and_fail.__module__}.write_and_fail"))
+        assert await drain(connection, registry=registry, queue="default", with_safety=True) == {"retryable": 1}
+        assert set(await connection.scalars(select(Job.queue))) == {"default", "other"}
+
+
+def test_the_same_holds_for_synchronous_code(sync_engine: Engine) -> None:
+    @job(registry=registry, name="sync_fail")
+    def sync_fail(session: Session) -> None:
+        session.add(Job("never", queue="never"))
+        session.flush()
+        raise RuntimeError("after writing")
+
+    with sync_engine.connect() as connection:
+        connection.begin()
+        connection.execute(insert(Job).values(worker="other", queue="other"))
+        connection.execute(insert(Job).values(worker="sync_fail"))
+        assert drain(connection, registry=registry, queue="default", with_safety=True) == {"retryable": 1}
+        assert set(connection.scalars(select(Job.queue))) == {"default", "other"}
 
 
 async def test_a_worker_nobody_registered_is_named(session: AsyncSession) -> None:

@@ -117,12 +117,12 @@ async def test_what_others_did_to_a_job_meanwhile_is_seen(
     engine: AsyncEngine, sessions: async_sessionmaker[AsyncSession]
 ) -> None:
     async with sessions() as session:
-        enqueue(session, Echo.new())
+        made = enqueue(session, Echo.new())
         await session.commit()
-        assert len(await all_enqueued(session)) == 1
+        assert await all_enqueued(session) == [made]
         async with engine.begin() as other:
             await other.execute(Job.__table__.update().values(queue="elsewhere"))
-        await assert_enqueued(session, queue="elsewhere")
+        assert await assert_enqueued(session, queue="elsewhere") == [made]
 
 
 async def test_words_that_do_not_exist_are_refused(session: AsyncSession) -> None:

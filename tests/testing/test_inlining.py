@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, event, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
 
@@ -36,6 +36,24 @@ async def test_jobs_that_are_rolled_back_never_run(sessions: async_sessionmaker[
             enqueue(session, add.new(1))
             await session.commit()
     assert ran.counts == {"completed": 1}
+
+
+async def test_nothing_is_asked_of_the_database_after_a_rollback(
+    sessions: async_sessionmaker[AsyncSession], engine: AsyncEngine
+) -> None:
+    said: list[str] = []
+
+    @event.listens_for(engine.sync_engine, "before_cursor_execute")
+    def note(connection: object, cursor: object, statement: str, *rest: object) -> None:
+        said.append(statement)
+
+    with inline(registry=registry):
+        async with sessions() as session:
+            async with session.begin_nested():
+                enqueue(session, fail.new())
+            said.clear()
+            await session.rollback()
+        assert said == []
 
 
 async def test_a_released_savepoint_is_no_commit(sessions: async_sessionmaker[AsyncSession]) -> None:

@@ -11,12 +11,19 @@ from tests.support import ROOT, run_python
 MADE = """
 from oban_sa import Job
 
+seen = []
+
 def test_made(oban_made):
     one = Job("a")
     assert oban_made == [one]
+    seen.append(oban_made)
 
 def test_made_anew(oban_made):
     assert oban_made == []
+
+def test_nobody_looks_any_more():
+    Job("b")
+    assert len(seen[0]) == 1
 """
 
 INLINE = """
@@ -44,7 +51,7 @@ def _pytest(folder: Path, code: str, *arguments: str) -> str:
 
 
 def test_jobs_that_a_test_makes_are_seen(tmp_path: Path) -> None:
-    assert "2 passed" in _pytest(tmp_path, MADE, "-p", "pytest_oban_sa")
+    assert "3 passed" in _pytest(tmp_path, MADE, "-p", "pytest_oban_sa")
 
 
 def test_jobs_run_inline_and_what_they_raise_fails_the_test(tmp_path: Path, database_url: str) -> None:
