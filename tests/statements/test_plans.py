@@ -34,7 +34,7 @@ TABLES: dict[str, list[str]] = {
     "fresh": [FILL.format(state="'available'", after="-n", count=2000)],
     "full": [
         FILL.format(state="'completed'", after="-n", count=FINISHED),
-        FILL.format(state="'scheduled'", after="n", count=2000),
+        FILL.format(state="'scheduled'", after="(3600 + n)", count=2000),
         FILL.format(state="'available'", after="-n", count=2000),
         FILL.format(state="'executing'", after="-n", count=100),
     ],
