@@ -95,6 +95,8 @@ class Health:
                     pass
         except (OSError, TimeoutError):
             pass  # whoever asked has left, or won't go
+        except asyncio.CancelledError:
+            pass  # by `stop`; asyncio's streams would log a cancelled task as a failure
         finally:
             self._serving.discard(task)
             with contextlib.suppress(OSError):

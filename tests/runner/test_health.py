@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -90,6 +91,10 @@ async def test_head_is_answered_as_get_without_the_body() -> None:
     assert answer.content == b""
     assert answer.headers == get.headers
     assert int(answer.headers["content-length"]) == len(get.content)
+    async with served() as address:
+        answered = await raw(address, b"HEAD /live HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert answered.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert answered.endswith(b"\r\n\r\n")
 
 
 @pytest.mark.parametrize("path", ["/", "/livez", "/ready/", "//live"])
@@ -210,12 +215,22 @@ async def test_a_report_that_can_not_be_made_is_no_good_sign(caplog: pytest.LogC
     assert "LookupError: no queue" in caplog.text
 
 
-async def test_a_server_that_stops_does_not_wait_for_those_who_are_slow() -> None:
+async def test_an_answer_arrives_though_much_of_the_request_was_never_read() -> None:
     async with served() as address:
+        assert status(await raw(address, b"GET /" + b"x" * 20_000_000)) == 431
+
+
+async def test_a_server_that_stops_does_not_wait_for_those_who_are_slow(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "WITHIN", 1000.0)
+    async with asyncio.timeout(20), served() as address:
         _, writer = await asyncio.open_connection(*address)
+        assert status(await raw(address, b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n")) == 200
     with pytest.raises(OSError):
         await asyncio.open_connection(*address)
     writer.transport.abort()
+    assert caplog.text == ""
 
 
 # The runner
@@ -419,6 +434,11 @@ def hold(seconds: float) -> None:
     time.sleep(seconds)
 
 
+def lags(events: list[Any]) -> list[Any]:
+    """Those that a job caused; on a busy machine a loop may stand still for other reasons."""
+    return [event for event in events if event.job_id is not None]
+
+
 async def test_a_job_that_blocks_the_loop_is_named_once_with_the_line(
     house: House, of: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -428,14 +448,14 @@ async def test_a_job_that_blocks_the_loop_is_named_once_with_the_line(
 
     [job_id] = await house.enqueue(blocking.new())
     async with house.runner(blocked_after=0.2):
-        await eventually(lambda: of(telemetry.RunnerLag))
-    warnings = [record for record in caplog.records if "event loop has been blocked" in record.getMessage()]
+        await eventually(lambda: lags(of(telemetry.RunnerLag)))
+    warnings = [record for record in caplog.records if re.search("loop has been blocked.*by job", record.getMessage())]
     assert len(warnings) == 1
     said = warnings[0].getMessage()
     assert f"by job {job_id} blocking at {__file__}:{hold.__code__.co_firstlineno + 1} in hold" in said
     assert warnings[0].levelno == logging.WARNING
     assert vars(warnings[0])["job_id"] == job_id
-    [event] = of(telemetry.RunnerLag)
+    [event] = lags(of(telemetry.RunnerLag))
     assert (event.job_id, event.worker) == (job_id, "blocking")
     assert event.place.endswith(" in hold")
     assert event.lag > 0.2
@@ -451,8 +471,8 @@ async def test_the_job_is_known_though_a_task_that_it_started_blocks(house: Hous
 
     [job_id] = await house.enqueue(parent.new())
     async with house.runner(blocked_after=0.2):
-        await eventually(lambda: of(telemetry.RunnerLag))
-    [event] = of(telemetry.RunnerLag)
+        await eventually(lambda: lags(of(telemetry.RunnerLag)))
+    [event] = lags(of(telemetry.RunnerLag))
     assert (event.job_id, event.task) == (job_id, "the child")
 
 
@@ -465,9 +485,8 @@ async def test_code_of_nobody_s_job_is_named_by_its_task(
             hold(0.9)
 
         await asyncio.create_task(web(), name="a request")
-        await eventually(lambda: of(telemetry.RunnerLag))
-    [event] = of(telemetry.RunnerLag)
-    assert (event.job_id, event.task) == (None, "a request")
+        await eventually(lambda: "a request" in [event.task for event in of(telemetry.RunnerLag)])
+    assert lags(of(telemetry.RunnerLag)) == []
     assert "blocked for" in caplog.text
     assert "by the task 'a request'" in caplog.text
 
@@ -484,11 +503,11 @@ async def test_of_two_runners_on_one_loop_the_one_that_runs_the_job_says_so(
         house.runner(blocked_after=0.2, node="mine"),
     ):
         await house.enqueue(blocking.new())
-        await eventually(lambda: of(telemetry.RunnerLag))
+        await eventually(lambda: lags(of(telemetry.RunnerLag)))
         assert other._watch is not None
         await eventually(lambda: other._watch.lag < 0.2)
-    assert [event.runner.node for event in of(telemetry.RunnerLag)] == ["mine"]
-    assert caplog.text.count("event loop has been blocked") == 1
+    assert [event.runner.node for event in lags(of(telemetry.RunnerLag))] == ["mine"]
+    assert len(re.findall("loop has been blocked.*by job", caplog.text)) == 1
 
 
 async def test_a_job_in_a_thread_blocks_nobody(house: House, of: Any) -> None:
@@ -498,7 +517,7 @@ async def test_a_job_in_a_thread_blocks_nobody(house: House, of: Any) -> None:
 
     await house.enqueue(in_thread.new())
     await house.drain(blocked_after=0.2)
-    assert of(telemetry.RunnerLag) == []
+    assert lags(of(telemetry.RunnerLag)) == []
 
 
 async def test_a_watch_that_stops_leaves_no_thread(house: House) -> None:
@@ -541,8 +560,6 @@ def test_the_place_is_the_innermost_line_of_the_user_s_own_code() -> None:
         nonlocal inner
         inner = sys._getframe().f_back
         return ""
-
-    import re
 
     re.compile("x").sub(deep, "x")
     assert inner is not None
