@@ -35,7 +35,7 @@ async def test_an_outcome_that_comes_after_its_job_was_lost_changes_nothing(
     monkeypatch.setattr(Decisions, "tick", unheard)
     rows: list[dict[str, object]] = []
 
-    @job(registry=house.registry)
+    @job(registry=house.registry, cancel="ask")  # so that it comes to its end although a cancel is seen
     async def late(job: Job) -> object:
         await house.sql("UPDATE oban_jobs SET queue = 'elsewhere' WHERE id = :id", id=job.id)
         await house.sql(change, id=job.id)
