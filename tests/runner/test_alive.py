@@ -429,10 +429,14 @@ async def test_two_nodes_of_one_name_stay_two(house: House) -> None:
         await two.tick()
         await one.tick()
         assert (one.leading, two.leading) == (True, False)
-    await two.close()
+    await house.sql("UPDATE oban_leaders SET expires_at = timezone('UTC', clock_timestamp()) - interval '1 second'")
+    await two.tick()
     await one.tick()
-    assert one.leading
+    assert (one.leading, two.leading) == (False, True)
     await one.close()
+    await two.tick()
+    assert two.leading
+    await two.close()
 
 
 async def test_a_leader_that_resigns_hands_over_at_once(house: House, monkeypatch) -> None:
