@@ -175,8 +175,7 @@ class Line:
         async with self._lock:
             try:
                 if self._connection is None or self._connection.is_closed():
-                    async with asyncio.timeout(WITHIN):
-                        self._connection = await self._database.connect()
+                    self._connection = await self._connected()
                 yield self._connection
             except BaseException as error:
                 # A plain mistake in a statement leaves the connection usable; anything else might not.
@@ -188,6 +187,16 @@ class Line:
                     self._database.went_away(error)
                 raise
             self._database.came_back()
+
+    async def _connected(self) -> asyncpg.Connection:
+        try:
+            async with asyncio.timeout(WITHIN):
+                return await self._database.connect()
+        except Exception as error:
+            if is_away(error) or is_misled(error):
+                raise
+            # Whatever keeps a connection from being made, the statement that waits for it is not to blame.
+            raise ConnectionError(f"no connection could be made: {describe(error)}") from error
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None

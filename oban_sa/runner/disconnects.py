@@ -72,9 +72,11 @@ def is_passing(error: BaseException) -> bool:
 
 def unwrapped(error: BaseException) -> BaseException:
     """Return the driver's own error below SQLAlchemy's."""
-    while isinstance(error, DBAPIError) and error.orig is not None:
-        error = error.orig
-        # SQLAlchemy's asyncpg adapter wraps once more and keeps the driver's error as the cause.
-        if error.__cause__ is not None:
+    while True:
+        if isinstance(error, DBAPIError) and error.orig is not None:
+            error = error.orig.__cause__ or error.orig
+        elif type(error).__module__.startswith("sqlalchemy.") and error.__cause__ is not None:
+            # SQLAlchemy's asyncpg adapter wraps once more, and by itself where a connection can't be made.
             error = error.__cause__
-    return error
+        else:
+            return error

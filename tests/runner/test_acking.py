@@ -9,11 +9,14 @@ from typing import Any
 
 import asyncpg
 import pytest
+from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 
 from oban_sa import Job, Record, Snooze, job, telemetry
 from oban_sa.runner import producer as producers
 from oban_sa.runner.acker import Acker, Outcome, as_arrays
-from oban_sa.runner.database import Line
+from oban_sa.runner.database import Database, Line
+from oban_sa.runner.decisions import Decisions
+from oban_sa.runner.stager import Stager
 from oban_sa.states import JobState
 from oban_sa.verdicts import Verdict
 from tests.runner.conftest import House
@@ -313,3 +316,40 @@ async def test_a_batch_that_deadlocks_is_repeated_whole(house: House, between) -
     await house.drain()
     assert failed
     assert await house.states() == {"completed": 10}
+
+
+async def test_what_keeps_a_connection_from_being_made_is_no_outcomes_fault(house: House, monkeypatch) -> None:
+    gate, refused = asyncio.Event(), []
+    connect = Database.connect
+
+    async def starting_up(self: Database) -> asyncpg.Connection:
+        if len(refused) < 3:
+            refused.append(True)
+            raise refusals.pop()
+        return await connect(self)
+
+    adapted = AsyncAdapt_asyncpg_dbapi.Error("the database system is starting up")
+    adapted.__cause__ = asyncpg.CannotConnectNowError("the database system is starting up")
+    refusals = [adapted, RuntimeError("a creator of the application's own failed"), adapted]
+    # No reconnection of another part must use them up.
+    monkeypatch.setattr(Decisions, "tick", rests)
+    monkeypatch.setattr(Stager, "tick", rests)
+
+    @job(registry=house.registry)
+    async def together() -> None:
+        await gate.wait()
+
+    ids = await house.enqueue(*(together.new() for _ in range(5)))
+    async with house.runner(heartbeat_every=60, dead_after=600) as runner:
+        [producer] = runner._queues.all
+        await eventually(lambda: len(producer.running) == 5)
+        await producer._line.close()
+        monkeypatch.setattr(Database, "connect", starting_up)
+        gate.set()
+        for job_id in ids:
+            await house.becomes(job_id, "completed")
+    assert len(refused) == 3
+
+
+async def rests(self: Any) -> float:
+    return 60

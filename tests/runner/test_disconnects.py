@@ -8,6 +8,7 @@ import socket
 import asyncpg
 import pytest
 from asyncpg.exceptions import _base
+from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 from sqlalchemy.exc import DBAPIError
 
 from oban_sa.runner.disconnects import is_away, is_passing
@@ -164,3 +165,9 @@ def test_what_sqlalchemy_wraps_is_looked_into() -> None:
     adapted.__cause__ = made(asyncpg.AdminShutdownError)
     assert is_away(DBAPIError("SELECT 1", None, adapted))
     assert not is_away(DBAPIError("SELECT 1", None, Exception("other")))
+
+
+def test_what_sqlalchemy_raises_when_it_can_not_connect_is_looked_into() -> None:
+    adapted = AsyncAdapt_asyncpg_dbapi.Error("the database system is starting up")
+    adapted.__cause__ = made(asyncpg.CannotConnectNowError)
+    assert is_away(adapted)
