@@ -13,8 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from oban_sa.client import Oban
 from oban_sa.errors import ObanError
 from oban_sa.models import schema_map
-from oban_sa.runner import service
 from oban_sa.runner.__main__ import refusal
+from oban_sa.runner.command import service
 from oban_sa.runner.engine import create_engine, explained
 from oban_sa.settings import EMBEDDED_FOLDER, Settings, load
 

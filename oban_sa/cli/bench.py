@@ -22,7 +22,8 @@ from oban_sa.client import Oban
 from oban_sa.enqueueing import enqueue_many
 from oban_sa.migrations import migrate
 from oban_sa.models import Job, schema_map
-from oban_sa.runner import Runner, service
+from oban_sa.runner import Runner
+from oban_sa.runner.command import service
 from oban_sa.runner.engine import create_engine, explained
 from oban_sa.settings import Settings
 from oban_sa.workers import Registry

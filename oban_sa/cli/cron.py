@@ -16,7 +16,7 @@ from oban_sa.cli._printing import ago, document, table
 from oban_sa.client import Oban
 from oban_sa.crontab import Schedule, parse
 from oban_sa.errors import InvalidCron
-from oban_sa.runner import imports
+from oban_sa.runner.command import imports
 from oban_sa.runner.scheduler import resolved
 from oban_sa.settings import Settings
 from oban_sa.sql import overview, ticking

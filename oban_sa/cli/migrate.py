@@ -8,7 +8,7 @@ import click
 
 from oban_sa.cli._connecting import connection, database_options
 from oban_sa.migrations import LATEST, installed, migrate, write_sql
-from oban_sa.runner import service
+from oban_sa.runner.command import service
 from oban_sa.settings import Settings
 
 HELP = """Make the tables that jobs live in, or bring them up to date.

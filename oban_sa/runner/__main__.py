@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from oban_sa.errors import InvalidOption, ObanError
-from oban_sa.runner import imports, logs, service
+from oban_sa.runner.command import imports, logs, service
 from oban_sa.runner.scheduler import resolved
 from oban_sa.settings import EMBEDDED_FOLDER, LOG_FORMATS, LOG_LEVELS, Settings, load
 from oban_sa.workers.registry import registry

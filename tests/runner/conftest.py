@@ -69,7 +69,7 @@ class House:
 
     async def states(self) -> dict[str, int]:
         rows = await self.sql("SELECT state::text, count(*) FROM oban_jobs GROUP BY 1")
-        return {state: count for state, count in rows}
+        return dict(map(tuple, rows))
 
     async def sql(self, statement: str, **values: Any) -> list[Any]:
         async with self.engine.begin() as connection:

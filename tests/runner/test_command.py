@@ -21,9 +21,9 @@ from sqlalchemy import create_engine, text
 import oban_sa.migrations
 import oban_sa.migrations.history
 from oban_sa.cli import group
-from oban_sa.runner import imports
 from oban_sa.runner.__main__ import command
-from oban_sa.runner.stopping import stoppable
+from oban_sa.runner.command import imports
+from oban_sa.runner.command.stopping import stoppable
 from oban_sa.settings import Settings
 from tests.ownserver import OwnServer
 from tests.support import plain_url, process, run_python, sync_url

@@ -15,7 +15,7 @@ import pytest
 
 from oban_sa import telemetry
 from oban_sa.models import Job
-from oban_sa.runner import logs
+from oban_sa.runner.command import logs
 from oban_sa.states import JobState
 from oban_sa.workers.current import running
 

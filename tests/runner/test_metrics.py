@@ -76,36 +76,38 @@ async def test_a_node_tells_of_its_queues_its_jobs_and_its_crontab(house: House)
     class Report:
         async def process(self, job: Job) -> None: ...
 
-    async with overheard(house, "gossip", "metrics", "cronitor") as heard:
-        async with house.runner(metrics=True, node="web.1", queues={"default": 3}):
-            [fine_id, broken_id] = await house.enqueue(fine.new(), broken.options(max_attempts=1).new())
-            await started.wait()
+    async with (
+        overheard(house, "gossip", "metrics", "cronitor") as heard,
+        house.runner(metrics=True, node="web.1", queues={"default": 3}),
+    ):
+        [fine_id, broken_id] = await house.enqueue(fine.new(), broken.options(max_attempts=1).new())
+        await started.wait()
 
-            def told_of_running() -> dict[str, Any]:
-                found = [c for m in heard["gossip"] for c in m["checks"] if c["running"] == [fine_id]]
-                assert found
-                return found[0]
+        def told_of_running() -> dict[str, Any]:
+            found = [c for m in heard["gossip"] for c in m["checks"] if c["running"] == [fine_id]]
+            assert found
+            return found[0]
 
-            check = await eventually(told_of_running)
-            release.set()
-            await house.becomes(fine_id, "completed")
-            await house.becomes(broken_id, "discarded")
+        check = await eventually(told_of_running)
+        release.set()
+        await house.becomes(fine_id, "completed")
+        await house.becomes(broken_id, "discarded")
 
-            def told_of_all() -> list[dict[str, Any]]:
-                series = [each for message in heard["metrics"] for each in message["metrics"]]
-                kinds = {(each["series"], each["state"]) for each in series}
-                assert {
-                    ("exec_count", "completed"),
-                    ("exec_count", "discarded"),
-                    ("exec_time", "completed"),
-                    ("wait_time", "discarded"),
-                    ("full_count", "completed"),
-                    ("full_count", "discarded"),
-                } <= kinds
-                return series
+        def told_of_all() -> list[dict[str, Any]]:
+            series = [each for message in heard["metrics"] for each in message["metrics"]]
+            kinds = {(each["series"], each["state"]) for each in series}
+            assert {
+                ("exec_count", "completed"),
+                ("exec_count", "discarded"),
+                ("exec_time", "completed"),
+                ("wait_time", "discarded"),
+                ("full_count", "completed"),
+                ("full_count", "discarded"),
+            } <= kinds
+            return series
 
-            series = await eventually(told_of_all)
-            await eventually(lambda: heard["cronitor"])
+        series = await eventually(told_of_all)
+        await eventually(lambda: heard["cronitor"])
 
     assert {key: check[key] for key in ("name", "node", "queue", "local_limit", "paused")} == {
         "name": "Oban",

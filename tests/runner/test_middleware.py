@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from oban_sa import Cancel, Job, Record, Runner, Snooze, current_job, hooks, job, telemetry, worker
 from oban_sa.errors import AttemptTimedOut, InvalidOption, RunnerError
-from oban_sa.runner import service
+from oban_sa.runner.command import service
 from oban_sa.settings import load
 from oban_sa.workers import Registry
 from oban_sa.workers.middleware import CallNext, Chain

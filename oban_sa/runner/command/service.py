@@ -16,10 +16,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from oban_sa.errors import InvalidOption
 from oban_sa.migrations import migrate
 from oban_sa.retention import Prune
-from oban_sa.runner import Runner, imports, logs, verify
+from oban_sa.runner import Runner, verify
+from oban_sa.runner.command import imports, logs
+from oban_sa.runner.command.leaving import closed, leave
+from oban_sa.runner.command.stopping import stoppable
 from oban_sa.runner.engine import connect_arguments, create_engine, explained
-from oban_sa.runner.leaving import closed, leave
-from oban_sa.runner.stopping import stoppable
 from oban_sa.settings import Settings
 from oban_sa.workers.middleware import Chain
 
