@@ -88,6 +88,14 @@ def insert(queue: str) -> dict[str, Any]:
     return {"queue": queue}
 
 
+def queue_of(payload: Mapping[str, Any]) -> str:
+    """Return the queue that a message on `insert` is about; raises `ValueError` where it names none."""
+    queue = payload.get("queue")
+    if not isinstance(queue, str) or not queue:
+        raise ValueError("no queue is named")
+    return queue
+
+
 def pause(queue: str, *, ident: str = ANYONE) -> dict[str, Any]:
     """Say on `signal` that a queue starts no more jobs; `"*"` is every queue."""
     return {"action": "pause", "queue": queue, "ident": ident}

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from oban_sa import clock, telemetry
+from oban_sa import clock, messages, telemetry
 from oban_sa.client.verifying import verify
 from oban_sa.cronentry import CronEntry
 from oban_sa.errors import InvalidJob, InvalidOption, RunnerError
@@ -334,7 +334,7 @@ class Runner:
         return not any(row.values())
 
     def _inserted(self, message: dict[str, Any]) -> None:
-        self._queues.nudge(message["queue"])
+        self._queues.nudge(messages.queue_of(message))
         # It may have been about a job that is due in a moment, sooner than the stager would look again.
         self._stager.nudge_within(STAGE_WITHIN)
 

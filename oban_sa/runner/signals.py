@@ -57,7 +57,9 @@ class Signals:
     def receive(self, message: Mapping[str, Any]) -> None:
         """Obey a message, or ignore it; never raises."""
         try:
-            if messages.addressed(message, self._name, self._node) and (odd := self._obey(message)):
+            if not isinstance(message.get("ident", messages.ANYONE), str):
+                self._wonder("addressed to nobody: its ident is no text", message)
+            elif messages.addressed(message, self._name, self._node) and (odd := self._obey(message)):
                 self._wonder(odd, message)
         except Exception as error:
             logger.exception("a signal could not be obeyed")

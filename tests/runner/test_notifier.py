@@ -65,6 +65,21 @@ ODD: list[str] = [
     packed({"queue": "\x1b[31mred\n2026-01-01 ERROR forged line"}),
     "H4sIAAAA",
     packed({"queue": "default"})[:-12],
+    # Each line of the following brings a part of Elixir's nodes, or a page of its dashboard, down.
+    '{"action": "scale", "queue": "default", "ident": "any", "limit": 10, "colour": "red"}',
+    '{"action": "start", "queue": "default", "ident": "any", "limit": 10, "colour": "red"}',
+    '{"node": "n", "ping": true, "time": "noon"}',
+    '{"checks": [{"node": "n", "queue": "q", "uuid": "u", "local_limit": 1, "paused": false, "running": []}]}',
+    '{"checks": [{"name": "Oban", "node": "n", "queue": "q", "uuid": "u", "paused": false, "running": []}]}',
+    '{"checks": [{"name": "Oban", "node": "n", "queue": "q", "uuid": "u", "local_limit": 1, "paused": false}]}',
+    '{"checks": [{"name": "Oban", "node": "n", "queue": "q", "local_limit": 1, "running": [], "started_at": null}]}',
+    '{"checks": [{"name": "Oban", "node": "n", "queue": "q", "started_at": "2026-01-01T00:00:00"}]}',
+    '{"checks": 7}',
+    '{"metrics": [{"series": "full_count", "state": "completed", "queue": "q", "value": {"data": [1]}}]}',
+    '{"metrics": [{"series": "exec_time", "value": {"data": [1], "size": 1}}], "node": "n", "time": 1}',
+    '{"metrics": [{"series": "full_count", "value": {"data": 1}}], "node": "n", "time": 1.5}',
+    '{"crontab": [["* * * * *", "W"]], "name": "Oban", "node": "n"}',
+    '{"crontab": [["* * * * *", "W", {}]], "name": "Oban"}',
     "{" * 7000,
     "\x01\x02",
     '{"queue": "\\ud800"}',
@@ -158,9 +173,49 @@ async def test_odd_messages_leave_the_runner_whole(house: House, channel: str, c
     assert of(telemetry.RunnerRetry) == []
     # Each kind of oddity once, however often it comes.
     assert len(caplog.records) == told
-    if channel in ("insert", "signal"):
+    if channel in ("insert", "signal", "leader"):
         assert any(f"a message on '{channel}' is no JSON object and was ignored" in line for line in caplog.messages)
     assert not any("\n" in line or "\x1b" in line for line in caplog.messages)
+
+
+@pytest.mark.parametrize(
+    ("channel", "payload", "said"),
+    [
+        ("insert", "hello", "is no JSON object"),
+        ("insert", '["default"]', "is no JSON object"),
+        ("insert", "{}", "makes no sense (ValueError: no queue is named)"),
+        ("insert", '{"queue": null}', "makes no sense (ValueError: no queue is named)"),
+        ("insert", '{"queue": ["default"]}', "makes no sense (ValueError: no queue is named)"),
+        ("signal", "hello", "is no JSON object"),
+        ("signal", '{"action": "pause", "queue": "default", "ident": null}', "its ident is no text"),
+        ("signal", '{"action": "pause", "queue": "default", "ident": 7}', "its ident is no text"),
+        ("signal", '{"action": "pause", "ident": "any"}', "pause without the name of a queue"),
+        ("signal", '{"action": "scale", "queue": "default", "ident": "any", "limit": null}', "scale without a limit"),
+        ("signal", '{"action": "dance", "ident": "any"}', "an unknown action"),
+        ("signal", '{"action": "pkill"}', "pkill without the job_id"),
+        ("leader", "[]", "is no JSON object"),
+    ],
+)
+async def test_an_odd_message_is_mentioned_once_with_what_is_odd(
+    house: House, channel: str, payload: str, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    async with house.runner(poll_every=60) as runner:
+        await eventually(lambda: listening(runner))
+        await notify(house, channel, *[payload] * 3)
+        # What is said after them on the same connection is heard after them.
+        await notify(house, "signal", '{"action": "scale", "queue": "default", "ident": "any", "limit": 7}')
+        await eventually(lambda: runner._queues.serving["default"].limit == 7)
+    assert [said in line for line in caplog.messages] == [True]
+
+
+async def test_a_leader_of_the_other_language_that_resigns_harms_nothing(house: House, of) -> None:
+    async with house.runner() as runner:
+        await eventually(lambda: listening(runner) and of(telemetry.LeaderElection))
+        await notify(house, "leader", '{"down":"Oban"}', '{"action":"resign","node":"py.1","name":"Oban"}')
+        await notify(house, "signal", '{"action": "scale", "queue": "default", "ident": "any", "limit": 7}')
+        await eventually(lambda: runner._queues.serving["default"].limit == 7)
+    assert [event.leader for event in of(telemetry.LeaderElection)] == [True]
 
 
 async def test_a_deaf_connection_is_said_once_and_jobs_are_found_by_polling(

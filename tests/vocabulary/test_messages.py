@@ -194,3 +194,10 @@ def test_a_signal_is_for_everyone_or_for_the_node_it_names(wanted, expected):
 @given(texts, texts)
 def test_what_is_addressed_to_a_node_reaches_it(name, node):
     assert addressed(messages.pause("q", ident=ident(name, node)), name, node)
+
+
+@pytest.mark.parametrize("payload", [{}, {"queue": None}, {"queue": ""}, {"queue": 7}, {"queue": ["q"]}])
+def test_a_message_about_no_queue_is_refused(payload):
+    with pytest.raises(ValueError, match="no queue is named"):
+        messages.queue_of(payload)
+    assert messages.queue_of(messages.insert("q")) == "q"
