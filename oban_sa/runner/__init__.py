@@ -55,6 +55,9 @@ LEASE = 20.0
 """Seconds that leadership lasts unless renewed; shorter than it takes a dead node to count as dead, so that by then
 another leads."""
 
+BEATS_AGAIN = 1.4
+"""Intervals of the heartbeat within which every node that lives has beaten after the database came back."""
+
 STAGE_WITHIN = 0.02
 """Seconds in which the stager looks again after news of jobs, however much news there is."""
 
@@ -168,6 +171,7 @@ class Runner:
                 leader,
                 source=self._source,
                 every=min(self._heartbeat_every, 2.0),
+                patience=BEATS_AGAIN * self._heartbeat_every,
                 abandoned_after=abandoned,
             ),
             "scheduler": scheduler,

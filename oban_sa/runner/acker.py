@@ -10,6 +10,7 @@ from typing import Any
 
 from oban_sa import telemetry, values
 from oban_sa.models import Job
+from oban_sa.runner.database import describe
 from oban_sa.states import JobState
 from oban_sa.verdicts import Verdict
 
@@ -108,6 +109,14 @@ def report_stale(source: telemetry.Source, job: Job, state: JobState) -> None:
             state=state,
         )
     )
+
+
+def instead_of(outcome: Outcome, error: Exception) -> Outcome:
+    """The outcome to write instead of one that the database does not take."""
+    verdict = outcome.verdict
+    text = f"{describe(error)}\nThe outcome of this attempt ({verdict.state}) could not be written."
+    replaced = Verdict(verdict.job_id, verdict.attempt, JobState.DISCARDED, error=text[:4000])
+    return Outcome(outcome.job, replaced, replaced=True)
 
 
 def as_arrays(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:

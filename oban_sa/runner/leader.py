@@ -36,12 +36,18 @@ class Leader:
         self._announcing = database.prepare(NOTIFY)
         self._channel = messages.channel(source.schema, "leader")
         self._held_since: datetime | None = None
+        self._elected_at = 0.0
         self._until = 0.0
 
     @property
     def leading(self) -> bool:
         """Whether this node believes that it leads."""
         return self._held_since is not None and clock.monotonic() < self._until
+
+    @property
+    def led_for(self) -> float:
+        """Seconds for which this node has believed so without a break."""
+        return clock.monotonic() - self._elected_at if self.leading else 0.0
 
     async def tick(self) -> float:
         """Take the lease or renew it."""
@@ -50,6 +56,7 @@ class Leader:
         before, self._held_since = self._held_since, rows[0]["elected_at"] if rows else None
         self._until = asked_at + self._lasts
         if self._held_since != before:
+            self._elected_at = asked_at
             telemetry.emit(telemetry.LeaderElection(runner=self._source, leader=self._held_since is not None))
         # Others look as often as the leader renews, so a lease that runs out is taken within half its life.
         return self._lasts / 2 if rows else self._lasts / 4

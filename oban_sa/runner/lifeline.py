@@ -28,6 +28,9 @@ class Lifeline:
 
     Exact: a job is rescued because the node that runs it is dead, never because it has run for long. The dead, what
     they ran and the lease are read in one transaction. A producer's row goes only when it holds no job any more.
+
+    After the database was away everybody's last beat is long ago, this node's own too, and no lease is left. So nobody
+    is called dead before this node has led for `patience`, in which whoever lives has beaten again.
     """
 
     def __init__(
@@ -37,12 +40,14 @@ class Lifeline:
         *,
         source: telemetry.Source,
         every: float,
+        patience: float = 0.0,
         abandoned_after: float | None = None,
     ) -> None:
         self._line = database.house
         self._leader = leader
         self._source = source
         self._every = every
+        self._patience = patience
         self._abandoned_after = abandoned_after
         self._dead = database.prepare(dead())
         self._rescuing = database.prepare(rescuing())
@@ -56,6 +61,8 @@ class Lifeline:
         """Rescue what there is to rescue."""
         if not self._leader.leading:
             return min(self._every, 1.0)
+        if (rest := self._patience - self._leader.led_for) > 0:
+            return min(self._every, rest)
         started = clock.monotonic()
         async with self._line.transaction() as transaction:
             if not await self._leader.holds(transaction):

@@ -10,23 +10,18 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
-import orjson
 
 from oban_sa import backoff, clock, telemetry
-from oban_sa.errors import InvalidArguments
 from oban_sa.models import Job
-from oban_sa.runner.acker import BATCH, Acker, Outcome, as_arrays, report_stale
-from oban_sa.runner.database import Database, Line, Prepared, describe
+from oban_sa.runner.acker import BATCH, Acker, Outcome, instead_of, report_stale
+from oban_sa.runner.database import Database, describe
 from oban_sa.runner.disconnects import is_away, is_passing
 from oban_sa.runner.executor import Executor, Interrupted, Running, about
+from oban_sa.runner.rows import job_of, unread
+from oban_sa.runner.tables import Tables
 from oban_sa.runner.ticker import rested
-from oban_sa.sql.acking import acking, acking_and_fetching
-from oban_sa.sql.fetching import JSON_TEXT, fetching
-from oban_sa.sql.holding import holding, reclaiming
-from oban_sa.sql.notifying import NOTIFY, insertions
-from oban_sa.sql.producing import leaving, registering
 from oban_sa.states import JobState
-from oban_sa.verdicts import Verdict, given_back, judge
+from oban_sa.verdicts import given_back, judge
 
 logger = logging.getLogger("oban_sa.runner")
 
@@ -74,8 +69,7 @@ class Producer:
         self._poll_every = poll_every
         self._dead_after = dead_after
         self._due_in = due_in
-        self._line: Line = database.line()
-        self._statements = _Statements(database)
+        self._tables = Tables(database, queue, self._holder, schema=source.schema)
         self._wake = asyncio.Event()
         self._hungry = True
         self._fetches = True
@@ -99,9 +93,9 @@ class Producer:
     async def register(self) -> None:
         """Write this producer's row; jobs are fetched only under a row that says who holds them."""
         began, self._begun = self._begun, True
-        rows = await self._line.fetch(self._statements.registering, **self.row())
+        fresh = await self._tables.register(self.row())
         self._present, self._awake_at = True, clock.monotonic()
-        if began and rows[0]["fresh"]:
+        if began and fresh:
             self.recount()
 
     def row(self) -> dict[str, Any]:
@@ -191,7 +185,7 @@ class Producer:
                 describe(error),
             )
         finally:
-            await self._line.close()
+            await self._tables.close()
         return self._given_back
 
     async def _last_words(self) -> None:
@@ -201,14 +195,10 @@ class Producer:
                 while len(self._acker):
                     await self._cycle()
                 # Also what an answer lost on the way has left behind, which nobody else would ever look for.
-                rows = await self._line.fetch(
-                    self._statements.reclaiming, queue=self.queue, holder=self._holder, known=[]
-                )
-                self._given_back += len(rows)
+                self._given_back += await self._tables.reclaim(known=[])
                 if self._given_back:
-                    announced: dict[str, Any] = insertions([self.queue], self._source.schema)
-                    await self._line.fetch(self._statements.announcing, **announced)
-                await self._line.fetch(self._statements.leaving, uuids=[self.uuid])
+                    await self._tables.announce()
+                await self._tables.leave(self.uuid)
                 return
             except Exception as error:
                 failures += 1
@@ -285,7 +275,7 @@ class Producer:
             self._hungry = False
         started = clock.monotonic()
         try:
-            rows = await self._exchange(outcomes, demand)
+            acked, fetched = await self._tables.exchange(outcomes, demand)
         except Exception as error:
             self._acker.failed(perhaps_written=is_away(error))
             # The statement may have been committed all the same, and the rows it fetched be nobody's.
@@ -300,12 +290,9 @@ class Producer:
             self._uncertain = True
             raise
         elapsed = clock.monotonic() - started
-        fetched = rows
         if outcomes:
-            acked = [row["acked" if demand else "id"] for row in rows if not demand or row["acked"] is not None]
             self._acker.written(acked, duration=elapsed)
             self._expect(outcomes)
-            fetched = [row for row in rows if row["acked"] is None] if demand else []
         if demand:
             self._hungry = self._hungry or len(fetched) >= demand
             self._poll_at = clock.monotonic() + self._poll_every
@@ -317,24 +304,13 @@ class Producer:
                 )
             self._begin(fetched)
 
-    async def _exchange(self, outcomes: tuple[Outcome, ...], demand: int) -> list[asyncpg.Record]:
-        mine: dict[str, Any] = {"holder": self._holder}
-        if not outcomes:
-            return await self._line.fetch(self._statements.fetching, queue=self.queue, demand=demand, **mine)
-        said: dict[str, Any] = as_arrays(outcomes)
-        if not demand:
-            return await self._line.fetch(self._statements.acking, **said, **mine)
-        return await self._line.fetch(
-            self._statements.acking_and_fetching, queue=self.queue, demand=demand, **said, **mine
-        )
-
     async def _one_by_one(self, error: Exception) -> None:
         """Write outcomes singly after a batch was refused, so that one bad outcome holds up no other."""
         logger.error("outcomes of queue %s were refused together: %s", self.queue, describe(error), exc_info=error)
         for _ in range(min(len(self._acker), BATCH)):
             outcome = self._acker.take(1)
             try:
-                acked = await self._exchange(outcome, 0)
+                acked, _ = await self._tables.exchange(outcome, 0)
             except Exception as refused:
                 self._acker.failed(perhaps_written=is_away(refused))
                 if is_passing(refused):
@@ -343,9 +319,9 @@ class Producer:
                     self._acker.drop_first()
                     logger.error("the outcome of job %d can't be written at all", outcome[0].verdict.job_id)
                 else:
-                    self._acker.replace_first(_refused(outcome[0], refused))
+                    self._acker.replace_first(instead_of(outcome[0], refused))
                 continue
-            self._acker.written([row["id"] for row in acked], duration=0.0)
+            self._acker.written(acked, duration=0.0)
             self._expect(outcome)
 
     def _expect(self, written: tuple[Outcome, ...]) -> None:
@@ -363,12 +339,12 @@ class Producer:
 
     async def _reclaim(self) -> None:
         known = [*self.running, *self._acker.ids()]
-        rows = await self._line.fetch(self._statements.reclaiming, queue=self.queue, holder=self._holder, known=known)
+        count = await self._tables.reclaim(known=known)
         self._uncertain = False
         self._reclaimed_at = clock.monotonic()
-        if rows:
+        if count:
             self._hungry = True
-            logger.warning("queue %s gave back %d jobs that it had fetched without hearing so", self.queue, len(rows))
+            logger.warning("queue %s gave back %d jobs that it had fetched without hearing so", self.queue, count)
 
     async def _write_row(self) -> None:
         self._outdated = False
@@ -380,10 +356,9 @@ class Producer:
 
     async def _let_go_of_lost(self) -> None:
         mine = list(self.running)
-        rows = await self._line.fetch(self._statements.holding, ids=mine, holder=self._holder)
+        held = await self._tables.held(mine)
         self._doubtful = False
         telemetry.emit(telemetry.ProducerLost(runner=self._source, queue=self.queue))
-        held = {row["id"] for row in rows}
         lost = self.interrupt(Interrupted.LOST, {job_id for job_id in mine if job_id not in held})
         logger.warning(
             "queue %s was taken for dead while it lived and registers again; %d of its %d jobs were given to others",
@@ -397,10 +372,10 @@ class Producer:
         rows.sort(key=lambda row: (row["priority"], row["scheduled_at"], row["id"]))
         for row in rows:
             try:
-                job = _job(row, self.queue, self._holder)
+                job = job_of(row, self.queue, self._holder)
             except Exception as error:
                 # A row that nobody can read fails by itself, and holds up no other.
-                job = _unread(row, self.queue, self._holder)
+                job = unread(row, self.queue, self._holder)
                 self._acker.add(Outcome(job, judge(about(job), error)))
                 logger.error("job %d of queue %s can't be read: %s", job.id, self.queue, describe(error))
                 continue
@@ -434,49 +409,3 @@ class Producer:
             self._given_back += outcome.verdict.state is JobState.AVAILABLE
             self._acker.add(outcome)
         self._wake.set()
-
-
-class _Statements:
-    def __init__(self, database: Database) -> None:
-        self.fetching: Prepared = database.prepare(fetching())
-        self.acking: Prepared = database.prepare(acking())
-        self.acking_and_fetching: Prepared = database.prepare(acking_and_fetching())
-        self.holding: Prepared = database.prepare(holding())
-        self.reclaiming: Prepared = database.prepare(reclaiming())
-        self.registering: Prepared = database.prepare(registering())
-        self.leaving: Prepared = database.prepare(leaving())
-        self.announcing: Prepared = database.prepare(NOTIFY)
-
-
-def _job(row: asyncpg.Record, queue: str, attempted_by: list[str]) -> Job:
-    values: dict[str, Any] = dict(row)
-    values["state"] = "executing"
-    values["queue"] = queue
-    values["attempted_by"] = list(attempted_by)
-    try:
-        job = Job.from_row(values)
-    except orjson.JSONDecodeError:
-        # jsonb holds numbers of any size, for which Python's own reader has more room.
-        for name in JSON_TEXT:
-            values[name] = json.loads(values[name] or "null")
-        job = Job.from_row(values)
-    loaded: dict[str, Any] = job.__dict__  # pyright: ignore[reportAssignmentType]
-    if not isinstance(loaded["args"], dict):
-        raise InvalidArguments(f"args of a job are a JSON object; this one's are {row['args']:.100}")
-    if not isinstance(loaded["meta"], dict):
-        loaded["meta"] = {}
-    return job
-
-
-def _unread(row: asyncpg.Record, queue: str, attempted_by: list[str]) -> Job:
-    """What can be said of a job whose args, meta or errors can't be read."""
-    known = {**dict(row), "state": "executing", "queue": queue, "attempted_by": list(attempted_by)}
-    return Job.from_row({**known, "args": {}, "meta": {}, "errors": []})
-
-
-def _refused(outcome: Outcome, error: Exception) -> Outcome:
-    """The outcome to write instead of one that the database does not take."""
-    verdict = outcome.verdict
-    text = f"{describe(error)}\nThe outcome of this attempt ({verdict.state}) could not be written."
-    replaced = Verdict(verdict.job_id, verdict.attempt, JobState.DISCARDED, error=text[:4000])
-    return Outcome(outcome.job, replaced, replaced=True)

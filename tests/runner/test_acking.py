@@ -344,7 +344,7 @@ async def test_what_keeps_a_connection_from_being_made_is_no_outcomes_fault(hous
     async with house.runner(heartbeat_every=60, dead_after=600) as runner:
         [producer] = runner._queues.all
         await eventually(lambda: len(producer.running) == 5)
-        await producer._line.close()
+        await producer._tables.close()
         monkeypatch.setattr(Database, "connect", starting_up)
         gate.set()
         for job_id in ids:

@@ -15,11 +15,11 @@ from sqlalchemy import text
 from oban_sa import Job, Runner, job, telemetry
 from oban_sa import runner as runners
 from oban_sa.runner import lifeline as lifelines
-from oban_sa.runner import producer as producers
 from oban_sa.runner.database import Database
 from oban_sa.runner.heartbeat import Heartbeat
 from oban_sa.runner.leader import Leader
 from oban_sa.runner.lifeline import Lifeline
+from oban_sa.runner.tables import Tables
 from tests.runner.conftest import House
 from tests.support import eventually
 
@@ -192,10 +192,10 @@ async def test_a_producer_that_could_not_reach_the_database_registers_before_it_
         return None
 
     monkeypatch.setattr(Heartbeat, "_once", never)
-    exchange = producers.Producer._exchange
+    exchange = Tables.exchange
     failed: list[bool] = []
 
-    async def cut(self: producers.Producer, *args: Any) -> Any:
+    async def cut(self: Tables, *args: Any) -> Any:
         if not failed:
             failed.append(True)
             raise ConnectionResetError
@@ -204,7 +204,7 @@ async def test_a_producer_that_could_not_reach_the_database_registers_before_it_
     async with house.runner(poll_every=60) as runner:
         await eventually(lambda: runner._notifier.proven)
         await house.sql("DELETE FROM oban_producers")
-        monkeypatch.setattr(producers.Producer, "_exchange", cut)
+        monkeypatch.setattr(Tables, "exchange", cut)
         [job_id] = await house.enqueue(Job("worker"))
         await house.becomes(job_id, "completed")
     assert seen == [1]

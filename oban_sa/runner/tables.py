@@ -1,0 +1,76 @@
+"""What a producer says to the database, on a connection of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from oban_sa.runner.acker import Outcome, as_arrays
+from oban_sa.runner.database import Database
+from oban_sa.sql.acking import acking, acking_and_fetching
+from oban_sa.sql.fetching import fetching
+from oban_sa.sql.holding import holding, reclaiming
+from oban_sa.sql.notifying import NOTIFY, insertions
+from oban_sa.sql.producing import leaving, registering
+
+
+class Tables:
+    """The jobs of one queue and the row of one producer, whose `holder` is `[node, producer uuid]`.
+
+    Whatever raises an error for which `is_away` holds may have been committed all the same.
+    """
+
+    def __init__(self, database: Database, queue: str, holder: list[str], *, schema: str) -> None:
+        self._queue = queue
+        self._holder = holder
+        self._news: dict[str, Any] = insertions([queue], schema)
+        self._line = database.line()
+        self._fetching = database.prepare(fetching())
+        self._acking = database.prepare(acking())
+        self._acking_and_fetching = database.prepare(acking_and_fetching())
+        self._holding = database.prepare(holding())
+        self._reclaiming = database.prepare(reclaiming())
+        self._registering = database.prepare(registering())
+        self._leaving = database.prepare(leaving())
+        self._announcing = database.prepare(NOTIFY)
+
+    async def exchange(self, outcomes: Sequence[Outcome], demand: int) -> tuple[list[int], list[asyncpg.Record]]:
+        """Write outcomes and fetch up to `demand` jobs, in one statement: the ids of those written, and rows."""
+        if not outcomes:
+            fetched = await self._line.fetch(self._fetching, queue=self._queue, demand=demand, holder=self._holder)
+            return [], fetched
+        said: dict[str, Any] = {"holder": self._holder, **as_arrays(outcomes)}
+        if not demand:
+            return [row["id"] for row in await self._line.fetch(self._acking, **said)], []
+        rows = await self._line.fetch(self._acking_and_fetching, queue=self._queue, demand=demand, **said)
+        acked = [row["acked"] for row in rows if row["acked"] is not None]
+        return acked, [row for row in rows if row["acked"] is None]
+
+    async def reclaim(self, *, known: Sequence[int]) -> int:
+        """Give back what is held here but not among the `known` ids: how many."""
+        rows = await self._line.fetch(self._reclaiming, queue=self._queue, holder=self._holder, known=known)
+        return len(rows)
+
+    async def held(self, ids: Sequence[int]) -> set[int]:
+        """Return those of some jobs that are still held here."""
+        return {row["id"] for row in await self._line.fetch(self._holding, ids=ids, holder=self._holder)}
+
+    async def register(self, row: Mapping[str, Any]) -> bool:
+        """Write the producer's row; whether there was none before."""
+        rows = await self._line.fetch(self._registering, **row)
+        return bool(rows[0]["fresh"])
+
+    async def announce(self) -> None:
+        """Tell every node that the queue has available jobs."""
+        await self._line.fetch(self._announcing, **self._news)
+
+    async def leave(self, uuid: UUID) -> None:
+        """Remove the producer's row."""
+        await self._line.fetch(self._leaving, uuids=[uuid])
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._line.close()
