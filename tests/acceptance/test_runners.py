@@ -244,6 +244,32 @@ async def test_three_nodes_have_one_leader_whichever_of_them_is_stopped_or_kille
 
 
 @pytest.mark.chaos
+async def test_jobs_that_run_through_an_outage_longer_than_death_takes_run_once(
+    own_server: OwnServer, runner: Start
+) -> None:
+    ids = await enqueue(own_server.url, *(jobs.waits.new(seconds=12) for _ in range(10)))
+    ages = ["--heartbeat-every", "1.5", "--dead-after", "3"]
+    nodes = [runner("--queues", "default:5", "--node", name, *ages, url=own_server.url) for name in ("one", "two")]
+    await eventually(lambda: starts(*nodes) == Counter(ids), 30)
+    await asyncio.to_thread(own_server.stop)
+    await asyncio.sleep(4.0)  # longer than a node needs to be dead
+    await asyncio.to_thread(own_server.start)
+    engine = create_async_engine(own_server.url)
+    for node in nodes:
+        await node.says("the database is back", 30)
+
+    async def over() -> bool:
+        return not await _sql(engine, "SELECT 1 FROM oban_jobs WHERE state <> 'completed' LIMIT 1")
+
+    await eventually(over, 60)
+    await engine.dispose()
+    assert starts(*nodes) == Counter(ids)
+    for node in nodes:
+        assert "is dead" not in node.output
+        node.terminate()
+
+
+@pytest.mark.chaos
 async def test_a_database_that_goes_away_under_load_loses_nothing_and_repeats_nothing(
     own_server: OwnServer, runner: Start
 ) -> None:

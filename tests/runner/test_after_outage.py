@@ -1,0 +1,39 @@
+"""Nodes that could not beat because the database was away are not taken for dead once it is back."""
+
+from __future__ import annotations
+
+import pytest
+
+from oban_sa import clock, telemetry
+from oban_sa.runner.database import Database
+from oban_sa.runner.leader import Leader
+from oban_sa.runner.lifeline import Lifeline
+from tests.runner.conftest import House
+from tests.runner.test_alive import executing, producer_row
+
+
+async def test_a_leader_elected_after_an_outage_gives_everybody_time_to_beat_again(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = telemetry.Source(node="leading")
+    leader = Leader(Database(house.engine), source=source, lasts=60)
+    await leader.tick()
+    ahead = 0.0
+    monotonic = clock.monotonic
+    monkeypatch.setattr(clock, "monotonic", lambda: monotonic() + ahead)
+    patient = Lifeline(Database(house.engine), leader, source=source, every=2, patience=7)
+    job_id = await executing(house, await producer_row(house, silent_for=10))
+    assert await patient.tick() == 2
+    ahead = 6.5
+    assert 0 < await patient.tick() <= 0.5
+    # The database goes away for longer than the lease lasts.
+    ahead = 100.0
+    await leader.tick()
+    ahead = 101.0
+    assert await patient.tick() == 2
+    assert (await house.job(job_id)).state == "executing"
+    ahead = 108.0
+    await patient.tick()
+    assert (await house.job(job_id)).state == "available"
+    await patient.close()
+    await leader.close()
