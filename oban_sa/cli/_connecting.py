@@ -13,10 +13,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from oban_sa.client import Oban
 from oban_sa.errors import ObanError
 from oban_sa.models import schema_map
+from oban_sa.readings import EMBEDDED_FOLDER
 from oban_sa.runner.__main__ import refusal
 from oban_sa.runner.command import service
 from oban_sa.runner.engine import create_engine, explained
-from oban_sa.settings import EMBEDDED_FOLDER, Settings, load
+from oban_sa.settings import Settings, load
 
 T = TypeVar("T")
 

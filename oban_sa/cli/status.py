@@ -13,7 +13,8 @@ from oban_sa.cli._connecting import asked, database_options, instance_option, js
 from oban_sa.cli._printing import document, span, table
 from oban_sa.cli.queues import described, print_queues
 from oban_sa.client import JobCount, Oban
-from oban_sa.settings import Settings, safe
+from oban_sa.passwords import safe
+from oban_sa.settings import Settings
 from oban_sa.sql import overview
 from oban_sa.sql.leading import lease_name
 from oban_sa.states import JobState

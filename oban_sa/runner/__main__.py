@@ -7,9 +7,10 @@ from typing import Any
 import click
 
 from oban_sa.errors import InvalidOption, ObanError
+from oban_sa.readings import EMBEDDED_FOLDER, LOG_FORMATS, LOG_LEVELS
 from oban_sa.runner.command import imports, logs, service
 from oban_sa.runner.scheduler import resolved
-from oban_sa.settings import EMBEDDED_FOLDER, LOG_FORMATS, LOG_LEVELS, Settings, load
+from oban_sa.settings import Settings, load
 from oban_sa.workers.registry import registry
 
 HELP = """Work on jobs: fetch them from PostgreSQL, run them, write down what came of them.

@@ -15,8 +15,8 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from oban_sa.errors import InvalidOption, RunnerError, nearest
+from oban_sa.passwords import safe
 from oban_sa.runner.disconnects import POOLED
-from oban_sa.settings import safe
 
 CONNECT_TIMEOUT: Final = 10.0
 

@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oban_sa.errors import InvalidOption, InvalidPeriod
+from oban_sa.passwords import redacted, safe
+from oban_sa.readings import parse_queues
 from oban_sa.retention import Prune, Retention
-from oban_sa.settings import Settings, load, parse_queues, redacted, safe
+from oban_sa.settings import Settings, load
 
 
 @pytest.fixture(autouse=True)

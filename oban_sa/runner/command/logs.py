@@ -19,9 +19,9 @@ import orjson
 
 from oban_sa import telemetry
 from oban_sa.errors import JobNotFound
+from oban_sa.passwords import redacted
 from oban_sa.periods import describe
 from oban_sa.runner.disconnects import is_away
-from oban_sa.settings import redacted
 from oban_sa.states import JobState
 from oban_sa.workers.current import current_job
 
