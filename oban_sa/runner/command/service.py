@@ -144,7 +144,8 @@ async def _serve(settings: Settings, url: str) -> None:
                 stage_every=settings.stage_every,
             )
             begin(runner.stop)
-            await runner.run(until_idle=settings.until_idle)
+            with _explaining(url):
+                await runner.run(until_idle=settings.until_idle)
     finally:
         stop_following()
         await engine.dispose()
@@ -161,8 +162,15 @@ async def _checked(settings: Settings, url: str) -> None:
 
 
 async def _verified(engine: AsyncEngine, schema: str, url: str) -> None:
-    try:
+    with _explaining(url):
         await verify(engine, schema)
+
+
+@contextmanager
+def _explaining(url: str) -> Generator[None]:
+    """Say in words what keeps a connection from being made."""
+    try:
+        yield
     except Exception as error:
         if known := explained(error, url):
             raise known from error
