@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -31,6 +32,9 @@ FOLDER = "OBAN_TEST_FOLDER"
 
 def pytest_configure(config: pytest.Config) -> None:
     """Make the folder that all workers of this run share, so that they share one embedded server too."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # As for whatever a shell starts in the background; processes that the tests start would inherit it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):
         folder = Path(tempfile.mkdtemp(prefix="oban-tests-"))
         # As root the server runs under another account, which has to get through to its data.

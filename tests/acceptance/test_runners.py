@@ -282,8 +282,12 @@ async def test_a_database_that_goes_away_under_load_loses_nothing_and_repeats_no
         for name in ("one", "two")
     ]
     await eventually(lambda: all(len(starts(node)) > 50 for node in nodes), 30)
-    for end in (own_server.stop, own_server.kill):
+    for outage, end in enumerate((own_server.stop, own_server.kill), start=1):
         await asyncio.to_thread(end)
+        # What was fetched before is started all the same; nobody has seen the end of that before this is said.
+        await eventually(
+            lambda outage=outage: all(node.stderr.count("the database is away") >= outage for node in nodes), 20
+        )
         for node in nodes:
             assert node.returncode is None, node.output
         before = starts(*nodes)
