@@ -198,7 +198,7 @@ class Runner:
             listen_url=listen_url,
         )
         self._heartbeat = Heartbeat(
-            lambda: Database(engine, schema=schema),
+            lambda: Database(engine, schema=schema, quiet=True),
             every=self._heartbeat_every,
             rows=lambda: [producer.row() for producer in self._queues.all],
             lost=self._lost,

@@ -61,7 +61,8 @@ class Database:
     jobs that hold every connection of the user's pool can't keep outcomes from being written.
     """
 
-    def __init__(self, engine: AsyncEngine, *, schema: str = "public") -> None:
+    def __init__(self, engine: AsyncEngine, *, schema: str = "public", quiet: bool = False) -> None:
+        """With `quiet` the story is kept but not told: somebody else of this runner tells it."""
         if engine.dialect.driver != "asyncpg":
             raise RunnerError(
                 f"a runner works on asyncpg, and this engine speaks {engine.dialect.driver!r}; "
@@ -71,6 +72,7 @@ class Database:
         self.schema = schema
         self._pool = engine.pool.recreate()
         self._house: Line | None = None
+        self._quiet = quiet
         self._away_since: float | None = None
         self._misled = False
 
@@ -114,7 +116,7 @@ class Database:
         """Say once that the database can't be reached, whoever noticed."""
         if self._away_since is None:
             self._away_since = clock.monotonic()
-            logger.warning("the database is away (%s); work goes on once it is back", describe(error))
+            logger.log(self._level, "the database is away (%s); work goes on once it is back", describe(error))
 
     def misled(self, error: BaseException) -> None:
         """Say once that prepared statements get lost on the way to the database."""
@@ -125,8 +127,12 @@ class Database:
     def came_back(self) -> None:
         """Say once that the database answers again."""
         if self._away_since is not None:
-            logger.warning("the database is back after %.1f s", clock.monotonic() - self._away_since)
+            logger.log(self._level, "the database is back after %.1f s", clock.monotonic() - self._away_since)
             self._away_since = None
+
+    @property
+    def _level(self) -> int:
+        return logging.DEBUG if self._quiet else logging.WARNING
 
     @property
     def away(self) -> bool:

@@ -10,8 +10,8 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 import asyncpg
-from sqlalchemy import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy import URL, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from oban_sa.errors import InvalidOption, RunnerError, nearest
@@ -69,9 +69,17 @@ def create_engine(
     if pooler or arguments.get("statement_cache_size") == 0:
         arguments |= UNPREPARED
     kept = max(1, min(connections, 24))
-    return create_async_engine(
+    engine = create_async_engine(
         parsed, connect_args=arguments, pool_size=kept, max_overflow=max(0, connections - kept), pool_use_lifo=True
     )
+    event.listen(engine.sync_engine, "checkout", _still_open)
+    return engine
+
+
+def _still_open(connection: Any, _record: object, _proxy: object) -> None:
+    """Replace a connection that the server closed while nobody used it, before it costs a job an attempt."""
+    if connection.driver_connection.is_closed():
+        raise DisconnectionError("the server closed this connection")
 
 
 def connect_arguments(url: str, *, application_name: str = "oban_sa") -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from oban_sa import clock, telemetry
@@ -37,3 +39,19 @@ async def test_a_leader_elected_after_an_outage_gives_everybody_time_to_beat_aga
     assert (await house.job(job_id)).state == "available"
     await patient.close()
     await leader.close()
+
+
+async def test_an_outage_is_told_of_by_one_of_a_runners_databases(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    for database in (Database(house.engine), Database(house.engine, quiet=True)):
+        database.went_away(ConnectionResetError("gone"))
+        database.went_away(ConnectionResetError("gone"))
+        assert database.away
+        database.came_back()
+        assert not database.away
+    assert [line.partition(" (")[0].partition(" after")[0] for line in caplog.messages] == [
+        "the database is away",
+        "the database is back",
+    ]

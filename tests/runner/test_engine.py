@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from oban_sa.errors import InvalidOption
 from oban_sa.runner.engine import connect_arguments, create_engine, explained
-from tests.support import plain_url
+from tests.support import eventually, plain_url
 
 
 @pytest.mark.parametrize(
@@ -59,6 +59,20 @@ async def test_the_application_is_named_after_the_node(database_url: str, query:
     engine = create_engine(plain_url(database_url) + query, application_name="oban_sa host.1")
     async with engine.connect() as connection:
         assert await connection.scalar(text("SHOW application_name")) == shown
+    await engine.dispose()
+
+
+async def test_a_connection_that_the_server_closed_meanwhile_costs_nobody_an_error(database_url: str) -> None:
+    engine = create_engine(plain_url(database_url))
+    async with engine.connect() as connection:
+        pid = await connection.scalar(text("SELECT pg_backend_pid()"))
+        idle = (await connection.get_raw_connection()).driver_connection
+    other = await asyncpg.connect(plain_url(database_url))
+    await other.execute("SELECT pg_terminate_backend($1)", pid)
+    await other.close()
+    await eventually(idle.is_closed)
+    async with engine.connect() as connection:
+        assert await connection.scalar(text("SELECT pg_backend_pid()")) != pid
     await engine.dispose()
 
 
