@@ -139,6 +139,75 @@ async def test_a_pause_from_either_side_is_seen_by_the_other(house: House, node:
         await eventually(scaled)
 
 
+async def test_what_they_order_of_one_of_our_nodes_or_of_all_is_done_there(house: House, node: Node) -> None:
+    """Two nodes of ours, steered by theirs."""
+    async with house.runner(node="a.1") as a, house.runner(node="b.1") as b:
+        await eventually(lambda: a._notifier.proven and b._notifier.proven)
+
+        def limits(queue: str) -> list[int | None]:
+            return [each._queues.serving[queue].limit if queue in each._queues.serving else None for each in (a, b)]
+
+        def paused(queue: str) -> list[bool]:
+            return [each._queues.serving[queue].paused for each in (a, b)]
+
+        await node.do("scale_queue", queue="ours", limit=2, node="a.1")
+        await eventually(lambda: limits("ours") == [2, 5])
+        await node.do("scale_queue", queue="ours", limit=7)
+        await eventually(lambda: limits("ours") == [7, 7])
+        await node.do("pause_queue", "ours", node="b.1")
+        await eventually(lambda: paused("ours") == [False, True])
+        await node.do("pause_all_queues")
+        await eventually(lambda: paused("ours") == [True, True])
+        await node.do("resume_queue", "ours", node="b.1")
+        await eventually(lambda: paused("ours") == [True, False])
+        await node.do("resume_all_queues")
+        await eventually(lambda: paused("ours") == [False, False])
+        await node.do("start_queue", queue="extra", limit=3, node="b.1")
+        await eventually(lambda: limits("extra") == [None, 3])
+        job_id = await node("enqueue", {"worker": "Ours", "queue": "extra", "args": {"n": 1}})
+        assert (await house.becomes(job_id, "completed")).attempted_by[0] == "b.1"
+        await node.do("start_queue", queue="idle", limit=2, paused=True)
+        await eventually(lambda: limits("idle") == [2, 2] and paused("idle") == [True, True])
+        await node.do("stop_queue", "extra", node="b.1")
+        await eventually(lambda: limits("extra") == [None, None])
+        await node.do("stop_queue", "idle")
+        await eventually(lambda: limits("idle") == [None, None])
+        assert limits("ours") == [7, 7]
+
+
+async def test_what_we_order_of_their_node_or_of_all_is_done_there(house: House, node: Node) -> None:
+    oban = Oban(house.engine)
+
+    async def becomes(queue: str, **expected: Any) -> None:
+        async def there() -> None:
+            found = (await node("check")).get(queue)
+            assert (found and {key: found[key] for key in expected}) == (expected or None), found
+
+        await eventually(there)
+
+    async with house.runner(node="a.1") as ours:
+        await eventually(lambda: ours._notifier.proven)
+        await oban.scale_queue("theirs", limit=3, node="py.1")
+        await becomes("theirs", limit=3)
+        await oban.pause_queue("theirs", node="a.1")  # which has no such queue
+        await oban.scale_queue("theirs", limit=4)
+        await becomes("theirs", limit=4, paused=False)
+        await oban.pause_queue("theirs", node="py.1")
+        await becomes("theirs", paused=True)
+        await oban.resume_all_queues()
+        await becomes("theirs", paused=False)
+        await oban.start_queue("extra", limit=2, node="py.1")
+        await becomes("extra", limit=2)
+        assert "extra" not in ours._queues.serving
+        [job_id] = await house.enqueue(Job(THEIRS, queue="extra", args={"n": 1}))
+        assert (await house.becomes(job_id, "completed")).attempted_by[0] == "py.1"
+        await oban.stop_queue("extra", node="py.1")
+        await becomes("extra")
+        await oban.pause_all_queues()
+        await becomes("theirs", paused=True)
+        await eventually(lambda: ours._queues.serving["ours"].paused)
+
+
 async def test_a_running_job_is_cancelled_from_the_other_side(house: House, node: Node) -> None:
     oban = Oban(house.engine)
     async with house.runner():
