@@ -70,6 +70,7 @@ class Metrics:
         self._counts: Counter[tuple[str, str, str]] = Counter()
         self._sketches: dict[tuple[str, str, str, str], Sketch] = {}
         self._crontab_at = 0.0
+        self._too_long: set[str] = set()
         self._detach = telemetry.attach(self._job_ended, telemetry.JobStop, telemetry.JobException)
 
     async def tick(self) -> float:
@@ -78,7 +79,7 @@ class Metrics:
         await self._gossip()
         await self._tell_metrics()
         if self._crontab and began - self._crontab_at >= CRONTAB_EVERY:
-            await self._send("cronitor", {"crontab": [self._cron(entry) for entry in self._crontab], **self._me()})
+            await self._send("cronitor", "crontab", [self._cron(entry) for entry in self._crontab], **self._me())
             self._crontab_at = began
         return max(EVERY - (clock.monotonic() - began), 0.05)
 
@@ -101,7 +102,7 @@ class Metrics:
             for queue in self._queues()
         ]
         for some in _chunks(checks, 10):
-            await self._send("gossip", {"checks": some})
+            await self._send("gossip", "checks", some)
 
     async def _tell_metrics(self) -> None:
         with self._lock:
@@ -122,7 +123,7 @@ class Metrics:
             ]
         now = int(clock.now().timestamp())
         for some in _chunks(series, _AT_ONCE):
-            await self._send("metrics", {"metrics": some, **self._me(), "time": now})
+            await self._send("metrics", "metrics", some, **self._me(), time=now)
 
     async def _full_counts(self) -> list[tuple[str, str, int]]:
         counted: list[tuple[str, str, int]] = []
@@ -147,11 +148,18 @@ class Metrics:
                     sketch = self._sketches[key] = Sketch()
                 sketch.add(seconds)
 
-    async def _send(self, short: str, payload: dict[str, Any]) -> None:
+    async def _send(self, short: str, key: str, items: list[Any], **rest: Any) -> None:
+        """Say it in as many messages as it takes; what is too long by itself is left out, with one word about it."""
         try:
-            text = messages.encode(payload)
+            text = messages.encode({key: items, **rest})
         except ValueError as error:
-            logger.warning("a message on %r is too long to send: %s", short, error)
+            # Of a crontab the last message counts, so half of one would be worse than none.
+            if len(items) > 1 and short != "cronitor":
+                for half in (items[: len(items) // 2], items[len(items) // 2 :]):
+                    await self._send(short, key, half, **rest)
+            elif short not in self._too_long:
+                self._too_long.add(short)
+                logger.warning("dashboards miss something of this node: on %r %s", short, error)
             return
         channel = messages.channel(self._source.schema, short)
         await self._line.fetch(self._notifying, channel=channel, payloads=values.dumps([text]))

@@ -6,14 +6,19 @@ import asyncio
 import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import pytest
 
 from oban_sa import Job, job, messages, worker
+from oban_sa.runner.database import Database
+from oban_sa.runner.metrics import Metrics
 from oban_sa.runner.sketches import Sketch
+from oban_sa.telemetry import Source
 from tests.runner.conftest import House
 from tests.support import eventually
 
@@ -137,6 +142,25 @@ async def test_a_node_says_nothing_to_dashboards_unless_asked_to(house: House) -
             await house.becomes(job_id, "discarded")
             await asyncio.sleep(1.2)  # longer than a metrics node would keep silent
     assert heard == {"gossip": [], "metrics": [], "cronitor": []}
+
+
+async def test_what_does_not_fit_in_one_message_is_said_in_several_or_missed_with_one_word(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Ids without any pattern, so that 900 of them hardly compress; 4000 of them fit in no message.
+    some, many = ([number**7 % 2**61 for number in range(1, count)] for count in (900, 4000))
+    queues = [
+        SimpleNamespace(uuid=uuid4(), queue=f"q{n}", limit=9, paused=False, running=ids, started_at=datetime.now(UTC))
+        for n, ids in enumerate([some[:300], some[300:600], some[600:], many])
+    ]
+    metrics = Metrics(Database(house.engine), source=Source(node="web.1"), queues=lambda: queues, leading=lambda: False)
+    async with overheard(house, "gossip") as heard:
+        for _ in range(2):
+            await metrics.tick()
+        await eventually(lambda: len([c for m in heard["gossip"] for c in m["checks"]]) == 6)
+    await metrics.close()
+    assert [c["queue"] for m in heard["gossip"] for c in m["checks"]] == ["q0", "q1", "q2"] * 2
+    assert [line.partition(": ")[0] for line in caplog.messages] == ["dashboards miss something of this node"]
 
 
 async def test_counts_past_the_limit_are_estimates(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
