@@ -200,10 +200,20 @@ def about(job: Job) -> Attempt:
 
 
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_CALLS_CODE = tuple(
+    os.path.join(_OURS, "workers", f"{name}.py") for name in ("definition", "class_body", "function_body")
+)
 
 
 def _of_the_worker(traceback: TracebackType | None) -> TracebackType | None:
     """The part of a traceback that begins in the worker's code; how the runner got there tells nobody anything."""
+    # On the way into a thread with a session lie an event loop and SQLAlchemy, too.
+    step = traceback
+    while step is not None:
+        if step.tb_frame.f_code.co_filename in _CALLS_CODE:
+            traceback = step
+            break
+        step = step.tb_next
     while traceback is not None and traceback.tb_frame.f_code.co_filename.startswith(_OURS):
         traceback = traceback.tb_next
     return traceback

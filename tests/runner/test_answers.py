@@ -8,6 +8,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
 from oban_sa import Cancel, Job, Record, Snooze, Worker, job, telemetry, worker
 from tests.runner.conftest import House
@@ -148,6 +150,23 @@ async def test_an_error_names_the_workers_code_and_not_the_way_there(house: Hous
     assert "test_answers.py" in text
     assert "runner/executor.py" not in text
     assert "runner/threads.py" not in text
+
+
+async def test_nor_the_way_into_a_session(house: House) -> None:
+    @job(name="async", registry=house.registry)
+    async def on_loop(session: AsyncSession) -> None:
+        raise ValueError("boo")
+
+    @job(name="sync", registry=house.registry)
+    def in_thread(session: Session) -> None:
+        raise ValueError("boo")
+
+    ids = await house.enqueue(Job("async"), Job("sync"))
+    await house.drain()
+    for job_id in ids:
+        lines = (await house.job(job_id)).errors[0]["error"].splitlines()
+        assert lines[:2] == ["ValueError: boo", "Traceback (most recent call last):"]
+        assert "test_answers.py" in lines[2]
 
 
 async def test_an_unknown_worker_is_a_failed_attempt_that_names_the_nearest(house: House) -> None:
