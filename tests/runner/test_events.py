@@ -1,0 +1,53 @@
+"""Everything that a runner does is told of, by the names that dashboards and alarms are written against."""
+
+from __future__ import annotations
+
+import asyncio
+
+from oban_sa import Job, job, telemetry
+from tests.runner.conftest import House
+from tests.runner.test_alive import executing, producer_row
+from tests.support import eventually
+
+NAMES = {
+    "oban.job.start",
+    "oban.job.stop",
+    "oban.job.exception",
+    "oban.job.stale",
+    "oban.producer.fetch",
+    "oban.producer.ack",
+    "oban.stager.stage",
+    "oban.leader.election",
+    "oban.lifeline.rescue",
+    "oban.pruner.prune",
+    "oban.scheduler.tick",
+}
+
+
+async def test_a_runner_that_does_everything_tells_of_everything_by_its_name(
+    house: House, events: list[telemetry.Event]
+) -> None:
+    gate = asyncio.Event()
+
+    @job(registry=house.registry)
+    async def fine() -> None: ...
+
+    @job(registry=house.registry)
+    async def waits() -> None:
+        await gate.wait()
+
+    @job(registry=house.registry, cron="* * * * * *")
+    async def ticked() -> None: ...
+
+    await executing(house, await producer_row(house, silent_for=10))
+    [taken] = await house.enqueue(waits.new())
+    await house.enqueue(fine.new(), fine.options(schedule_in=0.2).new(), Job("unknown", max_attempts=1))
+    async with house.runner(prune=0.1):
+        await house.becomes(taken, "executing")
+        await house.sql("UPDATE oban_jobs SET state = 'cancelled', cancelled_at = now() WHERE id = :id", id=taken)
+        gate.set()
+        await eventually(lambda: {event.name for event in events} >= NAMES, 20)
+    for event in events:
+        for span in ("duration", "queue_time"):
+            assert getattr(event, span, 0.0) >= 0
+        assert (event.runner.name, event.runner.schema) == ("Oban", "public")
