@@ -205,3 +205,8 @@ def test_links_lead_somewhere(page: str) -> None:
             assert (ROOT / page).parent.joinpath(path).exists(), f"{page} links to {path}"
         else:
             assert anchor in headings, f"{page} links to #{anchor}"
+
+
+def test_every_page_is_found_from_the_readme() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [page for page in DOCS if f"({page})" not in text] == []
