@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,6 +24,8 @@ logger = logging.getLogger("oban_sa.runner")
 WITHIN = 30.0
 """Seconds that one of the runner's statements may take; all of them are short."""
 
+LATE: Final = 0.5
+"""Seconds by which a time limit is noticed late where it's the event loop that stood still, and not the database."""
 
 _PLANNING: Final = {
     # A plan that is made once and kept, when the table is still empty, reads the whole table once it is full.
@@ -158,13 +160,16 @@ class Line:
         When it raises an error for which `is_away` holds, the statement may have been committed all the same.
         """
         async with self._opened() as connection:
-            return await connection.fetch(prepared.sql, *prepared.values(values), timeout=within)
+            with _punctual(within):
+                return await connection.fetch(prepared.sql, *prepared.values(values), timeout=within)
 
     @asynccontextmanager
     async def transaction(self, *, within: float = WITHIN) -> AsyncGenerator[Transaction]:
         """Several statements, committed together."""
-        async with self._opened() as connection, asyncio.timeout(within), connection.transaction():
-            yield Transaction(connection)
+        async with self._opened() as connection:
+            with _punctual(within):
+                async with asyncio.timeout(within), connection.transaction():
+                    yield Transaction(connection)
 
     async def close(self) -> None:
         """Close the connection, without waiting long for a server that doesn't answer."""
@@ -189,7 +194,7 @@ class Line:
                     self._drop()
                 if is_misled(error):
                     self._database.misled(error)
-                if is_away(error):
+                if is_away(error) and not isinstance(error, _NotHeard):
                     self._database.went_away(error)
                 raise
             self._database.came_back()
@@ -208,6 +213,21 @@ class Line:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.terminate()
+
+
+class _NotHeard(TimeoutError):
+    """The event loop stood still, so that this node did not hear in time what the database answered."""
+
+
+@contextmanager
+def _punctual(within: float) -> Generator[None]:
+    began = clock.monotonic()
+    try:
+        yield
+    except TimeoutError as error:
+        if clock.monotonic() - began > within + LATE:
+            raise _NotHeard from error
+        raise
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 
 import pytest
 
 from oban_sa import clock, telemetry
-from oban_sa.runner.database import Database
+from oban_sa.runner.database import Database, Prepared
 from oban_sa.runner.leader import Leader
 from oban_sa.runner.lifeline import Lifeline
 from tests.runner.conftest import House
@@ -55,3 +57,28 @@ async def test_an_outage_is_told_of_by_one_of_a_runners_databases(
         "the database is away",
         "the database is back",
     ]
+
+
+async def test_a_loop_that_stood_still_is_no_outage(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    line = Database(house.engine).line()
+    await line.fetch(Prepared("SELECT 1", (), {}))
+    slow = Prepared("SELECT pg_sleep(5)", (), {})
+
+    async def in_transaction() -> None:
+        async with line.transaction(within=0.2) as transaction:
+            await transaction.fetch(Prepared("SELECT pg_sleep(0.1)", (), {}))
+            await transaction.fetch(slow)
+
+    # asyncio hears an answer that came meanwhile before it looks at its timers, but the next one is waited for no more.
+    for work in (line.fetch(slow, within=0.2), in_transaction()):
+        waiting = asyncio.create_task(work)
+        await asyncio.sleep(0.05)
+        time.sleep(1.0)  # noqa: ASYNC251 - blocks on purpose
+        with pytest.raises(TimeoutError):
+            await waiting
+    assert caplog.messages == []
+    with pytest.raises(TimeoutError):
+        await line.fetch(slow, within=0.1)
+    assert "the database is away (TimeoutError)" in caplog.text
+    await line.close()
