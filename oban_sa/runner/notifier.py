@@ -11,8 +11,8 @@ from uuid import uuid4
 
 import asyncpg
 
-from oban_sa import backoff, messages, telemetry
-from oban_sa.runner.database import Database, describe
+from oban_sa import backoff, clock, messages, telemetry
+from oban_sa.runner.database import LATE, Database, describe
 from oban_sa.runner.engine import connect_arguments
 from oban_sa.runner.ticker import rested
 from oban_sa.sql.notifying import NOTIFY
@@ -140,10 +140,7 @@ class Notifier:
         await self._database.house.fetch(
             self._probe, within=PROBE_WITHIN, channel=self._probe_channel, payloads=f'["{self._nonce}"]'
         )
-        try:
-            async with asyncio.timeout(PROBE_WITHIN):
-                await self._heard.wait()
-        except TimeoutError:
+        if not await self._hears():
             if not self._deaf:
                 self._deaf = True
                 if self._listen_url is None:
@@ -166,6 +163,18 @@ class Notifier:
             # Whatever was said while nobody listened is lost; look at everything once.
             self._tell("insert", {"queue": "*"})
         return True
+
+    async def _hears(self) -> bool:
+        while True:
+            began = clock.monotonic()
+            try:
+                async with asyncio.timeout(PROBE_WITHIN):
+                    await self._heard.wait()
+            except TimeoutError:
+                if clock.monotonic() - began > PROBE_WITHIN + LATE:
+                    continue  # it was the event loop that heard nothing
+                return False
+            return True
 
     def _receive(self, _connection: object, _pid: int, channel: str, payload: object) -> None:
         text = payload if isinstance(payload, str) else ""

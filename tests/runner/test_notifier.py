@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import gzip
 import json
 import logging
+import time
 from typing import Any
 
 import pytest
@@ -263,6 +265,20 @@ async def test_a_connection_that_became_deaf_is_noticed(house: House, quick: Non
         await connections[0].execute("UNLISTEN *")
         await eventually(lambda: of(telemetry.NotifierDeaf))
         assert not listening(runner)
+
+
+async def test_a_loop_that_stood_still_does_not_make_a_connection_deaf(house: House, monkeypatch) -> None:
+    async with house.runner(blocked_after=None) as runner:
+        await eventually(lambda: listening(runner))
+        monkeypatch.setattr(notifiers, "PROBE_WITHIN", 0.3)
+        runner._notifier._heard.clear()
+        waiting = asyncio.create_task(runner._notifier._hears())
+        await asyncio.sleep(0.05)
+        time.sleep(1.0)  # noqa: ASYNC251 - blocks on purpose
+        asyncio.get_running_loop().call_later(0.1, runner._notifier._heard.set)
+        assert await waiting
+        runner._notifier._heard.clear()
+        assert not await runner._notifier._hears()
 
 
 async def test_a_database_that_can_not_be_listened_to_keeps_no_runner_from_starting(house: House, of) -> None:
