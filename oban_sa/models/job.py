@@ -6,7 +6,7 @@ from typing import Any, Final, Self
 
 import orjson
 from sqlalchemy import DDL, BigInteger, CheckConstraint, Identity, Index, Integer, Text, event, inspect, text
-from sqlalchemy.orm import Mapped, Mapper, mapped_column
+from sqlalchemy.orm import InstanceState, Mapped, Mapper, mapped_column
 
 from oban_sa import hooks, recorded
 from oban_sa.models import rules
@@ -254,6 +254,15 @@ event.listen(
         "autovacuum_vacuum_insert_scale_factor = 0.02, autovacuum_vacuum_insert_threshold = 1000, fillfactor = 85)"
     ),
 )
+
+
+@event.listens_for(Job, "expire", propagate=True, raw=True)  # raw: the object itself may be gone by then
+def _keep_its_id(state: InstanceState[Job], attributes: Any) -> None:
+    # A key never changes. Expired by a commit, `job.id` would be a query in a sync session and an error in an async one
+    # or once the session is closed, just where a program wants to say which job it was.
+    if state.identity is not None and (attributes is None or "id" in attributes):
+        state.dict["id"] = state.identity[0]
+        state.expired_attributes.discard("id")
 
 
 @event.listens_for(Job.errors, "init_scalar", retval=True)
