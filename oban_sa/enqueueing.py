@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.orm.attributes import instance_state
 
 from oban_sa import outbox, targets
-from oban_sa.errors import InvalidJob
+from oban_sa.errors import InvalidJob, articled
 from oban_sa.models import Job
 from oban_sa.states import FINAL, JobState
 from oban_sa.values import has_references, to_json
@@ -97,14 +97,18 @@ def _not_a_session(given: object) -> str:
     match given:
         case Job():
             return start + "write enqueue(session, job)"
-        case sessionmaker() | async_sessionmaker():
+        case sessionmaker():
             return start + "open one: with sessions.begin() as session: enqueue(session, job)"
+        case async_sessionmaker():
+            return start + "open one: async with sessions.begin() as session: enqueue(session, job)"
         case Engine() | Connection():
             return start + "open one: with Session(engine) as session, session.begin(): enqueue(session, job)"
         case AsyncEngine() | AsyncConnection():
             return start + "open one: async with AsyncSession(engine) as session, session.begin(): ..."
-        case _ if hasattr(given, "__enter__") or hasattr(given, "__aenter__"):
+        case _ if hasattr(given, "__enter__"):
             return start + "enter it: with sessions.begin() as session: enqueue(session, job)"
+        case _ if hasattr(given, "__aenter__"):
+            return start + "enter it: async with sessions.begin() as session: enqueue(session, job)"
         case _:
             return start + "enqueue takes Session, AsyncSession, scoped_session and async_scoped_session"
 
@@ -134,5 +138,4 @@ def _not_a_job(given: object) -> str:
 def _named(given: object) -> str:
     if isinstance(given, type):
         return f"the class {given.__name__}"
-    kind = type(given).__name__
-    return f"{'an' if kind[0] in 'aeiouAEIOU' else 'a'} {kind}"
+    return articled(type(given).__name__)

@@ -111,3 +111,8 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     """Say which of `choices` was probably meant: ``; did you mean 'queue'?``, or nothing where none is near."""
     matches = difflib.get_close_matches(word, list(choices), n=1)
     return f"; did you mean {matches[0]!r}?" if matches else ""
+
+
+def articled(noun: str) -> str:
+    """Put the article that a message needs before the name of a class: `a Job`, `an Engine`."""
+    return f"{'an' if noun[:1] in 'aeiouAEIOU' else 'a'} {noun}"

@@ -18,6 +18,8 @@ import zlib
 from collections.abc import Callable
 from typing import Any, Final
 
+from oban_sa.errors import articled
+
 try:
     _erlpack: Any = importlib.import_module("erlpack")
 except ImportError:  # it has no wheel, and needs a compiler to install
@@ -149,7 +151,9 @@ def _scalar(value: Any) -> bytes:
             return struct.pack(">Bd", _NEW_FLOAT, value)
         raise _NoTermError(ValueError, f"is {value}, which Erlang doesn't have; record None or a text")
     name = type(value).__name__
-    raise _NoTermError(TypeError, f"is a {name}, which can't be recorded; record numbers, text, lists and dicts")
+    raise _NoTermError(
+        TypeError, f"is {articled(name)}, which can't be recorded; record numbers, text, lists and dicts"
+    )
 
 
 def _encoded(text: str) -> bytes:

@@ -30,7 +30,7 @@ from uuid import UUID
 
 import orjson
 
-from oban_sa.errors import InvalidArguments
+from oban_sa.errors import InvalidArguments, articled
 from oban_sa.references import Reference
 
 MAX_DEPTH: Final = 200
@@ -207,14 +207,14 @@ def _plain_model(value: Any, kind: type[Any], depth: int) -> Any:
         return _plain(dumped, depth + 1)
     if dataclasses.is_dataclass(value):
         return _plain_object({each.name: getattr(value, each.name) for each in dataclasses.fields(value)}, depth)
-    raise _NotJSONError(f"is a {kind.__name__}, which JSON can't hold; {_instead(value, kind)}")
+    raise _NotJSONError(f"is {articled(kind.__name__)}, which JSON can't hold; {_instead(value, kind)}")
 
 
 def _dumped(value: Any) -> Any:
     try:
         return value.model_dump(warnings=False)  # a reference is not of the type its field has
     except Exception as error:
-        raise _NotJSONError(f"is a {type(value).__name__} that can't be dumped: {error}") from error
+        raise _NotJSONError(f"is {articled(type(value).__name__)} that can't be dumped: {error}") from error
 
 
 def _check_lost(dumped: Any, value: Any) -> None:

@@ -93,6 +93,27 @@ def test_after_the_commit_an_expiring_session_reads_the_job_again(place: Place) 
     place.run(work, expire_on_commit=True)
 
 
+def test_an_expired_job_still_knows_its_id_whether_its_session_is_there_or_not(place: Place) -> None:
+    def work(session: Session) -> Job:
+        job = enqueue(session, a_job())
+        session.commit()
+        with place.counting() as sent:
+            assert job.id > 0
+        assert sent == []
+        session.refresh(job)
+        session.expire(job, ["id", "args"])
+        with place.counting() as sent:
+            assert job.id > 0
+        assert sent == []
+        session.commit()
+        return job
+
+    job = place.run(work, expire_on_commit=True)
+
+    assert job.id == place.jobs()[0]["id"]
+    assert "args" in inspect(job).unloaded
+
+
 def test_a_job_is_written_by_the_autoflush_of_a_query(place: Place) -> None:
     def work(session: Session) -> Any:
         enqueue(session, a_job())
@@ -399,7 +420,7 @@ REFUSED: list[tuple[Any, type[Exception], str]] = [
     (lambda s: enqueue(s, a_job(args={"x": {1}})), InvalidArguments, "args.x is a set"),
     (lambda s: enqueue(s, a_job(meta={"x": [float("nan")]})), InvalidArguments, r"meta.x\[0\] is nan"),
     (lambda s: enqueue(s, a_job(args={"x": "a\0"})), InvalidArguments, "args.x contains a NUL"),
-    (lambda s: enqueue_many(s, [a_job(), a_job(args={"x": object()})]), InvalidArguments, "args.x is a object"),
+    (lambda s: enqueue_many(s, [a_job(), a_job(args={"x": object()})]), InvalidArguments, "args.x is an object"),
     (lambda s: enqueue(s, a_job(args={"u": ref(User())})), ReferenceOutsideSession, r"args.u .* session.add\(obj\)"),
     (lambda s: enqueue(s, a_job(args={"u": ref(7)})), InvalidArguments, "args.u .* write the value itself"),
     (lambda s: enqueue(s, a_job(args={"u": ref(User)})), InvalidArguments, "args.u .* write the value itself"),
@@ -425,9 +446,10 @@ REFUSED: list[tuple[Any, type[Exception], str]] = [
         r"a session comes first, and this is a Job; write enqueue\(session, job",
     ),
     (lambda s: enqueue(sessionmaker(), a_job()), TypeError, "a sessionmaker; open one: with sessions.begin"),
-    (lambda s: enqueue(async_sessionmaker(), a_job()), TypeError, "an async_sessionmaker; open one"),
+    (lambda s: enqueue(async_sessionmaker(), a_job()), TypeError, "an async_sessionmaker; open one: async with"),
+    (lambda s: enqueue(async_sessionmaker().begin(), a_job()), TypeError, "enter it: async with"),
     (lambda s: enqueue(create_engine("postgresql+psycopg://"), a_job()), TypeError, r"with Session\(engine\)"),
-    (lambda s: enqueue(sessionmaker().begin(), a_job()), TypeError, "enter it"),
+    (lambda s: enqueue(sessionmaker().begin(), a_job()), TypeError, "enter it: with"),
     (lambda s: enqueue(None, a_job()), TypeError, "enqueue takes Session, AsyncSession"),
 ]
 

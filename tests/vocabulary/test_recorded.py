@@ -190,7 +190,7 @@ def test_nesting_is_bounded_where_erlpack_bounds_it(wrap, depth):
     [
         ({"a": [1, {2}]}, TypeError, r"^value\['a'\]\[1\] is a set, which can't be recorded; record numbers"),
         (Decimal(1), TypeError, "^value is a Decimal"),
-        ([object()], TypeError, r"^value\[0\] is a object"),
+        ([object()], TypeError, r"^value\[0\] is an object"),
         ({object: 1}, TypeError, "is a type"),
         (2**64, ValueError, "^value is an integer outside 64 bits; record it as text"),
         (-(2**63) - 1, ValueError, "outside 64 bits"),
