@@ -65,6 +65,7 @@ async def test_statements_per_job_are_bounded(house: House, between) -> None:
 async def test_a_failed_statement_is_repeated_in_order(house: House, between) -> None:
     refused: list[list[int]] = []
     written: list[int] = []
+    ran: list[int] = []
     gate = asyncio.Event()
 
     async def failing(send, values):
@@ -76,7 +77,8 @@ async def test_a_failed_statement_is_repeated_in_order(house: House, between) ->
         return await send()
 
     @job(registry=house.registry)
-    async def together() -> None:
+    async def together(job: Job) -> None:
+        ran.append(job.id)
         await gate.wait()
 
     ids = await house.enqueue(*(together.new() for _ in range(5)))
@@ -88,6 +90,7 @@ async def test_a_failed_statement_is_repeated_in_order(house: House, between) ->
         await eventually(lambda: len(written) >= 5)
     assert len(refused) == 3
     assert written == ids
+    assert sorted(ran) == ids
     assert await house.states() == {"completed": 5}
 
 
