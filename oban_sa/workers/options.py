@@ -128,7 +128,8 @@ def refuse_unknown(given: Mapping[str, Any], *, of: str) -> None:
         if name in _WORKER_OPTIONS:
             continue
         if name in JOB_OPTIONS:
-            raise InvalidOption(f"{of} takes no {name!r}: it belongs to one job; write it in .new({name}=...)")
+            where = f".options({name}=...).new(...)" if of == "@job" else f".new(..., {name}=...)"
+            raise InvalidOption(f"{of} takes no {name!r}: it belongs to one job; write {where}")
         raise InvalidOption(f"{of} has no option {name!r}{nearest(name, _WORKER_OPTIONS) or _listed(_WORKER_OPTIONS)}")
 
 

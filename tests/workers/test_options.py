@@ -20,7 +20,7 @@ from oban_sa.workers.options import Options
     [
         ({"quue": "x"}, r"^@(worker|job) has no option 'quue'; did you mean 'queue'\?$"),
         ({"zzz": "x"}, r"has no option 'zzz'; there are aliases, backoff, .*timeout$"),
-        ({"schedule_in": 5}, r"'schedule_in': it belongs to one job; write it in \.new\(schedule_in=\.\.\.\)"),
+        ({"schedule_in": 5}, r"'schedule_in': it belongs to one job; write \.(new|options)\("),
         ({"queue": ""}, "queue must not be blank"),
         ({"queue": "  "}, "queue must not be blank"),
         ({"queue": None}, "queue must be a string"),
@@ -49,6 +49,13 @@ def test_an_option_that_makes_no_sense_is_refused(decorator: Any, options: dict[
 
     with pytest.raises(InvalidOption, match=message):
         decorator(**options)(Made if decorator is worker else made)
+
+
+def test_an_option_of_one_job_is_shown_where_it_goes() -> None:
+    with pytest.raises(InvalidOption, match=r"write \.new\(\.\.\., schedule_in=\.\.\.\)$"):
+        worker(schedule_in=5)  # type: ignore[call-overload]
+    with pytest.raises(InvalidOption, match=r"write \.options\(schedule_in=\.\.\.\)\.new\(\.\.\.\)$"):
+        job(schedule_in=5)  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize(
