@@ -27,6 +27,9 @@ _GZIP: Final = 16 + zlib.MAX_WBITS
 ANYONE: Final = "any"
 """The ident that addresses every node."""
 
+EVERY: Final = "*"
+"""What stands for every queue, in signals and in the table of what was decided."""
+
 
 def channel(schema: str, short: str) -> str:
     """Return the name of the channel `short` ("insert", "signal", ...) in `schema`: "public.oban_insert".

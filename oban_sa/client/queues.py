@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
 from oban_sa import messages
 from oban_sa.client.transactions import Transactions, Work
 from oban_sa.enqueueing import AnySession
 from oban_sa.errors import InvalidJob, InvalidOption
+from oban_sa.messages import EVERY
 from oban_sa.models import rules
 from oban_sa.sql.governing import checking, deciding, gathering
 from oban_sa.sql.notifying import notify
-
-EVERY: Final = "*"
-"""What stands for every queue, in signals and in the table of what was decided."""
 
 
 @dataclass(frozen=True, slots=True)

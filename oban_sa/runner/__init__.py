@@ -220,7 +220,6 @@ class Runner:
             self._health = Health(reports, host=health_host, port=health_port)
         self._working = False
         self._stop_asked = asyncio.Event()
-        self._stopped = asyncio.Event()
         self._started_at: float | None = None
 
     @property
@@ -314,7 +313,6 @@ class Runner:
         if self._started_at is not None:
             duration = clock.monotonic() - self._started_at
             telemetry.emit(telemetry.RunnerStop(runner=self._source, duration=duration, given_back=given_back))
-        self._stopped.set()
 
     async def _attempts_ended(self, within: float) -> None:
         tasks = [

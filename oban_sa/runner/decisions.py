@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from oban_sa import messages
+from oban_sa.messages import EVERY
 from oban_sa.runner.database import Database
-from oban_sa.runner.queues import EVERY, Queues
+from oban_sa.runner.queues import Queues
 from oban_sa.sql.governing import decided
 from oban_sa.sql.steering import asked_to_stop
 

@@ -8,12 +8,11 @@ from collections.abc import Coroutine, Mapping
 from typing import Any, Protocol
 
 from oban_sa import backoff
+from oban_sa.messages import EVERY
 from oban_sa.runner.executor import Interrupted
 from oban_sa.runner.producer import Producer
 
 logger = logging.getLogger("oban_sa.runner")
-
-EVERY = "*"
 
 
 class Making(Protocol):
