@@ -42,6 +42,12 @@ _PLANNING: Final = {
 PLANNING: Final = "SELECT " + ", ".join(f"set_config('{name}', '{value}', false)" for name, value in _PLANNING.items())
 """How the server plans the runner's own statements, on connections that nobody else uses."""
 
+KEEPING_PLANS: Final = (
+    # No nested loops: made for an empty table, such a plan would go through all of it for each outcome once it is full.
+    "SELECT set_config('plan_cache_mode', 'force_generic_plan', false), set_config('enable_nestloop', 'off', false)"
+)
+"""How it plans those that are repeated so often that planning costs more than doing; see `Line.forget_plans`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -96,11 +102,11 @@ class Database:
             self._house = self.line()
         return self._house
 
-    def line(self) -> Line:
-        """A connection of its own, opened when first used."""
-        return Line(self)
+    def line(self, *, keeps_plans: bool = False) -> Line:
+        """A connection of its own, opened when first used; with `keeps_plans` each statement is planned once."""
+        return Line(self, keeps_plans=keeps_plans)
 
-    async def connect(self) -> asyncpg.Connection:
+    async def connect(self, *, keeps_plans: bool = False) -> asyncpg.Connection:
         """Open a connection that belongs to the caller alone."""
         connected: Any = await greenlet_spawn(self._pool.connect)
         raw: asyncpg.Connection = connected.driver_connection
@@ -108,7 +114,8 @@ class Database:
         try:
             # A pooler, in whatever mode, tells its clients another process than the one that answers. Behind it the
             # settings would stay with whoever is given the server's connection next, the application's own queries.
-            await raw.execute(f"{PLANNING} WHERE pg_backend_pid() = {raw.get_server_pid()}")
+            for settings in (PLANNING, KEEPING_PLANS) if keeps_plans else (PLANNING,):
+                await raw.execute(f"{settings} WHERE pg_backend_pid() = {raw.get_server_pid()}")
         except BaseException:
             raw.terminate()
             raise
@@ -149,8 +156,9 @@ class Line:
     is lost.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, keeps_plans: bool = False) -> None:
         self._database = database
+        self._keeps_plans = keeps_plans
         self._connection: asyncpg.Connection | None = None
         self._lock = asyncio.Lock()
 
@@ -162,6 +170,15 @@ class Line:
         async with self._opened() as connection:
             with _punctual(within):
                 return await connection.fetch(prepared.sql, *prepared.values(values), timeout=within)
+
+    async def forget_plans(self) -> None:
+        """Have every statement planned anew when it is run next, for the table as it is by then.
+
+        A plan that is kept was made for the table as it was. It is never older than the last call of this.
+        """
+        async with self._opened() as connection:
+            with _punctual(WITHIN):
+                await connection.execute("DISCARD PLANS", timeout=WITHIN)
 
     @asynccontextmanager
     async def transaction(self, *, within: float = WITHIN) -> AsyncGenerator[Transaction]:
@@ -202,7 +219,7 @@ class Line:
     async def _connected(self) -> asyncpg.Connection:
         try:
             async with asyncio.timeout(WITHIN):
-                return await self._database.connect()
+                return await self._database.connect(keeps_plans=self._keeps_plans)
         except Exception as error:
             if is_away(error) or is_misled(error):
                 raise

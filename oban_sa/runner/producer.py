@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections import deque
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -28,8 +30,17 @@ logger = logging.getLogger("oban_sa.runner")
 RECLAIM_EVERY = 30.0
 """Seconds between looks for rows that this producer holds without knowing, which a lost answer leaves behind."""
 
+STAGGER = 32
+"""Jobs that, fetched at once, are begun in two halves: fewer are done sooner than another statement is worth."""
+
+PLANS_LAST = 1.0
+"""Seconds that the plans of a producer's statements are kept: by then the table may be another."""
+
 LAST_WORDS = 5.0
 """Seconds that a stopping producer spends on writing its outcomes to a database that is away."""
+
+
+_IN_ORDER = itemgetter("priority", "scheduled_at", "id")
 
 
 class Producer:
@@ -58,9 +69,10 @@ class Producer:
         self.paused = paused
         self.uuid: UUID = uuid4()
         self.started_at = clock.now()
-        self.running: dict[int, Running] = {}
         self.cycled_at: float | None = None
         """When a cycle last came to a good end, by this machine's monotonic clock."""
+        self._running: dict[int, Running] = {}
+        self._fetched: deque[asyncpg.Record] = deque()
         self._holder = [source.node, str(self.uuid)]
         self._acker = Acker(source=source, queue=queue)
         self._database = database
@@ -74,6 +86,7 @@ class Producer:
         self._hungry = True
         self._fetches = True
         self._poll_at = 0.0
+        self._planned_at = clock.monotonic()
         self._uncertain = False
         self._doubtful = False
         self._outdated = False
@@ -84,6 +97,12 @@ class Producer:
         self._given_back = 0
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def running(self) -> dict[int, Running]:
+        """The attempts under way, by the ids of their jobs."""
+        self._begin_fetched()
+        return self._running
 
     async def start(self) -> None:
         """Register this producer and begin to fetch."""
@@ -104,7 +123,7 @@ class Producer:
             "limit": self.limit,
             "local_limit": self.limit,
             "paused": self.paused,
-            "running": sorted(self.running),
+            "running": sorted(self._running),
             # After so many seconds of silence the row may be taken for that of a dead node.
             "dead_after": self._dead_after,
         }
@@ -223,7 +242,7 @@ class Producer:
             failures = 0
             self.cycled_at = clock.monotonic()
             self._awake_at = clock.monotonic()
-            if not self._busy():
+            if not self._busy() and not await self._staggered():
                 await rested(self._wake, self._poll_at - clock.monotonic())
 
     def _tell(self, error: Exception, failures: int, rest: float) -> None:
@@ -252,7 +271,21 @@ class Producer:
     def _demand(self) -> int:
         if self.paused or not self._fetches:
             return 0
-        return max(min(self.limit - len(self.running), BATCH), 0)
+        return max(min(self.limit - len(self._running) - len(self._fetched), BATCH), 0)
+
+    async def _staggered(self) -> bool:
+        """Begin what was fetched; whether there are outcomes by now.
+
+        Of many jobs half is begun first. Where these end at once, their outcomes are written, and others fetched, while
+        the second half runs; and from then on, the database and this process work at the same time and not in turns.
+        """
+        if len(self._fetched) >= STAGGER:
+            self._begin_fetched(len(self._fetched) // 2)
+            await asyncio.sleep(0)
+            if len(self._acker):
+                return True
+        self._begin_fetched()
+        return False
 
     async def _cycle(self) -> None:
         if not self._stopping and not self._surely_present():
@@ -263,9 +296,15 @@ class Producer:
             await self._let_go_of_lost()
         if self._outdated:
             await self._write_row()
-        if clock.monotonic() >= self._poll_at:
+        now = clock.monotonic()
+        polls = now >= self._poll_at
+        if polls:
             self._hungry = True
-            self._poll_at = clock.monotonic() + self._poll_every
+            self._poll_at = now + self._poll_every
+        # While nobody waits, if possible.
+        if now - self._planned_at > (PLANS_LAST if polls else 3 * PLANS_LAST):
+            self._planned_at = now
+            await self._tables.forget_plans()
         demand = self._demand()
         outcomes = self._acker.take()
         if not outcomes and not (demand and self._hungry):
@@ -274,6 +313,9 @@ class Producer:
             # Before the fetch and not after it: a job announced while it is under way asks for another.
             self._hungry = False
         started = clock.monotonic()
+        if self._fetched:
+            # Once the statement is on its way: reading rows and doing jobs is what there is to do meanwhile.
+            asyncio.get_running_loop().call_soon(self._begin_fetched)
         try:
             acked, fetched = await self._tables.exchange(outcomes, demand)
         except Exception as error:
@@ -302,7 +344,9 @@ class Producer:
                         runner=self._source, queue=self.queue, demand=demand, count=len(fetched), duration=elapsed
                     )
                 )
-            self._begin(fetched)
+            # RETURNING keeps no order.
+            fetched.sort(key=_IN_ORDER)
+            self._fetched.extend(fetched)
 
     async def _one_by_one(self, error: Exception) -> None:
         """Write outcomes singly after a batch was refused, so that one bad outcome holds up no other."""
@@ -367,10 +411,9 @@ class Producer:
             len(mine),
         )
 
-    def _begin(self, rows: list[asyncpg.Record]) -> None:
-        # RETURNING keeps no order.
-        rows.sort(key=lambda row: (row["priority"], row["scheduled_at"], row["id"]))
-        for row in rows:
+    def _begin_fetched(self, count: int | None = None) -> None:
+        for _ in range(len(self._fetched) if count is None else count):
+            row = self._fetched.popleft()
             try:
                 job = job_of(row, self.queue, self._holder)
             except Exception as error:
@@ -382,10 +425,10 @@ class Producer:
             if not self._fetches:
                 self._give_back(job)  # the fetch was under way when it was told to stop
                 continue
-            if (former := self.running.get(job.id)) is not None:
+            if (former := self._running.get(job.id)) is not None:
                 # Somebody rescued the job while it ran here, and this very node has fetched it again.
                 former.interrupt(Interrupted.LOST)
-            running = self.running[job.id] = Running(job)
+            running = self._running[job.id] = Running(job)
             running.task = asyncio.create_task(self._work(running))
 
     def _give_back(self, job: Job) -> None:
@@ -399,12 +442,12 @@ class Producer:
         except BaseException as error:
             # Nothing is expected to come through here; were it to, the job must still end.
             outcome = Outcome(running.job, judge(about(running.job), error))
-        if self.running.get(job_id) is not running:
+        if self._running.get(job_id) is not running:
             # Given back, or fetched again, meanwhile: this answer comes too late.
             if outcome is not None:
                 report_stale(self._source, running.job, outcome.verdict.state)
             return
-        del self.running[job_id]
+        del self._running[job_id]
         if outcome is not None:
             self._given_back += outcome.verdict.state is JobState.AVAILABLE
             self._acker.add(outcome)

@@ -27,7 +27,7 @@ class Tables:
         self._queue = queue
         self._holder = holder
         self._news: dict[str, Any] = insertions([queue], schema)
-        self._line = database.line()
+        self._line = database.line(keeps_plans=True)
         self._fetching = database.prepare(fetching())
         self._acking = database.prepare(acking())
         self._acking_and_fetching = database.prepare(acking_and_fetching())
@@ -36,6 +36,10 @@ class Tables:
         self._registering = database.prepare(registering())
         self._leaving = database.prepare(leaving())
         self._announcing = database.prepare(NOTIFY)
+
+    async def forget_plans(self) -> None:
+        """Have the statements planned anew, for the table as it is by now."""
+        await self._line.forget_plans()
 
     async def exchange(self, outcomes: Sequence[Outcome], demand: int) -> tuple[list[int], list[asyncpg.Record]]:
         """Write outcomes and fetch up to `demand` jobs, in one statement: the ids of those written, and rows."""

@@ -86,14 +86,15 @@ def acking_one() -> Update:
 
 
 def _acked() -> CTE:
-    arrays: list[Any] = [
-        cast(bindparam(f"{name}s", type_=ARRAY(type_)), ARRAY(type_)) for name, type_ in VERDICT_COLUMNS.items()
-    ]
-    said = func.unnest(*arrays).table_valued(*(column(name, type_) for name, type_ in VERDICT_COLUMNS.items()))
+    arrays: dict[str, Any] = {
+        name: cast(bindparam(f"{name}s", type_=ARRAY(type_)), ARRAY(type_)) for name, type_ in VERDICT_COLUMNS.items()
+    }
+    said = func.unnest(*arrays.values()).table_valued(*(column(name, type_) for name, type_ in VERDICT_COLUMNS.items()))
     said = said.render_derived("said")
     return (
         update(jobs)
-        .where(_still_held(said.c.id, said.c.attempt))
+        # Twice by id: whichever way the rows and what is said of them are joined, no other row is ever looked at.
+        .where(jobs.c.id == func.any(arrays["id"]), _still_held(said.c.id, said.c.attempt))
         .values(_outcome(said.c))
         .returning(jobs.c.id)
         .cte("acked")

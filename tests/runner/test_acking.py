@@ -325,11 +325,11 @@ async def test_what_keeps_a_connection_from_being_made_is_no_outcomes_fault(hous
     gate, refused, runs = asyncio.Event(), [], Counter[int]()
     connect = Database.connect
 
-    async def starting_up(self: Database) -> asyncpg.Connection:
+    async def starting_up(self: Database, **kept: bool) -> asyncpg.Connection:
         if len(refused) < 3:
             refused.append(True)
             raise refusals.pop()
-        return await connect(self)
+        return await connect(self, **kept)
 
     adapted = AsyncAdapt_asyncpg_dbapi.Error("the database system is starting up")
     adapted.__cause__ = asyncpg.CannotConnectNowError("the database system is starting up")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Iterator
 from datetime import datetime
 from typing import Any
@@ -109,8 +110,6 @@ async def connection(table: str) -> AsyncIterator[asyncpg.Connection]:
 
 async def plan(connection: asyncpg.Connection, name: str, **values: Any) -> list[dict[str, Any]]:
     """The nodes of a statement's plan that read a table, with what they really read."""
-    import json
-
     text, parameters, constants = compiled(STATEMENTS[name])
     given = {**constants, **VALUES, **values}
     if name in ("electing", "leading", "resigning"):
@@ -135,6 +134,12 @@ async def plan(connection: asyncpg.Connection, name: str, **values: Any) -> list
 
     walk(json.loads(answer)[0]["Plan"])
     return found
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, list):
+        return "'{" + ",".join("NULL" if item is None else str(item) for item in value) + "}'"
+    return f"'{value}'"
 
 
 def indexes(nodes: list[dict[str, Any]]) -> set[str]:
@@ -214,11 +219,57 @@ async def test_no_statement_of_a_runner_reads_the_finished_jobs(connection: asyn
     assert buffers(nodes) < LOOKS.get(name, 2000)
 
 
+PRODUCERS = ("acking", "fetching", "acking_and_fetching", "holding", "reclaiming")
+
+
+@pytest.mark.parametrize("name", PRODUCERS)
+async def test_a_plan_kept_from_when_the_table_was_empty_reads_little_once_it_is_full(
+    engine: AsyncEngine, name: str
+) -> None:
+    """A producer's statements are planned once, for whatever there is by then: a table that fills within seconds."""
+    connection = await Database(engine).connect(keeps_plans=True)
+    await connection.execute("ALTER TABLE oban_jobs SET (autovacuum_enabled = off)")
+    await connection.execute("VACUUM ANALYZE oban_jobs")
+    text, parameters, constants = compiled(STATEMENTS[name])
+    await connection.execute(f"PREPARE hot AS {text}")
+    given = ", ".join(_literal({**constants, **VALUES}[parameter]) for parameter in parameters)
+    await connection.execute(f"EXECUTE hot({given})")
+    await connection.execute(
+        "INSERT INTO oban_jobs (state, queue, worker, attempt, attempted_by) "
+        "SELECT (CASE WHEN n % 2 = 0 THEN 'available' ELSE 'completed' END)::oban_job_state, 'queue1', 'worker', "
+        "n % 2, '{someone,else}' FROM generate_series(1, 50000) n"
+    )
+    [(answer,)] = await connection.fetch(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE hot({given})")
+    [(generic, custom)] = await connection.fetch(
+        "SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE name = 'hot'"
+    )
+    await connection.close()
+    assert (generic, custom) == (2, 0)
+    found = answer[0]["Plan"]  # the engine's own codec has read it
+    assert found["Shared Hit Blocks"] + found["Shared Read Blocks"] < 2000
+
+
+async def test_forgotten_plans_are_made_anew(engine: AsyncEngine) -> None:
+    line = Database(engine).line(keeps_plans=True)
+    await line.forget_plans()
+    connection = line._connection
+    assert connection is not None
+    await connection.execute("PREPARE hot AS SELECT id FROM oban_jobs WHERE id = $1")
+    await connection.execute("EXECUTE hot(1)")
+    await connection.execute("SET enable_indexscan = off; SET enable_indexonlyscan = off; SET enable_seqscan = on")
+    [first, *_] = await connection.fetch("EXPLAIN EXECUTE hot(1)")
+    assert KEY in first[0]
+    await line.forget_plans()
+    [first, *_] = await connection.fetch("EXPLAIN EXECUTE hot(1)")
+    assert KEY not in first[0]
+    await line.close()
+
+
 async def test_no_plan_made_for_an_empty_table_outlives_it(engine: AsyncEngine) -> None:
     """PostgreSQL keeps a plan after a few executions; one from when there was nothing to read would read everything."""
     database = Database(engine)
     line, other = database.line(), database.line()
-    for name in ("acking", "fetching", "acking_and_fetching", "staging", "reclaiming"):
+    for name in (*PRODUCERS, "staging"):
         prepared = database.prepare(STATEMENTS[name])
         for _ in range(12):
             await line.fetch(prepared, **{key: VALUES[key] for key in prepared.names if key in VALUES})
@@ -227,7 +278,7 @@ async def test_no_plan_made_for_an_empty_table_outlives_it(engine: AsyncEngine) 
         "SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE statement LIKE '%oban_jobs%' "
         "AND statement NOT LIKE '%pg_prepared_statements%'"
     )
-    assert [tuple(row) for row in kept] == [(0, 12)] * 5
+    assert [tuple(row) for row in kept] == [(0, 12)] * 6
     for each in (line, other):
         await each.close()
 
