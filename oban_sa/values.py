@@ -8,7 +8,8 @@ What becomes what, beside JSON's own types:
   one.
 - a dataclass: an object of its fields. A pydantic model: `model_dump(mode="json")`. A msgspec Struct: its builtins.
 
-A `Reference` is left where it stands; `replace_references` puts the value there later.
+A `Reference` is left where it stands; `replace_references` puts the value there later. A mapped object is refused,
+unless whoever writes says what becomes of it.
 """
 
 # Values of any type are what this file is about; strict pyright would have each of them cast.
@@ -21,6 +22,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -38,6 +40,16 @@ MAX_DEPTH: Final = 200
 
 _STEPS_SHOWN: Final = 20
 _SMALLEST, _LARGEST = -(2**63), 2**63 - 1
+_AT_ONCE: Final = (
+    orjson.OPT_PASSTHROUGH_SUBCLASS
+    | orjson.OPT_PASSTHROUGH_DATETIME
+    | orjson.OPT_PASSTHROUGH_DATACLASS
+    | orjson.OPT_STRICT_INTEGER  # it has 53 bits; else it would be 64 without a sign, which PostgreSQL reads and we don't
+)
+"""What orjson is to leave to us, because we write it otherwise."""
+
+# Not a parameter, which all the functions below would have to hand on for the sake of the rarest value.
+_mapped: Final[ContextVar[Callable[[Any], Reference] | None]] = ContextVar("oban_sa.mapped", default=None)
 
 
 class _NotJSONError(Exception):
@@ -49,17 +61,22 @@ class _NotJSONError(Exception):
         self.steps: list[object] = []
 
 
-def to_json(value: Any, *, where: str = "args") -> Any:
+def to_json(value: Any, *, where: str = "args", mapped: Callable[[Any], Reference] | None = None) -> Any:
     """Return `value` as plain JSON values in new containers, with every `Reference` left in place.
 
-    Raises `InvalidArguments` for anything JSON or PostgreSQL can't hold; its `path` starts with `where`.
+    `mapped` gives what stands in place of a mapped object. Raises `InvalidArguments` for anything JSON or PostgreSQL
+    can't hold; its `path` starts with `where`.
     """
+    token = None if mapped is None else _mapped.set(mapped)
     try:
         return _plain(value, 0)
     except _NotJSONError as refused:
         raise _invalid(refused, where) from refused.__cause__
     except RecursionError:  # the caller's own stack was nearly used up
         raise InvalidArguments(f"{where} {_too_deep().reason}", path=where) from None
+    finally:
+        if token is not None:
+            _mapped.reset(token)
 
 
 def from_json(text: str | bytes) -> Any:
@@ -70,6 +87,24 @@ def from_json(text: str | bytes) -> Any:
 def dumps(value: Any) -> str:
     """Write plain JSON values, as `to_json` returns them, as text."""
     return orjson.dumps(value).decode()
+
+
+def dumps_at_once(value: Any) -> bytes | None:
+    """Write a value as JSON, the same text as `to_json` and `dumps` lead to, in one go; None where that can't be.
+
+    None says that something has to be converted, refused or looked at more closely, which is for `to_json` to do.
+    """
+    try:
+        written = orjson.dumps(value, option=_AT_ONCE)
+    except TypeError:
+        return None
+    # A null may have been a NaN, and what looks like an escaped NUL may be one. What is shorter than two characters
+    # for each level can't be nested too deep, and neither can what opens too little.
+    if b"null" in written or b"\\u0000" in written:
+        return None
+    if len(written) > 2 * MAX_DEPTH and written.count(b"{") + written.count(b"[") > MAX_DEPTH:
+        return None
+    return written
 
 
 def has_references(value: Any) -> bool:
@@ -181,9 +216,13 @@ def _converted(value: Any, kind: type[Any], depth: int) -> Any:
     if isinstance(value, type):
         raise _NotJSONError(f"is the class {value.__name__}, not a value; write what it stands for as text")
     if hasattr(kind, "__mapper__"):
-        raise _NotJSONError(
-            f"is a mapped {kind.__name__}; write ref(obj) for its key, or the attributes that are needed"
-        )
+        mapped = _mapped.get()
+        if mapped is None:
+            raise _NotJSONError(
+                f"is a mapped {kind.__name__}; write ref(obj) for its key, or the attributes that are needed, "
+                f"or give it to a worker whose parameter is annotated as {kind.__name__}"
+            )
+        return mapped(value)
     return _plain_model(value, kind, depth)
 
 
@@ -191,6 +230,8 @@ def _plain_model(value: Any, kind: type[Any], depth: int) -> Any:
     if depth >= MAX_DEPTH:  # a model may give itself
         raise _too_deep()
     if callable(getattr(kind, "model_dump", None)):
+        if _mapped.get() is not None and _has_mapped(vars(value)):  # which pydantic may know, and take apart
+            return _plain_object({name: getattr(value, name) for name in kind.model_fields}, depth + 1)
         try:
             dumped = value.model_dump(mode="json")
             _check_lost(dumped, value)
@@ -208,6 +249,16 @@ def _plain_model(value: Any, kind: type[Any], depth: int) -> Any:
     if dataclasses.is_dataclass(value):
         return _plain_object({each.name: getattr(value, each.name) for each in dataclasses.fields(value)}, depth)
     raise _NotJSONError(f"is {articled(kind.__name__)}, which JSON can't hold; {_instead(value, kind)}")
+
+
+def _has_mapped(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(_has_mapped(item) for item in value.values())
+    if isinstance(value, (list, tuple)):
+        return any(_has_mapped(item) for item in value)
+    return hasattr(type(value), "__mapper__") or (
+        callable(getattr(type(value), "model_dump", None)) and _has_mapped(vars(value))
+    )
 
 
 def _dumped(value: Any) -> Any:

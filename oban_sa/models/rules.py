@@ -27,9 +27,14 @@ LONGEST_NAME: Final = 127
 
 _LARGEST_INTEGER: Final = 2**31 - 1
 
+_names: Final[set[str]] = set()
+_MOST_NAMES: Final = 1_000
+
 
 def name(value: Any, field: str) -> str:
     """Accept a queue's or worker's name of 1 to 127 characters."""
+    if type(value) is str and value in _names:  # a program has few names, and jobs without number
+        return value
     if not isinstance(value, str):
         raise InvalidJob(f"{field} must be a string, got {value!r}")
     if not value.strip():
@@ -38,7 +43,11 @@ def name(value: Any, field: str) -> str:
         raise InvalidJob(f"{field} must not contain NUL characters, got {value!r}")
     if len(value) > LONGEST_NAME:
         raise InvalidJob(f"{field} must be at most {LONGEST_NAME} characters long, {value!r} has {len(value)}")
-    return str(value)
+    if len(_names) >= _MOST_NAMES:
+        _names.clear()
+    plain = str(value)
+    _names.add(plain)
+    return plain
 
 
 def max_attempts(value: Any) -> int:
@@ -74,6 +83,8 @@ def identity(value: Any) -> int:
 
 def state(value: Any) -> JobState:
     """Accept a state or its name."""
+    if type(value) is JobState:
+        return value
     try:
         return JobState(value)
     except ValueError:
@@ -168,6 +179,8 @@ def changes(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _integer(value: Any, field: str) -> int:
+    if type(value) is int and value <= _LARGEST_INTEGER:
+        return value
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidJob(f"{field} must be a whole number, got {value!r}")
     if value > _LARGEST_INTEGER:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import importlib
-import pickle
+import sys
 from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from typing import Any, Final
 
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from oban_sa import backoff
-from oban_sa.errors import AttemptError, InvalidArguments, InvalidJob, InvalidOption
+from oban_sa.errors import InvalidArguments, InvalidJob, InvalidOption
 from oban_sa.models import Job, rules
+from oban_sa.models.pattern import Pattern
 from oban_sa.periods import Period, seconds
 from oban_sa.workers.body import AttemptSession, Body, SessionKind
-from oban_sa.workers.current import running
 from oban_sa.workers.options import Executor, Options
-from oban_sa.workers.registry import origin_of, registry
+from oban_sa.workers.registry import Registry, origin_of, registry
 
 ATTRIBUTE: Final = "__oban_definition__"
 """Where `@worker` and `@job` leave the definition of what they decorate."""
@@ -58,7 +59,14 @@ class Definition:
 
     def job(self, args: dict[str, Any], options: Mapping[str, Any]) -> Job:
         """Make a job with this worker's options, each of which `options` may replace."""
+        if not options:
+            return Job.from_pattern(self._pattern, args)
         return Job(self.name, args=args, **{**self.options.for_job(), **options})
+
+    @cached_property
+    def _pattern(self) -> Pattern:
+        Job.registry.configure(cascade=True)  # as the constructor of a mapped class does the first time
+        return Pattern.of(self.name, **self.options.for_job())
 
     def call(self, job: Job, session: AttemptSession = None) -> Any:
         """Run its code: on the loop return an awaitable, elsewhere what the code returns.
@@ -117,7 +125,7 @@ def definition_of(target: Any) -> Definition:
     """
     definition = getattr(target, "__dict__", {}).get(ATTRIBUTE)
     if isinstance(definition, Definition):
-        if isinstance(target, type) and definition.target is not target:
+        if definition.target is not target and isinstance(target, type):
             raise InvalidOption(
                 f"another decorator made {target.__qualname__} anew after @worker; write @worker above it"
             )
@@ -130,34 +138,21 @@ def definition_of(target: Any) -> Definition:
     raise InvalidOption(f"{name} is not decorated with @worker{hint}")
 
 
-def call_by_name(name: str, module: str, row: Mapping[str, Any]) -> Any:
-    """Run a worker's code in a process that may not know it yet: import `module`, find it, make the job of `row`.
+def found_by_name(name: str, module: str, others: Iterable[str] = ()) -> Definition:
+    """Return a worker in a process that may not know it yet, after importing `module`, where its code stands.
 
-    The answer, or the error, is one that can cross back: an error that can't be pickled becomes an `AttemptError`.
+    It may be in a registry of its own: that is looked for in `module` and in `others`, which are imported already.
+    Raises what the import raises, and `WorkerNotFound`.
     """
-    try:
-        definition = _found(name, module)
-        with running(Job.from_row(row)) as job:
-            return definition.call(job)
-    except BaseException as error:
-        raise _portable(error).with_traceback(error.__traceback__) from None
-
-
-def _found(name: str, module: str) -> Definition:
+    if name in registry:
+        return registry.find(name)
+    importlib.import_module(module)
     if name not in registry:
-        imported = importlib.import_module(module)
-        if name not in registry:  # it may be in a registry of its own
-            for target in vars(imported).values():
-                definition = getattr(target, "__dict__", {}).get(ATTRIBUTE)
+        for place in (module, *others):
+            for value in list(vars(sys.modules[place]).values()):
+                if isinstance(value, Registry) and name in value:
+                    return value.find(name)
+                definition = getattr(value, "__dict__", {}).get(ATTRIBUTE)
                 if isinstance(definition, Definition) and definition.name == name:
                     return definition
     return registry.find(name)
-
-
-def _portable(error: BaseException) -> BaseException:
-    # An error that is pickled here but can't be made again there would break the pool, and everyone's calls with it.
-    try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301 - what this very process pickled
-    except Exception:
-        return AttemptError(f"{type(error).__qualname__}: {error}")
-    return error

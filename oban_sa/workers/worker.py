@@ -121,7 +121,8 @@ def _define(cls: Any, options: Mapping[str, Any], local: Mapping[str, Any], chec
 
 def _new(cls: type, args: Any, options: Mapping[str, Any]) -> Job:
     definition = definition_of(cls)
-    refuse_unknown_for_job(options, of=f"{cls.__qualname__}.new()")
+    if options:
+        refuse_unknown_for_job(options, of=f"{cls.__qualname__}.new()")
     return definition.job(cast("ClassBody", definition.body).encode(args), options)
 
 
