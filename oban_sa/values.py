@@ -44,7 +44,7 @@ _AT_ONCE: Final = (
     orjson.OPT_PASSTHROUGH_SUBCLASS
     | orjson.OPT_PASSTHROUGH_DATETIME
     | orjson.OPT_PASSTHROUGH_DATACLASS
-    | orjson.OPT_STRICT_INTEGER  # it has 53 bits; else it would be 64 without a sign, which PostgreSQL reads and we don't
+    | orjson.OPT_STRICT_INTEGER  # of 53 bits; without it, integers of 64 bits that have no sign would pass
 )
 """What orjson is to leave to us, because we write it otherwise."""
 
