@@ -25,6 +25,9 @@ UPDATE oban_jobs SET state = 'completed', completed_at = timezone('UTC', clock_t
 WHERE id = any($1::bigint[]) AND state::text = 'executing'
 """
 ONE = "INSERT INTO oban_jobs (worker, queue, args) VALUES ($1, 'bench', $2) RETURNING id"
+MANY = """
+INSERT INTO oban_jobs (worker, queue, args) SELECT $1, 'bench', args::jsonb FROM unnest($2::text[]) AS args RETURNING id
+"""
 COLUMNS = ("worker", "queue", "args", "inserted_at", "scheduled_at")
 
 

@@ -59,6 +59,15 @@ def server(url: str | None) -> Iterator[str]:
         yield running.url
 
 
+async def migrated(url: str) -> None:
+    """Make our tables in a database."""
+    engine = create_async_engine(make_url(url).set(drivername="postgresql+asyncpg"))
+    async with engine.connect() as connection:
+        await connection.run_sync(migrate, "public")
+        await connection.commit()
+    await engine.dispose()
+
+
 @dataclass(frozen=True)
 class Ground:
     """A fresh database with our tables."""

@@ -1,0 +1,171 @@
+"""The floor's turns: the driver on our tables, and nothing in between."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+from typing import Any
+
+import asyncpg
+
+from benchmarks import filling, floor
+from benchmarks.shares import Progress, Share, drained
+from benchmarks.startup import first_job
+from benchmarks.turn import Turn, play
+from benchmarks.writing import writer
+
+WARM = 10
+"""Jobs that open connections and make plans before any is counted."""
+
+
+async def drain(turn: Turn) -> None:
+    await filling.fill(turn)
+    await drained(turn, _work)
+    await filling.check(turn)
+
+
+async def _work(
+    options: dict[str, Any], progress: Progress, go: Callable[[], Coroutine[Any, Any, None]]
+) -> Share:
+    share = Share()
+    queues = filling.queues(options)
+    connections = [await asyncpg.connect(options["url"]) for _ in queues]
+    await go()
+    share.began(time.perf_counter())
+
+    async def one(connection: asyncpg.Connection, queue: str) -> None:
+        fetch = floor.FETCH.replace("'bench'", f"'{queue}'")
+        while rows := await connection.fetch(fetch, options["concurrency"], ["floor", "0"]):
+            share.executed += (ids := [row["id"] for row in rows])
+            await connection.execute(floor.ACK, ids)
+            share.ended()
+
+    await asyncio.gather(*(one(connection, queue) for connection, queue in zip(connections, queues, strict=True)))
+    share.over()
+    for connection in connections:
+        await connection.close()
+    return share
+
+
+async def latency(turn: Turn) -> None:
+    """A lone job, from asking for its commit until it is fetched by whoever listened."""
+    turn.ready()
+    writing, fetching, listening = [await asyncpg.connect(turn.url) for _ in range(3)]
+    listener = floor.Listener(fetching, listening)
+    await listener.start()
+    samples: list[float] = []
+    for number in range(turn.jobs + WARM):
+        transaction = writing.transaction()
+        await transaction.start()
+        await writing.fetchval(floor.ONE, "benchmarks.lone", "{}")
+        await writing.execute("SELECT pg_notify('floor', '')")
+        listener.arrived = asyncio.get_running_loop().create_future()
+        asked = time.perf_counter()
+        await transaction.commit()
+        waited = (await listener.arrived - asked) * 1000
+        if number >= WARM:
+            samples.append(waited)
+        await asyncio.sleep(random.uniform(0.002, 0.02))
+    await listener.stop()
+    turn.done(samples=samples)
+    for connection in (writing, fetching, listening):
+        await connection.close()
+
+
+async def loaded(turn: Turn) -> None:
+    """Jobs that arrive all the time, from asking for their commit until they are fetched."""
+    turn.ready()
+    fetching, listening = [await asyncpg.connect(turn.url) for _ in range(2)]
+    woken = asyncio.Event()
+    await listening.add_listener("public.oban_insert", lambda *_: woken.set())
+    samples: list[float] = []
+    async with writer(turn):
+        while len(samples) < turn.jobs:
+            await asyncio.wait_for(woken.wait(), 30)
+            woken.clear()
+            while rows := await fetching.fetch(floor.FETCH, turn.concurrency, ["floor", "0"]):
+                now = time.perf_counter()
+                samples += [(now - json.loads(row["args"])["at"]) * 1000 for row in rows]
+                await fetching.execute(floor.ACK, [row["id"] for row in rows])
+    turn.done(samples=samples)
+    for connection in (fetching, listening):
+        await connection.close()
+    await filling.check(turn)
+
+
+async def enqueue_one(turn: Turn) -> None:
+    """A prepared INSERT in a transaction of its own for each."""
+    connection = await asyncpg.connect(turn.url)
+    await connection.prepare(floor.ONE)
+    turn.ready()
+    for number in range(turn.jobs):
+        await floor.insert_one(connection, "benchmarks.send", f'{{"user_id":{number}}}')
+    turn.done()
+    await connection.close()
+    await filling.check_written(turn)
+
+
+async def enqueue_flush(turn: Turn) -> None:
+    """One INSERT of arrays for each batch, in a transaction of its own."""
+    size = turn.options["batch"]
+    connection = await asyncpg.connect(turn.url)
+    turn.ready()
+    for first in range(0, turn.jobs, size):
+        args = [f'{{"user_id":{number}}}' for number in range(first, min(first + size, turn.jobs))]
+        await connection.execute(floor.MANY, "benchmarks.send", args)
+    turn.done()
+    await connection.close()
+    await filling.check_written(turn)
+
+
+async def enqueue_copy(turn: Turn) -> None:
+    """Binary COPY of the same rows with the same columns."""
+    from oban_sa.sql.inserting import COLUMNS
+
+    now = datetime.now(UTC).replace(tzinfo=None)
+    same: dict[str, Any] = {
+        "worker": "benchmarks.send",
+        "queue": "bench",
+        "state": "available",
+        "meta": "{}",
+        "tags": [],
+        "max_attempts": 20,
+        "priority": 0,
+        "scheduled_at": now,
+        "inserted_at": now,
+    }
+    columns = list(COLUMNS)
+    place = columns.index("args")
+    row = [same.get(name) for name in columns]
+    before, after = tuple(row[:place]), tuple(row[place + 1 :])
+    connection = await asyncpg.connect(turn.url)
+    turn.ready()
+    records = [(*before, f'{{"user_id":{number}}}', *after) for number in range(turn.jobs)]
+    await connection.copy_records_to_table("oban_jobs", columns=columns, records=records)
+    turn.done()
+    await connection.close()
+    await filling.check_written(turn)
+
+
+async def startup(turn: Turn) -> None:
+    """A Python process that connects and fetches the job that waits, with nothing else."""
+    await first_job(turn, [sys.executable, "-m", "benchmarks.startup", turn.url])
+
+
+KINDS = {
+    "drain": drain,
+    "latency": latency,
+    "loaded": loaded,
+    "enqueue_one": enqueue_one,
+    "enqueue_flush": enqueue_flush,
+    "enqueue_copy": enqueue_copy,
+    "startup": startup,
+}
+
+if __name__ == "__main__":
+    play(KINDS, "asyncpg", "uvloop")

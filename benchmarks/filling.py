@@ -1,0 +1,62 @@
+"""Jobs that do nothing, put into our table for whoever drains it; and the check that they are done."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import asyncpg
+
+from benchmarks.turn import Turn
+
+WORKER = "benchmarks.nothing"
+FILL = """
+INSERT INTO oban_jobs (worker, queue, priority, args)
+SELECT $1, CASE WHEN $3::int = 1 THEN 'bench' ELSE 'bench' || (n % $3::int) END, CASE WHEN $4 THEN n % 10 ELSE 0 END,
+       CASE WHEN $5::int = 0 THEN '{}' ELSE jsonb_build_object('text', (
+           SELECT left(string_agg(md5(n::text || part), ''), $5::int) FROM generate_series(1, $5::int / 32 + 1) part
+       )) END
+FROM generate_series(1, $2::int) n
+"""
+FINISHED = """
+INSERT INTO oban_jobs (state, queue, worker, args, attempt, attempted_at, completed_at, attempted_by)
+SELECT 'completed', 'bench', 'benchmarks.finished', jsonb_build_object('n', n), 1,
+       now() - interval '1 day', now() - interval '1 day', '{someone,else}'
+FROM generate_series(1, $1::int) n
+"""
+
+
+def queues(options: dict[str, Any]) -> list[str]:
+    """The queues that jobs are in."""
+    count = options.get("queues", 1)
+    return ["bench"] if count == 1 else [f"bench{number}" for number in range(count)]
+
+
+async def fill(turn: Turn) -> None:
+    """Put this turn's jobs into the table."""
+    given = turn.options
+    connection = await asyncpg.connect(turn.url)
+    await connection.execute(
+        FILL, WORKER, turn.jobs, given.get("queues", 1), given.get("priorities", False), given.get("bytes", 0)
+    )
+    await connection.close()
+
+
+async def check(turn: Turn, *, jobs: int | None = None) -> None:
+    """Refuse the figure where not every job was completed by its first attempt."""
+    connection = await asyncpg.connect(turn.url)
+    rows = await connection.fetch(
+        "SELECT state::text, attempt, count(*) FROM oban_jobs WHERE worker <> 'benchmarks.finished' GROUP BY 1, 2"
+    )
+    await connection.close()
+    found = {(row[0], row[1]): row[2] for row in rows}
+    turn.check("jobs in the table", found, {("completed", 1): turn.jobs if jobs is None else jobs})
+
+
+async def check_written(turn: Turn, *, jobs: int | None = None) -> None:
+    """Refuse the figure where not every job was written."""
+    connection = await asyncpg.connect(turn.url)
+    found = await connection.fetchval(
+        "SELECT count(DISTINCT args->>'user_id') FROM oban_jobs WHERE state = 'available' AND queue = 'bench'"
+    )
+    await connection.close()
+    turn.check("jobs in the table", found, turn.jobs if jobs is None else jobs)

@@ -1,0 +1,218 @@
+"""oban_sa's turns: as its documentation has it, with nothing tuned."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
+
+from benchmarks import filling
+from benchmarks.bare import WARM
+from benchmarks.shares import Progress, Share, drained
+from benchmarks.startup import first_job
+from benchmarks.turn import Turn, memory, play
+from benchmarks.writing import writer
+from oban_sa import Job, Oban, Runner, enqueue, enqueue_many, job, telemetry, worker
+from oban_sa.workers import Registry
+
+registry = Registry()
+executed: list[int] = []
+started: list[asyncio.Future[float]] = []
+samples: list[float] = []
+
+
+@job(queue="bench", registry=registry, name=filling.WORKER)
+async def nothing(job: Job) -> None:
+    executed.append(job.id)
+
+
+@job(queue="bench", registry=registry, name="benchmarks.lone")
+async def lone(job: Job) -> None:
+    started[-1].set_result(time.perf_counter())
+
+
+@job(queue="bench", registry=registry, name="benchmarks.arrival")
+async def arrival(at: float) -> None:
+    samples.append((time.perf_counter() - at) * 1000)
+
+
+@job(queue="bench", registry=registry, name="benchmarks.due")
+async def due(job: Job) -> None:
+    samples.append((datetime.now(UTC) - job.scheduled_at).total_seconds() * 1000)
+
+
+@worker(queue="bench", registry=registry, name="benchmarks.send")
+class Send:
+    async def process(self, job: Job) -> None: ...
+
+
+def engine_for(url: str, **options: Any) -> AsyncEngine:
+    return create_async_engine(make_url(url).set(drivername="postgresql+asyncpg"), **options)
+
+
+async def drain(turn: Turn) -> None:
+    await filling.fill(turn)
+    await drained(turn, _work)
+    await filling.check(turn)
+
+
+async def _work(
+    options: dict[str, Any], progress: Progress, go: Callable[[], Coroutine[Any, Any, None]]
+) -> Share:
+    """From the beginning of the first fetch to the last written outcome."""
+    share = Share(executed)
+
+    def fetched(event: telemetry.ProducerFetch) -> None:
+        share.began(time.perf_counter() - event.duration)
+
+    def written(event: telemetry.ProducerAck) -> None:
+        share.ended()
+        progress.add(event.count - event.stale)
+
+    detaches = [telemetry.attach(fetched, telemetry.ProducerFetch), telemetry.attach(written, telemetry.ProducerAck)]
+    engine = engine_for(options["url"])
+    await go()
+    queues = dict.fromkeys(filling.queues(options), options["concurrency"])
+    async with Runner(engine, queues=queues, registry=registry, node=f"bench.{id(share)}.{time.time_ns()}"):
+        async with asyncio.timeout(300):
+            await progress.over()
+        share.over()
+    for detach in detaches:
+        detach()
+    await engine.dispose()
+    return share
+
+
+async def idle(turn: Turn) -> None:
+    """What a runner with nothing to do holds, and spends in a second."""
+    engine = engine_for(turn.url)
+    async with Runner(engine, queues={"bench": turn.concurrency}, registry=registry):
+        await asyncio.sleep(2)
+        turn.ready()
+        await asyncio.sleep(turn.options["over"])
+        turn.done(jobs=1, memory_mb=memory())
+    await engine.dispose()
+
+
+async def latency(turn: Turn) -> None:
+    """A lone job on an idle queue, from asking for its commit to the first line of its code."""
+    loop = asyncio.get_running_loop()
+    engine = engine_for(turn.url)
+    sessions = async_sessionmaker(engine, expire_on_commit=False)
+    turn.ready()
+    async with Runner(engine, queues={"bench": 10}, registry=registry):
+        for number in range(turn.jobs + WARM):
+            async with sessions() as session:
+                enqueue(session, lone.new())
+                await session.flush()
+                started.append(loop.create_future())
+                asked = time.perf_counter()
+                await session.commit()
+            waited = (await started[-1] - asked) * 1000
+            if number >= WARM:
+                samples.append(waited)
+            await asyncio.sleep(random.uniform(0.002, 0.02))
+        turn.done(samples=samples)
+    await engine.dispose()
+    await filling.check(turn, jobs=turn.jobs + WARM)
+
+
+async def loaded(turn: Turn) -> None:
+    """Jobs that arrive all the time, from asking for their commit to the first line of their code."""
+    engine = engine_for(turn.url)
+    turn.ready()
+    async with Runner(engine, queues={"bench": turn.concurrency}, registry=registry):
+        async with writer(turn):
+            await _until(lambda: len(samples) >= turn.jobs)
+        turn.done(samples=samples)
+    await engine.dispose()
+    await filling.check(turn)
+
+
+async def schedule(turn: Turn) -> None:
+    """Jobs at random milliseconds, from their moment to the first line of their code."""
+    engine = engine_for(turn.url)
+    turn.ready()
+    async with Runner(engine, queues={"bench": 50}, registry=registry):
+        begin = datetime.now(UTC) + timedelta(seconds=1)
+        moments = [begin + timedelta(seconds=random.uniform(0, turn.options["over"])) for _ in range(turn.jobs)]
+        await Oban(engine).enqueue_many(Job("benchmarks.due", queue="bench", scheduled_at=moment) for moment in moments)
+        if datetime.now(UTC) > begin:
+            raise SystemExit("writing the jobs took longer than the second that was left for it")
+        await _until(lambda: len(samples) >= turn.jobs)
+        turn.done(samples=samples)
+    await engine.dispose()
+    await filling.check(turn)
+
+
+async def enqueue_one(turn: Turn) -> None:
+    """A session and a transaction for each, announced."""
+    engine = engine_for(turn.url)
+    sessions = async_sessionmaker(engine, expire_on_commit=False)
+    turn.ready()
+    for number in range(turn.jobs):
+        async with sessions.begin() as session:
+            enqueue(session, Send.new({"user_id": number}))  # type: ignore[attr-defined]
+    turn.done()
+    await engine.dispose()
+    await filling.check_written(turn)
+
+
+async def enqueue_flush(turn: Turn) -> None:
+    """A session for each batch, one flush and one commit."""
+    size = turn.options["batch"]
+    engine = engine_for(turn.url)
+    sessions = async_sessionmaker(engine, expire_on_commit=False)
+    turn.ready()
+    for first in range(0, turn.jobs, size):
+        async with sessions.begin() as session:
+            made = [Send.new({"user_id": number}) for number in range(first, min(first + size, turn.jobs))]  # type: ignore[attr-defined]
+            enqueue_many(session, made)
+    turn.done()
+    await engine.dispose()
+    await filling.check_written(turn)
+
+
+async def enqueue_copy(turn: Turn) -> None:
+    """`Oban.enqueue_many` from a generator."""
+    engine = engine_for(turn.url)
+    turn.ready()
+    await Oban(engine).enqueue_many(Send.new({"user_id": number}) for number in range(turn.jobs))  # type: ignore[attr-defined]
+    turn.done()
+    await engine.dispose()
+    await filling.check_written(turn)
+
+
+async def startup(turn: Turn) -> None:
+    """`python -m oban_sa.runner`, with its defaults."""
+    words = ["--database-url", turn.url, "--queues", "bench:10", "--import", "benchmarks.began", "--until-idle"]
+    await first_job(turn, [sys.executable, "-m", "oban_sa.runner", *words])
+
+
+async def _until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(120):
+        while not holds():  # noqa: ASYNC110 - nothing is measured by it
+            await asyncio.sleep(0.02)
+
+
+KINDS = {
+    "drain": drain,
+    "idle": idle,
+    "latency": latency,
+    "loaded": loaded,
+    "schedule": schedule,
+    "enqueue_one": enqueue_one,
+    "enqueue_flush": enqueue_flush,
+    "enqueue_copy": enqueue_copy,
+    "startup": startup,
+}
+
+if __name__ == "__main__":
+    play(KINDS, "oban-sa", "sqlalchemy", "asyncpg", "orjson", "uvloop")

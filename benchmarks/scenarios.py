@@ -1,0 +1,158 @@
+"""What is measured: each scenario by its name, who takes part, and with how much work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+ALL = ("floor", "oban_sa", "oban", "pgqueuer", "procrastinate", "chancy")
+BOTH = ("floor", "oban_sa")
+SLOW = {"oban": 0.5, "procrastinate": 0.2, "chancy": 0.5}
+"""Shares of the jobs that who is slow gets, so that a run ends; less work never makes anybody slower."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One thing that is measured.
+
+    `rate` is jobs per second, `latency` percentiles of milliseconds, `spent` what a turn costs. `kinds` names the kind
+    of turn for those whose kind is another than `kind`. `finished` rows of jobs that are over are in the table before.
+    `about` is how many seconds a turn takes, roughly; progress goes by it.
+    """
+
+    name: str
+    title: str
+    kind: str
+    measures: Literal["rate", "latency", "spent"] = "rate"
+    contenders: tuple[str, ...] = BOTH
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    modules: Mapping[str, str] = field(default_factory=dict)
+    called: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    finished: int = 0
+    large: bool = False
+    held: bool = False
+    rounds: int | None = None
+    unit: str = "jobs/s"
+    about: float = 3.0
+
+    def asked(self, contender: str, *, quick: bool) -> dict[str, Any]:
+        """The options of one turn."""
+        options = dict(self.options)
+        jobs = options["jobs"] * (SLOW.get(contender, 1.0) if self.kind == "drain" else 1.0)
+        options["jobs"] = max(1, int(jobs / (20 if quick else 1)))
+        if quick and "over" in options:
+            options["over"] = min(options["over"], 1.0)
+        return {"kind": self.kinds.get(contender, self.kind), **options}
+
+
+def _drain(name: str, title: str, *, about: float = 3.0, **given: Any) -> Scenario:
+    known = ("contenders", "finished", "large", "held", "rounds")
+    fields = {key: given.pop(key) for key in known if key in given}
+    options = {"jobs": 20_000, "concurrency": 50, **given}
+    return Scenario(name, title, "drain", options=options, about=about, **fields)
+
+
+def _flush(size: int, jobs: int) -> Scenario:
+    peers = ALL if size == 10_000 else BOTH
+    return Scenario(
+        f"flush_{size}",
+        f"{size:,} job{'s' if size > 1 else ''} in a session's flush",
+        "enqueue_flush",
+        contenders=peers,
+        kinds={name: "enqueue_many" for name in ALL[2:]},
+        options={"jobs": jobs, "batch": size},
+    )
+
+
+SCENARIOS = (
+    _drain("drain_10", "Drain, concurrency 10", contenders=ALL, concurrency=10, about=6),
+    _drain("drain_50", "Drain, concurrency 50", contenders=ALL, about=5),
+    _drain("drain_200", "Drain, concurrency 200", contenders=ALL, concurrency=200, about=5),
+    _drain("processes_2", "Drain by 2 processes, concurrency 50 each", processes=2, about=4),
+    _drain("processes_4", "Drain by 4 processes, concurrency 50 each", processes=4, about=5),
+    _drain("finished_1m", "Drain beside 1,000,000 finished rows", finished=1_000_000, about=6),
+    _drain("finished_10m", "Drain beside 10,000,000 finished rows", finished=10_000_000, large=True, about=60),
+    _drain("queues_8", "Drain of eight queues, concurrency 10 each", queues=8, concurrency=10),
+    _drain("priorities", "Drain of ten priorities", priorities=True),
+    _drain("args_2kb", "Drain with 2 kB of args", bytes=2000),
+    _drain("held_horizon", "Drain beside a long transaction", held=True, about=4),
+    Scenario(
+        "latency_idle",
+        "Pickup of a lone job",
+        "latency",
+        "latency",
+        contenders=ALL,
+        options={"jobs": 350},
+        unit="ms",
+        about=6,
+    ),
+    Scenario(
+        "latency_loaded",
+        "Pickup at 500 jobs a second",
+        "loaded",
+        "latency",
+        options={"jobs": 2500, "rate": 500, "concurrency": 50},
+        unit="ms",
+        about=6,
+    ),
+    Scenario(
+        "schedule",
+        "Start of scheduled jobs after their moment",
+        "schedule",
+        "latency",
+        contenders=("oban_sa",),
+        options={"jobs": 1000, "over": 10.0},
+        unit="ms",
+        about=14,
+    ),
+    Scenario("enqueue_one", "Enqueue one by one", "enqueue_one", contenders=ALL, options={"jobs": 1000}),
+    _flush(1, 1000),
+    _flush(10, 5000),
+    _flush(100, 10_000),
+    _flush(1000, 20_000),
+    _flush(10_000, 10_000),
+    Scenario("enqueue_copy", "Enqueue by COPY", "enqueue_copy", options={"jobs": 50_000}),
+    Scenario(
+        "startup",
+        "Start of the process to its first job",
+        "startup",
+        "latency",
+        options={"jobs": 5},
+        unit="ms",
+        about=6,
+    ),
+    Scenario(
+        "idle",
+        "A runner with nothing to do",
+        "idle",
+        "spent",
+        contenders=("oban_sa",),
+        options={"jobs": 1, "over": 10.0, "concurrency": 50},
+        unit="MB",
+        about=14,
+    ),
+    Scenario(
+        "session_nothing",
+        "A transaction that enqueues nothing",
+        "alone",
+        kinds={"oban_sa": "nothing"},
+        modules=dict.fromkeys(BOTH, "benchmarks.application"),
+        called={"floor": "SQLAlchemy alone", "oban_sa": "with oban_sa imported"},
+        options={"jobs": 2000},
+        unit="commits/s",
+    ),
+    Scenario(
+        "session_one",
+        "A transaction that enqueues one job",
+        "alone",
+        kinds={"oban_sa": "one"},
+        modules=dict.fromkeys(BOTH, "benchmarks.application"),
+        called={"floor": "SQLAlchemy alone, no job", "oban_sa": "with one job"},
+        options={"jobs": 2000},
+        unit="commits/s",
+    ),
+)
+
+BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
