@@ -15,6 +15,7 @@
     ├── AttemptError
     │   ├── AttemptTimedOut(TimeoutError)
     │   ├── AttemptCancelled
+    │   ├── AttemptCrashed
     │   └── AttemptOrphaned
     └── RunnerError
 
@@ -97,6 +98,10 @@ class AttemptTimedOut(AttemptError, TimeoutError):
 
 class AttemptCancelled(AttemptError):
     """The attempt was cancelled while it ran."""
+
+
+class AttemptCrashed(AttemptError):
+    """The process that ran this attempt ended before the code came to an answer."""
 
 
 class AttemptOrphaned(AttemptError):

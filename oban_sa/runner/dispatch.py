@@ -14,7 +14,7 @@ from oban_sa.runner.handover import Handover
 from oban_sa.runner.processes import Processes
 from oban_sa.runner.sessions import Around, AttemptSessions, Call, Judge, Settled
 from oban_sa.runner.threads import ThreadCall, Threads
-from oban_sa.workers.definition import Definition, call_by_name
+from oban_sa.workers.definition import Definition
 
 T = TypeVar("T")
 
@@ -22,10 +22,10 @@ T = TypeVar("T")
 class Dispatch:
     """Calls workers' code where it belongs, with the attempt's timeout applied."""
 
-    def __init__(self, sessions: AttemptSessions) -> None:
+    def __init__(self, sessions: AttemptSessions, processes: Processes | None = None) -> None:
         self._sessions = sessions
         self._threads = Threads(leaving=sessions.leave_thread)
-        self._processes = Processes()
+        self._processes = processes or Processes()
 
     async def call(self, definition: Definition, job: Job, *, within: float | None) -> Any:
         """Run the code and return its answer; raises what it raises, and `AttemptTimedOut` after `within` seconds."""
@@ -34,9 +34,7 @@ class Dispatch:
                 return await definition.call(job)
             return await _within(within, lambda: definition.call(job))
         if definition.executor == "process":
-            return await _within(
-                within, lambda: self._processes.call(call_by_name, definition.name, definition.module, _row(job))
-            )
+            return await self._processes.call(definition, job, within=within)
         return await _thread_ended(self._threads.call(lambda: definition.call(job)), within)
 
     async def call_in_session(
@@ -103,12 +101,7 @@ class Dispatch:
         """Let threads and processes go; code that still runs in a thread is left behind."""
         self._threads.abandon()
         await self._threads.close(1.0)
-        self._processes.close()
-
-
-def _row(job: Job) -> dict[str, Any]:
-    """What crosses to another process: the row's values, never the live object."""
-    return {column.key: getattr(job, column.key) for column in Job.__table__.columns}
+        await self._processes.close()
 
 
 async def _within(seconds: float | None, call: Callable[[], Awaitable[T]]) -> T:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeAlias
@@ -76,9 +77,9 @@ def place(function: Any, asked: Executor | None, *, what: str) -> Executor:
     A `def` that wraps an `async def` most probably hands its coroutine on, and belongs on the loop too.
     """
     if inspect.iscoroutinefunction(function):
-        if asked in ("thread", "process"):
-            raise InvalidOption(f'{what} is async and runs on the loop; write `def`, or leave out executor="{asked}"')
-        return "loop"
+        if asked == "thread":
+            raise InvalidOption(f'{what} is async and runs on the loop; write `def`, or leave out executor="thread"')
+        return asked or "loop"
     return asked or ("loop" if inspect.iscoroutinefunction(inspect.unwrap(function)) else "thread")
 
 
@@ -109,7 +110,7 @@ def check_crossing(target: Any, *, what: str) -> None:
 
 def runner_of(function: Callable[..., Any], executor: Executor, *, what: str) -> Callable[..., Any]:
     """Return `function` so that it answers as its executor needs: a coroutine on the loop, else a value."""
-    if inspect.iscoroutinefunction(function):
+    if inspect.iscoroutinefunction(function) and executor == "loop":
         return function
     if executor == "loop":
 
@@ -122,6 +123,8 @@ def runner_of(function: Callable[..., Any], executor: Executor, *, what: str) ->
     def off_loop(*args: Any, **kwargs: Any) -> Any:
         answer = function(*args, **kwargs)
         if inspect.iscoroutine(answer):
+            if executor == "process":  # which has no loop yet
+                return asyncio.run(answer)
             answer.close()
             raise TypeError(f'{what} gave a coroutine, though it is no `async def`; decorate it with executor="loop"')
         return answer

@@ -41,7 +41,7 @@ class ClassBody:
         self._declared = declared
         self._given = self._plan(taken)
         self._process = runner_of(self._run, self.executor, what=self.what)
-        if inspect.iscoroutinefunction(process):
+        if self.executor == "loop" and inspect.iscoroutinefunction(process):
             self._process = self._run
         self.timeout = self._method("timeout")
         self.backoff = self._method("backoff")

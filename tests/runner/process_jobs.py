@@ -3,16 +3,43 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
+import logging
 import os
+import signal
+import subprocess
+import sys
+import threading
 import time
+import warnings
 from pathlib import Path
+from typing import Any
 
-from oban_sa import Job, current_job, job
+from oban_sa import Cancel, Job, Record, Snooze, current_job, job, worker
+from oban_sa.workers import Registry
+
+PRIVATE = Registry()
+
+logger = logging.getLogger("myapp.images")
+
+
+def note(path: str, text: str = "") -> None:
+    """Say on disk that the code is there; its process by default."""
+    draft = Path(f"{path}.{os.getpid()}")
+    draft.write_text(text or str(os.getpid()))
+    draft.rename(path)
 
 
 @job(executor="process")
-def crash() -> None:
-    os._exit(1)
+def crash(code: int = 1) -> None:
+    os._exit(code)
+
+
+@job(executor="process")
+def dies_of(number: int) -> None:
+    os.kill(os.getpid(), number)
+    time.sleep(60)
 
 
 @job(executor="process")
@@ -22,15 +49,73 @@ def pid_of_child(path: str) -> None:
 
 
 @job(executor="process")
+def pid() -> int:
+    return os.getpid()
+
+
+@job(executor="process")
 def linger(path: str) -> None:
-    Path(path).write_text(str(os.getpid()))
+    note(path)
     time.sleep(60)
 
 
-@job(executor="process", timeout=3)
+@job(executor="process")
+def cleans_up(path: str) -> None:
+    try:
+        note(path)
+        time.sleep(60)
+    except BaseException as error:
+        note(f"{path}.cleaned", type(error).__name__)
+        raise
+
+
+@job(executor="process")
+async def cleans_up_on_a_loop(path: str) -> None:
+    try:
+        note(path)
+        await asyncio.sleep(60)
+    finally:
+        note(f"{path}.cleaned", "cleaned")
+
+
+@job(executor="process")
+def answers_when_interrupted(path: str) -> str:
+    try:
+        note(path)
+        time.sleep(60)
+    except Exception:
+        return "half of it"
+    return "all of it"
+
+
+@job(executor="process")
+def refuses_to_stop(path: str) -> None:
+    note(path)
+    while True:
+        with contextlib.suppress(BaseException):
+            time.sleep(60)
+
+
+@job(executor="process")
+def stuck_in_c(path: str) -> None:
+    note(path)
+    # PyDLL keeps the interpreter's lock, so that no other thread of the process ever runs again.
+    ctypes.PyDLL(None).sleep(60)
+
+
+@job(executor="process", timeout=0.5)
 def dawdle(path: str) -> None:
-    Path(path).write_text(str(os.getpid()))
+    note(path)
     time.sleep(60)
+
+
+@job(executor="process", cancel="ask")
+def obeys(job: Job, path: str) -> Cancel:
+    note(path)
+    while not job.cancelled():
+        time.sleep(0.01)
+    assert current_job().cancelled()
+    return Cancel("as asked")
 
 
 @job(executor="process")
@@ -44,11 +129,134 @@ def raises(kind: str) -> None:
     }[kind]("out")
 
 
+class StubbornError(Exception):
+    """An error that can be pickled, but not be made again."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__("stubborn")
+
+
+@job(executor="process")
+def raises_what_can_not_cross(how: str) -> None:
+    if how == "stubborn":
+        raise StubbornError(1, 2)
+    if how == "local":
+
+        class LocalError(Exception):
+            pass
+
+        raise LocalError("from here")
+    error = ValueError("with a lock")
+    error.lock = threading.Lock()  # type: ignore[attr-defined]
+    raise error
+
+
+@job(executor="process")
+def raises_what_is_not_imported_elsewhere() -> None:
+    import tests.runner.only_in_processes as far
+
+    raise far.FarError("far away")
+
+
 @job(executor="process")
 def unpicklable() -> object:
     return lambda: None
 
 
 @job(executor="process")
+def huge(size: int) -> bytes:
+    return b"x" * size
+
+
+@job(executor="process")
+def answers(how: str) -> Any:
+    return {"snooze": Snooze(60), "record": Record({"a": 1}), "cancel": Cancel("no"), "none": None}[how]
+
+
+@job(executor="process")
 def asks_who_it_is(job: Job, path: str) -> None:
     Path(path).write_text(f"{current_job().id} {job.attempt} {job.attempted_by[0]}")
+
+
+@job(executor="process")
+async def on_a_loop(number: int) -> int:
+    await asyncio.sleep(0)
+    return number + current_job().id
+
+
+@worker(executor="process")
+class OnALoop:
+    async def process(self, job: Job) -> int:
+        await asyncio.sleep(0)
+        return job.args["number"] + current_job().id
+
+
+@job(executor="process")
+def logs(level: int = logging.WARNING) -> None:
+    logger.log(level, "resized %s", "cat.png", extra={"width": 100, "lock": threading.Lock()})
+
+
+@job(executor="process")
+def logs_an_error() -> None:
+    try:
+        raise ZeroDivisionError("by nothing")
+    except ZeroDivisionError:
+        logger.exception("no luck")
+
+
+@job(executor="process")
+def logs_between_calls() -> None:
+    def later() -> None:
+        time.sleep(0.05)
+        logger.warning("later")
+
+    threading.Thread(target=later).start()
+
+
+@job(executor="process")
+def warns() -> None:
+    warnings.warn("careful", UserWarning, stacklevel=1)
+
+
+@job(executor="process")
+def talks_until_interrupted(path: str) -> None:
+    note(path)
+    while True:
+        logger.warning("x" * 10_000)
+
+
+@job(executor="process")
+def signals_itself() -> str:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(os.getpid(), number)
+    return "unimpressed"
+
+
+@job(executor="process")
+def leaves_a_fork_behind(path: str) -> None:
+    # It holds on to everything that was open here.
+    if os.fork() == 0:
+        note(path)
+        logger.warning("from the fork")
+        time.sleep(60)
+        os._exit(0)
+    os._exit(3)
+
+
+@job(executor="process")
+def runs_a_program(path: str) -> None:
+    subprocess.run(
+        [sys.executable, "-c", f"import os, time; open({path!r}, 'w').write(str(os.getpid())); time.sleep(60)"],
+        check=True,
+    )
+
+
+@job(executor="process")
+def closes_everything() -> None:
+    os.closerange(3, 256)
+    time.sleep(60)
+
+
+@job(executor="process", registry=PRIVATE, name="private")
+def private() -> str:
+    return "found"

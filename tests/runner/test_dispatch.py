@@ -15,7 +15,6 @@ import pytest
 
 from oban_sa import Job, Runner, current_job, job
 from oban_sa.errors import AttemptCancelled, AttemptTimedOut, JobNotFound
-from oban_sa.runner.processes import Processes
 from oban_sa.runner.threads import ThreadCall, Threads
 from oban_sa.workers import registry as default_registry
 from tests.runner import process_jobs
@@ -284,7 +283,9 @@ async def test_a_crash_takes_only_its_own_job_along(processes: House, tmp_path: 
     assert (await processes.job(fine)).state == "completed"
     failed = await processes.job(crashed)
     assert failed.state == "retryable"
-    assert failed.errors[0]["error"].startswith("BrokenProcessPool: ")
+    assert failed.errors[0]["error"].startswith(
+        "AttemptCrashed: the process that ran tests.runner.process_jobs.crash ended with exit code 1"
+    )
 
 
 @pytest.mark.parametrize(
@@ -305,7 +306,7 @@ async def test_an_answer_that_can_not_cross_is_a_failed_attempt(processes: House
     await processes.drain()
     failed = await processes.job(job_id)
     assert failed.state == "retryable"
-    assert "unpicklable.<locals>.<lambda>" in failed.errors[0]["error"]  # how it is said differs between Pythons
+    assert "the answer, of type function, can't leave its process" in failed.errors[0]["error"]
 
 
 async def test_a_process_that_takes_too_long_is_killed(processes: House, tmp_path: Path) -> None:
@@ -315,28 +316,6 @@ async def test_a_process_that_takes_too_long_is_killed(processes: House, tmp_pat
     failed = await processes.job(job_id)
     assert failed.errors[0]["error"].startswith("AttemptTimedOut")
     assert not alive(int(path.read_text()))
-
-
-async def test_cancelling_a_caller_kills_its_child_and_no_other(tmp_path: Path) -> None:
-    processes = Processes()
-    paths = [tmp_path / "one", tmp_path / "two"]
-    calls = [asyncio.create_task(processes.call(linger, str(path))) for path in paths]
-    await eventually(lambda: all(path.exists() and path.read_text() for path in paths), 20)
-    one, two = (int(path.read_text()) for path in paths)
-    calls[0].cancel()
-    await eventually(lambda: not alive(one))
-    assert alive(two)
-    calls[1].cancel()
-    await asyncio.gather(*calls, return_exceptions=True)
-    await eventually(lambda: not alive(two))
-    processes.close()
-
-
-def linger(path: str) -> None:
-    import time
-
-    Path(path).write_text(str(os.getpid()))
-    time.sleep(60)
 
 
 async def test_shutdown_kills_a_process_and_gives_its_job_back(processes: House, tmp_path: Path) -> None:

@@ -1,0 +1,227 @@
+"""What runs in a process that works for a runner: one call after another, in its main thread."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import os
+import pickle
+import signal
+import socket
+import threading
+import time
+from queue import SimpleQueue
+from types import FrameType, TracebackType
+from typing import Any
+
+from oban_sa.errors import AttemptError, JobNotFound
+from oban_sa.models import Job
+from oban_sa.runner.processes import crossing
+from oban_sa.runner.processes.crossing import HEAD, Ask, Begun, Cancel, Failure, Interrupt, Leave, Plan, Ready, Refused
+from oban_sa.workers.current import current_job, running
+from oban_sa.workers.definition import Definition, found_by_name
+
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))) + os.sep
+
+
+def main(channel: socket.socket, plan: Plan) -> None:
+    """Work for the runner at the other end of `channel` until it says that there is no more to do, or is gone."""
+    _Inside(channel, plan).work()
+
+
+class _Inside:
+    def __init__(self, channel: socket.socket, plan: Plan) -> None:
+        self._channel = channel
+        self._plan = plan
+        self._pid = os.getpid()
+        self._asks: SimpleQueue[Ask | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._writing = threading.Lock()
+        self._job: Job | None = None
+        self._number = 0
+        self._asked_to_stop = 0
+        self._interrupt: Interrupt | None = None
+        self._interruptible = False
+        self._sending = 0
+
+    def work(self) -> None:
+        # Ctrl-C and some supervisors' SIGTERM reach every process; the runner decides what they mean for running jobs.
+        # Not SIG_IGN, which programs that a job starts would inherit.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._signalled)
+        for what in (self._listen, self._end_with_parent):
+            threading.Thread(target=what, name=f"oban_sa {what.__name__}", daemon=True).start()
+        _log_through(self._say, self._plan)
+        for module in self._plan.imports:
+            try:
+                importlib.import_module(module)
+            except (Exception, SystemExit) as error:
+                logging.getLogger("oban_sa.runner").debug("importing %s failed", module, exc_info=True)
+                self._send(Refused(f"could not import {module!r}: {type(error).__name__}: {error}"))
+                return
+        self._send(Ready())
+        while (ask := self._asks.get()) is not None:
+            self._send(self._answer(ask))
+
+    def _answer(self, ask: Ask) -> crossing.Answer | Failure:
+        try:
+            definition = found_by_name(ask.name, ask.module, self._plan.imports)
+            job = Job.from_row(ask.row)
+            with self._lock:
+                self._job, self._number = job, ask.number
+                if self._asked_to_stop == ask.number:
+                    job.request_cancel()
+            self._send(Begun(ask.number))
+            with running(job):
+                answer = self._called(definition, job)
+        except BaseException as error:
+            return crossing.failed(ask.number, error, _of_the_worker(error.__traceback__))
+        finally:
+            with self._lock:
+                self._job = None
+        return crossing.answered(ask.number, answer)
+
+    def _called(self, definition: Definition, job: Job) -> Any:
+        answered, answer = False, None
+        try:
+            try:
+                self._interruptible = True
+                self._raise_if_interrupted()  # it may have been while the worker was imported
+                answer = definition.call(job)
+                answered = True
+            finally:
+                self._interruptible = False
+        except BaseException:
+            self._interruptible = False
+            if not answered:  # else the interruption came just as the code ended, and interrupts nothing
+                raise
+        return answer
+
+    # Interruptions
+
+    def _signalled(self, _number: int, _frame: FrameType | None) -> None:
+        self._raise_if_interrupted()
+
+    def _raise_if_interrupted(self) -> None:
+        """Raise what the runner wants raised in the code; in the main thread, where the code runs.
+
+        From a signal's handler, since that also ends a wait inside C such as `time.sleep`. Never amid a message, of
+        which the runner would get only one half.
+        """
+        interrupt = self._interrupt
+        if interrupt is None or not self._interruptible or self._sending or interrupt.number != self._number:
+            return
+        self._interrupt = None
+        raise interrupt.error
+
+    def _listen(self) -> None:
+        with contextlib.suppress(OSError, EOFError):
+            while True:
+                message = self._received()
+                match message:
+                    case Ask():
+                        self._asks.put(message)
+                    case Cancel() | Interrupt():
+                        with self._lock:
+                            self._asked_to_stop = message.number
+                            if self._job is not None and self._number == message.number:
+                                self._job.request_cancel()
+                        if isinstance(message, Interrupt):
+                            self._interrupt = message
+                            _wake_main_thread()
+                    case Leave():
+                        self._asks.put(None)
+                        return
+                    case _:
+                        break
+        os._exit(1)  # the runner is gone, and its jobs are given to others
+
+    def _end_with_parent(self) -> None:
+        # The channel alone doesn't tell: where the runner's process was forked, the copy holds the other end too.
+        while os.getppid() == self._plan.parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    # The channel
+
+    def _received(self) -> Any:
+        (length,) = HEAD.unpack(self._read(HEAD.size))
+        return pickle.loads(self._read(length))  # noqa: S301 - from the process that started this one
+
+    def _read(self, count: int) -> bytes:
+        parts = bytearray()
+        while len(parts) < count:
+            part = self._channel.recv(min(count - len(parts), 1 << 20))
+            if not part:
+                raise EOFError
+            parts += part
+        return bytes(parts)
+
+    def _send(self, message: object) -> None:
+        if os.getpid() != self._pid:  # a fork made by a job, which came out of the job's code
+            os._exit(1)
+        in_main = threading.current_thread() is threading.main_thread()
+        self._sending += in_main
+        try:
+            data = crossing.framed(message)
+            with self._writing:
+                self._channel.sendall(data)
+        except OSError:
+            os._exit(1)
+        finally:
+            self._sending -= in_main
+        if in_main:
+            self._raise_if_interrupted()
+
+    def _say(self, record: logging.LogRecord) -> None:
+        if os.getpid() != self._pid:
+            if logging.lastResort is not None:
+                logging.lastResort.handle(record)
+            return
+        self._send(crossing.said(record))
+
+
+class _Through(logging.Handler):
+    """Hands records to the runner's own logging, with the job that they are about."""
+
+    def __init__(self, say: Any) -> None:
+        super().__init__()
+        self._say = say
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(JobNotFound):
+            job = current_job()
+            facts = {"job_id": job.id, "worker": job.worker, "queue": job.queue, "attempt": job.attempt}
+            for key, value in facts.items():
+                record.__dict__.setdefault(key, value)
+        try:
+            self._say(record)
+        except AttemptError:  # an interruption that waited for the message to be over
+            raise
+        except Exception:
+            self.handleError(record)
+
+
+def _log_through(say: Any, plan: Plan) -> None:
+    root = logging.getLogger()
+    root.handlers[:] = [_Through(say)]
+    logging.disable(plan.disabled)
+    for name, level in plan.levels.items():
+        logging.getLogger(name).setLevel(level)
+    logging.captureWarnings(plan.warnings)
+
+
+def _wake_main_thread() -> None:
+    ident = threading.main_thread().ident
+    if hasattr(signal, "pthread_kill") and ident is not None:
+        signal.pthread_kill(ident, signal.SIGTERM)
+    else:  # Windows
+        signal.raise_signal(signal.SIGTERM)
+
+
+def _of_the_worker(traceback: TracebackType | None) -> TracebackType | None:
+    """The part of a traceback that begins in the worker's code; how it was called there tells nobody anything."""
+    while traceback is not None and traceback.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+        traceback = traceback.tb_next
+    return traceback
