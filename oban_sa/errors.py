@@ -31,12 +31,26 @@ from collections.abc import Iterable
 class ObanError(Exception):
     """Something that concerns jobs went wrong."""
 
+    traced = True
+    """Whether a traceback tells more than the message; not where nobody's code is at fault but what a row says."""
+
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message if message is not None else type(self).__doc__)
 
 
 class InvalidJob(ObanError, ValueError):
-    """A job has a value that no runner could work with."""
+    """A job has a value that no runner could work with; `index` says which job it was where several were given."""
+
+    index: int | None = None
+
+    def number(self, index: int) -> None:
+        """Say which of several jobs this is about, in the message too; the first to say so is right."""
+        if self.index is None:
+            self.index = index
+            message = str(self)
+            path = getattr(self, "path", None)  # with which messages about a value begin
+            start = f"jobs[{index}]." if path and message.startswith(path.partition(".")[0]) else f"jobs[{index}]: "
+            self.args = (start + message,)
 
 
 class InvalidArguments(InvalidJob):
@@ -88,6 +102,10 @@ class JobNotFound(ObanError, LookupError):
     """No job has that id."""
 
 
+class EntityNotFound(ObanError, LookupError):
+    """The row of a mapped object that a job is about doesn't exist any more."""
+
+
 class AttemptError(ObanError):
     """An attempt at a job did not succeed; this is what a job's `errors` hold."""
 
@@ -106,6 +124,15 @@ class AttemptCrashed(AttemptError):
 
 class AttemptOrphaned(AttemptError):
     """The node that ran this attempt died."""
+
+
+class EntityLocked(AttemptError):
+    """The row of a mapped object that a job is about is locked by somebody else; `skipped` where it was not waited for
+    because of `ForUpdate(skip_locked=True)`."""
+
+    def __init__(self, message: str | None = None, *, skipped: bool = False) -> None:
+        super().__init__(message)
+        self.skipped = skipped
 
 
 class RunnerError(ObanError):

@@ -1,48 +1,41 @@
-"""Very many jobs at once, outside of a session: streamed by COPY, or by large INSERTs where there is none."""
+"""Very many jobs at once, outside of a session: streamed by COPY while the next ones are being made."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
-from datetime import UTC, datetime
-from itertools import islice
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
+from contextlib import suppress
 from typing import Any, Final, TypeAlias
 
-import asyncpg
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.orm import Session
-from sqlalchemy.orm.attributes import instance_state
 
-from oban_sa import hooks, values
-from oban_sa.errors import InvalidArguments, InvalidJob, InvalidOption
+from oban_sa import values
+from oban_sa.client.encoding import COLUMNS, HEADER, TRAILER, Encode, encoder, enqueueable, plain
+from oban_sa.errors import InvalidJob, InvalidOption
 from oban_sa.models import Job
 from oban_sa.outbox import ANNOUNCE
-from oban_sa.sql.inserting import COLUMNS, inserting
-from oban_sa.sql.moments import utc_now
+from oban_sa.sql.copying import layout
 from oban_sa.sql.notifying import announce
-from oban_sa.states import FINAL, JobState
+from oban_sa.states import JobState
 
 Jobs: TypeAlias = Iterable[Job] | AsyncIterable[Job]
 
-CHUNK: Final = 2_000
-"""Jobs that are in memory at once; also how many are made into rows before the loop gets its turn again."""
+_Send: TypeAlias = Callable[[list[bytes]], Coroutine[Any, Any, None]]
 
-_UNUSUAL: Final = (
-    "id",
-    "errors",
-    "attempt",
-    "attempted_by",
-    "inserted_at",
-    "attempted_at",
-    "completed_at",
-    "cancelled_at",
-    "discarded_at",
-)
-"""What only jobs with a past have, or with an id of their own; such chunks are written as objects."""
+TURN: Final = 128
+"""Jobs that are made into rows before the loop gets its turn, and what is being written can go on."""
 
-_PAST: Final = FINAL | {JobState.EXECUTING}
-_INSERTING: Final = inserting()
-_NOW: Final = select(utc_now())
+BATCH: Final = 1_000_000
+"""Bytes of rows that one COPY writes; as many again are being made meanwhile.
+
+Not one COPY for all: while it is open nothing else can be said on its connection, no INSERT for jobs that need one, and
+all the time that is spent waiting for jobs would be that of one statement, which applications put limits to.
+"""
+
+OBJECTS: Final = 1_000
+"""Jobs with a past, or after one, that are written as objects by one flush."""
 
 
 async def copy(engine: AsyncEngine, jobs: Any, *, schema: str, announcing: bool) -> int:
@@ -50,129 +43,144 @@ async def copy(engine: AsyncEngine, jobs: Any, *, schema: str, announcing: bool)
     if isinstance(jobs, Job) or not isinstance(jobs, (Iterable, AsyncIterable)):
         raise TypeError(f"enqueue_many takes several jobs, got {jobs!r}; for one write enqueue(job)")
     given: Jobs = jobs  # pyright: ignore[reportUnknownVariableType]
-    count = 0
-    queues: set[str] = set()
     async with engine.connect() as connection, connection.begin():
         # The transaction begins with a statement of SQLAlchemy's, not with what the driver is told behind its back.
-        now: datetime = (await connection.execute(_NOW)).scalar_one()
-        driver = await _driver(connection)
-        async for chunk in _chunks(given):
-            if not _all_new(chunk):
-                await connection.run_sync(_write_objects, chunk)
-            elif driver is not None:
-                records = [_record(_shown(job), now) for job in chunk]
-                await driver.copy_records_to_table("oban_jobs", schema_name=schema, columns=COLUMNS, records=records)
-            else:
-                rows = values.dumps([_row(_shown(job)) for job in chunk])
-                await connection.execute(_INSERTING, {"rows": rows})
-            count += len(chunk)
-            queues.update(job.queue for job in chunk if job.state == JobState.AVAILABLE)
+        found: Any = (await connection.execute(layout(schema))).one()
+        queues: set[str] = set()
+        encode = encoder(values.from_json(found.columns or "{}"), found.now, queues)
+        send = None if encode is None else await _sender(connection, schema)
+        writing = _Writing(connection, encode, send, queues)
+        try:
+            await writing.write(given)
+        finally:
+            await writing.end()
         if queues and announcing and await connection.run_sync(_announces):
             await _announce(connection, queues, schema)
-    return count
+    return writing.count
 
 
-async def _driver(connection: AsyncConnection) -> Any:
-    """Return the connection to COPY on, or None where that can't be done."""
+class _Writing:
+    """One transaction's jobs on their way into the table, in their order: rows are copied, the rest is flushed."""
+
+    def __init__(
+        self, connection: AsyncConnection, encode: Encode | None, send: _Send | None, queues: set[str]
+    ) -> None:
+        self.count = 0
+        self._connection = connection
+        self._encode = None if send is None else encode
+        self._send = send
+        self._queues = queues
+        self._rows: list[bytes] = []  # of this turn
+        self._turns: list[bytes] = []  # of the next COPY
+        self._size = 0
+        self._next = TURN
+        self._objects: list[Job] = []  # to be flushed, once the rows before them are written
+        self._copying: asyncio.Task[None] | None = None
+
+    async def write(self, jobs: Jobs) -> None:
+        """Write all of `jobs`; what is refused says which of them it is."""
+        take = self._take
+        try:
+            if isinstance(jobs, AsyncIterable):
+                async for job in jobs:
+                    if take(job):
+                        await self._turn()
+            else:
+                for job in jobs:
+                    if take(job):
+                        await self._turn()
+        except InvalidJob as refused:
+            refused.number(self.count)
+            raise
+        await self._turn(last=True)
+
+    async def end(self) -> None:
+        """Stop the COPY that is under way, where one is."""
+        if (copying := self._copying) is not None:
+            copying.cancel()
+            with suppress(asyncio.CancelledError, Exception):  # whatever made us stop is told instead
+                await copying
+
+    def _take(self, job: Job) -> bool:
+        """Make the row of a job; return whether it is time for a turn."""
+        try:
+            row = None
+            if self._encode is None or self._objects:
+                enqueueable(job)
+            else:
+                row = self._encode(job)
+        except TypeError as error:
+            if isinstance(job, Job):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise
+            raise TypeError(f"jobs[{self.count}]: {error}") from None
+        if row is not None:
+            self._rows.append(row)
+            self._size += len(row)
+        else:
+            plain(job.args, "args")  # now, while it is known which job it is
+            plain(job.meta, "meta")
+            self._objects.append(job)
+            if job.state == JobState.AVAILABLE:
+                self._queues.add(job.queue)
+        self.count += 1
+        return self.count >= self._next or self._size >= BATCH
+
+    async def _turn(self, *, last: bool = False) -> None:
+        self._next = self.count + TURN
+        if self._rows:
+            self._turns.append(b"".join(self._rows))
+            self._rows.clear()
+        if self._send is not None and self._turns and (last or self._objects or self._size >= BATCH):
+            await self._copied()
+            turns, self._turns, self._size = self._turns, [], 0
+            self._copying = asyncio.create_task(self._send(turns))
+        if self._objects and (last or len(self._objects) >= OBJECTS):
+            await self._copied()
+            objects, self._objects = self._objects, []
+            await self._connection.run_sync(_flush, objects)
+        if last:
+            await self._copied()
+        else:
+            await asyncio.sleep(0)
+
+    async def _copied(self) -> None:
+        if (copying := self._copying) is not None:
+            await copying
+            self._copying = None
+
+
+async def _sender(connection: AsyncConnection, schema: str) -> _Send | None:
+    """Return what sends rows by COPY on this connection, or None where its driver is another."""
     raw: Any = (await connection.get_raw_connection()).driver_connection
-    if connection.dialect.driver != "asyncpg" or not hasattr(raw, "copy_records_to_table"):
-        return None
-    try:
-        # An engine may have put a codec of its own on its connections, which would make a string of JSON text.
-        kind = await raw.fetchval("SELECT jsonb_typeof($1::jsonb)", "{}")
-    except asyncpg.DataError:
-        return None
-    return raw if kind == "object" else None
+    if connection.dialect.driver == "asyncpg" and hasattr(raw, "copy_to_table"):
+
+        async def by_asyncpg(rows: list[bytes]) -> None:
+            await raw.copy_to_table(
+                "oban_jobs", schema_name=schema, columns=COLUMNS, format="binary", source=_parts(rows)
+            )
+
+        return by_asyncpg
+    if connection.dialect.driver == "psycopg" and hasattr(raw, "cursor"):
+        name = ".".join(connection.dialect.identifier_preparer.quote_identifier(part) for part in (schema, "oban_jobs"))
+        statement = f"COPY {name} ({', '.join(COLUMNS)}) FROM STDIN (FORMAT binary)"
+
+        async def by_psycopg(rows: list[bytes]) -> None:
+            async with raw.cursor() as cursor, cursor.copy(statement) as copying:
+                async for part in _parts(rows):
+                    await copying.write(part)
+
+        return by_psycopg
+    return None
 
 
-async def _chunks(jobs: Jobs) -> AsyncIterator[list[Job]]:
-    if isinstance(jobs, AsyncIterable):
-        chunk: list[Job] = []
-        async for job in jobs:
-            chunk.append(job)
-            if len(chunk) == CHUNK:
-                yield chunk
-                chunk = []
-        if chunk:
-            yield chunk
-        return
-    rest: Iterator[Job] = iter(jobs)
-    while chunk := list(islice(rest, CHUNK)):
-        yield chunk
+async def _parts(rows: list[bytes]) -> AsyncIterator[bytes]:
+    yield HEADER
+    for part in rows:
+        yield part
+    yield TRAILER
 
 
-def _all_new(jobs: list[Job]) -> bool:
-    return min([_is_new(job) for job in jobs])  # not all(): each of them is to be looked at
-
-
-def _is_new(job: Any) -> bool:
-    """Accept a job that may be enqueued; tell whether it is a new one without a past."""
-    if not isinstance(job, Job):
-        raise TypeError(f"a Job is enqueued, got {job!r}; make one: SendWelcome.new(...)")
-    state = instance_state(job)
-    if state.key is not None or state.session_id is not None:
-        raise InvalidJob(f"{job} is in a session, or stored already; enqueue a new one made of the same args")
-    if job.state in _PAST:
-        raise InvalidJob(f"a job that is {job.state} can't be enqueued; session.add(job) stores one as it is")
-    loaded = job.__dict__
-    return not any(loaded.get(column) for column in _UNUSUAL)
-
-
-def _shown(job: Job) -> Job:
-    """The job after whoever looks at jobs about to be written has seen it; objects are shown by their flush."""
-    hooks.writing(job)
-    return job
-
-
-def _record(job: Job, now: datetime) -> tuple[Any, ...]:
-    """What COPY takes, in the order of `COLUMNS`."""
-    moment: Any = job.scheduled_at
-    return (
-        job.worker,
-        job.queue,
-        job.state,
-        values.dumps(_plain(job.args, "args")) if job.args else "{}",
-        values.dumps(_plain(job.meta, "meta")) if job.meta else "{}",
-        job.tags,
-        job.max_attempts,
-        job.priority,
-        now if moment is None else _naive(moment),
-    )
-
-
-def _row(job: Job) -> dict[str, Any]:
-    moment: Any = job.scheduled_at
-    return {
-        "worker": job.worker,
-        "queue": job.queue,
-        "state": job.state,
-        "args": _plain(job.args, "args"),
-        "meta": _plain(job.meta, "meta"),
-        "tags": job.tags,
-        "max_attempts": job.max_attempts,
-        "priority": job.priority,
-        "scheduled_at": None if moment is None else _naive(moment).isoformat(),
-    }
-
-
-def _plain(value: dict[str, Any], where: str) -> Any:
-    plain = values.to_json(value, where=where)
-    if values.has_references(plain):
-        raise InvalidArguments(
-            f"{where} holds ref(...), whose object only a session can write; use enqueue_many(session, jobs)",
-            path=where,
-        )
-    return plain
-
-
-def _naive(moment: datetime) -> datetime:
-    return moment.replace(tzinfo=None) if moment.tzinfo is UTC else moment.astimezone(UTC).replace(tzinfo=None)
-
-
-def _write_objects(connection: Connection, jobs: list[Job]) -> None:
-    for job in jobs:
-        _plain(job.args, "args")
-        _plain(job.meta, "meta")
+def _flush(connection: Connection, jobs: list[Job]) -> None:
     with Session(connection, expire_on_commit=False) as session:
         session.info[ANNOUNCE] = False  # all is announced at the end, once
         session.add_all(jobs)

@@ -186,14 +186,15 @@ async def test_a_codec_for_json_on_the_engine_does_not_make_strings_of_args(data
         await engine.dispose()
 
 
-async def test_copy_is_what_asyncpg_uses(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    copies: list[str] = []
-    original = asyncpg.Connection.copy_records_to_table
+async def test_jobs_are_copied_and_not_inserted(driven: AsyncEngine) -> None:
+    inserts: list[str] = []
 
-    async def noted(self: Any, table: str, **options: Any) -> str:
-        copies.append(table)
-        return await original(self, table, **options)
+    @event.listens_for(driven.sync_engine, "before_cursor_execute")
+    def _noted(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if "INSERT" in statement:
+            inserts.append(statement)
 
-    monkeypatch.setattr(asyncpg.Connection, "copy_records_to_table", noted)
-    await Oban(engine).enqueue_many(Job("w") for _ in range(2_001))
-    assert copies == ["oban_jobs"] * 2
+    assert await Oban(driven).enqueue_many(Job("w") for _ in range(2_001)) == 2_001
+    assert inserts == []
+    assert await Oban(driven).enqueue_many([Job("w"), Job("w", attempt=1)]) == 2
+    assert len(inserts) == 1
