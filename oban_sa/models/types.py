@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 from sqlalchemy import (
-    ARRAY,
     DateTime,
     Dialect,
     Enum,
@@ -17,7 +16,7 @@ from sqlalchemy import (
     text,
     type_coerce,
 )
-from sqlalchemy.dialects.postgresql import ENUM, JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, ENUM, JSONB
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import BindParameter, ColumnElement
