@@ -1,0 +1,23 @@
+"""The application's own table, whose rows know the job that works on them."""
+
+from __future__ import annotations
+
+from advanced_alchemy.base import IdentityAuditBase
+from sqlalchemy import ForeignKey
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from oban_sa import Job
+
+
+class Report(IdentityAuditBase):
+    """What somebody asked for; `text` is there once it is built."""
+
+    __tablename__ = "reports"
+
+    title: Mapped[str] = mapped_column(unique=True)
+    pages: Mapped[int]
+    text: Mapped[str | None]
+
+    # SET NULL, because jobs are deleted some time after they ended, and the report stays.
+    job_id: Mapped[int | None] = mapped_column(ForeignKey(Job.id, ondelete="SET NULL"), index=True)
+    job: Mapped[Job | None] = relationship(Job)
