@@ -142,6 +142,14 @@ def _port(value: object) -> int:
     return value
 
 
+def _count(value: object) -> int:
+    if isinstance(value, str) and re.fullmatch(r"\d{1,9}", value.strip()):
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InvalidOption(f"{value!r} is not a whole number of at least 1; write for example 4")
+    return value
+
+
 def _crontab(value: object) -> tuple[CronEntry, ...]:
     """Read the tables of a file; what is wrong is said with the number of the entry, counted from 1."""
     tables = cast("list[object]", value) if isinstance(value, list) else [value]
@@ -224,6 +232,9 @@ READ: Final[Mapping[str, Callable[[object], object]]] = {
     "blocked_after": _positive,
     "poll_every": _positive,
     "stage_every": _positive,
+    "processes": _count,
+    "process_pool": _count,
+    "recycle_after": _count,
     "until_idle": _flag,
     "dry_run": _flag,
     "log_level": _choice(LOG_LEVELS),

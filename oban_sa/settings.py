@@ -57,6 +57,9 @@ class Settings:
     blocked_after: float = 1.0
     poll_every: float = 1.0
     stage_every: float = 1.0
+    processes: int = 1
+    process_pool: int | None = None
+    recycle_after: int | None = None
     until_idle: bool = False
     dry_run: bool = False
     log_level: str = "info"

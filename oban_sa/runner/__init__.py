@@ -32,6 +32,7 @@ from oban_sa.runner.lifeline import Lifeline
 from oban_sa.runner.metrics import Metrics
 from oban_sa.runner.notifier import Notifier
 from oban_sa.runner.part import Part
+from oban_sa.runner.processes import Processes
 from oban_sa.runner.producer import Producer
 from oban_sa.runner.pruner import Pruner
 from oban_sa.runner.queues import Queues
@@ -84,6 +85,9 @@ class Runner:
     `health_host`. Code that blocks the event loop for `blocked_after` is named in the log; None looks away.
     `metrics` tells Oban Web what this node does.
 
+    At most `process_pool` processes run jobs with `executor="process"`, by default one for each processor; each imports
+    the modules in `imports` when it starts, and is replaced after `recycle_after` jobs.
+
     Raises `InvalidOption` for options that can't be used, and when it starts `SchemaMissing` or `SchemaOutdated`.
     """
 
@@ -110,6 +114,9 @@ class Runner:
         health_port: int | None = None,
         health_host: str = "127.0.0.1",
         blocked_after: Period | None = 1,
+        process_pool: int | None = None,
+        recycle_after: int | None = None,
+        imports: Iterable[str] = (),
         registry: Registry | None = None,
     ) -> None:
         self.name = name
@@ -129,7 +136,8 @@ class Runner:
         self._database = Database(engine, schema=schema)
         self._line = self._database.house
         self._unfinished = self._database.prepare(unfinished())
-        self._dispatch = Dispatch(AttemptSessions(engine, schema=schema))
+        processes = Processes(limit=process_pool, recycle_after=recycle_after, imports=imports)
+        self._dispatch = Dispatch(AttemptSessions(engine, schema=schema), processes)
         executor = Executor(
             self._dispatch,
             registry or default_registry,
@@ -256,11 +264,15 @@ class Runner:
         """Wait until somebody asks the runner to stop."""
         await self._stop_asked.wait()
 
-    async def until_idle(self) -> None:
-        """Wait until no job of the served queues is available, executing or due on any node, or until asked to stop."""
+    async def until_idle(self, also: Iterable[str] = ()) -> None:
+        """Wait until no job of the served queues is available, executing or due on any node, or until asked to stop.
+
+        `also` names queues that others serve and that are to be idle as well.
+        """
+        others = frozenset(also) - self.queues.keys()
         rest = 0.02
         while not self._stop_asked.is_set():
-            if await self._idle():
+            if await self._idle(others):
                 return
             try:
                 async with asyncio.timeout(rest):
@@ -324,10 +336,11 @@ class Runner:
         if tasks:
             await asyncio.wait(tasks, timeout=within)
 
-    async def _idle(self) -> bool:
+    async def _idle(self, others: Iterable[str]) -> bool:
         if not all(producer.idle() for producer in self._queues.all):
             return False
         queues = [queue for queue, producer in self._queues.serving.items() if not producer.paused]
+        queues += others
         try:
             row = (await self._line.fetch(self._unfinished, queues=queues))[0]
         except Exception:

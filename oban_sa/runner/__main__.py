@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
@@ -9,6 +10,8 @@ import click
 from oban_sa.errors import InvalidOption, ObanError
 from oban_sa.readings import EMBEDDED_FOLDER, LOG_FORMATS, LOG_LEVELS
 from oban_sa.runner.command import imports, logs, service
+from oban_sa.runner.command.shares import shared
+from oban_sa.runner.command.supervisor import supervise
 from oban_sa.runner.scheduler import resolved
 from oban_sa.settings import Settings, load
 from oban_sa.workers.registry import registry
@@ -27,6 +30,10 @@ Examples:
 \b
   # nothing installed but this package: a private PostgreSQL in ./.oban
   python -m oban_sa.runner --embedded --import myapp.jobs
+
+\b
+  # four processes share the limits: each runs five jobs at a time
+  python -m oban_sa.runner --import myapp.jobs --queues default:20 --processes 4
 
 \b
   # work off what is there and leave, as in a test or a nightly batch
@@ -82,6 +89,17 @@ runner. A second Ctrl-C ends it at once. It exits with 0 when it stopped cleanly
 )
 @click.option(
     "--queues", metavar="QUEUES", help="Queues and how many jobs each runs at once; default:10. [OBAN_QUEUES]"
+)
+@click.option("--processes", metavar="N", help="Run N runners that share the limits of queues; 1. [OBAN_PROCESSES]")
+@click.option(
+    "--process-pool",
+    metavar="N",
+    help='Processes for jobs with executor="process", at most; the number of processors. [OBAN_PROCESS_POOL]',
+)
+@click.option(
+    "--recycle-after",
+    metavar="N",
+    help="Jobs after which such a process is replaced by a new one; never. [OBAN_RECYCLE_AFTER]",
 )
 @click.option("--until-idle", is_flag=True, default=None, help="Exit once nothing is available, executing or due.")
 @click.option("--schema", metavar="NAME", help="The schema that holds the tables; public. [OBAN_SCHEMA]")
@@ -147,11 +165,15 @@ def command(config: str | None, **flags: Any) -> None:
         origin = settings.origins.get("imports", "--import")
         imports.load(settings.imports, origin=origin)
         service.require_database(settings)
+        shares = shared(settings)
         if settings.dry_run:
             _print_workers()
             _print_crontab(settings)
+            _print_shares(shares)
             service.check(settings)
             click.echo("Everything is in place; no job was run.")
+        elif settings.processes > 1:
+            sys.exit(supervise(settings))
         else:
             service.serve(settings)
     except ObanError as error:
@@ -188,6 +210,13 @@ def _print_workers() -> None:
 def _print_crontab(settings: Settings) -> None:
     for entry in sorted(resolved(settings.crontab, registry, settings.allow), key=lambda entry: entry.worker):
         click.echo(f"cron   {entry.expression}  {entry.timezone}  {entry.worker}")
+
+
+def _print_shares(shares: list[Settings]) -> None:
+    for number, share in enumerate(shares, 1):
+        if len(shares) > 1:
+            queues = ",".join(f"{queue}:{limit}" for queue, limit in share.queues.items())
+            click.echo(f"runner {number}  {share.node or 'host.pid'}  {queues}")
 
 
 def main() -> None:

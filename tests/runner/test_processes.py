@@ -187,7 +187,7 @@ async def test_a_process_that_can_not_begin_fails_the_attempt_with_words() -> No
 
 async def test_a_timeout_ends_the_code_where_it_is(processes: Processes, tmp_path: Path) -> None:
     path = tmp_path / "pid"
-    with pytest.raises(AttemptTimedOut, match="timeout of 0.5 seconds") as caught:
+    with pytest.raises(AttemptTimedOut, match="longer than its timeout of 500 ms") as caught:
         await call(processes, process_jobs.cleans_up, within=0.5, path=str(path))
     assert "time.sleep(60)" in str(caught.value.__cause__)
     assert (tmp_path / "pid.cleaned").read_text() == "AttemptTimedOut"

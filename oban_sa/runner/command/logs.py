@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final, TextIO
 
 import orjson
@@ -55,14 +56,19 @@ def configure(
     log_format: str = "text",
     stream: TextIO | None = None,
     verbose: Iterable[str] = (),
+    node: str | None = None,
 ) -> None:
     """Send everything that is logged to `stream` (stderr) as text or JSON, at `level` and above.
+
+    `node` is named in each line, for where several write to one place.
 
     Below `info` only this library and the modules in `verbose` speak: a driver's debug output helps nobody.
     """
     number = logging.getLevelNamesMapping()[level.upper()]
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.addFilter(_with_current_job)
+    if node is not None:
+        handler.addFilter(partial(_with_node, node))
     handler.setFormatter(JSONLines() if log_format == "json" else TextLines(colors=_colors(handler.stream)))
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -92,6 +98,11 @@ def _with_current_job(record: logging.LogRecord) -> bool:
             return True
         for key, value in {"job_id": job.id, "worker": job.worker, "queue": job.queue, "attempt": job.attempt}.items():
             record.__dict__.setdefault(key, value)
+    return True
+
+
+def _with_node(node: str, record: logging.LogRecord) -> bool:
+    record.__dict__.setdefault("node", node)
     return True
 
 
@@ -286,14 +297,17 @@ def _about_job(record: logging.LogRecord) -> dict[str, Any]:
     """Return what a line of text says about the job besides its message."""
     event = getattr(record, "event", None)
     if isinstance(event, telemetry.JobEvent):
-        return {"queue": event.queue, "attempt": f"{event.attempt}/{event.max_attempts}"}
-    keys = ("job_id", "worker", "queue", "attempt")
+        facts = {"queue": event.queue, "attempt": f"{event.attempt}/{event.max_attempts}"}
+        return facts | ({"node": node} if (node := getattr(record, "node", None)) else {})
+    keys = ("job_id", "worker", "queue", "attempt", "node")
     return {key: getattr(record, key) for key in keys if hasattr(record, key)}
 
 
 def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> Iterator[str]:
     if record.exc_info and record.exc_info[1] is not None:
         yield formatter.formatException(record.exc_info)
+    elif record.exc_text:  # it comes from another process
+        yield record.exc_text
     if record.stack_info:
         yield formatter.formatStack(record.stack_info)
 

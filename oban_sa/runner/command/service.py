@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final, TypeVar
@@ -52,19 +52,35 @@ def check(settings: Settings) -> None:
         run(_checked(settings, settings.database_url))
 
 
-def serve(settings: Settings) -> None:
+def prepare(settings: Settings, url: str) -> None:
+    """Do once what several runners would each begin with: make the tables of a private database, or check them.
+
+    Raises where a runner with these settings couldn't start.
+    """
+    _named(settings)
+    run(_checked(settings, url))
+
+
+def serve(settings: Settings, *, started: Callable[[Runner], None] | None = None, also: Iterable[str] = ()) -> None:
     """Work until a signal says to stop, or until nothing is left to do where the settings say so.
+
+    `started` is told when work begins; `also` names queues of others that count where nothing is to be left to do.
 
     Raises an ObanError with words for whoever started the command where work can't begin.
     """
     with database(settings) as url:
-        if settings.embedded is not None:
-            click.echo(url)  # on stdout and by itself, so that a script can read it
-            logger.info("a private PostgreSQL runs in %s; applications reach it at the URL above", settings.embedded)
+        tell_of_embedded(settings, url)
         left_behind = threading.Event()
-        run(_serve(settings, url), left_behind)
+        run(_serve(settings, url, started, also), left_behind)
     if left_behind.is_set():
         leave()
+
+
+def tell_of_embedded(settings: Settings, url: str) -> None:
+    """Say where a private database is: on stdout and by itself, so that a script can read it."""
+    if settings.embedded is not None:
+        click.echo(url)
+        logger.info("a private PostgreSQL runs in %s; applications reach it at the URL above", settings.embedded)
 
 
 def run(work: Coroutine[Any, Any, T], left_behind: threading.Event | None = None) -> T:
@@ -103,7 +119,7 @@ def _named(settings: Settings) -> tuple[Prune | None, list[Any]]:
     return prune, middleware
 
 
-async def _serve(settings: Settings, url: str) -> None:
+async def _serve(settings: Settings, url: str, started: Callable[[Runner], None] | None, also: Iterable[str]) -> None:
     prune, middleware = _named(settings)
     if settings.listen_url is not None:
         connect_arguments(settings.listen_url)  # refuses now what the notifier would try for ever
@@ -142,10 +158,16 @@ async def _serve(settings: Settings, url: str) -> None:
                 blocked_after=settings.blocked_after,
                 poll_every=settings.poll_every,
                 stage_every=settings.stage_every,
+                process_pool=settings.process_pool,
+                recycle_after=settings.recycle_after,
+                imports=settings.imports,
             )
             begin(runner.stop)
             with _explaining(url):
-                await runner.run(until_idle=settings.until_idle)
+                async with runner:
+                    if started is not None:
+                        started(runner)
+                    await (runner.until_idle(also) if settings.until_idle else runner.wait_stopped())
     finally:
         stop_following()
         await engine.dispose()
@@ -156,6 +178,8 @@ async def _checked(settings: Settings, url: str) -> None:
         connect_arguments(settings.listen_url)
     engine = create_engine(url, application_name=f"oban_sa {settings.node}", connections=1, pooler=settings.pooler)
     try:
+        if settings.embedded is not None:
+            await _migrate(engine, settings.schema)
         await _verified(engine, settings.schema, url)
     finally:
         await engine.dispose()

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any, Final
 
+from oban_sa.errors import InvalidOption
 from oban_sa.models import Job
 from oban_sa.runner.processes.child import Child, NotBegun
 from oban_sa.runner.processes.crossing import Plan
@@ -30,6 +31,9 @@ class Processes:
     def __init__(
         self, *, limit: int | None = None, recycle_after: int | None = None, imports: Iterable[str] = ()
     ) -> None:
+        for name, value in (("process_pool", limit), ("recycle_after", recycle_after)):
+            if value is not None and value < 1:
+                raise InvalidOption(f"{name} is a whole number of at least 1, or None, not {value!r}")
         self._room = asyncio.Semaphore(limit or processors())
         self._recycle_after = recycle_after
         self._imports = tuple(imports)

@@ -1,0 +1,98 @@
+"""`python -m oban_sa.runner.command.member`: one of several runners, as their supervisor starts it.
+
+Its standard input is a socket: settings come in, passwords among them, which would be seen by everybody on the command
+line. When the other end is closed the supervisor is gone, and the runner stops as on SIGTERM.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import pickle
+import signal
+import socket
+import struct
+import sys
+import threading
+from collections.abc import Iterable
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any, Final, cast
+
+from oban_sa.errors import InvalidOption, ObanError
+from oban_sa.runner import Runner
+from oban_sa.runner.command import imports, logs, service
+from oban_sa.settings import Settings, default_node
+
+logger = logging.getLogger("oban_sa.runner")
+
+HEAD: Final = struct.Struct("!I")
+
+
+def packed(settings: Settings, queues: Iterable[str]) -> bytes:
+    """Return settings as a member reads them, with the names of all queues that it and its like serve together."""
+    file = io.BytesIO()
+    _Pickler(file).dump((settings, tuple(queues)))
+    data = file.getvalue()
+    return HEAD.pack(len(data)) + data
+
+
+class _Pickler(pickle.Pickler):
+    """Also takes what is frozen in settings."""
+
+    def reducer_override(self, obj: Any, /) -> Any:
+        if isinstance(obj, MappingProxyType):
+            frozen = cast("MappingProxyType[str, Any]", obj)
+            return _frozen, (dict(frozen),)
+        return NotImplemented
+
+
+def _frozen(mapping: dict[str, Any]) -> MappingProxyType[str, Any]:
+    return MappingProxyType(mapping)
+
+
+def main() -> None:
+    """Be a runner with the settings that the supervisor sends, until it says to stop or is gone."""
+    # Programs that jobs start must neither read from the supervisor nor keep its line open.
+    channel = socket.socket(fileno=os.dup(0))
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    with channel.makefile("rb") as file:
+        head = file.read(HEAD.size)
+        data = file.read(HEAD.unpack(head)[0]) if head else b""
+    if not data:
+        sys.exit(1)  # the supervisor is gone already
+    settings: Settings
+    queues: tuple[str, ...]
+    settings, queues = pickle.loads(data)  # noqa: S301 - from the process that started this one
+    settings = replace(settings, node=settings.node or default_node())
+    threading.Thread(target=_stop_with, args=(channel,), name="oban_sa supervisor", daemon=True).start()
+    logs.configure(settings.log_level, settings.log_format, verbose=settings.imports, node=settings.node)
+
+    def started(runner: Runner) -> None:
+        told: dict[str, Any] = {"started": True, "health": runner.health_address}
+        channel.sendall(json.dumps(told).encode() + b"\n")
+
+    try:
+        imports.load(settings.imports, origin=settings.origins.get("imports", "--import"))
+        service.serve(settings, started=started, also=queues)
+    except ObanError as error:
+        logger.error("%s", error)
+        sys.exit(2 if isinstance(error, InvalidOption) else 1)
+
+
+def _stop_with(channel: socket.socket) -> None:
+    try:
+        while channel.recv(1024):
+            pass
+    except OSError:
+        pass
+    logger.warning("the supervisor is gone; stopping")
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""Several runners under one supervisor: one signal stops all, and one that dies is started again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import orjson
+
+from oban_sa.errors import InvalidOption
+from oban_sa.runner.command import service
+from oban_sa.runner.command.members import Member, Unusable
+from oban_sa.runner.command.shares import shared
+from oban_sa.runner.health import Check, Health
+from oban_sa.settings import Settings
+
+logger = logging.getLogger("oban_sa.runner")
+
+ANSWER_WITHIN: Final = 4.0
+"""Seconds that a runner has to say how it is, so that whoever asked the supervisor hears of it within five."""
+
+
+def supervise(settings: Settings) -> int:
+    """Run `processes` runners until a signal says to stop, or until nothing is left to do where the settings say so.
+
+    Returns the exit code: 0 where all stopped cleanly. What keeps every runner from starting is found here once, and
+    raised as an `ObanError`, as one runner would.
+    """
+    shares = shared(settings)
+    if os.name != "posix":
+        raise InvalidOption("--processes needs signals, which this system lacks; start several runners")
+    with service.database(settings) as url:
+        service.prepare(settings, url)
+        service.tell_of_embedded(settings, url)
+        shares = [replace(share, database_url=url, embedded=None) for share in shares]
+        return asyncio.run(Supervisor(settings, shares).run())
+
+
+class Supervisor:
+    """Holds no connection and runs no job: whatever happens to a runner, it goes on."""
+
+    def __init__(self, settings: Settings, shares: Sequence[Settings]) -> None:
+        self._settings = settings
+        self._stopping = asyncio.Event()
+        self._at_once = asyncio.Event()
+        self._members = [
+            Member(share, queues=settings.queues, stopping=self._stopping, at_once=self._at_once) for share in shares
+        ]
+
+    async def run(self) -> int:
+        """Run all until they have stopped; returns the exit code. Raises `RunnerError` where health can't be served."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._received, number)
+        health: Health | None = None
+        if self._settings.health_port is not None:
+            reports = {"/live": self._live, "/ready": self._ready}
+            health = Health(reports, host=self._settings.health_host, port=self._settings.health_port)
+            await health.start()
+        logger.info(
+            "supervising %d runners: %s",
+            len(self._members),
+            "; ".join(f"{member.node} {_queues(member)}".strip() for member in self._members),
+        )
+        try:
+            ended = await asyncio.gather(*(self._lived(member) for member in self._members))
+        finally:
+            if health is not None:
+                await health.stop()
+        if not all(ended):
+            return 2
+        clean = all(member.clean for member in self._members)
+        logger.info("all runners have stopped" if clean else "all runners have ended, not all of them cleanly")
+        return 0 if clean else 1
+
+    async def _lived(self, member: Member) -> bool:
+        try:
+            await member.live()
+        except Unusable:
+            self._stopping.set()  # it will never start, however often it is tried
+            return False
+        except BaseException:
+            self._stopping.set()
+            raise
+        return True
+
+    def _received(self, number: int) -> None:
+        if self._stopping.is_set():
+            if number == signal.SIGINT and not self._at_once.is_set():
+                logger.warning("interrupted again; leaving at once, another node rescues the jobs that were running")
+                self._at_once.set()
+            return
+        logger.info("%s received; stopping all runners", signal.Signals(number).name)
+        self._stopping.set()
+
+    async def _live(self) -> Mapping[str, Check]:
+        # One that is being started again is looked after already; nobody has to start all of them anew for that.
+        return await self._all("/live", absent=True)
+
+    async def _ready(self) -> Mapping[str, Check]:
+        return await self._all("/ready", absent=False)
+
+    async def _all(self, path: str, *, absent: bool) -> Mapping[str, Check]:
+        checks = await asyncio.gather(*(_asked(member, path, absent=absent) for member in self._members))
+        return {
+            f"runner {number} {member.node}".strip(): check
+            for number, (member, check) in enumerate(zip(self._members, checks, strict=True), 1)
+        }
+
+
+async def _asked(member: Member, path: str, *, absent: bool) -> Check:
+    """What a runner says of itself; `absent` is whether it is well while it doesn't run."""
+    if member.health is None:
+        return Check(absent, "it is being started")
+    try:
+        async with asyncio.timeout(ANSWER_WITHIN):
+            reader, writer = await asyncio.open_connection(*member.health)
+            try:
+                writer.write(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+                answer = await reader.read()
+            finally:
+                writer.close()
+        head, _, body = answer.partition(b"\r\n\r\n")
+        report: dict[str, Any] = orjson.loads(body)
+        return Check(head.split(b" ")[1] == b"200", report["checks"])
+    except (OSError, TimeoutError, IndexError, KeyError, orjson.JSONDecodeError) as error:
+        return Check(False, f"it doesn't answer: {type(error).__name__}")
+
+
+def _queues(member: Member) -> str:
+    return ",".join(f"{queue}:{limit}" for queue, limit in member.settings.queues.items())
