@@ -1,6 +1,6 @@
 """How fast it is: the floor, oban_sa and other queues, interleaved in one run on one server.
 
-    python -m benchmarks                          # everything, in half an hour; results in benchmarks/results/latest.json
+    python -m benchmarks                          # everything, in half an hour
     python -m benchmarks --only drain_50,startup  # some of it
     python -m benchmarks --quick --results /tmp/quick.json
     python -m benchmarks.page                     # docs/performance.md, from the results

@@ -29,9 +29,7 @@ async def drain(turn: Turn) -> None:
     await filling.check(turn)
 
 
-async def _work(
-    options: dict[str, Any], progress: Progress, go: Callable[[], Coroutine[Any, Any, None]]
-) -> Share:
+async def _work(options: dict[str, Any], progress: Progress, go: Callable[[], Coroutine[Any, Any, None]]) -> Share:
     share = Share()
     queues = filling.queues(options)
     connections = [await asyncpg.connect(options["url"]) for _ in queues]

@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import asyncpg
 from sqlalchemy import make_url
@@ -21,8 +21,8 @@ from benchmarks.ground import migrated
 from benchmarks.scenarios import Scenario
 from benchmarks.turn import percentile
 
-WITHIN = 600.0
-"""Seconds after which a turn is given up."""
+WITHIN, QUICKLY = 300.0, 60.0
+"""Seconds after which a turn is given up; and a turn of a quick run."""
 ENDING = 60.0
 """Seconds for checking and going away, after a turn's work is done."""
 
@@ -90,7 +90,7 @@ class Arena:
         self._postmaster: int | None = None
         self._number = 0
 
-    async def __aenter__(self) -> Arena:
+    async def __aenter__(self) -> Self:
         self._admin = await asyncpg.connect(self._url)
         self._postmaster = await gauges.postmaster_of(self._admin)
         return self
@@ -116,9 +116,9 @@ class Arena:
     async def turn(self, scenario: Scenario, contender: str, *, quick: bool) -> tuple[dict[str, Any], dict[str, str]]:
         """Let a contender take its turn, and return its answer and its versions; raises `Refused`."""
         foreign = contender not in ("floor", "oban_sa")
-        async with self._database(None if foreign else scenario.finished // (20 if quick else 1)) as name:
-            async with self._held(name, held=scenario.held):
-                return await self._play(scenario, contender, name, quick=quick)
+        finished = None if foreign else scenario.finished // (20 if quick else 1)
+        async with self._database(finished) as name, self._held(name, held=scenario.held):
+            return await self._play(scenario, contender, name, quick=quick)
 
     @asynccontextmanager
     async def _database(self, finished: int | None) -> AsyncIterator[str]:
@@ -165,6 +165,7 @@ class Arena:
     ) -> tuple[dict[str, Any], dict[str, str]]:
         options = {"url": self.url_of(name), **scenario.asked(contender, quick=quick)}
         python, module = self._pythons[contender]
+        within = QUICKLY if quick else WITHIN
         words = ["-m", scenario.modules.get(contender, module), json.dumps(options)]
         paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         process = await asyncio.create_subprocess_exec(
@@ -182,13 +183,13 @@ class Arena:
         assert process.stderr is not None
         said = asyncio.create_task(process.stderr.read())
         try:
-            versions = (await _line(process.stdout))["versions"]
-            await _line(process.stdout)
+            versions = (await _line(process.stdout, within))["versions"]
+            await _line(process.stdout, within)
             await self._settle(name)
             commits = await gauges.commits(self.admin, name)
             before = await gauges.read(self.admin, self._postmaster)
             process.stdin.write(b"go\n")
-            answer = (await _line(process.stdout))["done"]
+            answer = (await _line(process.stdout, within))["done"]
             after = await gauges.read(self.admin, self._postmaster)
             # What it checks comes after its figure: one that is not true ends it with an error.
             code = await asyncio.wait_for(process.wait(), ENDING)
@@ -203,7 +204,7 @@ class Arena:
                 process.kill()
             await process.wait()
             last = (await said).decode(errors="replace").strip().splitlines()[-1:]
-            raise Refused(" ".join([str(error) or f"it took longer than {WITHIN:g} s", *last])) from error
+            raise Refused(" ".join([str(error) or f"it took longer than {within:g} s:", *last])) from error
         finally:
             if process.returncode is None:
                 process.kill()
@@ -218,8 +219,8 @@ class Arena:
         await connection.close()
 
 
-async def _line(stream: asyncio.StreamReader) -> dict[str, Any]:
-    async with asyncio.timeout(WITHIN):
+async def _line(stream: asyncio.StreamReader, within: float) -> dict[str, Any]:
+    async with asyncio.timeout(within):
         while line := await stream.readline():
             try:
                 found = json.loads(line)

@@ -32,11 +32,12 @@ class Contender:
 
 FLOOR = Contender("floor", "benchmarks.bare")
 OURS = Contender("oban_sa", "benchmarks.ours")
+PSYCOPG = "psycopg[binary,pool]"
 PEERS_KNOWN = (
-    Contender("oban", "benchmarks.peers.oban", ("oban~=0.7.0", "psycopg[binary,pool]", "uvloop"), (3, 12)),
-    Contender("pgqueuer", "benchmarks.peers.pgqueuer", ("pgqueuer~=1.6", "asyncpg", "uvloop"), (3, 11)),
-    Contender("procrastinate", "benchmarks.peers.procrastinate", ("procrastinate~=3.10", "psycopg[binary,pool]", "uvloop")),
-    Contender("chancy", "benchmarks.peers.chancy", ("chancy~=0.26.0", "psycopg[binary,pool]", "uvloop")),
+    Contender("oban", "benchmarks.peers.oban", ("oban~=0.7.0", PSYCOPG, "uvloop"), (3, 12)),
+    Contender("pgqueuer", "benchmarks.peers.pgqueuer", ("pgqueuer~=1.6", "asyncpg", "uvloop")),
+    Contender("procrastinate", "benchmarks.peers.procrastinate", ("procrastinate~=3.10", PSYCOPG, "uvloop")),
+    Contender("chancy", "benchmarks.peers.chancy", ("chancy~=0.26.0", PSYCOPG, "uvloop")),
 )
 
 
@@ -70,7 +71,7 @@ def _python(least: tuple[int, int]) -> str:
         path = shutil.which(name)
         if path is not None and _version(path) >= least:
             return path
-    raise LeftOut(f"it needs Python {least[0]}.{least[1]} or newer, and none was found; {PYTHON}=/path/to/python names one")
+    raise LeftOut(f"it needs Python {least[0]}.{least[1]} or newer; name one: {PYTHON}=/path/to/python")
 
 
 def _pyenv() -> list[str]:

@@ -29,7 +29,7 @@ samples: list[float] = []
 
 
 @job(queue="bench", registry=registry, name=filling.WORKER)
-async def nothing(job: Job) -> None:
+async def nothing(job: Job, text: str = "") -> None:
     executed.append(job.id)
 
 
@@ -57,15 +57,19 @@ def engine_for(url: str, **options: Any) -> AsyncEngine:
     return create_async_engine(make_url(url).set(drivername="postgresql+asyncpg"), **options)
 
 
+async def ready(turn: Turn, engine: AsyncEngine) -> None:
+    """Connect first, as an application that runs has done."""
+    async with engine.connect():
+        turn.ready()
+
+
 async def drain(turn: Turn) -> None:
     await filling.fill(turn)
     await drained(turn, _work)
     await filling.check(turn)
 
 
-async def _work(
-    options: dict[str, Any], progress: Progress, go: Callable[[], Coroutine[Any, Any, None]]
-) -> Share:
+async def _work(options: dict[str, Any], progress: Progress, go: Callable[[], Coroutine[Any, Any, None]]) -> Share:
     """From the beginning of the first fetch to the last written outcome."""
     share = Share(executed)
 
@@ -156,7 +160,7 @@ async def enqueue_one(turn: Turn) -> None:
     """A session and a transaction for each, announced."""
     engine = engine_for(turn.url)
     sessions = async_sessionmaker(engine, expire_on_commit=False)
-    turn.ready()
+    await ready(turn, engine)
     for number in range(turn.jobs):
         async with sessions.begin() as session:
             enqueue(session, Send.new({"user_id": number}))  # type: ignore[attr-defined]
@@ -170,7 +174,7 @@ async def enqueue_flush(turn: Turn) -> None:
     size = turn.options["batch"]
     engine = engine_for(turn.url)
     sessions = async_sessionmaker(engine, expire_on_commit=False)
-    turn.ready()
+    await ready(turn, engine)
     for first in range(0, turn.jobs, size):
         async with sessions.begin() as session:
             made = [Send.new({"user_id": number}) for number in range(first, min(first + size, turn.jobs))]  # type: ignore[attr-defined]
@@ -183,7 +187,7 @@ async def enqueue_flush(turn: Turn) -> None:
 async def enqueue_copy(turn: Turn) -> None:
     """`Oban.enqueue_many` from a generator."""
     engine = engine_for(turn.url)
-    turn.ready()
+    await ready(turn, engine)
     await Oban(engine).enqueue_many(Send.new({"user_id": number}) for number in range(turn.jobs))  # type: ignore[attr-defined]
     turn.done()
     await engine.dispose()

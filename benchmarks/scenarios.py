@@ -40,7 +40,7 @@ class Scenario:
     def asked(self, contender: str, *, quick: bool) -> dict[str, Any]:
         """The options of one turn."""
         options = dict(self.options)
-        jobs = options["jobs"] * (SLOW.get(contender, 1.0) if self.kind == "drain" else 1.0)
+        jobs = options["jobs"] * (SLOW.get(contender, 1.0) if self.kind in ("drain", "enqueue_copy") else 1.0)
         options["jobs"] = max(1, int(jobs / (20 if quick else 1)))
         if quick and "over" in options:
             options["over"] = min(options["over"], 1.0)
@@ -58,10 +58,10 @@ def _flush(size: int, jobs: int) -> Scenario:
     peers = ALL if size == 10_000 else BOTH
     return Scenario(
         f"flush_{size}",
-        f"{size:,} job{'s' if size > 1 else ''} in a session's flush",
+        f"Enqueue {size:,} in a session's flush",
         "enqueue_flush",
         contenders=peers,
-        kinds={name: "enqueue_many" for name in ALL[2:]},
+        kinds=dict.fromkeys(ALL[2:], "enqueue_many"),
         options={"jobs": jobs, "batch": size},
     )
 
@@ -107,13 +107,26 @@ SCENARIOS = (
         unit="ms",
         about=14,
     ),
-    Scenario("enqueue_one", "Enqueue one by one", "enqueue_one", contenders=ALL, options={"jobs": 1000}),
-    _flush(1, 1000),
+    Scenario(
+        "enqueue_one",
+        "Enqueue one by one, a transaction for each",
+        "enqueue_one",
+        contenders=ALL,
+        options={"jobs": 1000},
+    ),
     _flush(10, 5000),
     _flush(100, 10_000),
     _flush(1000, 20_000),
     _flush(10_000, 10_000),
-    Scenario("enqueue_copy", "Enqueue by COPY", "enqueue_copy", options={"jobs": 50_000}),
+    Scenario(
+        "enqueue_copy",
+        "Enqueue 50,000 at once, by COPY",
+        "enqueue_copy",
+        contenders=ALL,
+        kinds=dict.fromkeys(ALL[2:], "enqueue_many"),
+        options={"jobs": 50_000},
+        about=5,
+    ),
     Scenario(
         "startup",
         "Start of the process to its first job",

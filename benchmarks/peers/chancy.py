@@ -1,6 +1,6 @@
 """Chancy, https://pypi.org/project/chancy: an asynchronous queue that polls eagerly, quiet logs, no plugins."""
 
-from __future__ import annotations
+# No `from __future__ import annotations`: what is to be injected into a job is known by annotations that are classes.
 
 import asyncio
 import logging

@@ -1,0 +1,265 @@
+"""What the hot statements read, write and which indexes they use, beside a million rows of jobs that are over.
+
+Counts, never times. Each is planned as where it really runs: a producer's on a connection that keeps its plans, the
+others on a runner's other connections, and the ack of a session worker on the application's own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import asyncpg
+import psycopg
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from oban_sa.retention import Prune
+from oban_sa.runner.database import Database
+from oban_sa.sql.pruning import pruning, too_many
+from oban_sa.states import JobState
+from tests.databases import Databases
+from tests.statements.compiling import STATEMENTS, compiled
+from tests.statements.test_plans import KEY, STAGING, STATE, VALUES
+from tests.support import plain_url
+
+ROWS = int(os.environ.get("OBAN_TEST_ROWS", "1000000"))
+COMPLETED = "oban_jobs_completed_at_index"
+BATCH = 50
+FILL = """
+INSERT INTO oban_jobs (worker, state, queue, attempt, attempted_by, scheduled_at, completed_at)
+SELECT 'worker', CAST({state} AS oban_job_state), 'queue' || n % 5, 1, '{{node,uuid1}}',
+       timezone('UTC', now()) + {after} * interval '1 second', timezone('UTC', now()) - n * interval '1 second'
+FROM generate_series(1, {count}) AS n
+"""
+FILLS = [
+    FILL.format(state="'completed'", after="-n", count=ROWS),
+    FILL.format(state="'scheduled'", after="(3600 + n)", count=2000),
+    FILL.format(state="'available'", after="-n", count=2000),
+    FILL.format(state="'executing'", after="-n", count=BATCH),
+]
+RULE = next(rule for rule in Prune().rules if rule.state == JobState.COMPLETED)
+HOT = {**STATEMENTS, "pruning": pruning(RULE), "too_many": too_many(RULE)}
+
+
+@dataclass
+class Plan:
+    """What running a statement took: the nodes that read a table, buffers, rows written, bytes of WAL.
+
+    Where whole pages went into the WAL, as after each checkpoint of a server that keeps them, `wal` is None.
+    """
+
+    buffers: int
+    wal: int | None
+    written: int = 0
+    nodes: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def indexes(self) -> set[str]:
+        return {node["Index Name"] for node in self.nodes if "Index Name" in node}
+
+    @property
+    def scanned(self) -> list[str]:
+        """Tables of jobs that are read from one end to the other."""
+        return [node["Relation Name"] for node in self.nodes if node["Node Type"] == "Seq Scan" and _jobs(node)]
+
+    def read(self, index: str) -> int:
+        """Entries of an index that were looked at, whether they were wanted or not."""
+        return sum(
+            (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"]
+            for node in self.nodes
+            if node.get("Index Name") == index
+        )
+
+
+@pytest.fixture(scope="module")
+def million(databases: Databases) -> Iterator[str]:
+    """The URL of a database with a million jobs that are over, which nobody has analyzed yet."""
+    with databases.fresh() as url:
+        with psycopg.connect(plain_url(url), autocommit=True) as connection:
+            connection.execute("ALTER TABLE oban_jobs SET (autovacuum_enabled = off)")
+            for statement in FILLS:
+                connection.execute(statement)
+        yield url
+
+
+@pytest.fixture(scope="module", params=["never analyzed", "analyzed"])
+def table(request: pytest.FixtureRequest, million: str) -> str:
+    if request.param == "analyzed":
+        with psycopg.connect(plain_url(million), autocommit=True) as connection:
+            connection.execute("ANALYZE oban_jobs")
+    return million
+
+
+@pytest.fixture
+async def engine(table: str) -> AsyncIterator[AsyncEngine]:
+    made = create_async_engine(table)
+    yield made
+    await made.dispose()
+
+
+@pytest.fixture
+async def producer(engine: AsyncEngine) -> AsyncIterator[asyncpg.Connection]:
+    """A connection as producers have them."""
+    connection = await Database(engine).connect(keeps_plans=True)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def house(engine: AsyncEngine) -> AsyncIterator[asyncpg.Connection]:
+    """A connection as the runner's other parts have them."""
+    connection = await Database(engine).connect()
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def application(table: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection of the application's, about whose planner nobody has said anything."""
+    connection = await asyncpg.connect(plain_url(table))
+    yield connection
+    await connection.close()
+
+
+@pytest.mark.parametrize("name", ["acking", "acking_and_fetching"])
+async def test_outcomes_are_written_by_primary_key(producer: asyncpg.Connection, name: str) -> None:
+    plan = await ran(producer, name, **await outcomes(producer))
+    assert plan.written == BATCH * (2 if "fetching" in name else 1)
+    assert KEY in plan.indexes
+    assert plan.scanned == []
+    assert not [node for node in plan.nodes if node.get("Index Name") == STATE and "executing" in condition(node)]
+    # A row's own page, the primary key, and those indexes that a change of state enters.
+    assert plan.buffers / plan.written < 20
+    assert plan.wal is None or plan.wal / plan.written < 600
+
+
+async def test_a_fetch_reads_no_more_than_it_takes(producer: asyncpg.Connection) -> None:
+    plan = await ran(producer, "fetching")
+    assert plan.written == BATCH
+    assert plan.scanned == []
+    assert plan.read(STATE) <= BATCH
+    assert plan.buffers / BATCH < 20
+    assert plan.wal is None or plan.wal / BATCH < 500
+
+
+async def test_the_ack_of_a_session_worker_finds_its_row_by_primary_key(application: asyncpg.Connection) -> None:
+    found = await outcomes(application)
+    given = {"job_id": found["ids"][0], "said_attempt": 1}
+    for planned in ("force_custom_plan", "force_generic_plan"):
+        await application.execute(f"SET plan_cache_mode = {planned}")
+        plan = await ran(application, "acking_one", **given)
+        assert plan.written == 1
+        assert plan.indexes == {KEY}
+        assert plan.buffers < 60
+
+
+async def test_staging_looks_at_what_is_due_and_one_ahead(house: asyncpg.Connection) -> None:
+    plan = await ran(house, "staging")
+    assert STAGING in plan.indexes
+    assert STATE not in plan.indexes
+    assert plan.scanned == []
+    assert plan.read(STAGING) <= 1
+
+
+@pytest.mark.parametrize("name", ["reclaiming", "rescuing", "abandoned"])
+async def test_looking_for_the_lost_reads_what_is_executing(
+    house: asyncpg.Connection, producer: asyncpg.Connection, name: str
+) -> None:
+    plan = await ran(producer if name == "reclaiming" else house, name)
+    assert plan.scanned == []
+    assert plan.read(STATE) <= BATCH
+    assert plan.buffers < 20 * BATCH
+
+
+async def test_pruning_walks_the_index_of_its_state(house: asyncpg.Connection) -> None:
+    plan = await ran(house, "pruning")
+    assert plan.written == BATCH
+    assert {COMPLETED, KEY} == plan.indexes
+    assert plan.scanned == []
+    assert plan.read(COMPLETED) <= BATCH
+
+
+async def test_a_bound_on_how_many_are_kept_reads_as_many_as_are_kept(house: asyncpg.Connection) -> None:
+    plan = await ran(house, "too_many", keep=100)
+    assert plan.indexes == {COMPLETED}
+    assert plan.read(COMPLETED) <= 110
+
+
+@pytest.mark.parametrize("name", sorted(set(HOT) - {"notify"}))
+async def test_nothing_reads_the_million(house: asyncpg.Connection, name: str) -> None:
+    plan = await ran(house, name)
+    assert plan.scanned == []
+    # The spent are looked for among the first thousand of each queue.
+    assert plan.buffers < (12_000 if name == "exhausted" else 20 * BATCH)
+
+
+# Running
+
+
+async def outcomes(connection: asyncpg.Connection) -> dict[str, Any]:
+    """Verdicts of all that is being executed."""
+    ids = [row["id"] for row in await connection.fetch("SELECT id FROM oban_jobs WHERE state = 'executing'")]
+    assert len(ids) == BATCH
+    return {"ids": ids}
+
+
+async def ran(connection: asyncpg.Connection, name: str, **values: Any) -> Plan:
+    """Run a statement, prepared as a driver does it, look at what it took, and undo it."""
+    text, parameters, constants = compiled(HOT[name])
+    given = {**constants, **VALUES, "held": [], "since": None, "batch": BATCH, "id": 0, "keep": 10, **values}
+    given["at"] = datetime(2100, 1, 1)
+    if name in ("electing", "leading", "resigning"):
+        given["holder"] = "node"
+    if name in ("beating", "leaving"):
+        given["uuids"] = ["00000000-0000-0000-0000-000000000000"]
+    arguments = ", ".join(literal(given[parameter]) for parameter in parameters)
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        await connection.execute(f"PREPARE hot AS {text}")
+        executed = f"EXECUTE hot({arguments})" if arguments else "EXECUTE hot"
+        [(answer,)] = await connection.fetch(f"EXPLAIN (ANALYZE, BUFFERS, WAL, FORMAT JSON) {executed}")
+    finally:
+        await transaction.rollback()
+        await connection.execute("DEALLOCATE hot")
+    # An engine's own codec has read it on the connections that come from one.
+    top = (json.loads(answer) if isinstance(answer, str) else answer)[0]["Plan"]
+    wal = None if top["WAL FPI"] else top["WAL Bytes"]
+    plan = Plan(top["Shared Hit Blocks"] + top["Shared Read Blocks"], wal)
+    walk(top, plan)
+    return plan
+
+
+def walk(node: dict[str, Any], plan: Plan) -> None:
+    if node["Node Type"] == "ModifyTable" and _jobs(node):
+        plan.written += modified(node)
+    elif "Relation Name" in node or "Index Name" in node:
+        plan.nodes.append(node)
+    for child in node.get("Plans", []):
+        walk(child, plan)
+
+
+def modified(node: dict[str, Any]) -> int:
+    """Rows that a node wrote: those that it returns, or without RETURNING those that it was given."""
+    return int(node["Actual Rows"] or max((child["Actual Rows"] for child in node.get("Plans", [])), default=0))
+
+
+def condition(node: dict[str, Any]) -> str:
+    return str(node.get("Index Cond", ""))
+
+
+def literal(value: Any) -> str:
+    if value is None:
+        return "NULL"
+    if isinstance(value, list):
+        return "'{" + ",".join("NULL" if each is None else str(each) for each in value) + "}'"
+    return f"'{value}'"
+
+
+def _jobs(node: dict[str, Any]) -> bool:
+    return "oban_jobs" in node.get("Relation Name", "")
