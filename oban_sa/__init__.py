@@ -13,6 +13,7 @@ from oban_sa.outcomes import Result as Result
 from oban_sa.outcomes import Snooze as Snooze
 from oban_sa.references import ref as ref
 from oban_sa.states import JobState as JobState
+from oban_sa.workers import ForUpdate as ForUpdate
 from oban_sa.workers import Worker as Worker
 from oban_sa.workers import current_job as current_job
 from oban_sa.workers import job as job
@@ -33,6 +34,7 @@ else:
 
 __all__ = [
     "Cancel",
+    "ForUpdate",
     "Job",
     "JobState",
     "Oban",

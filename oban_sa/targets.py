@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from sqlalchemy import ClauseElement
-from sqlalchemy.orm import InstanceState, Mapper, Session
+from sqlalchemy.orm import InstanceState, Mapper, Session, object_session
 from sqlalchemy.orm.attributes import instance_state
 
 from oban_sa.errors import InvalidArguments, ReferenceOutsideSession, nearest
@@ -21,26 +21,70 @@ def check(session: Session, value: Any, *, where: str) -> None:
 
     Raises `ReferenceOutsideSession` for objects that are elsewhere, `InvalidArguments` for what can't be referred to.
     """
-    for path, reference in _references(value, where):
+    for path, reference in references(value, where):
         state = _mapped(reference.target)
         if state is None:
             raise InvalidArguments(
                 f"{path} is {reference!r}, and ref() takes an object of a mapped class; write the value itself",
                 path=path,
             )
+        if reference.entity is not None and state.identity is not None:
+            continue  # a key doesn't change, wherever its object has gone since
         if state.session is not session:
             raise ReferenceOutsideSession(f"{path} is {reference!r}, and that object {_elsewhere(state)}")
         _check_attribute(state.mapper, reference, path)
 
 
+def entity(target: Any) -> Reference:
+    """Return what stands for a mapped object itself, until `settled` or `final` says what is written of it."""
+    return Reference(target, entity=entity_name(instance_state(target).mapper))
+
+
+def entity_name(mapper: Mapper[Any]) -> str:
+    """Return how rows call a mapped class: by its name, with its module where a relative of it has the same name."""
+    cls = mapper.class_
+    for relative in mapper.base_mapper.self_and_descendants:
+        if relative is not mapper and relative.class_.__name__ == cls.__name__:
+            return f"{cls.__module__}.{cls.__qualname__}"
+    return cls.__name__
+
+
+def settled(reference: Reference) -> Any:
+    """Return what is written of an object that has its key; any other reference as it is.
+
+    Raises `ReferenceOutsideSession` for an object that was deleted, or will be by the next flush.
+    """
+    if reference.entity is None:
+        return reference
+    state: InstanceState[Any] = instance_state(reference.target)
+    if state.identity is None:
+        return reference
+    session = object_session(reference.target)
+    if state.was_deleted or (session is not None and reference.target in session.deleted):
+        raise ReferenceOutsideSession(
+            f"{reference!r} with the key {_shown(state.identity)} is deleted, so no worker could load it; "
+            f"write ref(obj) for its key, or the attributes that are needed"
+        )
+    return _identified(reference.entity, state.identity)
+
+
 def known(reference: Reference) -> Any:
     """Return what a reference is worth by now without asking the database, or None."""
+    if reference.entity is not None:
+        return _identity(reference)
     value = _loaded(reference)
     return None if value is _MISSING else value
 
 
 def final(reference: Reference) -> Any:
     """Return what a reference is worth after the flush; reads from the database what the flush left unloaded."""
+    if reference.entity is not None:
+        identity = _identity(reference)
+        if identity is None:
+            raise ReferenceOutsideSession(
+                f"{reference!r} still has no key after the flush; flush the object together with the job"
+            )
+        return identity
     value = _loaded(reference)
     if value is not _MISSING:
         return value
@@ -54,16 +98,17 @@ def final(reference: Reference) -> Any:
     return getattr(target, reference.attribute)
 
 
-def _references(value: Any, path: str) -> Iterator[tuple[str, Reference]]:
+def references(value: Any, path: str) -> Iterator[tuple[str, Reference]]:
+    """Yield the references inside plain JSON values, each with its place."""
     kind = value.__class__
     if kind is Reference:
         yield path, value
     elif kind is dict:
         for key, item in value.items():
-            yield from _references(item, f"{path}.{key}" if key.isidentifier() else f"{path}[{json.dumps(key)}]")
+            yield from references(item, f"{path}.{key}" if key.isidentifier() else f"{path}[{json.dumps(key)}]")
     elif kind is list:
         for index, item in enumerate(value):
-            yield from _references(item, f"{path}[{index}]")
+            yield from references(item, f"{path}[{index}]")
 
 
 def _mapped(target: object) -> InstanceState[Any] | None:
@@ -75,6 +120,8 @@ def _mapped(target: object) -> InstanceState[Any] | None:
 
 def _check_attribute(mapper: Mapper[Any], reference: Reference, path: str) -> None:
     attribute, name = reference.attribute, mapper.class_.__name__
+    if reference.entity is not None:
+        return
     if attribute is None:
         if len(mapper.primary_key) > 1:
             keys = [mapper.get_property_by_column(column).key for column in mapper.primary_key]
@@ -101,6 +148,28 @@ def _elsewhere(state: InstanceState[Any]) -> str:
     if state.detached:
         return "is detached; take it into this session with session.merge(obj), or write the value itself"
     return "is in no session; session.add(obj) first"
+
+
+def _identity(reference: Reference) -> dict[str, Any] | None:
+    """Return what is written of an object, or None where it has no key yet."""
+    state: InstanceState[Any] = instance_state(reference.target)
+    mapper = state.mapper
+    identity = state.identity or tuple(
+        state.dict.get(mapper.get_property_by_column(column).key) for column in mapper.primary_key
+    )
+    if any(value is None or hasattr(value, "__clause_element__") for value in identity):
+        return None
+    if any(isinstance(value, ClauseElement) for value in identity):
+        return None
+    return _identified(str(reference.entity), identity)
+
+
+def _identified(entity: str, identity: tuple[Any, ...]) -> dict[str, Any]:
+    return {"entity": entity, "id": identity[0] if len(identity) == 1 else list(identity)}
+
+
+def _shown(identity: tuple[Any, ...]) -> str:
+    return repr(identity[0]) if len(identity) == 1 else repr(identity)
 
 
 def _loaded(reference: Reference) -> Any:

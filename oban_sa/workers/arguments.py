@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import re
 import types
 import typing
 from collections.abc import Callable, Mapping, MutableMapping, MutableSequence, Sequence
@@ -13,35 +11,17 @@ from datetime import date, datetime, time
 from decimal import Decimal, InvalidOperation
 from enum import Enum
 from types import SimpleNamespace
-from typing import Annotated, Any, Final, Literal, NewType, NotRequired, Required, TypeAlias, Union
+from typing import Annotated, Any, Final, Literal, NewType, NotRequired, Required, Union
 from uuid import UUID
 
-from oban_sa import values
-from oban_sa.errors import InvalidArguments, InvalidOption, nearest
-
-Decode: TypeAlias = Callable[[Any], Any]
-"""Makes the typed value of a JSON one; raises `Misfit`."""
-
-
-class Misfit(Exception):
-    """A JSON value is not what an annotation asks for; `steps` lead to it."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.steps: list[str | int] = []
-
-    def at(self, start: str) -> InvalidArguments:
-        """Return the error that users see, with the path from `start`."""
-        path = start + "".join(map(step, reversed(self.steps)))
-        return InvalidArguments(f"{path} {self.reason}", path=path)
+from oban_sa.errors import InvalidOption, nearest
+from oban_sa.workers import foreign
+from oban_sa.workers.entities import Entity, How, how_of, is_mapped, mapped_within, says_how
+from oban_sa.workers.fitting import Decode, Gone, Locked, Misfit, at, shown
 
 
-def step(key: str | int) -> str:
-    """Return how a path goes on into an object or a list: `.price`, `["a b"]` or `[3]`."""
-    if isinstance(key, int):
-        return f"[{key}]"
-    return f".{key}" if key.isidentifier() else f"[{json.dumps(key)}]"
+class Unknown(InvalidOption):
+    """An annotation names something that doesn't exist; it may once the module has been run to its end."""
 
 
 def as_is(value: Any) -> Any:
@@ -61,14 +41,19 @@ class Decoders:
     def __init__(self, local: Mapping[str, Any] | None = None) -> None:
         self._local: Mapping[str, Any] = local or {}
         self._known: dict[Any, Decode] = {}
+        self._how = How()
+        self._nullable = False
+        self.entities: list[Entity] = []
+        """The decoders of mapped classes that were made, wherever they stand."""
 
     def of(self, annotation: Any) -> Decode:
         """Return the decoder of `annotation`.
 
         Converted are datetime, date, time, UUID, Decimal, Enum, dataclasses, TypedDicts, pydantic and msgspec models,
-        alone or inside lists, tuples, sets, dicts and unions (the first member that fits). Texts, numbers, bools and
-        None are checked and left alone, a whole number fits `float`. Anything else is left alone.
-        Raises `InvalidOption` where a field's annotation names something that doesn't exist.
+        and mapped classes, alone or inside lists, tuples, sets, dicts and unions (the first member that fits). Texts,
+        numbers, bools and None are checked and left alone, a whole number fits `float`. Anything else is left alone.
+        Raises `Unknown` where a field's annotation names something that doesn't exist, and `InvalidOption` for an
+        annotation that can't be meant.
         """
         scalar = _SCALARS.get(annotation) if isinstance(annotation, type) else None
         if scalar is not None:
@@ -76,6 +61,8 @@ class Decoders:
         if annotation is None:
             return _null
         origin = typing.get_origin(annotation)
+        if origin is Annotated and says_how(annotation):
+            return self._loaded_so(annotation)
         if origin in _TRANSPARENT:
             return self.of(typing.get_args(annotation)[0])
         if isinstance(annotation, NewType):
@@ -93,20 +80,52 @@ class Decoders:
     def _of_generic(self, origin: Any, args: tuple[Any, ...]) -> Decode:
         if origin in (Union, types.UnionType):
             # The text of a date is that of a datetime at midnight too, so the narrower one is tried first.
-            return _union([self.of(arg) for arg in sorted(args, key=lambda arg: arg is datetime)])
+            nullable, self._nullable = self._nullable, self._nullable or type(None) in args
+            try:
+                return _union([self.of(arg) for arg in sorted(args, key=lambda arg: arg is datetime)])
+            finally:
+                self._nullable = nullable
         if origin is Literal:
             return _literal(args)
         if origin is tuple:
             if len(args) == 2 and args[1] is Ellipsis:
-                return _collection(tuple, self.of(args[0]))
-            return _tuple([self.of(arg) for arg in args])
+                return _collection(tuple, self._item(args[0]))
+            return _tuple([self._item(arg) for arg in args])
         if origin in _COLLECTIONS:
-            return _collection(_COLLECTIONS[origin], self.of(args[0]))
+            return _collection(_COLLECTIONS[origin], self._item(args[0]))
         if origin in _MAPPINGS:
-            return _mapping(self.of(args[1]))
+            return _mapping(self._item(args[1]))
         return self._of_class(origin) if isinstance(origin, type) else as_is
 
+    def _item(self, annotation: Any) -> Decode:
+        # Of `list[User] | None` the list may be None, and none of its users.
+        nullable, self._nullable = self._nullable, False
+        try:
+            return self.of(annotation)
+        finally:
+            self._nullable = nullable
+
+    def _loaded_so(self, annotation: Any) -> Decode:
+        inner, *metadata = typing.get_args(annotation)
+        if not list(mapped_within(inner, self._local)):
+            raise InvalidOption(
+                f"{annotation} says how a row is loaded, and {getattr(inner, '__name__', inner)} has none; "
+                f"only a mapped class has"
+            )
+        how, self._how = self._how, how_of(metadata)
+        try:
+            return self.of(inner)
+        finally:
+            self._how = how
+
+    def _entity(self, cls: Any) -> Decode:
+        entity = Entity(cls, self._how, Decoders().of, nullable=self._nullable)
+        self.entities.append(entity)
+        return entity
+
     def _of_class(self, cls: Any) -> Decode:
+        if is_mapped(cls):
+            return self._entity(cls)
         if issubclass(cls, Enum):
             return _enum(cls)
         if cls in _COLLECTIONS:
@@ -118,9 +137,9 @@ class Decoders:
         if typing.is_typeddict(cls):
             return self._remembered(cls, self._typed_dict)
         if hasattr(cls, "model_validate_json"):
-            return _pydantic(cls)
+            return self._remembered(cls, self._pydantic)
         if hasattr(cls, "__struct_fields__"):
-            return _msgspec(cls)
+            return self._remembered(cls, self._msgspec)
         if dataclasses.is_dataclass(cls):
             return self._remembered(cls, self._dataclass)
         return as_is
@@ -129,8 +148,17 @@ class Decoders:
         # A class that holds itself meets the placeholder while its own decoder is being made.
         known = self._known.get(cls)
         if known is None:
+            if self._how != How():
+                raise InvalidOption(f"how a row is loaded is said of the mapped class itself, within {cls.__name__}")
+            nullable, self._nullable = self._nullable, False
             self._known[cls] = lambda value: self._known[cls](value)
-            known = self._known[cls] = make(cls)
+            try:
+                known = self._known[cls] = make(cls)
+            except BaseException:
+                del self._known[cls]
+                raise
+            finally:
+                self._nullable = nullable
         return known
 
     def _dataclass(self, cls: Any) -> Decode:
@@ -156,20 +184,29 @@ class Decoders:
         ]
         return _fields(cls.__name__, {name: self.of(hint) for name, hint in hints.items()}, required, make=dict)
 
+    def _pydantic(self, cls: Any) -> Decode:
+        loading = self._loading(cls)
+        return foreign.pydantic_with(cls, loading) if loading else foreign.pydantic(cls)
+
+    def _msgspec(self, cls: Any) -> Decode:
+        encoded = dict(zip(cls.__struct_fields__, cls.__struct_encode_fields__, strict=True))
+        return foreign.msgspec(cls, {encoded.get(name, name): decode for name, decode in self._loading(cls).items()})
+
+    def _loading(self, cls: Any) -> dict[str, Decode]:
+        """Return the decoders of the fields of a foreign model in which mapped objects stand."""
+        if not list(mapped_within(cls, self._local)):
+            return {}
+        hints = self._hints(cls)
+        return {name: self.of(hint) for name, hint in hints.items() if list(mapped_within(hint, self._local))}
+
     def _hints(self, cls: Any) -> dict[str, Any]:
         try:
             return typing.get_type_hints(cls, localns={**self._local, **vars(cls)}, include_extras=True)
         except NameError as error:
-            raise InvalidOption(
+            raise Unknown(
                 f"an annotation of {cls.__name__} names {error.name!r}, which doesn't exist when the program runs; "
                 f"import it outside of `if TYPE_CHECKING:`"
             ) from error
-
-
-def shown(value: Any) -> str:
-    """Return a value as an error message shows it, shortened."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _fields(
@@ -190,7 +227,7 @@ def _fields(
                 if key in ignored:
                     continue
                 raise Misfit(f"has {key!r}, which {name} doesn't{nearest(key, decoders)}")
-            made[key] = _at(key, field, item)
+            made[key] = at(key, field, item)
         for key in required:
             if key not in made:
                 raise Misfit(f"lacks {key!r}, which {name} needs")
@@ -202,21 +239,15 @@ def _fields(
     return decode
 
 
-def _at(key: str | int, decode: Decode, value: Any) -> Any:
-    try:
-        return decode(value)
-    except Misfit as misfit:
-        misfit.steps.append(key)
-        raise
-
-
 def _collection(make: Callable[[Any], Any], decode: Decode) -> Decode:
     def collection(value: Any) -> Any:
         if not isinstance(value, _LIST):
             raise Misfit(f"must be a list, not {shown(value)}")
         if decode is as_is:
             return make(value)
-        return make([_at(index, decode, item) for index, item in enumerate(value)])
+        if isinstance(decode, Entity):
+            decode.prefetch(value)
+        return make([at(index, decode, item) for index, item in enumerate(value)])
 
     return collection
 
@@ -225,7 +256,7 @@ def _tuple(decoders: list[Decode]) -> Decode:
     def decode(value: Any) -> Any:
         if not isinstance(value, _LIST) or len(value) != len(decoders):
             raise Misfit(f"must be a list of {len(decoders)}, not {shown(value)}")
-        return tuple(_at(index, decoders[index], item) for index, item in enumerate(value))
+        return tuple(at(index, decoders[index], item) for index, item in enumerate(value))
 
     return decode
 
@@ -236,7 +267,7 @@ def _mapping(decode: Decode) -> Decode:
             raise Misfit(f"must be an object, not {shown(value)}")
         if decode is as_is:
             return value
-        return {key: _at(key, decode, item) for key, item in value.items()}
+        return {key: at(key, decode, item) for key, item in value.items()}
 
     return mapping
 
@@ -249,6 +280,8 @@ def _union(decoders: list[Decode]) -> Decode:
         for member in decoders:
             try:
                 return member(value)
+            except (Gone, Locked):  # it was this member that was meant
+                raise
             except Misfit as misfit:
                 if member is not _null:
                     misfits.append(misfit)
@@ -278,40 +311,6 @@ def _enum(cls: Any) -> Decode:
         except ValueError:
             choices = ", ".join(repr(member.value) for member in cls)
             raise Misfit(f"must be one of {choices}, not {shown(value)}") from None
-
-    return decode
-
-
-def _pydantic(cls: Any) -> Decode:
-    def decode(value: Any) -> Any:
-        try:
-            # As text, because a strict model takes the text of a UUID or a datetime from JSON only.
-            return cls.model_validate_json(values.dumps(value))
-        except ValueError as error:
-            raise _of_model(cls, error) from error
-
-    return decode
-
-
-def _of_model(cls: Any, error: Any) -> Misfit:
-    first: dict[str, Any] = error.errors()[0] if hasattr(error, "errors") else {"msg": str(error), "loc": ()}
-    misfit = Misfit(f"doesn't fit {cls.__name__}: {first['msg']}")
-    misfit.steps = list(first["loc"])[::-1]
-    return misfit
-
-
-def _msgspec(cls: Any) -> Decode:
-    import msgspec
-
-    def decode(value: Any) -> Any:
-        try:
-            return msgspec.convert(value, cls)
-        except msgspec.ValidationError as error:
-            reason, _, path = str(error).partition(" - at `$")
-            misfit = Misfit(f"doesn't fit {cls.__name__}: {reason}")
-            for name, index in reversed(_MSGSPEC_PATH.findall(path)):
-                misfit.steps.append(int(index) if index else name)
-            raise misfit from error
 
     return decode
 
@@ -369,7 +368,6 @@ _LIST: Final[type[Any]] = list
 _OBJECT: Final[type[Any]] = dict
 # What `type X = ...` makes, since Python 3.12.
 _ALIAS: Final[Any] = getattr(typing, "TypeAliasType", None)
-_MSGSPEC_PATH: Final = re.compile(r"\.([^.\[`]+)|\[(\d+)\]")
 _TRANSPARENT: Final = frozenset({Annotated, Required, NotRequired})
 _COLLECTIONS: Final[dict[Any, Callable[[Any], Any]]] = {
     list: list,

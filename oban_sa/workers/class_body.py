@@ -6,18 +6,24 @@ import contextlib
 import inspect
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import is_dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import cached_property
 from typing import Any, Final, cast
 
-from oban_sa import values
-from oban_sa.errors import InvalidArguments, InvalidOption
+from sqlalchemy.orm import Session
+
+from oban_sa import targets, values
+from oban_sa.errors import EntityLocked, EntityNotFound, InvalidArguments, InvalidOption
 from oban_sa.models import Job
 from oban_sa.periods import Period
-from oban_sa.workers.arguments import Decode, Decoders, Misfit, as_is, shown
+from oban_sa.workers.arguments import Decoders, Unknown, as_is
 from oban_sa.workers.body import AttemptSession, check_crossing, check_function, check_session, place, runner_of
-from oban_sa.workers.options import Executor
+from oban_sa.workers.entities import is_mapped, mapped_within, refuse_untaken, taking, waits
+from oban_sa.workers.fitting import Decode, Misfit, shown, untraced
+from oban_sa.workers.loading import Answered, check_entities, loaded
+from oban_sa.workers.options import Executor, Options
 from oban_sa.workers.parameters import Given, Parameter, Unresolved, meaning, parameters, without_none
+from oban_sa.workers.versions import Upgrade, Versions, method_of
 
 
 class ClassBody:
@@ -26,14 +32,16 @@ class ClassBody:
     `declared` is the `Args` of a `Worker[Args]`, or None.
     """
 
-    def __init__(self, cls: Any, asked: Executor | None, *, declared: Any, local: Mapping[str, Any]) -> None:
+    def __init__(self, cls: Any, options: Options, *, declared: Any, local: Mapping[str, Any]) -> None:
         self.target = cls
         self.what = f"{cls.__qualname__}.process"
         self._local = local
+        self._on_missing = options.on_missing
+        self._versions = Versions(options.version, _upgrade(cls, options), what=cls.__qualname__)
         self._check()
         process = cls.process
         check_function(process, what=self.what)
-        self.executor: Executor = place(process, asked, what=self.what)
+        self.executor: Executor = place(process, options.executor, what=self.what)
         if self.executor == "process":
             check_crossing(cls, what=cls.__qualname__)
         taken = _without_self(cls, "process", parameters(process, local=local, what=self.what))
@@ -43,6 +51,8 @@ class ClassBody:
         self._process = runner_of(self._run, self.executor, what=self.what)
         if self.executor == "loop" and inspect.iscoroutinefunction(process):
             self._process = self._run
+        self._takes_args = any(kind == "args" for kind, _ in self._given)
+        self._look_early()
         self.timeout = self._method("timeout")
         self.backoff = self._method("backoff")
 
@@ -55,24 +65,26 @@ class ClassBody:
         if args is None:
             args = {}
         given: Any = args
-        if self._decode is as_is and isinstance(given, _OBJECT):
+        if self._reader.decode is as_is and isinstance(given, _OBJECT):
             return cast("dict[str, Any]", given)
-        plain = values.to_json(args)
+        plain = values.to_json(args, mapped=targets.entity)
         if not isinstance(plain, _OBJECT):
             raise InvalidArguments(f"args must be an object (a dict or a model), not {shown(args)}")
-        if not values.has_references(plain):
-            self.decode(plain)
-        return cast("dict[str, Any]", plain)
+        if not waits(plain):
+            with taking() as accepted:
+                self.decode(plain)
+            refuse_untaken(plain, accepted, what=self.what, where="args")
+        return cast("dict[str, Any]", values.replace_references(plain, targets.settled))
 
     def check(self, args: Mapping[str, Any]) -> None:
         """Raise `InvalidArguments` where a job could not have these args, as far as that can be told yet."""
-        with contextlib.suppress(InvalidOption):  # an annotation may name what is defined later
+        with contextlib.suppress(InvalidOption), taking():  # an annotation may name what is defined later
             self.decode(dict(args))
 
     def decode(self, args: Any) -> Any:
         """Return the typed args of a job; raises `InvalidArguments`."""
         try:
-            return self._decode(args)
+            return self._reader.decode(args)
         except Misfit as misfit:
             raise misfit.at("args") from misfit.__cause__
 
@@ -80,10 +92,41 @@ class ClassBody:
         process = self.target().process
         if self._given == [("job", None)]:
             return process(job)
+        if not self._takes_args:
+            return self._called(process, job, session, None)
+        if not self._reader.loads:
+            return self._called(process, job, session, self._read(job))
+        return (self._on_loop if self.executor == "loop" else self._in_thread)(process, job, session)
+
+    def _in_thread(self, process: Any, job: Job, session: Any) -> Any:
+        try:
+            args = loaded(lambda: self._read(job), session, self._on_missing)
+        except Answered as early:
+            return early.answer
+        return self._called(process, job, session, args)
+
+    async def _on_loop(self, process: Any, job: Job, session: Any) -> Any:
+        def load(sync: Session) -> Any:
+            return loaded(lambda: self._read(job), sync, self._on_missing)
+
+        try:
+            args = await session.run_sync(load)
+        except Answered as early:
+            return early.answer
+        answer = self._called(process, job, session, args)
+        return await answer if inspect.isawaitable(answer) else answer
+
+    def _read(self, job: Job) -> Any:
+        try:
+            return self.decode(self._versions.current(job))
+        except (InvalidArguments, EntityNotFound, EntityLocked) as error:
+            raise untraced(error, what=self.target.__name__) from None
+
+    def _called(self, process: Any, job: Job, session: AttemptSession, args: Any) -> Any:
         positional: list[Any] = []
         named: dict[str, Any] = {}
         for kind, name in self._given:
-            value = job if kind == "job" else session if kind == "session" else self.decode(job.args)
+            value = job if kind == "job" else session if kind == "session" else args
             if name is None:
                 positional.append(value)
             else:
@@ -91,11 +134,18 @@ class ClassBody:
         return process(*positional, **named)
 
     @cached_property
-    def _decode(self) -> Decode:
+    def _reader(self) -> _Reader:
         """Made when first needed, because annotations may name what is defined later."""
+        decoders = Decoders(self._local)
+        decode = decoders.of(self._args_annotation())
+        if self._takes_args:
+            check_entities(decoders.entities, self.session_class, self.executor, self._on_missing, what=self.what)
+        return _Reader(decode, loads=bool(decoders.entities))
+
+    def _args_annotation(self) -> Any:
         annotation = self._args_type
         if annotation is None:
-            return as_is
+            return Any
         if isinstance(annotation, (Unresolved, str, typing.ForwardRef)):
             text = (
                 annotation.__forward_arg__
@@ -105,13 +155,28 @@ class ClassBody:
             scope = vars(inspect.getmodule(self.target)) if inspect.getmodule(self.target) else {}
             annotation = meaning(text, scope=scope, local=self._local)
             if isinstance(annotation, Unresolved):
-                raise InvalidOption(
+                raise Unknown(
                     f"the args of {self.what} are {annotation.text}, but {annotation.missing!r} doesn't exist when the "
                     f"program runs; import it outside of `if TYPE_CHECKING:`"
                 )
             if not _is_object(annotation):
                 raise InvalidOption(_not_args(self.what, "args", annotation))
-        return Decoders(self._local).of(annotation)
+        return annotation
+
+    def _look_early(self) -> None:
+        """Refuse where it is written what can be told already."""
+        if is_mapped(self._declared):
+            raise InvalidOption(_not_args(self.what, "args", self._declared))
+        if not self._takes_args:
+            if self._versions.number > 1:
+                raise InvalidOption(
+                    f"{self.what} doesn't take its args, so what upgrade makes of them would reach nobody; "
+                    f"write process(self, args: ...), with a dict, a dataclass or a model"
+                )
+            check_entities((), self.session_class, self.executor, self._on_missing, what=self.what)
+        elif self._on_missing != "cancel" or list(mapped_within(self._args_type, self._local)):
+            with contextlib.suppress(Unknown):  # what is defined later is looked at when it is first needed
+                _ = self._reader
 
     def _plan(self, taken: list[Parameter]) -> list[tuple[Given, str | None]]:
         self._args_type: Any = self._declared
@@ -193,7 +258,22 @@ class ClassBody:
         return lambda job: getattr(cls(), name)(job)
 
 
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """What makes typed args of JSON, and whether it loads mapped objects."""
+
+    decode: Decode
+    loads: bool
+
+
 _OBJECT: Final[type[Any]] = dict
+
+
+def _upgrade(cls: Any, options: Options) -> Upgrade | None:
+    method = method_of(cls, options.version)
+    if method is not None and options.upgrade is not None:
+        raise InvalidOption(f"{cls.__qualname__} has both a method upgrade and the option upgrade; keep one")
+    return method or options.upgrade
 
 
 def _without_self(cls: type, name: str, taken: list[Parameter]) -> list[Parameter]:
@@ -207,7 +287,7 @@ def _is_bound(cls: type, name: str) -> bool:
 def _is_object(annotation: Any) -> bool:
     """Whether a whole JSON object can become one of these."""
     origin: Any = typing.get_origin(annotation) or annotation
-    if not inspect.isclass(origin):
+    if not inspect.isclass(origin) or is_mapped(origin):
         return False
     return (
         typing.is_typeddict(origin)
@@ -237,5 +317,5 @@ def _not_args(what: str, name: str, annotation: Any) -> str:
     return (
         f"{what} takes {name}: {_called(annotation)}, which the runner can't give; it gives a Job, a session "
         f"(AsyncSession or Session), and the args as one dict, dataclass, TypedDict or model; "
-        f"for single arguments write a @job function"
+        f"for single arguments, or a mapped object alone, write a @job function"
     )

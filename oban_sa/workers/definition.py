@@ -6,6 +6,7 @@ import importlib
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
+from types import NoneType
 from typing import Any, Final
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -19,6 +20,7 @@ from oban_sa.periods import Period, seconds
 from oban_sa.workers.body import AttemptSession, Body, SessionKind
 from oban_sa.workers.options import Executor, Options
 from oban_sa.workers.registry import Registry, origin_of, registry
+from oban_sa.workers.versions import stamped
 
 ATTRIBUTE: Final = "__oban_definition__"
 """Where `@worker` and `@job` leave the definition of what they decorate."""
@@ -61,6 +63,8 @@ class Definition:
         """Make a job with this worker's options, each of which `options` may replace."""
         if not options:
             return Job.from_pattern(self._pattern, args)
+        if self.options.version > 1 and isinstance(options.get("meta", 0), (Mapping, NoneType)):
+            options = {**options, "meta": stamped(options["meta"], self.options.version)}
         return Job(self.name, args=args, **{**self.options.for_job(), **options})
 
     @cached_property
@@ -72,7 +76,9 @@ class Definition:
         """Run its code: on the loop return an awaitable, elsewhere what the code returns.
 
         What the code raises passes; `InvalidArguments` says that the job's args don't fit, and comes from the call
-        itself, before there is anything to await.
+        itself, before there is anything to await. Where mapped objects are among them, they are loaded in `session`, on
+        the loop as the first thing that is awaited: `EntityNotFound` says that one is gone, `EntityLocked` that another
+        transaction holds it, and instead of the code's own answer there may be a `Cancel` or a `Snooze`.
         """
         return self._call(job, session)
 

@@ -149,8 +149,9 @@ def job(function: Any = None, /, **options: Any) -> Any:
 
     It stays the function that it was, and gets `new`, `enqueue` and `options`. A leading `job: Job` and then a session,
     `AsyncSession` or in sync code `Session`, either or both and known by their annotations, are given by the runner.
-    The other parameters are the job's args, by name. Raises `InvalidOption` for an option that is unknown or can't be
-    used, and for a function that can't work.
+    The session may come last as well, but type checkers can take away only what comes first. The other parameters are
+    the job's args, by name; mapped objects among them are loaded in the session. Raises `InvalidOption` for an option
+    that is unknown or can't be used, and for a function that can't work.
     """
     refuse_unknown(options, of="@job")
     if function is not None:
@@ -169,7 +170,7 @@ def _define(function: Any, options: Mapping[str, Any], local: Mapping[str, Any],
     if not inspect.isfunction(function):
         raise InvalidOption(f"@job decorates functions written with def, not {function!r}")
     checked = checked or Options.read(options)
-    body = FunctionBody(function, checked.executor, local=local)
+    body = FunctionBody(function, checked, local=local)
     definition = Definition(body, checked, name=options.get("name"), aliases=options.get("aliases", ()))
     into(options).register(definition)
     calls: Calls[Any] = Calls(definition, body, {})

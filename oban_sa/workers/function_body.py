@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from oban_sa import values
-from oban_sa.errors import InvalidArguments, InvalidOption, nearest
+from oban_sa import targets, values
+from oban_sa.errors import EntityLocked, EntityNotFound, InvalidArguments, InvalidOption, nearest
 from oban_sa.models import Job
-from oban_sa.workers.arguments import Decode, Decoders, Misfit, as_is, step
+from oban_sa.references import Reference
+from oban_sa.workers.arguments import Decoders, Unknown, as_is
 from oban_sa.workers.body import AttemptSession, check_crossing, check_function, check_session, place, runner_of
-from oban_sa.workers.options import JOB_OPTIONS, Executor
+from oban_sa.workers.entities import mapped_within, refuse_untaken, taking, waits
+from oban_sa.workers.fitting import Decode, Misfit, step, untraced
+from oban_sa.workers.loading import Answered, check_entities, loaded, prefetch
+from oban_sa.workers.options import JOB_OPTIONS, Executor, Options
 from oban_sa.workers.parameters import Parameter, Unresolved, meaning, parameters
+from oban_sa.workers.versions import Versions
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _VAR_POSITIONAL = inspect.Parameter.VAR_POSITIONAL
@@ -30,18 +37,21 @@ class FunctionBody:
     timeout = None
     backoff = None
 
-    def __init__(self, function: Any, asked: Executor | None, *, local: Mapping[str, Any]) -> None:
+    def __init__(self, function: Any, options: Options, *, local: Mapping[str, Any]) -> None:
         self.target = function
         self.what = f"{function.__qualname__}()"
         self._local = local
+        self._on_missing = options.on_missing
+        self._versions = Versions(options.version, options.upgrade, what=self.what)
         check_function(function, what=self.what)
-        self.executor: Executor = place(function, asked, what=self.what)
+        self.executor: Executor = place(function, options.executor, what=self.what)
         if self.executor == "process":
             check_crossing(function, what=self.what)
         everything = parameters(function, local=local, what=self.what)
         self.session_class = check_session(everything, self.executor, what=self.what)
         self._injected = self._leading(everything)
-        self._parameters = everything[len(self._injected) :]
+        self._last = self._session_at_the_end(everything[len(self._injected) :])
+        self._parameters = everything[len(self._injected) : len(everything) - (self._last is not None)]
         self._refuse_misplaced()
         self.signature = inspect.Signature([_plain(parameter) for parameter in self._parameters])
         self._function = runner_of(function, self.executor, what=self.what)
@@ -57,6 +67,10 @@ class FunctionBody:
         self._by_position = [each.name for each in self._parameters if each.kind in by_position]
         self._fields = next((each.name for each in self._parameters if each.kind is _VAR_KEYWORD), None)
         self._defaults = {each.name: each.default for each in self._parameters if _is_json(each.default)}
+        asks_for_rows = any(list(mapped_within(each.annotation, local)) for each in self._parameters)
+        if asks_for_rows or self._on_missing != "cancel":
+            with suppress(Unknown):  # what is defined later is looked at when it is first needed
+                _ = self._reader
 
     def _hint(self, kwargs: Mapping[str, Any]) -> str:
         """Say where options of a job go, when they stand among the function's arguments."""
@@ -86,20 +100,78 @@ class FunctionBody:
                         f"args.{name} would be both {name} and one of **{self._fields}", path=f"args.{name}"
                     )
             given.update(fields)
-        plain: dict[str, Any] = values.to_json(given)
-        if not values.has_references(plain):
+        return self._encoded(given)
+
+    def encode(self, args: Any) -> dict[str, Any]:
+        """Return the args of a job from a dict of them by name; raises `InvalidArguments`."""
+        plain = values.to_json(args, mapped=targets.entity)
+        if plain.__class__ is not dict:
+            raise InvalidArguments(f"the args of {self.what} are given by name, as a dict, not {args!r:.60}")
+        self._check_names(plain)
+        return self._settled(plain) if values.has_references(plain) else plain
+
+    def _encoded(self, given: dict[str, Any]) -> dict[str, Any]:
+        plain: dict[str, Any] = values.to_json(given, mapped=targets.entity)
+        if values.has_references(plain):
+            return self._settled(plain)
+        with taking():
             self._decoded(plain)
         return plain
 
+    def _settled(self, plain: dict[str, Any]) -> dict[str, Any]:
+        """Check what doesn't wait for the flush, and write which row it is where a mapped object has its key."""
+        self._check_names(plain)
+        reader = self._reader
+        for name, value in plain.items():
+            if waits(value) and not (isinstance(value, Reference) and name in reader.loading):
+                continue
+            with taking() as accepted:
+                _fitted(name, reader.by_name.get(name, as_is if name in self._names else reader.fields), value)
+            refuse_untaken(value, accepted, what=self.what, where=f"args{step(name)}")
+        settled: dict[str, Any] = values.replace_references(plain, targets.settled)
+        return settled
+
     def call(self, job: Job, session: AttemptSession = None) -> Any:
         """Call the function with what the job's args say; raises `InvalidArguments` where they don't fit."""
-        given = self._decoded(job.args)
+        if self._reader.loading:
+            return self._call_on_loop(job, session) if self.executor == "loop" else self._call_in_thread(job, session)
+        return self._call(job, session, self._read(job))
+
+    def _call_in_thread(self, job: Job, session: Any) -> Any:
+        try:
+            given = self._loaded(job, session)
+        except Answered as early:
+            return early.answer
+        return self._call(job, session, given)
+
+    async def _call_on_loop(self, job: Job, session: Any) -> Any:
+        try:
+            given = await session.run_sync(lambda sync: self._loaded(job, sync))
+        except Answered as early:
+            return early.answer
+        return await self._call(job, session, given)
+
+    def _loaded(self, job: Job, session: Any) -> dict[str, Any]:
+        return loaded(lambda: self._read(job), session, self._on_missing)
+
+    def _read(self, job: Job) -> dict[str, Any]:
+        try:
+            return self._decoded(self._versions.current(job))
+        except (InvalidArguments, EntityNotFound, EntityLocked) as error:
+            raise untraced(error, what=self.target.__name__) from None
+
+    def _call(self, job: Job, session: AttemptSession, given: dict[str, Any]) -> Any:
         head: list[Any] = [job if kind == "job" else session for kind in self._injected]
         if self._by_position:
             defaults = self.signature.parameters
             head += [given.pop(name) if name in given else defaults[name].default for name in self._by_position]
         if self._rest is not None:
             head += given.pop(self._rest, ())
+        if self._last is not None:
+            if self._last.kind is inspect.Parameter.POSITIONAL_ONLY:
+                head.append(session)
+            else:
+                given[self._last.name] = session
         return self._function(*head, **given)
 
     def check(self, args: Mapping[str, Any]) -> None:
@@ -109,12 +181,15 @@ class FunctionBody:
     def _decoded(self, args: Mapping[str, Any]) -> dict[str, Any]:
         self._check_names(args)
         given = dict(args)
-        for name, decode in self._converters:
+        reader = self._reader
+        if reader.loading:
+            prefetch((each for each in reader.converters if each[0] in given), given)
+        for name, decode in reader.converters:
             if name in given:
                 given[name] = _fitted(name, decode, given[name])
-        if self._of_fields is not as_is:
+        if reader.fields is not as_is:
             for name in given.keys() - self._names:
-                given[name] = _fitted(name, self._of_fields, given[name])
+                given[name] = _fitted(name, reader.fields, given[name])
         return given
 
     def _check_names(self, given: Mapping[str, Any]) -> None:
@@ -129,28 +204,27 @@ class FunctionBody:
                 raise InvalidArguments(f"args lacks {name!r}, which {self.what} needs", path=f"args.{name}")
 
     @cached_property
-    def _converters(self) -> list[tuple[str, Decode]]:
+    def _reader(self) -> _Reader:
         """What to do with which args; made when first needed, because annotations may name what is defined later."""
         decoders = Decoders(self._local)
-        converters: list[tuple[str, Decode]] = []
+        converters: dict[str, Decode] = {}
+        fields: Decode = as_is
+        loading = set[str]()
         for parameter in self._parameters:
-            if parameter.kind is _VAR_KEYWORD:
-                continue
             annotation = self._resolved(parameter)
+            if list(mapped_within(annotation, self._local)):
+                loading.add(parameter.name)
             if parameter.default is None:  # `x: int = None` means that None is fine
                 annotation = annotation | None if isinstance(annotation, type) else annotation
-            decode = decoders.of(annotation)
             if parameter.kind is _VAR_POSITIONAL:
-                decode = decoders.of(list[annotation])  # type: ignore[valid-type]
-            if decode is not as_is:
-                converters.append((parameter.name, decode))
-        return converters
-
-    @cached_property
-    def _of_fields(self) -> Decode:
-        """What to do with the args that are no parameters."""
-        fields = [each for each in self._parameters if each.kind is _VAR_KEYWORD]
-        return Decoders(self._local).of(self._resolved(fields[0])) if fields else as_is
+                annotation = list[annotation]  # type: ignore[valid-type]
+            decode = decoders.of(annotation)
+            if parameter.kind is _VAR_KEYWORD:
+                fields = decode
+            elif decode is not as_is:
+                converters[parameter.name] = decode
+        check_entities(decoders.entities, self.session_class, self.executor, self._on_missing, what=self.what)
+        return _Reader(converters, list(converters.items()), fields, frozenset(loading))
 
     def _resolved(self, parameter: Parameter) -> Any:
         annotation = parameter.annotation
@@ -160,7 +234,7 @@ class FunctionBody:
             scope = getattr(inspect.unwrap(self.target), "__globals__", {})
             annotation = meaning(annotation.text, scope=scope, local=self._local)
             if isinstance(annotation, Unresolved):
-                raise InvalidOption(
+                raise Unknown(
                     f"{parameter.name}: {annotation.text} of {self.what} names {annotation.missing!r}, which doesn't "
                     f"exist when the program runs; import it outside of `if TYPE_CHECKING:`"
                 )
@@ -175,18 +249,33 @@ class FunctionBody:
             leading.append(kind)
         return leading
 
+    def _session_at_the_end(self, rest: list[Parameter]) -> Parameter | None:
+        last = rest[-1] if rest else None
+        return last if last is not None and last.session and last.kind in _POSITIONAL else None
+
     def _refuse_misplaced(self) -> None:
-        if self._injected in (["session", "job"], ["job", "job"]):
+        kinds = [*self._injected, *(["session"] if self._last else [])]
+        if len(set(kinds)) < len(kinds) or kinds[:2] == ["session", "job"]:
             raise InvalidOption(f"{self.what} takes the job first and the session after it, once each")
         for parameter in self._parameters:
             if parameter.is_job or parameter.session:
                 raise InvalidOption(
-                    f"{self.what} takes {parameter.name} after its own parameters; "
-                    f"what the runner injects comes first: (job: Job, session: AsyncSession, ...)"
+                    f"{self.what} takes {parameter.name} among its own parameters; what the runner injects comes "
+                    f"first: (job: Job, session: AsyncSession, ...); a session may come last too, but not by keyword"
                 )
         first = self._parameters[0] if self._parameters else None
         if first is not None and first.name in ("self", "cls") and first.bare:
             raise InvalidOption(f"{self.what} is a method; decorate a class with @worker, or a function of a module")
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """How args are decoded: by parameter, those of `**fields`, and which of them hold mapped objects."""
+
+    by_name: dict[str, Decode]
+    converters: list[tuple[str, Decode]]
+    fields: Decode
+    loading: frozenset[str]
 
 
 def _fitted(name: str, decode: Decode, value: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict, cast, get_args
 
 from oban_sa import periods, values
 from oban_sa.cronentry import CronEntry, workerless
@@ -13,6 +13,7 @@ from oban_sa.errors import InvalidJob, InvalidOption, nearest
 from oban_sa.models import rules
 from oban_sa.periods import Period
 from oban_sa.states import JobState
+from oban_sa.workers.versions import stamped
 
 if TYPE_CHECKING:
     from oban_sa.models import Job
@@ -23,6 +24,9 @@ Executor: TypeAlias = Literal["loop", "thread", "process"]
 
 CancelBy: TypeAlias = Literal["interrupt", "ask"]
 """What a cancellation does to running code: interrupt it, or only tell it, by `job.cancelled()`."""
+
+OnMissing: TypeAlias = Literal["cancel", "raise", "none"]
+"""What becomes of a job whose row is gone: it is cancelled, the attempt fails, or the worker gets None."""
 
 PeriodOf: TypeAlias = "Period | Callable[[Job], Period]"
 """A span of time, or a function that says it for a job."""
@@ -45,6 +49,9 @@ class WorkerOptions(TypedDict, total=False):
     executor: Executor | None
     cancel: CancelBy
     cron: CronOption
+    version: int
+    upgrade: Callable[[dict[str, Any], int], dict[str, Any]] | None
+    on_missing: OnMissing
     name: str | None
     aliases: Iterable[str]
     registry: Registry
@@ -95,6 +102,9 @@ class Options:
     executor: Executor | None = None
     cancel: CancelBy = "interrupt"
     cron: tuple[CronEntry, ...] = ()
+    version: int = 1
+    upgrade: Callable[[dict[str, Any], int], dict[str, Any]] | None = None
+    on_missing: OnMissing = "cancel"
 
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> Options:
@@ -117,8 +127,9 @@ class Options:
         }
         if self.tags:
             given["tags"] = self.tags
-        if self.meta:
-            given["meta"] = values.to_json(self.meta, where="meta")  # a copy: each job may change its own
+        if self.meta or self.version > 1:
+            # A copy: each job may change its own.
+            given["meta"] = stamped(values.to_json(self.meta, where="meta"), self.version)
         return given
 
 
@@ -186,6 +197,28 @@ def _executor(value: object) -> Executor | None:
     raise InvalidOption(f"executor {value!r} is unknown{hint or _listed(choices)}")
 
 
+def _version(value: object) -> int:
+    if value.__class__ is not int or cast("int", value) < 1:
+        raise InvalidOption(f"version is a whole number from 1, not {value!r}")
+    return cast("int", value)
+
+
+def _upgrade(value: object) -> Any:
+    if value is not None and not callable(value):
+        raise InvalidOption(f"upgrade is a function of args and their version, not {value!r}")
+    return value
+
+
+def _on_missing(value: object) -> OnMissing:
+    choices = get_args(OnMissing)
+    if value in choices:
+        return value  # type: ignore[return-value]
+    if value is None:
+        raise InvalidOption('on_missing is a text; for None in place of a row that is gone write on_missing="none"')
+    hint = nearest(value, choices) if isinstance(value, str) else ""
+    raise InvalidOption(f"on_missing {value!r} is unknown{hint or _listed(choices)}")
+
+
 def _cancel(value: object) -> CancelBy:
     choices = get_args(CancelBy)
     if value in choices:
@@ -209,4 +242,7 @@ _CHECKS: Final[dict[str, Callable[[Any], Any]]] = {
     "executor": _executor,
     "cancel": _cancel,
     "cron": workerless,
+    "version": _version,
+    "upgrade": _upgrade,
+    "on_missing": _on_missing,
 }

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from oban_sa.errors import InvalidOption
 from oban_sa.models import Job
 from oban_sa.workers.arguments import resolve
+from oban_sa.workers.entities import says_how
 
 Given: TypeAlias = Literal["job", "session", "args"]
 """What a parameter is filled with."""
@@ -74,7 +75,10 @@ def parameters(function: Any, *, local: Mapping[str, Any], what: str) -> list[Pa
 
 
 def meaning(annotation: Any, *, scope: dict[str, Any], local: Mapping[str, Any]) -> Any:
-    """Return what an annotation means, without `| None` and `Annotated`, or `Unresolved`."""
+    """Return what an annotation means, without an `Annotated` that says nothing to us, or `Unresolved`.
+
+    Of what the runner injects `| None` is taken away too.
+    """
     if annotation is inspect.Parameter.empty:
         return annotation
     try:
@@ -98,7 +102,7 @@ def _evaluated(annotation: Any, scope: dict[str, Any], local: Mapping[str, Any])
 
 
 def _stripped(annotation: Any) -> Any:
-    if typing.get_origin(annotation) is Annotated:
+    if typing.get_origin(annotation) is Annotated and not says_how(annotation):
         return _stripped(typing.get_args(annotation)[0])
     kind = without_none(annotation)
     return kind if _is_class(kind, (Job, AsyncSession, Session)) else annotation

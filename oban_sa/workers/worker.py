@@ -108,7 +108,7 @@ def _define(cls: Any, options: Mapping[str, Any], local: Mapping[str, Any], chec
     if not inspect.isclass(cls):
         raise InvalidOption(f"@worker decorates classes, not {cls!r}; decorate a function with @job")
     checked = checked or Options.read(options)
-    body = ClassBody(cls, checked.executor, declared=_declared(cls), local=local)
+    body = ClassBody(cls, checked, declared=_declared(cls), local=local)
     _refuse_own_methods(cls)
     definition = Definition(body, checked, name=options.get("name"), aliases=options.get("aliases", ()))
     into(options).register(definition)

@@ -18,6 +18,7 @@ from tests.support import ROOT, run_python
 
 NAMES = [
     "Cancel",
+    "ForUpdate",
     "Job",
     "JobState",
     "Oban",

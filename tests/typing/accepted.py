@@ -4,17 +4,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypedDict, assert_type
+from typing import Annotated, Any, TypedDict, assert_type
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
-from sqlalchemy.orm import Session, scoped_session
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, selectinload
 
 from oban_sa.enqueueing import enqueue, enqueue_many
 from oban_sa.models import Job
 from oban_sa.outcomes import Cancel, Result, Snooze
 from oban_sa.references import ref
-from oban_sa.workers import Worker, current_job, job, worker
+from oban_sa.workers import ForUpdate, Worker, current_job, job, worker
+
+
+class Base(DeclarativeBase): ...
+
+
+class User(Base):
+    __tablename__ = "typing_users"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
+class Admin(User): ...
 
 
 @dataclass
@@ -112,6 +124,39 @@ async def session_and_any(session: AsyncSession, payload: Any) -> None: ...
 def many(*numbers: int, **fields: str) -> None: ...
 
 
+@dataclass
+class Greeting:
+    user: Annotated[User, ForUpdate(skip_locked=True)]
+    others: list[User]
+    by: User | None = None
+
+
+@worker(on_missing="raise", version=2)
+class Greet(Worker[Greeting]):
+    @staticmethod
+    def upgrade(args: dict[str, Any], version: int) -> dict[str, Any]:
+        return args
+
+    async def process(self, args: Greeting, session: AsyncSession) -> None:
+        assert_type(args.user, User)
+
+
+def upgraded(args: dict[str, Any], version: int) -> dict[str, Any]:
+    return args
+
+
+@job(on_missing="none", version=3, upgrade=upgraded)
+async def greet(session: AsyncSession, user: User | None, *, greeting: str = "hi") -> int:
+    return 1
+
+
+@job
+async def locked(
+    job: Job, session: AsyncSession, user: Annotated[User, ForUpdate(), selectinload(User.id)], others: list[User]
+) -> None:
+    assert_type(user, User)
+
+
 def classes(session: AsyncSession) -> None:
     assert_type(SendWelcome.new(Welcome(user_id=1)), Job)
     assert_type(SendWelcome.new(Welcome(user_id=ref(object())), schedule_in="5 minutes", priority=0), Job)
@@ -125,6 +170,8 @@ def classes(session: AsyncSession) -> None:
     assert_type(Anything.new({"a": [1, None]}, tags=["x"]), Job)
     assert_type(Anything.enqueue(session), Job)
     assert_type(Plain(), Plain)
+    assert_type(Greet.new(Greeting(User(), [Admin()])), Job)
+    assert_type(Greet.enqueue(session, Greeting(Admin(), [], by=User()), priority=1), Job)
 
 
 async def functions(session: AsyncSession, sync_session: Session) -> None:
@@ -156,6 +203,11 @@ async def functions(session: AsyncSession, sync_session: Session) -> None:
     assert_type(session_and_any.new(7), Job)
     assert_type(session_and_any.new(payload=7), Job)
     assert_type(many.new(1, 2, name="x"), Job)
+    assert_type(greet.new(User(), greeting="hello"), Job)
+    assert_type(greet.new(user=None), Job)
+    assert_type(greet.options(queue="x").enqueue(session, Admin()), Job)
+    assert_type(await greet(session, None), int)
+    assert_type(locked.new(User(), others=[Admin()]), Job)
 
 
 def sessions(

@@ -5,11 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from oban_sa.enqueueing import enqueue
 from oban_sa.models import Job
 from oban_sa.workers import Worker, job, worker
+
+
+class Base(DeclarativeBase): ...
+
+
+class User(Base):
+    __tablename__ = "typing_users"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
+class Order(Base):
+    __tablename__ = "typing_orders"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
 
 
 @dataclass
@@ -60,6 +75,32 @@ async def misspelled() -> None: ...
 async def welcome(job: Job, session: AsyncSession, user_id: int) -> None: ...
 
 
+@dataclass
+class Greeting:
+    user: User
+
+
+@worker(on_missing="none")
+class Greet(Worker[Greeting]):
+    async def process(self, args: Greeting, session: AsyncSession) -> None: ...
+
+
+@job(on_missing="ignore")  # type: ignore[call-overload, untyped-decorator]  # pyright: ignore[reportArgumentType]
+async def unknown_policy(session: AsyncSession, user: User) -> None: ...
+
+
+@job(upgrade=lambda args: args)  # type: ignore[arg-type, misc]  # pyright: ignore[reportArgumentType]
+async def wrong_upgrade(session: AsyncSession, user: User) -> None: ...
+
+
+@job
+async def greet(session: AsyncSession, user: User, *, greeting: str = "hi") -> None: ...
+
+
+@job
+async def session_last(user: User, name: str, session: AsyncSession) -> None: ...
+
+
 def classes(session: AsyncSession) -> None:
     Welcome(user_id="1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     SendWelcome.new()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
@@ -70,6 +111,21 @@ def classes(session: AsyncSession) -> None:
     SendWelcome.enqueue(session)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     Sweep.new(Welcome(1))  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
     Plain.new({"a": 1})  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]  # it works, but only a class derived from Worker tells the checker
+
+    Greeting(Order())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Greet.new(User())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Greet.new(Greeting(Order()))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def entities(session: AsyncSession) -> None:
+    greet.new(Order())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    greet.new(7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    greet.new(None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    greet.new(session, User())  # type: ignore[arg-type, call-arg]  # pyright: ignore[reportCallIssue]
+    greet.new(User(), greeting=1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    greet.options(queue="x").new(Order())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await greet(User())  # type: ignore[arg-type, call-arg]  # pyright: ignore[reportCallIssue]
+    session_last.new(User(), "Ada")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  # it works, but only what comes first can be taken away from a signature
 
 
 def functions(session: AsyncSession, one: Job) -> None:

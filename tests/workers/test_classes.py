@@ -271,7 +271,7 @@ async def test_args_in_a_row_that_do_not_fit_fail_with_their_path() -> None:
     with pytest.raises(InvalidArguments) as caught:
         await run(Send, Job("w", args={"user_id": 1, "at": "yesterday"}))
     assert caught.value.path == "args.at"
-    assert str(caught.value) == "args.at must be an ISO 8601 date and time, not 'yesterday'"
+    assert str(caught.value) == "Send: args.at must be an ISO 8601 date and time, not 'yesterday'"
 
 
 async def test_args_types_are_found_through_generic_bases() -> None:

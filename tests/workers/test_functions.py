@@ -138,9 +138,9 @@ async def test_each_kind_of_parameter_comes_back_as_it_was_given() -> None:
     assert await run(everything, row(a=1, b=2, rest=[9], d=4)) == (1, 2, 3, (9,), 4, 5, {})
     assert await run(everything, row(a=1, b=2, d=4, **{"x y": "z"})) == (1, 2, 3, (), 4, 5, {"x y": "z"})
     for mistake, message in (
-        ({"rest": "ab"}, r"^args\.rest must be a list, not 'ab'"),
-        ({"rest": ["a"]}, r"^args\.rest\[0\] must be a whole number"),
-        ({"x y": 1}, r"^args\[\"x y\"\] must be a text, not 1"),
+        ({"rest": "ab"}, r"^everything: args\.rest must be a list, not 'ab'"),
+        ({"rest": ["a"]}, r"^everything: args\.rest\[0\] must be a whole number"),
+        ({"x y": 1}, r"^everything: args\[\"x y\"\] must be a text, not 1"),
     ):
         with pytest.raises(InvalidArguments, match=message):
             await run(everything, row(a=1, b=2, d=4, **mistake))
@@ -228,10 +228,14 @@ def test_references_are_left_for_the_flush() -> None:
 @pytest.mark.parametrize(
     ("args", "message", "path"),
     [
-        ({}, r"^args lacks 'report_id', which .*export_report\(\) needs$", "args.report_id"),
-        ({"report_id": 1, "fmtt": 2}, r"^args has 'fmtt', which .* doesn't take; did you mean 'fmt'\?$", "args.fmtt"),
-        ({"report_id": "x"}, "^args.report_id must be a whole number, not 'x'$", "args.report_id"),
-        ({"report_id": 1, "fmt": None}, "^args.fmt must be a text, not None$", "args.fmt"),
+        ({}, r"^export_report: args lacks 'report_id', which .*export_report\(\) needs$", "args.report_id"),
+        (
+            {"report_id": 1, "fmtt": 2},
+            r"^export_report: args has 'fmtt', which .* doesn't take; did you mean 'fmt'\?$",
+            "args.fmtt",
+        ),
+        ({"report_id": "x"}, "^export_report: args.report_id must be a whole number, not 'x'$", "args.report_id"),
+        ({"report_id": 1, "fmt": None}, "^export_report: args.fmt must be a text, not None$", "args.fmt"),
     ],
 )
 def test_a_row_that_does_not_fit_fails_with_what_is_wrong(args: dict[str, Any], message: str, path: str) -> None:
@@ -305,14 +309,46 @@ def test_what_is_injected_must_come_first() -> None:
 
         async def by_keyword(*, job: Job) -> None: ...
 
+        async def session_by_keyword(user_id: int, *, session: AsyncSession) -> None: ...
+
+        async def between(a: int, session: AsyncSession, b: int) -> None: ...
+
+        async def at_both_ends(session: AsyncSession, a: int, other: AsyncSession) -> None: ...
+
         async def twice(job: Job, other: Job) -> None: ...
 
         for function in (late, by_keyword):
-            with pytest.raises(InvalidOption, match="takes job after its own parameters"):
+            with pytest.raises(InvalidOption, match="takes job among its own parameters"):
                 define(function)
+        for function in (session_by_keyword, between):
+            with pytest.raises(
+                InvalidOption, match=r"takes session among its own .* may come last too, but not by keyword"
+            ):
+                define(function)
+        with pytest.raises(InvalidOption, match="an attempt has one session"):
+            define(at_both_ends)
         for function in (swapped, twice):
             with pytest.raises(InvalidOption, match="the job first and the session after it"):
                 define(function)
+
+
+async def test_a_session_may_also_come_last() -> None:
+    @job
+    async def welcome(user_id: int, name: str, session: AsyncSession) -> Any:
+        return user_id, name, session
+
+    @job
+    async def by_position(job: Job, user_id: int, session: AsyncSession, /) -> Any:
+        return job.args, user_id, session
+
+    made = welcome.new(7, "Ada")
+    assert made.args == {"user_id": 7, "name": "Ada"}
+    async with AsyncSession() as session:
+        assert await run(welcome, made, session) == (7, "Ada", session)
+        assert await run(by_position, by_position.new(7), session) == ({"user_id": 7}, 7, session)
+        assert await welcome(7, "Ada", session) == (7, "Ada", session)
+    with pytest.raises(TypeError, match="too many positional"):
+        welcome.new(7, "Ada", session)  # type: ignore[call-arg]
 
 
 # Where functions run, and what is refused

@@ -19,7 +19,7 @@ from oban_sa.workers.options import Options
     ("options", "message"),
     [
         ({"quue": "x"}, r"^@(worker|job) has no option 'quue'; did you mean 'queue'\?$"),
-        ({"zzz": "x"}, r"has no option 'zzz'; there are aliases, backoff, .*timeout$"),
+        ({"zzz": "x"}, r"has no option 'zzz'; there are aliases, backoff, .*version$"),
         ({"schedule_in": 5}, r"'schedule_in': it belongs to one job; write \.(new|options)\("),
         ({"queue": ""}, "queue must not be blank"),
         ({"queue": "  "}, "queue must not be blank"),

@@ -1,0 +1,241 @@
+"""Mapped objects as arguments: which annotations ask for them, and what a row may say to name one.
+
+What a job's row holds is `{"entity": "User", "id": 7}`; the key of several columns is a list. The annotation alone
+decides which class is loaded. The row only says which of its rows, and the name it gives must be that of the class or
+of one that inherits from it. So a row can make a runner load nothing but what the worker's author wrote into its
+signature: nothing is looked up by name, and nothing imported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Annotated, Any, Final, Protocol
+
+from sqlalchemy.orm import Mapper
+from sqlalchemy.orm.interfaces import ORMOption
+
+from oban_sa.errors import InvalidArguments, InvalidOption
+from oban_sa.references import Reference
+from oban_sa.targets import entity_name, references
+from oban_sa.workers.fitting import Decode, Misfit, at, shown
+from oban_sa.workers.locks import ForUpdate
+
+
+class Unloaded(Exception):
+    """There is nobody to load rows here: what is checked is only whether the JSON could name one."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Row:
+    """One row: through which mapper it is read, and its primary key."""
+
+    mapper: Mapper[Any]
+    key: tuple[Any, ...]
+
+    def __str__(self) -> str:
+        return repr(self.key[0] if len(self.key) == 1 else self.key)
+
+
+class Rows(Protocol):
+    """Where mapped objects come from."""
+
+    def one(self, entity: Entity, row: Row) -> Any:
+        """Return the object; raises a `Misfit` where there is none."""
+        ...
+
+    def prefetch(self, entity: Entity, wanted: list[Row]) -> None:
+        """Load several at once, to be asked for one by one."""
+        ...
+
+
+rows: Final[ContextVar[Rows]] = ContextVar("oban_sa.rows")
+"""Who loads, while an attempt's arguments are decoded."""
+
+_taken: Final[ContextVar[set[int] | None]] = ContextVar("oban_sa.taken", default=None)
+"""While a job is made: the references to mapped objects that stand where the worker takes them, by their `id()`."""
+
+
+@contextmanager
+def taking() -> Generator[set[int]]:
+    """Note which mapped objects a worker takes, while the args of a new job are checked; what can't be is let pass."""
+    accepted = set[int]()
+    token = _taken.set(accepted)
+    try:
+        yield accepted
+    except Unloaded:
+        pass
+    finally:
+        _taken.reset(token)
+
+
+def refuse_untaken(plain: Any, accepted: set[int], *, what: str, where: str) -> None:
+    """Raise `InvalidArguments` for a mapped object that stands where nothing would load it."""
+    for path, reference in references(plain, where):
+        if reference.entity is not None and id(reference) not in accepted:
+            name = type(reference.target).__name__
+            raise InvalidArguments(
+                f"{path} is a mapped {name}, and {what} asks for none there; annotate it as {name}, "
+                f"or write ref(obj) for its key, or the attributes that are needed",
+                path=path,
+            )
+
+
+def waits(plain: Any) -> bool:
+    """Whether values stand inside that are not known before the flush, so that their types can't be checked."""
+    return any(reference.entity is None for _, reference in references(plain, ""))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class How:
+    """How objects are loaded: with which lock, and which loader options."""
+
+    lock: ForUpdate | None = None
+    options: tuple[ORMOption, ...] = ()
+
+
+class Entity:
+    """The decoder of a mapped class; `nullable` where the annotation allows None as well."""
+
+    def __init__(self, cls: Any, how: How, decoder_of: Callable[[Any], Decode], *, nullable: bool) -> None:
+        self.mapper: Mapper[Any] = cls.__mapper__
+        self.name: str = cls.__name__
+        self.how = how
+        self.nullable = nullable
+        self._columns: list[Decode] | None = None
+        self._decoder_of = decoder_of
+
+    def __call__(self, value: Any) -> Any:
+        """Return the object that a JSON value names; at `new`, where the object itself still stands there, that one."""
+        if type(value) is Reference:
+            return self._given(value)
+        row = self.row(value)
+        loader = rows.get(None)
+        if loader is None:
+            raise Unloaded
+        return loader.one(self, row)
+
+    def prefetch(self, values: Sequence[Any]) -> None:
+        """Load the rows of several values by one statement, where they are to be loaded."""
+        loader = rows.get(None)
+        if loader is not None and len(values) > 1:
+            loader.prefetch(self, [at(index, self.row, value) for index, value in enumerate(values)])
+
+    def row(self, value: Any) -> Row:
+        """Return which row a JSON value names; raises `Misfit`."""
+        if not isinstance(value, _OBJECT) or value.keys() != {"entity", "id"}:
+            raise Misfit(f'must be a {self.name}, as {{"entity": "{self.name}", "id": ...}}, not {shown(value)}')
+        mapper = self._mapper_of(value["entity"])
+        columns = self._decoders()
+        if len(columns) == 1:
+            return Row(mapper, (at("id", columns[0], value["id"]),))
+        given: Any = value["id"]
+        if not isinstance(given, _LIST) or len(given) != len(columns):
+            keys = ", ".join(self.mapper.get_property_by_column(each).key for each in self.mapper.primary_key)
+            raise Misfit(f"has the id {shown(given)}, and the key of {self.name} is a list of {keys}")
+        return Row(mapper, tuple(at("id", decode, each) for decode, each in zip(columns, given, strict=True)))
+
+    def _mapper_of(self, name: Any) -> Mapper[Any]:
+        for mapper in self.mapper.self_and_descendants:
+            if name in (mapper.class_.__name__, entity_name(mapper)):
+                # Through the annotated class, which gives the right subclass by itself, whatever the row has become
+                # since. Only the tables of concrete inheritance are not part of their base's.
+                return mapper if mapper.concrete else self.mapper
+        raise Misfit(f"is of the entity {shown(name)}, and must be a {self.name}")
+
+    def _given(self, reference: Reference) -> Any:
+        target: Any = reference.target
+        if reference.entity is None:
+            raise Misfit(f"must be a {self.name} and not its key; give the object itself instead of {reference!r}")
+        if not isinstance(target, self.mapper.class_):
+            raise Misfit(f"must be a {self.name}, not a {type(target).__name__}")
+        accepted = _taken.get()
+        if accepted is not None:
+            accepted.add(id(reference))
+        return target
+
+    def _decoders(self) -> list[Decode]:
+        if self._columns is None:
+            self._columns = [self._decoder_of(_python_type(column)) for column in self.mapper.primary_key]
+        return self._columns
+
+
+def is_mapped(cls: Any) -> bool:
+    """Whether a class is mapped itself, and doesn't merely inherit from one."""
+    mapper = getattr(cls, "__mapper__", None)
+    return isinstance(mapper, Mapper) and mapper.class_ is cls
+
+
+def how_of(metadata: Sequence[Any]) -> How:
+    """Return what the metadata of an `Annotated` says about loading."""
+    locks = [each() if each is ForUpdate else each for each in metadata if each is ForUpdate or is_lock(each)]
+    if len(locks) > 1:
+        raise InvalidOption(f"a row is locked in one way; keep one of {', '.join(map(repr, locks))}")
+    return How(locks[0] if locks else None, tuple(each for each in metadata if isinstance(each, ORMOption)))
+
+
+def is_lock(each: Any) -> bool:
+    """Whether something is a ForUpdate()."""
+    return isinstance(each, ForUpdate)
+
+
+def says_how(annotation: Any) -> bool:
+    """Whether an `Annotated` says something about loading."""
+    return any(
+        each is ForUpdate or is_lock(each) or isinstance(each, ORMOption) for each in typing.get_args(annotation)[1:]
+    )
+
+
+def mapped_within(annotation: Any, local: Mapping[str, Any], seen: set[Any] | None = None) -> Iterator[Any]:
+    """Yield the mapped classes that an annotation asks for, also inside the fields of others."""
+    seen = set() if seen is None else seen
+    if isinstance(annotation, type) and typing.get_origin(annotation) is None:
+        if is_mapped(annotation):
+            yield annotation
+        elif annotation not in seen and _has_fields(annotation):
+            seen.add(annotation)
+            for hint in _hints(annotation, local).values():
+                yield from mapped_within(hint, local, seen)
+        return
+    if typing.get_origin(annotation) is typing.Literal:
+        return
+    alias = getattr(annotation, "__value__", None) or getattr(annotation, "__supertype__", None)
+    if alias is not None:
+        yield from mapped_within(alias, local, seen)
+    args = typing.get_args(annotation)
+    for arg in args[:1] if typing.get_origin(annotation) is Annotated else args:
+        yield from mapped_within(arg, local, seen)
+    origin: Any = typing.get_origin(annotation)
+    if isinstance(origin, type):
+        yield from mapped_within(origin, local, seen)
+
+
+def _has_fields(cls: Any) -> bool:
+    return (
+        dataclasses.is_dataclass(cls)
+        or typing.is_typeddict(cls)
+        or hasattr(cls, "model_validate_json")
+        or hasattr(cls, "__struct_fields__")
+    )
+
+
+def _hints(cls: Any, local: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(cls, localns={**local, **vars(cls)}, include_extras=True)
+    except Exception:  # whoever needs them says what is wrong
+        return {}
+
+
+def _python_type(column: Any) -> Any:
+    try:
+        return column.type.python_type
+    except NotImplementedError:
+        return Any
+
+
+# As type[Any], because strict checkers know nothing of the items of a list that was Any before.
+_LIST: Final[type[Any]] = list
+_OBJECT: Final[type[Any]] = dict

@@ -1,0 +1,87 @@
+"""What becomes of a JSON value that an annotation describes: a typed value, or a misfit that says where it stands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from oban_sa.errors import EntityLocked, EntityNotFound, InvalidArguments, ObanError
+from oban_sa.references import Reference
+
+Decode: TypeAlias = Callable[[Any], Any]
+"""Makes the typed value of a JSON one; raises `Misfit`."""
+
+
+class Misfit(Exception):
+    """A JSON value is not what an annotation asks for; `steps` lead to it."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.steps: list[str | int] = []
+
+    def at(self, start: str) -> ObanError:
+        """Return the error that users see, with the path from `start`."""
+        path = self._path(start)
+        return InvalidArguments(f"{path} {self.reason}", path=path)
+
+    def _path(self, start: str) -> str:
+        return start + "".join(map(step, reversed(self.steps)))
+
+
+class Gone(Misfit):
+    """The row that a JSON value names doesn't exist any more."""
+
+    def at(self, start: str) -> ObanError:
+        """Return the error that users see."""
+        return EntityNotFound(f"{self._path(start)} {self.reason}")
+
+
+class Locked(Misfit):
+    """The row that a JSON value names is locked by somebody else."""
+
+    def __init__(self, reason: str, *, skipped: bool) -> None:
+        super().__init__(reason)
+        self._skipped = skipped
+
+    def at(self, start: str) -> ObanError:
+        """Return the error that users see."""
+        return EntityLocked(f"{self._path(start)} {self.reason}", skipped=self._skipped)
+
+
+def at(key: str | int, decode: Decode, value: Any) -> Any:
+    """Decode what stands at `key`, which becomes a step of the path to what doesn't fit."""
+    try:
+        return decode(value)
+    except Misfit as misfit:
+        misfit.steps.append(key)
+        raise
+
+
+def step(key: str | int) -> str:
+    """Return how a path goes on into an object or a list: `.price`, `["a b"]` or `[3]`."""
+    if isinstance(key, int):
+        return f"[{key}]"
+    return f".{key}" if key.isidentifier() else f"[{json.dumps(key)}]"
+
+
+def shown(value: Any) -> str:
+    """Return a value as an error message shows it, shortened."""
+    if isinstance(value, Reference) and value.entity is not None:
+        return f"a {type(value.target).__name__}"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def untraced(error: InvalidArguments | EntityNotFound | EntityLocked, *, what: str) -> ObanError:
+    """Return the error that an attempt ends with because of what its row says: one message, and no traceback."""
+    told: ObanError
+    if isinstance(error, InvalidArguments):
+        told = InvalidArguments(f"{what}: {error}", path=error.path)
+    elif isinstance(error, EntityLocked):
+        told = EntityLocked(f"{what}: {error}", skipped=error.skipped)
+    else:
+        told = EntityNotFound(f"{what}: {error}")
+    told.traced = False
+    return told
