@@ -10,25 +10,23 @@ what has changed by the end of the flush is put right there, by one UPDATE for a
 second flush instead would take them out of the session for the first, where an object with a relationship to the job
 loses it. This way a reference may point at another job, at the job itself, or at an object that points back at the job.
 
-*Announcements.* At the end of a flush one statement, the same that puts references right, notifies every queue that
-received its first job of the transaction that is available, or due in a moment. PostgreSQL delivers on commit and
-forgets with a savepoint that rolls back, so what was announced is remembered by (nested) transaction. It is only the
-shortcut: a runner that hears nothing finds the job by polling.
+*Announcements.* Queues that received jobs which are available, or due in a moment, are announced once in a transaction,
+shortly before its end (`announcing`). It is only the shortcut: a runner that hears nothing finds the job by polling.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
-from weakref import WeakKeyDictionary, ref
+from weakref import ref
 
-from sqlalchemy import Connection, TwoPhaseTransaction, event
-from sqlalchemy.orm import Session, SessionTransaction, UOWTransaction, attributes, object_session
+from sqlalchemy import Connection, event
+from sqlalchemy.orm import Session, UOWTransaction, attributes, object_session
 
 from oban_sa import clock, hooks, targets
-from oban_sa.errors import InvalidOption
+from oban_sa.announcing import ANNOUNCE, Announcing
 from oban_sa.models import Job
 from oban_sa.sql import notifying, resolving
 from oban_sa.states import JobState
@@ -37,55 +35,69 @@ from oban_sa.values import dumps, has_references, replace_references, to_json
 KEY: Final = "oban"
 """The one key that a session's `info` gets."""
 
-ANNOUNCE: Final = "oban_announce"
-"""False under this name switches announcements off: in a session's `info`, or in the execution options of an engine,
-a session or a connection."""
-
 SOON: Final = timedelta(seconds=0.95)
 """Scheduled jobs that are due within this time are announced like available ones; a runner finds later ones in time by
 itself, for it looks every second."""
 
 
-def stage(session: Session, jobs: Iterable[Job]) -> None:
+def stage(session: Session, jobs: list[Job]) -> None:
     """Put jobs whose args and meta were looked at into the session; what listens below does the rest."""
-    session.add_all(jobs)
+    if jobs:
+        Outbox.of(session).expect(jobs)
+        session.add_all(jobs)
 
 
 class Outbox:
-    """What one session's flush is writing, and what its transaction has announced.
+    """What one session's flush is writing, and what its transaction announces."""
 
-    Made when the session's first job is written, and no sooner: `enqueue` may be called by a listener of the
-    session's own, while SQLAlchemy goes through the very list of listeners that the outbox has to join.
-    """
+    __slots__ = ("_announcing", "_at_once", "_landing", "_listens", "_owner", "_staged", "_unresolved")
 
-    __slots__ = ("_announced", "_landing", "_owner", "_unresolved")
-
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, *, flushing: bool) -> None:
         self._owner = ref(session)  # weak: the session holds the outbox
         self._landing: dict[Connection, set[str]] = {}
         self._unresolved: list[_Unresolved] = []
-        self._announced: WeakKeyDictionary[SessionTransaction, set[tuple[Connection, str]]] = WeakKeyDictionary()
+        self._staged: set[str] = set()
+        self._listens = False
+        # The flush may belong to a commit whose beginning was missed.
+        self._at_once = flushing
+        # `enqueue` may be called by a listener of the session's own, while SQLAlchemy goes through the very list that
+        # is to be joined. Where there is such a list, the outbox does without.
+        free = not getattr(session.dispatch.before_commit, "listeners", True)
+        if free:
+            event.listen(session, "before_commit", _before_commit)
+        self._announcing = Announcing(sees_commits=free)
 
     @classmethod
-    def of(cls, session: Session) -> Outbox:
-        """Return the session's outbox; the first time, make it and listen to this one session."""
+    def of(cls, session: Session, *, flushing: bool = False) -> Outbox:
+        """Return the session's outbox, or make it the first time, which may be as late as in a flush."""
         outbox = session.info.get(KEY)
         # An `info` copied from another session brings that one's outbox along.
         if isinstance(outbox, cls) and outbox._owner() is session:
             return outbox
-        session.info[KEY] = outbox = cls(session)
+        session.info[KEY] = outbox = cls(session, flushing=flushing)
+        return outbox
+
+    def expect(self, jobs: list[Job]) -> None:
+        """Take note of jobs that the next flush will write."""
+        self._staged.update({vars(job).get("queue", "default") for job in jobs})
+
+    def listen(self, session: Session) -> None:
+        """Listen to this one session from its first flush with jobs on, and no sooner: no listener of it flushes."""
+        self._listens = True
         event.listen(session, "before_flush", _begin_flush)
         event.listen(session, "after_flush", _finish_flush)
-        event.listen(session, "after_commit", _keep_announced)
-        return outbox
+        event.listen(session, "after_commit", _after_commit)
 
     def begin_flush(self) -> None:
         """Let go of what a failed flush left behind."""
         self._unresolved = []
         self._landing = {}
+        self._at_once = False
 
     def land(self, session: Session, connection: Connection, job: Job) -> None:
         """Take note of a job that is about to be inserted on `connection`."""
+        if not self._listens:
+            self.listen(session)
         loaded = vars(job)
         for column, value in self._convert(session, connection, job).items():
             loaded[column] = value  # its row is written from here; there is no history to keep
@@ -94,6 +106,8 @@ class Outbox:
 
     def change(self, session: Session, connection: Connection, job: Job) -> None:
         """Take note of a job that is about to be updated on `connection`."""
+        if not self._listens:
+            self.listen(session)
         for column, value in self._convert(session, connection, job).items():
             if value != vars(job)[column]:
                 setattr(job, column, value)
@@ -117,41 +131,33 @@ class Outbox:
         """Write what references turned out to be, and announce: one statement on each connection that wrote jobs."""
         unresolved, self._unresolved = self._unresolved, []
         landing, self._landing = self._landing, {}
+        at_once, self._at_once = self._at_once, False
+        self._staged.clear()
         changed: dict[Connection, list[dict[str, Any]]] = {}
         for each in unresolved:
             if late := each.resolve():
                 changed.setdefault(each.connection, []).append({"id": each.job.id, **late})
         for connection in changed.keys() | landing.keys():
             rows = changed.get(connection)
-            news = self._news(session, connection, landing.get(connection, set()))
+            news = self._announcing.receive(session, connection, landing.get(connection, ()), at_once=at_once)
             if rows and news:
                 connection.execute(resolving.RESOLVE_AND_NOTIFY, resolving.rows(rows) | news)
             elif rows:
                 connection.execute(resolving.RESOLVE, resolving.rows(rows))
             elif news:
                 connection.execute(notifying.NOTIFY, news)
+            if news:
+                self._announcing.sent(connection)
 
-    def keep_announced(self, session: Session) -> None:
-        """Hand what a savepoint announced to the transaction around it, now that the savepoint is released."""
-        released = session.get_nested_transaction()
-        around = None if released is None else released.parent
-        if released is not None and around is not None and (announced := self._announced.pop(released, None)):
-            self._announced.setdefault(around, set()).update(announced)
+    def before_commit(self, session: Session) -> None:
+        """Announce what earlier flushes wrote."""
+        for connection, news in self._announcing.before_commit(session, self._staged):
+            connection.execute(notifying.NOTIFY, news)
+            self._announcing.sent(connection)
 
-    def _news(self, session: Session, connection: Connection, queues: set[str]) -> dict[str, str] | None:
-        """Return what is to be announced of `queues`: nothing of those that the transaction has announced before."""
-        if not queues or not _announces(session, connection):
-            return None
-        transactions = list(_outwards(session.get_nested_transaction() or session.get_transaction()))
-        told = set[tuple[Connection, str]]().union(*(self._announced.get(each, ()) for each in transactions))
-        fresh = sorted(queue for queue in queues if (connection, queue) not in told)
-        if not fresh:
-            return None
-        self._announced.setdefault(transactions[0], set()).update((connection, queue) for queue in fresh)
-        try:
-            return notifying.insertions(fresh, _schema(connection))
-        except InvalidOption:  # no channel can bear the name of this schema; its runners poll
-            return None
+    def after_commit(self, session: Session) -> None:
+        """Keep what a savepoint wrote for the end of the transaction; after that, announce what is left."""
+        self._announcing.after_commit(session)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,29 +180,10 @@ class _Unresolved:
         return late
 
 
-def _outwards(transaction: SessionTransaction | None) -> Iterator[SessionTransaction]:
-    """Walk from a savepoint through those around it to the transaction: each can roll back what is inside it."""
-    while transaction is not None:
-        yield transaction
-        transaction = transaction.parent
-
-
-def _announces(session: Session, connection: Connection) -> bool:
-    if session.info.get(ANNOUNCE, True) is False or connection.get_execution_options().get(ANNOUNCE, True) is False:
-        return False
-    # PostgreSQL refuses to prepare a transaction that has notified.
-    return connection.dialect.name == "postgresql" and not isinstance(connection.get_transaction(), TwoPhaseTransaction)
-
-
 def _due_soon(loaded: Mapping[str, Any]) -> bool:
     """Whether a scheduled job is due before runners would look for due jobs by themselves."""
     moment = loaded.get("scheduled_at") if loaded.get("state") == JobState.SCHEDULED else None
     return moment is not None and moment <= clock.now() + SOON
-
-
-def _schema(connection: Connection) -> str:
-    translated: dict[str | None, str | None] = connection.get_execution_options().get("schema_translate_map") or {}
-    return translated.get("public") or "public"
 
 
 def _begin_flush(session: Session, context: UOWTransaction, objects: Any) -> None:
@@ -207,18 +194,25 @@ def _finish_flush(session: Session, context: UOWTransaction) -> None:
     Outbox.of(session).finish_flush(session)
 
 
-def _keep_announced(session: Session) -> None:
-    Outbox.of(session).keep_announced(session)
+def _before_commit(session: Session) -> None:
+    Outbox.of(session).before_commit(session)
+
+
+def _after_commit(session: Session) -> None:
+    Outbox.of(session).after_commit(session)
 
 
 @event.listens_for(Job, "before_insert", propagate=True)
 def _land(mapper: Any, connection: Connection, job: Job) -> None:
     hooks.writing(job)
     if (session := object_session(job)) is not None:
-        Outbox.of(session).land(session, connection, job)
+        Outbox.of(session, flushing=True).land(session, connection, job)
 
 
 @event.listens_for(Job, "before_update", propagate=True)
 def _change(mapper: Any, connection: Connection, job: Job) -> None:
     if (session := object_session(job)) is not None:
-        Outbox.of(session).change(session, connection, job)
+        Outbox.of(session, flushing=True).change(session, connection, job)
+
+
+__all__ = ["ANNOUNCE", "KEY", "SOON", "Outbox", "stage"]

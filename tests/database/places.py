@@ -130,14 +130,17 @@ class Place:
         self.heard()
         self.statements.clear()
 
-    def run(self, work: Callable[[Session], T], *, bind: Any = None, **options: Any) -> T:
+    def run(
+        self, work: Callable[[Session], T], *, bind: Any = None, kind: type[Session] = Session, **options: Any
+    ) -> T:
         """Let `work` have a new session, and close it whatever happens."""
         if self._loop is None:
-            with Session(bind if bind is not None else self.bind, **options) as session:
+            with kind(bind if bind is not None else self.bind, **options) as session:
                 return work(session)
 
         async def inside() -> T:
-            async with AsyncSession(bind if bind is not None else self.bind, **options) as session:
+            bound = bind if bind is not None else self.bind
+            async with AsyncSession(bound, sync_session_class=kind, **options) as session:
                 return await session.run_sync(work)
 
         return self._loop.run(inside())

@@ -13,10 +13,11 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, sessionmaker
 
+from oban_sa.announcing import ANNOUNCE
 from oban_sa.enqueueing import enqueue, enqueue_many
 from oban_sa.models import Job
 from oban_sa.models.base import schema_map
-from oban_sa.outbox import ANNOUNCE, KEY
+from oban_sa.outbox import KEY
 from oban_sa.references import ref
 from tests.database.places import Place, User
 from tests.support import sync_url

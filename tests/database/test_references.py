@@ -92,8 +92,7 @@ def test_the_key_of_an_expired_object_costs_no_query(place: Place) -> None:
         with place.counting() as sent:
             enqueue(session, a_job(args={"id": ref(user)}))
             session.flush()
-        assert [statement.split()[0] for statement in sent] == ["INSERT", "SELECT"]
-        assert "pg_notify" in sent[1]
+        assert [statement.split()[0] for statement in sent] == ["INSERT"]
 
     place.run(work)
 
@@ -242,7 +241,7 @@ def test_a_resolved_job_is_clean(place: Place) -> None:
         assert job not in session.dirty
         with place.counting() as sent:
             session.commit()
-        assert sent == []
+        assert [statement for statement in sent if "pg_notify" not in statement] == []
 
     place.run(work)
 
