@@ -12,6 +12,7 @@ from oban_sa.outcomes import Record as Record
 from oban_sa.outcomes import Result as Result
 from oban_sa.outcomes import Snooze as Snooze
 from oban_sa.references import ref as ref
+from oban_sa.selecting import enqueue_select as enqueue_select
 from oban_sa.states import JobState as JobState
 from oban_sa.workers import ForUpdate as ForUpdate
 from oban_sa.workers import Worker as Worker
@@ -46,6 +47,7 @@ __all__ = [
     "current_job",
     "enqueue",
     "enqueue_many",
+    "enqueue_select",
     "job",
     "ref",
     "schema_map",

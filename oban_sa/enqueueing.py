@@ -29,7 +29,7 @@ def enqueue(session: AnySession, job: Job) -> Job:
     once. Raises `InvalidArguments` for values JSON can't hold, `ReferenceOutsideSession` for a reference to an object
     that is not in this session, `InvalidJob` for a job that is stored already; nothing was staged then.
     """
-    target = _session(session)
+    target = session_behind(session)
     _stage(target, [job])
     return job
 
@@ -39,7 +39,7 @@ def enqueue_many(session: AnySession, jobs: Iterable[Job]) -> list[Job]:
 
     Raises what `enqueue` raises, and then none was staged.
     """
-    target = _session(session)
+    target = session_behind(session)
     staged = _listed(jobs)
     _stage(target, staged)
     return staged
@@ -73,14 +73,14 @@ def _accepted(session: Session, job: Any) -> dict[str, Any]:
     return converted
 
 
-def _session(given: Any) -> Session:
-    """Return the session proper behind a session of any kind."""
+def session_behind(given: Any) -> Session:
+    """Return the session proper behind a session of any kind; raises `TypeError` for what is none."""
     if isinstance(given, Session):
         return given
     if isinstance(given, AsyncSession):
         return given.sync_session
     if isinstance(given, (scoped_session, async_scoped_session)):
-        return _session(given.registry())
+        return session_behind(given.registry())
     raise TypeError(_not_a_session(given))
 
 

@@ -149,6 +149,14 @@ class Outbox:
             if news:
                 self._announcing.sent(connection)
 
+    def receive(self, session: Session, connection: Connection, queues: set[str]) -> None:
+        """Take note of available jobs that a statement, and no flush, wrote on `connection`."""
+        if not self._listens:
+            self.listen(session)
+        if news := self._announcing.receive(session, connection, queues, at_once=False):
+            connection.execute(notifying.NOTIFY, news)
+            self._announcing.sent(connection)
+
     def before_commit(self, session: Session) -> None:
         """Announce what earlier flushes wrote."""
         for connection, news in self._announcing.before_commit(session, self._staged):

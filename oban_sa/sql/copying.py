@@ -23,4 +23,5 @@ def layout(schema: str) -> Select[Any]:
         .where(_columns.c.attrelid == func.to_regclass(func.quote_ident(schema) + ".oban_jobs"), _columns.c.attnum > 0)
     )
     moment: Any = utc_now()
-    return select(moment.label("now"), types.scalar_subquery().label("columns"))
+    columns: Any = types.scalar_subquery()
+    return select(moment.label("now"), columns.label("columns"))

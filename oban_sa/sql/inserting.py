@@ -1,55 +1,55 @@
-"""Many jobs at once, without objects: what COPY takes, and the same by an INSERT where COPY can't be used."""
+"""Jobs made of rows by the database itself."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from sqlalchemy import (
-    DateTime,
-    Integer,
-    Text,
-    bindparam,
-    cast,
-    column,
-    func,
-    insert,
-    select,
-)
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy import ColumnElement, FromClause, Integer, Select, Text, case, cast, func, insert, literal, select
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from oban_sa.sql.fetching import jobs
 from oban_sa.sql.moments import utc_now
+from oban_sa.states import JobState
 
 COLUMNS: Final = ("worker", "queue", "state", "args", "meta", "tags", "max_attempts", "priority", "scheduled_at")
 """What a job that was never tried consists of; defaults fill the rest, whoever made the table."""
 
-_TYPES: Final[dict[str, Any]] = {
-    "worker": Text(),
-    "queue": Text(),
-    "state": Text(),
-    "args": JSONB(),
-    "meta": JSONB(),
-    "tags": ARRAY(Text()),
-    "max_attempts": Integer(),
-    "priority": Integer(),
-    "scheduled_at": DateTime(),
-}
 
+def inserting(rows: FromClause, columns: Mapping[str, ColumnElement[Any]]) -> Select[Any]:
+    """Insert a job for each of `rows`, in their order; answer by `queue` the `number`, and if any is `available`.
 
-def inserting() -> Any:
-    """Insert any number of jobs in their order; a NULL `scheduled_at` is now.
-
-    Parameter: `rows`, a JSON array of objects with the keys of `COLUMNS`, as text, which every driver can send.
+    `columns` are those of `COLUMNS` without `state`. Where `scheduled_at` is NULL, or missing, it is now. Jobs
+    scheduled for later are scheduled, all others available.
     """
-    rows = (
-        func.jsonb_to_recordset(cast(bindparam("rows", type_=Text()), JSONB))
-        .table_valued(*(column(name, type_) for name, type_ in _TYPES.items()), name="made")
-        .render_derived(name="made", with_types=True)
+    now: Any = utc_now()
+    available, scheduled = (cast(text(state), jobs.c.state.type) for state in (JobState.AVAILABLE, JobState.SCHEDULED))
+    chosen = {**columns, "scheduled_at": now, "state": available}
+    if "scheduled_at" in columns:
+        chosen["scheduled_at"] = moment = func.coalesce(columns["scheduled_at"], now)
+        chosen["state"] = case((moment > now, scheduled), else_=available)
+    made = (
+        insert(jobs)
+        .from_select(list(COLUMNS), select(*(chosen[name].label(name) for name in COLUMNS)).select_from(rows))
+        .returning(jobs.c.queue, jobs.c.state)
+        .cte("made")
     )
-    moment = func.coalesce(rows.c.scheduled_at, utc_now())
-    chosen = {
-        **{name: rows.c[name] for name in COLUMNS},
-        "state": cast(rows.c.state, jobs.c.state.type),
-        "scheduled_at": moment,
-    }
-    return insert(jobs).from_select(list(COLUMNS), select(*(chosen[name] for name in COLUMNS)))
+    found: Any = func.bool_or(made.c.state == available)
+    counted: Any = select(made.c.queue, func.count().label("number"), found.label("available"))
+    return counted.group_by(made.c.queue)  # type: ignore[no-any-return]
+
+
+def text(value: str) -> ColumnElement[Any]:
+    """A text whose type the database is told by every driver."""
+    return cast(literal(str(value), Text), Text)
+
+
+def integer(value: int) -> ColumnElement[Any]:
+    """A whole number whose type the database is told by every driver."""
+    return cast(literal(value, Integer), Integer)
+
+
+def labels(tags: Iterable[str]) -> ColumnElement[Any]:
+    """A list of texts; as one text, because drivers differ in how they send lists."""
+    quoted = ('"' + tag.replace("\\", "\\\\").replace('"', '\\"') + '"' for tag in tags)
+    return cast(text("{" + ",".join(quoted) + "}"), ARRAY(Text))

@@ -1,0 +1,25 @@
+"""Find connections that do nothing, and keep a transaction open all the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import ARRAY, Double, Executable, Integer, bindparam, cast, column, func, select, table
+
+from oban_sa.sql.literals import inline
+
+_activity = table(
+    "pg_stat_activity", column("pid", Integer()), column("state"), column("state_change"), schema="pg_catalog"
+)
+
+
+def idling() -> Executable:
+    """`pid` and the seconds for which it has been `idle`, of each that waits in a transaction for its client.
+
+    Parameter: `pids`.
+    """
+    idle: Any = cast(func.date_part(inline("'epoch'"), func.clock_timestamp() - _activity.c.state_change), Double())
+    return select(_activity.c.pid, idle.label("idle")).where(
+        _activity.c.pid == func.any(bindparam("pids", type_=ARRAY(Integer()))),
+        _activity.c.state.in_([inline("'idle in transaction'"), inline("'idle in transaction (aborted)'")]),
+    )

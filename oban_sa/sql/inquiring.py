@@ -1,0 +1,21 @@
+"""Ask what became of a transaction whose COMMIT was never answered."""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Executable, Integer, bindparam, exists, func, select
+
+from oban_sa.sql.acking import _still_held
+
+
+def inquiring() -> Executable:
+    """`status` of the transaction `xid`, and whether the attempt is `held` by its holder as before.
+
+    The status is `committed`, `aborted`, `in progress`, or null where the transaction is too long ago. A server that
+    crashed may use a number again, but then the attempt is still held. Parameters: `xid`, `job_id`, `attempt` and
+    `holder`.
+    """
+    held = exists().where(_still_held(bindparam("job_id", type_=BigInteger()), bindparam("attempt", type_=Integer())))
+    return select(
+        func.txid_status(bindparam("xid", type_=BigInteger())).label("status"),
+        held.label("held"),
+    )
