@@ -69,3 +69,9 @@ async def blocks(job: Job, seconds: float) -> None:
 async def dies(job: Job) -> None:
     say(job)
     os._exit(1)
+
+
+@job(queue="first")
+async def enqueues_elsewhere(session: AsyncSession, seconds: float, queue: str) -> None:
+    await asyncio.sleep(seconds)
+    counted.options(queue=queue).enqueue(session)

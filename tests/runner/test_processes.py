@@ -52,8 +52,7 @@ async def call(processes: Processes, target: Any, within: float | None = None, *
 
 async def written(path: Path) -> int:
     """The process that has left its number there."""
-    await eventually(path.exists, 30)
-    return int(path.read_text())
+    return int(await eventually(lambda: path.exists() and path.read_text(), 30))
 
 
 def alive(pid: int) -> bool:
