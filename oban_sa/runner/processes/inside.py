@@ -15,7 +15,7 @@ from queue import SimpleQueue
 from types import FrameType, TracebackType
 from typing import Any
 
-from oban_sa.errors import AttemptError, JobNotFound
+from oban_sa.errors import AttemptCancelled, AttemptError, JobNotFound
 from oban_sa.models import Job
 from oban_sa.runner.processes import crossing
 from oban_sa.runner.processes.crossing import HEAD, Ask, Begun, Cancel, Failure, Interrupt, Leave, Plan, Ready, Refused
@@ -123,10 +123,8 @@ class _Inside:
                     case Ask():
                         self._asks.put(message)
                     case Cancel() | Interrupt():
-                        with self._lock:
-                            self._asked_to_stop = message.number
-                            if self._job is not None and self._number == message.number:
-                                self._job.request_cancel()
+                        if isinstance(message, Cancel) or isinstance(message.error, AttemptCancelled):
+                            self._ask_to_stop(message.number)
                         if isinstance(message, Interrupt):
                             self._interrupt = message
                             _wake_main_thread()
@@ -136,6 +134,12 @@ class _Inside:
                     case _:
                         break
         os._exit(1)  # the runner is gone, and its jobs are given to others
+
+    def _ask_to_stop(self, number: int) -> None:
+        with self._lock:
+            self._asked_to_stop = number
+            if self._job is not None and self._number == number:
+                self._job.request_cancel()
 
     def _end_with_parent(self) -> None:
         # The channel alone doesn't tell: where the runner's process was forked, the copy holds the other end too.
