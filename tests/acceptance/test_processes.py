@@ -167,6 +167,32 @@ async def test_a_second_interrupt_ends_all_at_once(runners: Start, enqueue: Any)
     assert not any(map(alive, pids))
 
 
+GROUP = """
+import os, sys
+os.setpgrp()
+os.execv(sys.executable, [sys.executable, "-m", "oban_sa.runner", *sys.argv[1:]])
+"""
+
+
+async def test_ctrl_c_at_a_terminal_which_goes_to_every_process_stops_all_of_them_gracefully(
+    database_url: str, enqueue: Any, sql: Any
+) -> None:
+    await enqueue(*(jobs.waits.new(seconds=1) for _ in range(2)))
+    words = ["-c", GROUP, "--import", "tests.acceptance.jobs", "--processes", "2", "--queues", "default:2", *SHORT]
+    with process(words, env={"OBAN_DATABASE_URL": plain_url(database_url)}) as supervisor:
+        await eventually(lambda: len(starts(supervisor)) == 2, 60)
+        os.killpg(supervisor.pid, signal.SIGINT)
+        assert await supervisor.ended(30) == 0, supervisor.output
+    assert await sql("SELECT state::text, attempt, count(*) FROM oban_jobs GROUP BY 1, 2") == [("completed", 1, 2)]
+
+
+async def test_a_signal_while_they_are_being_started_is_a_clean_stop(runners: Start) -> None:
+    supervisor = runners(2, *SHORT)
+    await supervisor.says("supervising 2 runners", 30)
+    supervisor.terminate()
+    assert await supervisor.ended(30) == 0, supervisor.output
+
+
 async def test_a_runner_that_is_stuck_is_killed_in_the_end(runners: Start) -> None:
     supervisor = runners(2, "--grace", "0", *SHORT)
     pids = await running(supervisor, 2)

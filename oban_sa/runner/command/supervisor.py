@@ -68,10 +68,14 @@ class Supervisor:
             "; ".join(f"{member.node} {_queues(member)}".strip() for member in self._members),
         )
         try:
-            ended = await asyncio.gather(*(self._lived(member) for member in self._members))
+            # Every one, whatever happens to another: they are told to stop, and stop gracefully.
+            ended = await asyncio.gather(*(self._lived(member) for member in self._members), return_exceptions=True)
         finally:
             if health is not None:
                 await health.stop()
+        for each in ended:
+            if isinstance(each, BaseException):
+                raise each
         if not all(ended):
             return 2
         clean = all(member.clean for member in self._members)
