@@ -76,7 +76,7 @@ def converter(kind: TypeEngine[Any]) -> Convert | str:
         return lambda column: type_coerce(column, JSONB)
     if isinstance(kind, Labels):
         return _as_it_is
-    if isinstance(kind, TypeDecorator):
+    if isinstance(kind, TypeDecorator) and not isinstance(kind, Interval):
         if _converts(kind):
             stored = type(kind.impl_instance).__name__
             return f"is converted by Python code; to take it as it is stored, write type_coerce(column, {stored}())"
@@ -179,7 +179,7 @@ _CONVERTERS: Final[tuple[tuple[Any, Callable[[Any], Convert]], ...]] = (
     (Numeric, lambda kind: _decimal if kind.asdecimal else lambda column: _number(cast(column, Double))),
 )
 _INSTEAD: Final[tuple[tuple[Any, str], ...]] = (
-    (NullType, "has no type that is known; write type_coerce(column, Integer), or func.f(..., type_=Integer)"),
+    (NullType, "has no type that is known here; write type_coerce(column, Integer), or func.f(..., type_=Integer)"),
     ((Interval, INTERVAL), 'is an interval; write extract("epoch", column)'),
     (LargeBinary, 'holds bytes; write func.encode(column, "base64", type_=Text)'),
 )
