@@ -2,13 +2,14 @@
 # Paths are relative, so that the repository may lie anywhere, in a folder with spaces too.
 
 .SUFFIXES:
-.PHONY: help venv test lint check demo matrix clean
+.PHONY: help venv test lint check bench demo matrix clean
 .DEFAULT_GOAL := help
 
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?=
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 # Tests mostly wait for processes and the database, so even two busy cores gain from two of them at a time.
 WORKERS ?= 2
 
@@ -27,6 +28,7 @@ help:
 	@echo 'make test     every check and every test, as CI runs them'
 	@echo 'make lint     the checks alone: ruff, mypy, pyright, import-linter'
 	@echo 'make check    the tests alone; PYTEST_ARGS="tests/database -x" chooses, WORKERS=0 runs them in one process'
+	@echo 'make bench    measure, beside the floor and other queues; BENCH_ARGS="--only drain_50 --quick" chooses'
 	@echo 'make matrix   the tests on each of Python 3.11, 3.12, 3.13 that is found, with SQLAlchemy 2.0 and 2.1'
 	@echo 'make venv     the virtual environment they all use, .venv; PYTHON=python3.12 chooses what it is made with'
 	@echo 'make clean    remove the environments, the caches and the data of the demonstration'
@@ -54,6 +56,11 @@ lint: .venv/installed
 
 check: .venv/installed
 	$(in_venv) pytest -n $(WORKERS) $(PYTEST_ARGS)
+
+# The page is made again only of a whole run at full size.
+bench: .venv/installed
+	$(in_venv) benchmarks $(BENCH_ARGS)
+	@if [ -z "$(BENCH_ARGS)" ]; then $(in_venv) benchmarks.page; fi
 
 demo: .venv/installed
 	@.venv/bin/python -m examples.codeindex

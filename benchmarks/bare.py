@@ -123,7 +123,7 @@ async def enqueue_flush(turn: Turn) -> None:
 
 async def enqueue_copy(turn: Turn) -> None:
     """Binary COPY of the same rows with the same columns."""
-    from oban_sa.sql.inserting import COLUMNS
+    from oban_sa.client.encoding import COLUMNS
 
     now = datetime.now(UTC).replace(tzinfo=None)
     same: dict[str, Any] = {
@@ -139,7 +139,7 @@ async def enqueue_copy(turn: Turn) -> None:
     }
     columns = list(COLUMNS)
     place = columns.index("args")
-    row = [same.get(name) for name in columns]
+    row = [None if name == "args" else same[name] for name in columns]
     before, after = tuple(row[:place]), tuple(row[place + 1 :])
     connection = await asyncpg.connect(turn.url)
     turn.ready()

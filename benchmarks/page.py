@@ -217,8 +217,8 @@ def _conditions(document: dict[str, Any]) -> str:
         "",
         f"- {on}; load before: {machine['load'] or 'unknown'}",
         f"- PostgreSQL {server['server_version']}, {settings}",
-        f"- {taken}; everybody takes a turn in each round, in a new process and a new database, after a VACUUM and a "
-        + "CHECKPOINT",
+        f"- {taken}; everybody takes a turn in each round",
+        "- each turn has a new process and a new database, and begins after a VACUUM and a CHECKPOINT",
     ]
     for name, versions in document["contenders"].items():
         lines.append(f"- {name}: " + ", ".join(f"{package} {version}" for package, version in versions.items()))
