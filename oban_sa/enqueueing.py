@@ -37,16 +37,24 @@ def enqueue(session: AnySession, job: Job) -> Job:
 def enqueue_many(session: AnySession, jobs: Iterable[Job]) -> list[Job]:
     """Stage all of `jobs` in `session` and return them as a list, in their order, which will be that of their ids.
 
-    Raises what `enqueue` raises, and then none was staged.
+    Raises what `enqueue` raises, and then none was staged; an `InvalidJob` says in its message and its `index` which of
+    them it was.
     """
     target = session_behind(session)
     staged = _listed(jobs)
-    _stage(target, staged)
+    _stage(target, staged, numbered=True)
     return staged
 
 
-def _stage(session: Session, jobs: list[Job]) -> None:
-    accepted = [_accepted(session, job) for job in jobs]
+def _stage(session: Session, jobs: list[Job], *, numbered: bool = False) -> None:
+    accepted: list[dict[str, Any]] = []
+    try:
+        for job in jobs:
+            accepted.append(_accepted(session, job))  # noqa: PERF401 - its length says which was refused
+    except InvalidJob as refused:
+        if numbered:
+            refused.number(len(accepted))
+        raise
     if len(jobs) > 1 and len({id(job) for job in jobs}) < len(jobs):
         raise InvalidJob("the same Job stands twice among those to enqueue; make a new one for each")
     for job, converted in zip(jobs, accepted, strict=True):

@@ -79,7 +79,7 @@ def encoder(columns: Mapping[str, str], now: datetime, queues: set[str]) -> Enco
         written = (values.dumps_at_once(args) if type(args) is dict else None) or _dumped(args, "args")
         if not tags and not meta and moment is None:
             return start + plainest + _jsonb(len(written) + 1, 1) + written
-        key = tuple(tags)
+        key = tuple(tags if type(tags) is list else rules.tags(tags))
         tagged = labels.get(key)
         if tagged is None:
             if len(labels) >= _MOST_REMEMBERED:
@@ -130,7 +130,8 @@ def plain(value: dict[str, Any], where: str) -> Any:
     written = values.to_json(rules.json_object(value, where), where=where)
     if values.has_references(written):
         raise InvalidArguments(
-            f"{where} holds ref(...), whose object only a session can write; use enqueue_many(session, jobs)",
+            f"{where} holds ref(...), or an object that has no key yet, which only a session can write; "
+            f"use enqueue_many(session, jobs)",
             path=where,
         )
     return written

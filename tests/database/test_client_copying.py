@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -12,6 +13,7 @@ import pytest
 from sqlalchemy import event, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
+from oban_sa import hooks
 from oban_sa.client import Oban
 from oban_sa.errors import InvalidArguments, InvalidJob
 from oban_sa.models import Job
@@ -129,6 +131,137 @@ async def test_jobs_with_a_past_or_an_id_of_their_own_are_written_too_in_order(d
     assert (first.worker, second.worker, third.id) == ("first", "second", 77_000)
     assert (second.errors, second.attempt, second.attempted_by) == ([entry], 1, ["n", "u"])
     assert third.inserted_at == datetime(2020, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("place", [0, 127, 128, 3_217])
+async def test_a_refusal_says_which_job_and_where_in_it(driven: AsyncEngine, place: int) -> None:
+    def made(bad: Any) -> Iterator[Job]:
+        for number in range(4_000):
+            yield bad() if number == place else Job("w", args={"items": []})
+
+    def with_price() -> Job:
+        return Job("w", args={"items": [1, 2, 3, {"price": float("nan")}]})
+
+    oban = Oban(driven)
+    with pytest.raises(InvalidArguments, match=rf"^jobs\[{place}\]\.args\.items\[3\]\.price is nan") as refused:
+        await oban.enqueue_many(made(with_price))
+    assert (refused.value.index, refused.value.path) == (place, "args.items[3].price")
+    with pytest.raises(InvalidJob, match=rf"^jobs\[{place}\]: a job that is completed") as past:
+        await oban.enqueue_many(made(lambda: Job("w", state=JobState.COMPLETED)))
+    assert past.value.index == place
+    with pytest.raises(InvalidJob, match=rf"^jobs\[{place}\]: priority") as made_so:  # refused while it is made
+        await oban.enqueue_many(made(lambda: Job("w", priority=10)))
+    assert made_so.value.index == place
+    with pytest.raises(TypeError, match=rf"^jobs\[{place}\]: a Job is enqueued"):
+        await oban.enqueue_many(made(lambda: "w"))
+    assert await loaded(driven) == []
+
+
+async def test_a_refusal_among_jobs_with_a_past_says_which_too(driven: AsyncEngine) -> None:
+    jobs = [Job("w"), Job("w", attempt=1), Job("w", meta={"x": {1}})]
+    with pytest.raises(InvalidArguments, match=r"^jobs\[2\]\.meta\.x is a set") as refused:
+        await Oban(driven).enqueue_many(jobs)
+    assert refused.value.index == 2
+
+
+async def test_what_a_generator_raises_comes_out_and_nothing_is_written(driven: AsyncEngine) -> None:
+    async def made() -> AsyncIterator[Job]:
+        for _ in range(50_000):
+            yield Job("w")
+        raise LookupError("gone")
+
+    with pytest.raises(LookupError, match="gone"):
+        await Oban(driven).enqueue_many(made())
+    assert await Oban(driven).enqueue_many([Job("w")]) == 1  # on the same connection, whatever was under way on it
+    assert len(await loaded(driven)) == 1
+
+
+async def test_a_cancellation_stops_the_stream_and_nothing_is_written(driven: AsyncEngine) -> None:
+    asked = asyncio.Event()
+
+    async def made() -> AsyncIterator[Job]:
+        for number in range(60_000):
+            yield Job("w", args={"number": number})
+        asked.set()
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(Oban(driven).enqueue_many(made()))
+    await asyncio.wait_for(asked.wait(), 30)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await Oban(driven).enqueue_many([Job("w")]) == 1
+    assert len(await loaded(driven)) == 1
+
+
+async def test_what_the_database_refuses_comes_out(driven: AsyncEngine) -> None:
+    async with driven.begin() as connection:
+        await connection.execute(text("ALTER TABLE oban_jobs ADD CHECK (args ->> 'number' <> '30000')"))
+    with pytest.raises(Exception, match="violates check constraint"):
+        await Oban(driven).enqueue_many(Job("w", args={"number": number}) for number in range(60_000))
+    assert await loaded(driven) == []
+
+
+async def test_what_was_changed_after_a_job_was_made_is_checked_again(driven: AsyncEngine) -> None:
+    def changed(name: str, value: Any) -> Job:
+        job = Job("w")
+        setattr(job, name, value)
+        return job
+
+    oban = Oban(driven)
+    for name, value, words in (
+        ("priority", 12, "priority must be between"),
+        ("queue", "", "queue must not be blank"),
+        ("max_attempts", 0, "max_attempts must be"),
+        ("args", [1], "args must be a dict"),
+        ("tags", "mail", "tags must be a list"),
+        ("scheduled_at", "tomorrow", "must be a datetime"),
+    ):
+        with pytest.raises(InvalidJob, match=words):
+            await oban.enqueue_many([changed(name, value)])
+    later = datetime(2999, 1, 1, tzinfo=timezone(timedelta(hours=2)))
+    jobs = [changed("tags", ["B", "a", "b "]), changed("scheduled_at", later), changed("state", "suspended")]
+    assert await oban.enqueue_many(jobs) == 3
+    tagged, moved, held = await loaded(driven)
+    assert (tagged.tags, moved.scheduled_at, held.state) == (["a", "b"], later, JobState.SUSPENDED)
+
+
+async def test_hooks_see_each_job_once_and_may_change_what_is_written(driven: AsyncEngine) -> None:
+    seen: list[Job] = []
+
+    def mark(job: Job) -> None:
+        seen.append(job)
+        job.meta["trace"] = len(seen)
+
+    remove = hooks.before_insert(mark)
+    try:
+        assert await Oban(driven).enqueue_many([Job("w"), Job("w", attempt=1), Job("w")]) == 3
+    finally:
+        remove()
+    assert [job.meta for job in await loaded(driven)] == [{"trace": 1}, {"trace": 2}, {"trace": 3}]
+
+
+async def test_a_table_with_columns_of_other_types_is_written_by_insert(driven: AsyncEngine) -> None:
+    async with driven.begin() as connection:
+        await connection.execute(text("ALTER TABLE oban_jobs ALTER scheduled_at TYPE timestamptz USING scheduled_at"))
+    assert await Oban(driven).enqueue_many(Job("w", args={"number": number}) for number in range(2_500)) == 2_500
+    async with driven.connect() as connection:
+        found = await connection.scalars(text("SELECT (args ->> 'number')::int FROM oban_jobs ORDER BY id"))
+        assert list(found) == list(range(2_500))
+
+
+@pytest.mark.parametrize("kind", ["smallint", "bigint"])
+async def test_numbers_of_any_width_are_written(driven: AsyncEngine, kind: str) -> None:
+    async with driven.begin() as connection:
+        await connection.execute(
+            text(f"ALTER TABLE oban_jobs ALTER max_attempts TYPE {kind}, ALTER priority TYPE {kind}")
+        )
+    assert await Oban(driven).enqueue_many([Job("w", max_attempts=32_767, priority=9)]) == 1
+    if kind == "smallint":
+        with pytest.raises(InvalidJob, match="more than this table's column can hold"):
+            await Oban(driven).enqueue_many([Job("w", max_attempts=32_768)])
+    (job,) = await loaded(driven)
+    assert (job.max_attempts, job.priority) == (32_767, 9)
 
 
 async def test_what_enqueue_refuses_is_refused(driven: AsyncEngine, engine: AsyncEngine) -> None:
