@@ -22,6 +22,7 @@ from oban_sa.workers import worker as worker
 
 if TYPE_CHECKING:
     from oban_sa.runner import Runner as Runner
+    from oban_sa.runner.several import Runners as Runners
 else:
 
     def __getattr__(name: str) -> Any:
@@ -30,6 +31,10 @@ else:
             from oban_sa.runner import Runner
 
             return Runner
+        if name == "Runners":
+            from oban_sa.runner.several import Runners
+
+            return Runners
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -42,6 +47,7 @@ __all__ = [
     "Record",
     "Result",
     "Runner",
+    "Runners",
     "Snooze",
     "Worker",
     "current_job",

@@ -93,6 +93,33 @@ def _text(value: object) -> str:
     return value.strip()
 
 
+def _schemas(value: object) -> tuple[str, ...]:
+    """Read one schema, several with commas between, or a list of them."""
+    schemas = [_schema(name) for name in _listed(value, "write for example tenant_a,tenant_b")]
+    for schema in schemas:
+        if schemas.count(schema) > 1:
+            raise InvalidOption(f"the schema {schema!r} is named twice")
+    return tuple(schemas)
+
+
+def _translate(value: object) -> tuple[str | None, ...]:
+    """Read names of schemas as models have them; `none` is for tables that name no schema."""
+    names = dict.fromkeys(_listed(value, "write for example tenant, or none for tables that name no schema"))
+    if "public" in names:
+        raise InvalidOption("'public' stands for the runner's schema anyway; name other schemas of your models")
+    return tuple(None if name.lower() == "none" else name for name in names)
+
+
+def _listed(value: object, example: str) -> list[str]:
+    given: object = [value] if isinstance(value, str) else value
+    if not isinstance(given, list | tuple) or not given:
+        raise InvalidOption(f"{value!r} names no schema; {example}")
+    parts = [part.strip() for item in cast("Sequence[object]", given) for part in _text(item).split(",")]
+    if not all(parts):
+        raise InvalidOption(f"there is nothing between two commas of {value!r}; {example}")
+    return parts
+
+
 def _schema(value: object) -> str:
     text = _text(value)
     # The longest channel is <schema>.oban_cronitor, and PostgreSQL has 63 bytes for a channel.
@@ -217,7 +244,8 @@ READ: Final[Mapping[str, Callable[[object], object]]] = {
     "imports": _names,
     "allow": _names,
     "crontab": _crontab,
-    "schema": _schema,
+    "schema": _schemas,
+    "translate": _translate,
     "name": _text,
     "node": _text,
     "grace": lambda value: seconds(cast("Any", value)),

@@ -42,7 +42,8 @@ class Settings:
     imports: tuple[str, ...] = ()
     allow: tuple[str, ...] = ()
     crontab: tuple[CronEntry, ...] = ()
-    schema: str = "public"
+    schemas: tuple[str, ...] = ("public",)
+    translate: tuple[str | None, ...] = ()
     name: str = "Oban"
     node: str = field(default_factory=default_node)
     grace: float = 15.0
@@ -66,9 +67,21 @@ class Settings:
     log_format: str = "text"
     origins: Mapping[str, str] = field(default_factory=dict[str, str], repr=False, compare=False)
 
+    @property
+    def schema(self) -> str:
+        """The one schema; raises InvalidOption where there are several, which only a runner can work in at once."""
+        if len(self.schemas) > 1:
+            origin = self.origins.get("schema", "schema")
+            raise InvalidOption(
+                f"{origin}: this works in one schema, and {', '.join(self.schemas)} are {len(self.schemas)}; "
+                "name one with --schema"
+            )
+        return self.schemas[0]
+
     def described(self) -> list[str]:
         """Return one line for each setting: its name, its value without passwords, and where it came from."""
-        rows = [(each.name, _shown(getattr(self, each.name))) for each in fields(self) if each.name != "origins"]
+        values_of = [(_SETTING.get(each.name, each.name), getattr(self, each.name)) for each in fields(self)]
+        rows = [(name, _shown(value)) for name, value in values_of if name != "origins"]
         names, values = (max(len(row[column]) for row in rows) for column in (0, 1))
         values = min(values, 60)
         return [f"{name:<{names}}  {value:<{values}}  {self.origins.get(name, 'default')}" for name, value in rows]
@@ -100,7 +113,8 @@ def load(
                 origins.pop(other, None)
         for name, (value, origin) in source.items():
             values[name], origins[name] = value, origin
-    settings = Settings(**values, origins=origins)
+    named = {_FIELD.get(name, name): value for name, value in values.items()}
+    settings = Settings(**named, origins=origins)
     if settings.dead_after < 2 * settings.heartbeat_every:
         where = origins.get("dead_after") or origins["heartbeat_every"]
         raise InvalidOption(
@@ -117,7 +131,7 @@ def _shown(value: object) -> str:
         case str() if "://" in value:
             return safe(value)
         case tuple():
-            return ",".join(str(each) for each in cast("tuple[object, ...]", value))
+            return ",".join("none" if each is None else str(each) for each in cast("tuple[object, ...]", value))
         case Mapping():
             return ",".join(f"{name}:{limit}" for name, limit in cast("Mapping[str, int]", value).items())
         case float():
@@ -129,6 +143,11 @@ def _shown(value: object) -> str:
 
 
 # Sources
+
+_SETTING: Final = {"schemas": "schema"}
+"""Fields whose settings are called otherwise: whoever writes one schema writes `schema`."""
+
+_FIELD: Final = {setting: name for name, setting in _SETTING.items()}
 
 _SYNONYMS: Final = {"dsn": "database_url", "prefix": "schema", "import": "imports", "cron": "crontab"}
 _ONLY_FLAGS: Final = frozenset({"until_idle", "dry_run"})

@@ -117,6 +117,7 @@ class Runner:
         process_pool: int | None = None,
         recycle_after: int | None = None,
         imports: Iterable[str] = (),
+        translate: Iterable[str | None] = (),
         registry: Registry | None = None,
     ) -> None:
         self.name = name
@@ -231,6 +232,16 @@ class Runner:
         self._started_at: float | None = None
 
     @property
+    def checks(self) -> Checks:
+        """What `/live` and `/ready` report of this runner."""
+        return self._checks
+
+    @property
+    def engine(self) -> AsyncEngine:
+        """The engine that leads to the tables."""
+        return self._engine
+
+    @property
     def health_address(self) -> tuple[str, int] | None:
         """Host and port that `/live` and `/ready` are served at, where a `health_port` was given."""
         return None if self._health is None else self._health.address
@@ -272,7 +283,7 @@ class Runner:
         others = frozenset(also) - self.queues.keys()
         rest = 0.02
         while not self._stop_asked.is_set():
-            if await self._idle(others):
+            if await self.idle(others):
                 return
             try:
                 async with asyncio.timeout(rest):
@@ -336,11 +347,12 @@ class Runner:
         if tasks:
             await asyncio.wait(tasks, timeout=within)
 
-    async def _idle(self, others: Iterable[str]) -> bool:
+    async def idle(self, also: Iterable[str] = ()) -> bool:
+        """Whether no job of the served queues is available, executing or due; not where that can't be found out."""
         if not all(producer.idle() for producer in self._queues.all):
             return False
         queues = [queue for queue, producer in self._queues.serving.items() if not producer.paused]
-        queues += others
+        queues += [queue for queue in also if queue not in self.queues]
         try:
             row = (await self._line.fetch(self._unfinished, queues=queues))[0]
         except Exception:

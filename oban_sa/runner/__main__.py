@@ -36,6 +36,10 @@ Examples:
   python -m oban_sa.runner --import myapp.jobs --queues default:20 --processes 4
 
 \b
+  # two tenants, each with its own tables; ten jobs at a time for each of them
+  python -m oban_sa.runner --import myapp.jobs --schema acme --schema globex
+
+\b
   # work off what is there and leave, as in a test or a nightly batch
   python -m oban_sa.runner --import myapp.jobs --until-idle
 
@@ -102,8 +106,20 @@ runner. A second Ctrl-C ends it at once. It exits with 0 when it stopped cleanly
     help="Jobs after which such a process is replaced by a new one; never. [OBAN_RECYCLE_AFTER]",
 )
 @click.option("--until-idle", is_flag=True, default=None, help="Exit once nothing is available, executing or due.")
-@click.option("--schema", metavar="NAME", help="The schema that holds the tables; public. [OBAN_SCHEMA]")
-@click.option("--prefix", metavar="NAME", help="The same as --schema. [OBAN_PREFIX]")
+@click.option(
+    "--schema",
+    multiple=True,
+    metavar="NAME",
+    help="The schema that holds the tables; public; repeatable, to work in several. [OBAN_SCHEMA]",
+)
+@click.option("--prefix", multiple=True, metavar="NAME", help="The same as --schema. [OBAN_PREFIX]")
+@click.option(
+    "--translate",
+    multiple=True,
+    metavar="NAME",
+    help="A schema of your models that stands for the runner's in the sessions of jobs, or none; repeatable. "
+    "[OBAN_TRANSLATE]",
+)
 @click.option("--node", metavar="NAME", help="Who this runner is, unlike any other; host.pid. [OBAN_NODE]")
 @click.option("--name", metavar="NAME", help="The instance, as dashboards know it; Oban. [OBAN_NAME]")
 @click.option("--grace", metavar="SECONDS", help="What running jobs get at shutdown; 15. [OBAN_GRACE]")
@@ -159,7 +175,8 @@ def command(config: str | None, **flags: Any) -> None:
     """Read the settings, check what they name, and work."""
     try:
         settings = load(config, flags=flags)
-        logs.configure(settings.log_level, settings.log_format, verbose=settings.imports)
+        several = len(settings.schemas) > 1
+        logs.configure(settings.log_level, settings.log_format, verbose=settings.imports, schemas=several)
         if settings.dry_run:
             _print(settings)
         origin = settings.origins.get("imports", "--import")

@@ -95,7 +95,7 @@ def test_every_setting_has_a_flag_and_says_its_variable() -> None:
     text = re.sub(r"\s+", " ", run("--help").output)
     for each in fields(Settings):
         if each.name not in ("origins", "crontab"):  # a crontab is too long for a flag
-            name = {"imports": "import"}.get(each.name, each.name)
+            name = {"imports": "import", "schemas": "schema"}.get(each.name, each.name)
             assert f"--{name.replace('_', '-')} " in text
             if name not in ("until_idle", "dry_run"):
                 assert f"[OBAN_{name.upper()}]" in text

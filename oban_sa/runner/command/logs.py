@@ -57,10 +57,11 @@ def configure(
     stream: TextIO | None = None,
     verbose: Iterable[str] = (),
     node: str | None = None,
+    schemas: bool = False,
 ) -> None:
     """Send everything that is logged to `stream` (stderr) as text or JSON, at `level` and above.
 
-    `node` is named in each line, for where several write to one place.
+    `node` is named in each line, for where several write to one place, and with `schemas` the schema an event is about.
 
     Below `info` only this library and the modules in `verbose` speak: a driver's debug output helps nobody.
     """
@@ -69,6 +70,8 @@ def configure(
     handler.addFilter(_with_current_job)
     if node is not None:
         handler.addFilter(partial(_with_node, node))
+    if schemas:
+        handler.addFilter(_with_schema)
     handler.setFormatter(JSONLines() if log_format == "json" else TextLines(colors=_colors(handler.stream)))
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -103,6 +106,13 @@ def _with_current_job(record: logging.LogRecord) -> bool:
 
 def _with_node(node: str, record: logging.LogRecord) -> bool:
     record.__dict__.setdefault("node", node)
+    return True
+
+
+def _with_schema(record: logging.LogRecord) -> bool:
+    event = getattr(record, "event", None)
+    if isinstance(event, telemetry.Event):
+        record.__dict__.setdefault("schema", event.runner.schema)
     return True
 
 
@@ -298,8 +308,8 @@ def _about_job(record: logging.LogRecord) -> dict[str, Any]:
     event = getattr(record, "event", None)
     if isinstance(event, telemetry.JobEvent):
         facts = {"queue": event.queue, "attempt": f"{event.attempt}/{event.max_attempts}"}
-        return facts | ({"node": node} if (node := getattr(record, "node", None)) else {})
-    keys = ("job_id", "worker", "queue", "attempt", "node")
+        return facts | {key: getattr(record, key) for key in ("schema", "node") if getattr(record, key, None)}
+    keys = ("job_id", "worker", "queue", "attempt", "schema", "node")
     return {key: getattr(record, key) for key in keys if hasattr(record, key)}
 
 

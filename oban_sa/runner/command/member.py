@@ -24,6 +24,7 @@ from typing import Any, Final, cast
 from oban_sa.errors import InvalidOption, ObanError
 from oban_sa.runner import Runner
 from oban_sa.runner.command import imports, logs, service
+from oban_sa.runner.several import Runners
 from oban_sa.settings import Settings, default_node
 
 logger = logging.getLogger("oban_sa.runner")
@@ -70,9 +71,15 @@ def main() -> None:
     settings, queues = pickle.loads(data)  # noqa: S301 - from the process that started this one
     settings = replace(settings, node=settings.node or default_node())
     threading.Thread(target=_stop_with, args=(channel,), name="oban_sa supervisor", daemon=True).start()
-    logs.configure(settings.log_level, settings.log_format, verbose=settings.imports, node=settings.node)
+    logs.configure(
+        settings.log_level,
+        settings.log_format,
+        verbose=settings.imports,
+        node=settings.node,
+        schemas=len(settings.schemas) > 1,
+    )
 
-    def started(runner: Runner) -> None:
+    def started(runner: Runner | Runners) -> None:
         told: dict[str, Any] = {"started": True, "health": runner.health_address}
         channel.sendall(json.dumps(told).encode() + b"\n")
 

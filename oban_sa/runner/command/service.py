@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 import click
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from oban_sa.errors import InvalidOption
+from oban_sa.errors import InvalidOption, SchemaError, SchemaMissing
 from oban_sa.migrations import migrate
 from oban_sa.retention import Prune
 from oban_sa.runner import Runner, verify
@@ -21,6 +21,8 @@ from oban_sa.runner.command import imports, logs
 from oban_sa.runner.command.leaving import closed, leave
 from oban_sa.runner.command.stopping import stoppable
 from oban_sa.runner.engine import connect_arguments, create_engine, explained
+from oban_sa.runner.processes import processors
+from oban_sa.runner.several import Runners
 from oban_sa.settings import Settings
 from oban_sa.workers.middleware import Chain
 
@@ -61,7 +63,9 @@ def prepare(settings: Settings, url: str) -> None:
     run(_checked(settings, url))
 
 
-def serve(settings: Settings, *, started: Callable[[Runner], None] | None = None, also: Iterable[str] = ()) -> None:
+def serve(
+    settings: Settings, *, started: Callable[[Runner | Runners], None] | None = None, also: Iterable[str] = ()
+) -> None:
     """Work until a signal says to stop, or until nothing is left to do where the settings say so.
 
     `started` is told when work begins; `also` names queues of others that count where nothing is to be left to do.
@@ -119,49 +123,25 @@ def _named(settings: Settings) -> tuple[Prune | None, list[Any]]:
     return prune, middleware
 
 
-async def _serve(settings: Settings, url: str, started: Callable[[Runner], None] | None, also: Iterable[str]) -> None:
+async def _serve(
+    settings: Settings, url: str, started: Callable[[Runner | Runners], None] | None, also: Iterable[str]
+) -> None:
     prune, middleware = _named(settings)
     if settings.listen_url is not None:
         connect_arguments(settings.listen_url)  # refuses now what the notifier would try for ever
     engine = create_engine(
         url,
         application_name=f"oban_sa {settings.node}",
-        connections=sum(settings.queues.values()),
+        connections=sum(settings.queues.values()) * len(settings.schemas),
         pooler=settings.pooler,
     )
     stop_following = logs.follow_events()
     try:
         async with stoppable() as begin:
-            if settings.embedded is not None:
-                await _migrate(engine, settings.schema)
-            await _verified(engine, settings.schema, url)
+            await _prepared(settings, engine, url)
             if not settings.imports and not settings.allow:
                 logger.warning("no module is named with --import, so no worker is known and every job will fail")
-            runner = Runner(
-                engine,
-                queues=settings.queues,
-                schema=settings.schema,
-                name=settings.name,
-                node=settings.node,
-                grace=settings.grace,
-                allow=settings.allow,
-                crontab=settings.crontab,
-                listen_url=settings.listen_url,
-                heartbeat_every=settings.heartbeat_every,
-                dead_after=settings.dead_after,
-                abandoned_after=settings.abandoned_after,
-                metrics=settings.metrics,
-                prune=prune,
-                middleware=middleware,
-                health_port=settings.health_port,
-                health_host=settings.health_host,
-                blocked_after=settings.blocked_after,
-                poll_every=settings.poll_every,
-                stage_every=settings.stage_every,
-                process_pool=settings.process_pool,
-                recycle_after=settings.recycle_after,
-                imports=settings.imports,
-            )
+            runner = _runner(settings, engine, prune, middleware)
             begin(runner.stop)
             with _explaining(url):
                 async with runner:
@@ -173,21 +153,76 @@ async def _serve(settings: Settings, url: str, started: Callable[[Runner], None]
         await engine.dispose()
 
 
+def _runner(settings: Settings, engine: AsyncEngine, prune: Prune | None, middleware: list[Any]) -> Runner | Runners:
+    """Make a runner for each schema, with queues and limits of its own."""
+    count = len(settings.schemas)
+    pool = settings.process_pool
+    if count > 1:
+        pool = max((processors() if pool is None else pool) // count, 1)
+
+    def made(schema: str, health_port: int | None, process_pool: int | None) -> Runner:
+        return Runner(
+            engine,
+            queues=settings.queues,
+            schema=schema,
+            name=settings.name,
+            node=settings.node,
+            grace=settings.grace,
+            allow=settings.allow,
+            crontab=settings.crontab,
+            listen_url=settings.listen_url,
+            heartbeat_every=settings.heartbeat_every,
+            dead_after=settings.dead_after,
+            abandoned_after=settings.abandoned_after,
+            metrics=settings.metrics,
+            prune=prune,
+            middleware=middleware,
+            health_port=health_port,
+            health_host=settings.health_host,
+            blocked_after=settings.blocked_after,
+            poll_every=settings.poll_every,
+            stage_every=settings.stage_every,
+            process_pool=process_pool,
+            recycle_after=settings.recycle_after,
+            imports=settings.imports,
+            translate=settings.translate,
+        )
+
+    if count == 1:
+        return made(settings.schema, settings.health_port, pool)
+    return Runners(
+        *(made(schema, None, pool) for schema in settings.schemas),
+        health_port=settings.health_port,
+        health_host=settings.health_host,
+    )
+
+
 async def _checked(settings: Settings, url: str) -> None:
     if settings.listen_url is not None:
         connect_arguments(settings.listen_url)
     engine = create_engine(url, application_name=f"oban_sa {settings.node}", connections=1, pooler=settings.pooler)
     try:
-        if settings.embedded is not None:
-            await _migrate(engine, settings.schema)
-        await _verified(engine, settings.schema, url)
+        await _prepared(settings, engine, url)
     finally:
         await engine.dispose()
 
 
-async def _verified(engine: AsyncEngine, schema: str, url: str) -> None:
-    with _explaining(url):
-        await verify(engine, schema)
+async def _prepared(settings: Settings, engine: AsyncEngine, url: str) -> None:
+    """Make the tables of a private database, and raise where any schema lacks some; all of them are named."""
+    if settings.embedded is not None:
+        for schema in settings.schemas:
+            await _migrate(engine, schema)
+    lacking: list[SchemaError] = []
+    for schema in settings.schemas:
+        try:
+            with _explaining(url):
+                await verify(engine, schema)
+        except SchemaError as error:
+            lacking.append(error)
+    if len(lacking) == 1:
+        raise lacking[0]
+    if lacking:
+        raise SchemaMissing("\n\n".join(str(error) for error in lacking))
 
 
 @contextmanager
