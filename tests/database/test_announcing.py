@@ -89,6 +89,9 @@ def test_commits_one_after_the_other_each_announce(place: Place) -> None:
 
 
 def test_a_job_that_was_only_added_is_announced_by_the_commit_that_writes_it(place: Place) -> None:
+    ended: list[Any] = []
+    note = ended.append
+
     def work(session: Session) -> None:
         session.add(a_job())
         session.commit()
@@ -96,8 +99,11 @@ def test_a_job_that_was_only_added_is_announced_by_the_commit_that_writes_it(pla
         session.flush()
         session.commit()
 
+    event.listen(place.engine, "commit", note)
     place.run(work)
+    event.remove(place.engine, "commit", note)
 
+    assert len(ended) == 2  # none of them after the jobs' own
     assert place.heard() == announced("default", "second")
 
 
