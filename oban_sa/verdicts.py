@@ -9,7 +9,7 @@ from traceback import TracebackException
 from typing import Any, Final
 
 from oban_sa import backoff, periods, values
-from oban_sa.errors import AttemptCancelled, AttemptOrphaned, InvalidArguments, InvalidPeriod
+from oban_sa.errors import AttemptCancelled, AttemptOrphaned, InvalidArguments, InvalidPeriod, ObanError
 from oban_sa.outcomes import Cancel, Record, Snooze
 from oban_sa.periods import Period
 from oban_sa.states import JobState
@@ -82,10 +82,12 @@ def orphaned(node: str, *, silent_for: float | None = None) -> str:
 def error_text(error: BaseException, traceback: str | None = None) -> str:
     """Return what is kept about an exception: `Type: message`, then its traceback; never raises.
 
-    The first line is a summary, for dashboards show it alone. The text is bounded, and PostgreSQL can store it.
+    An error of ours that no code is at fault for, because a row says what doesn't fit, is its message alone. The first line is a summary, for dashboards show it alone. The text is bounded, and PostgreSQL can store it.
     """
     message = _bounded(_text(error) or "no message", _MAX_MESSAGE)
-    if traceback is None:
+    if isinstance(error, ObanError) and not error.traced:
+        traceback = ""
+    elif traceback is None:
         traceback = _formatted(error)
     head = f"{type(error).__name__}: {message}"
     return _bounded(storable(f"{head}\n{traceback}".rstrip() if traceback else head), MAX_ERROR)

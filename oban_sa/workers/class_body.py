@@ -21,7 +21,7 @@ from oban_sa.workers.body import AttemptSession, check_crossing, check_function,
 from oban_sa.workers.entities import is_mapped, mapped_within, refuse_untaken, taking, waits
 from oban_sa.workers.fitting import Decode, Misfit, shown, untraced
 from oban_sa.workers.loading import Answered, check_entities, loaded
-from oban_sa.workers.options import Executor, Options
+from oban_sa.workers.options import Executor, OnMissing, Options
 from oban_sa.workers.parameters import Given, Parameter, Unresolved, meaning, parameters, without_none
 from oban_sa.workers.versions import Upgrade, Versions, method_of
 
@@ -36,7 +36,7 @@ class ClassBody:
         self.target = cls
         self.what = f"{cls.__qualname__}.process"
         self._local = local
-        self._on_missing = options.on_missing
+        self._on_missing: OnMissing = options.on_missing
         self._versions = Versions(options.version, _upgrade(cls, options), what=cls.__qualname__)
         self._check()
         process = cls.process

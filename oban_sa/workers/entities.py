@@ -171,22 +171,19 @@ def is_mapped(cls: Any) -> bool:
 
 def how_of(metadata: Sequence[Any]) -> How:
     """Return what the metadata of an `Annotated` says about loading."""
-    locks = [each() if each is ForUpdate else each for each in metadata if each is ForUpdate or is_lock(each)]
+    locks: list[Any] = [ForUpdate() if each is ForUpdate else each for each in metadata if _is_lock(each)]
     if len(locks) > 1:
         raise InvalidOption(f"a row is locked in one way; keep one of {', '.join(map(repr, locks))}")
     return How(locks[0] if locks else None, tuple(each for each in metadata if isinstance(each, ORMOption)))
 
 
-def is_lock(each: Any) -> bool:
-    """Whether something is a ForUpdate()."""
-    return isinstance(each, ForUpdate)
-
-
 def says_how(annotation: Any) -> bool:
     """Whether an `Annotated` says something about loading."""
-    return any(
-        each is ForUpdate or is_lock(each) or isinstance(each, ORMOption) for each in typing.get_args(annotation)[1:]
-    )
+    return any(_is_lock(each) or isinstance(each, ORMOption) for each in typing.get_args(annotation)[1:])
+
+
+def _is_lock(each: Any) -> bool:
+    return each is ForUpdate or isinstance(each, ForUpdate)
 
 
 def mapped_within(annotation: Any, local: Mapping[str, Any], seen: set[Any] | None = None) -> Iterator[Any]:

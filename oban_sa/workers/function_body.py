@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from sqlalchemy.orm import Session
+
 from oban_sa import targets, values
 from oban_sa.errors import EntityLocked, EntityNotFound, InvalidArguments, InvalidOption, nearest
 from oban_sa.models import Job
@@ -18,7 +20,7 @@ from oban_sa.workers.body import AttemptSession, check_crossing, check_function,
 from oban_sa.workers.entities import mapped_within, refuse_untaken, taking, waits
 from oban_sa.workers.fitting import Decode, Misfit, step, untraced
 from oban_sa.workers.loading import Answered, check_entities, loaded, prefetch
-from oban_sa.workers.options import JOB_OPTIONS, Executor, Options
+from oban_sa.workers.options import JOB_OPTIONS, Executor, OnMissing, Options
 from oban_sa.workers.parameters import Parameter, Unresolved, meaning, parameters
 from oban_sa.workers.versions import Versions
 
@@ -41,7 +43,7 @@ class FunctionBody:
         self.target = function
         self.what = f"{function.__qualname__}()"
         self._local = local
-        self._on_missing = options.on_missing
+        self._on_missing: OnMissing = options.on_missing
         self._versions = Versions(options.version, options.upgrade, what=self.what)
         check_function(function, what=self.what)
         self.executor: Executor = place(function, options.executor, what=self.what)
@@ -145,8 +147,11 @@ class FunctionBody:
         return self._call(job, session, given)
 
     async def _call_on_loop(self, job: Job, session: Any) -> Any:
+        def load(sync: Session) -> dict[str, Any]:
+            return self._loaded(job, sync)
+
         try:
-            given = await session.run_sync(lambda sync: self._loaded(job, sync))
+            given = await session.run_sync(load)
         except Answered as early:
             return early.answer
         return await self._call(job, session, given)

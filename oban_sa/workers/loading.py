@@ -162,4 +162,7 @@ def _sqlstate(error: Any) -> str | None:
         if code := getattr(error, name, None):
             return str(code)
     details: Any = error.args[0] if error is not None and error.args else None
-    return details.get("C") if isinstance(details, dict) else None  # pg8000
+    return str(details["C"]) if isinstance(details, _OBJECT) and "C" in details else None  # pg8000
+
+
+_OBJECT: Final[type[Any]] = dict

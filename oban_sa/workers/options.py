@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict, get_args
 
 from oban_sa import periods, values
 from oban_sa.cronentry import CronEntry, workerless
@@ -198,9 +198,9 @@ def _executor(value: object) -> Executor | None:
 
 
 def _version(value: object) -> int:
-    if value.__class__ is not int or cast("int", value) < 1:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise InvalidOption(f"version is a whole number from 1, not {value!r}")
-    return cast("int", value)
+    return value
 
 
 def _upgrade(value: object) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 from oban_sa import values
 from oban_sa.errors import InvalidArguments, InvalidOption
@@ -58,7 +58,7 @@ class Versions:
         upgraded: Any = self._upgrade(values.to_json(job.args), written)
         if upgraded.__class__ is not dict:
             raise InvalidArguments(f"upgrade(args, {written}) gave {upgraded!r:.60} instead of a dict")
-        return upgraded  # type: ignore[no-any-return]
+        return cast("dict[str, Any]", upgraded)
 
 
 def takes_two(function: Callable[..., Any]) -> bool:
