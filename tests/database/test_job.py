@@ -8,12 +8,13 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from sqlalchemy import inspect
+from sqlalchemy import event, inspect
 from sqlalchemy.orm import Session
 
 from oban_sa import hooks, recorded
 from oban_sa.errors import InvalidJob, InvalidPeriod
-from oban_sa.models import Job
+from oban_sa.models import Job, rules
+from oban_sa.models.pattern import Pattern
 from oban_sa.references import ref
 from oban_sa.states import JobState
 
@@ -285,3 +286,77 @@ def test_a_job_survives_the_way_to_another_process() -> None:
     assert copy.cancelled()
     assert copy.extra == {"k": "v"}
     assert inspect(copy).detached
+
+
+def of_pattern() -> tuple[Job, Job]:
+    """A job made of a pattern, and the same by the constructor."""
+    options: dict[str, Any] = {
+        "queue": "mail",
+        "max_attempts": 3,
+        "priority": 1,
+        "tags": ["B", "a"],
+        "meta": {"x": [1]},
+    }
+    return Job.from_pattern(Pattern.of("w", **options), {"y": 2}), Job("w", args={"y": 2}, **options)
+
+
+def test_a_job_made_of_a_pattern_is_what_the_constructor_makes() -> None:
+    made, constructed = of_pattern()
+
+    assert {**vars(made), "_sa_instance_state": None} == {**vars(constructed), "_sa_instance_state": None}
+    assert list(vars(made)) == list(vars(constructed))
+    assert inspect(made).transient
+    assert made.errors == []
+
+
+def test_jobs_of_a_pattern_share_nothing_that_can_be_changed() -> None:
+    pattern = Pattern.of("w", tags=["a"], meta={"x": [1]})
+    one, other = Job.from_pattern(pattern, {}), Job.from_pattern(pattern, {})
+    one.tags.append("b")
+    one.meta["x"].append(2)
+    one.attempted_by.append("c")
+
+    assert (other.tags, other.meta, other.attempted_by) == (["a"], {"x": [1]}, [])
+
+
+@pytest.mark.parametrize("options", [{"queue": ""}, {"priority": 10}, {"max_attempts": 0}, {"tags": "x"}, {"meta": 1}])
+def test_a_pattern_refuses_what_the_constructor_refuses(options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidJob) as refused:
+        Pattern.of("w", **options)
+    with pytest.raises(InvalidJob) as refused_too:
+        Job("w", **options)
+    assert str(refused.value) == str(refused_too.value)
+
+
+def test_hooks_and_sqlalchemy_s_own_event_see_jobs_of_a_pattern() -> None:
+    seen: list[Job] = []
+    remove = hooks.after_new(seen.append)
+    try:
+        made, constructed = of_pattern()
+    finally:
+        remove()
+    assert seen == [made, constructed]
+
+    told: list[Any] = []
+
+    def listen(target: Job, args: Any, kwargs: Any) -> None:
+        told.append(target)
+
+    event.listen(Job, "init", listen)
+    try:
+        made, constructed = of_pattern()
+    finally:
+        event.remove(Job, "init", listen)
+    assert told == [made, constructed]
+    assert vars(made).keys() == vars(constructed).keys()
+
+
+def test_names_are_remembered_only_as_text() -> None:
+    class Name(str):
+        __slots__ = ()
+
+    assert Job("w", queue="seen").queue == "seen"
+    assert type(Job("w", queue=Name("seen")).queue) is str
+    for number in range(3_000):
+        assert Job("w", queue=f"q{number}").queue == f"q{number}"
+    assert len(rules._names) <= 1_000

@@ -24,7 +24,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from oban_sa.errors import InvalidArguments, InvalidJob
 from oban_sa.references import Reference, ref
-from oban_sa.values import MAX_DEPTH, dumps, from_json, has_references, replace_references, to_json
+from oban_sa.values import MAX_DEPTH, dumps, dumps_at_once, from_json, has_references, replace_references, to_json
 from tests.vocabulary.strategies import LARGEST, SMALLEST, json_objects, json_values
 
 KEY = UUID("12345678-1234-5678-1234-567812345678")
@@ -329,25 +329,58 @@ def test_a_huge_key_does_not_make_a_huge_message():
     assert len(str(refused.value)) < 500
 
 
-@given(
-    st.recursive(
-        json_values
-        | st.floats()
-        | st.integers()
-        | st.binary()
-        | st.text()
-        | st.datetimes()
-        | st.decimals()
-        | st.uuids(),
-        lambda inner: (
-            st.lists(inner)
-            | st.tuples(inner)
-            | st.sets(st.integers())
-            | st.dictionaries(st.text() | st.integers(), inner)
-        ),
-        max_leaves=8,
-    )
+anything = st.recursive(
+    json_values
+    | st.floats()
+    | st.integers()
+    | st.integers(2**53, 2**64)
+    | st.binary()
+    | st.text()
+    | st.datetimes()
+    | st.decimals()
+    | st.uuids()
+    | st.sampled_from([*Colour, Level.HIGH, Word.HELLO, Text("x"), Number(1), "\\u0000", "null"]),
+    lambda inner: (
+        st.lists(inner) | st.tuples(inner) | st.sets(st.integers()) | st.dictionaries(st.text() | st.integers(), inner)
+    ),
+    max_leaves=8,
 )
+
+
+@given(anything)
+def test_what_is_written_at_once_is_what_the_long_way_leads_to(value):
+    written = dumps_at_once(value)
+    if written is not None:
+        assert written.decode() == dumps(to_json(value))
+
+
+@pytest.mark.parametrize("value", [{"a": [1, 2.5, "é", True, {"b": {}}]}, {}, [[]], "x", 2**53 - 1, KEY])
+def test_plain_values_are_written_at_once(value):
+    assert dumps_at_once(value) is not None
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"a": math.nan},
+        [math.inf],
+        {"a": "\0"},
+        {"a\0": 1},
+        "\ud800",
+        2**63,
+        -(2**64),
+        {1: 2},
+        Reference(object()),
+        b"x",
+        Decimal("NaN"),
+        nested(MAX_DEPTH - 1),  # two more stand around it
+    ],
+)
+def test_what_has_to_be_refused_is_never_written_at_once(value):
+    assert dumps_at_once({"x": [value]}) is None
+
+
+@given(anything)
 def test_anything_either_becomes_json_that_postgresql_can_hold_or_is_refused(value):
     with contextlib.suppress(InvalidArguments):
         plain = to_json(value)
