@@ -98,6 +98,14 @@ class JobStale(JobEvent):
     state: JobState
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobIdle(JobEvent):
+    """An attempt left its connection idle in a transaction, for `idle` seconds so far; told once of each attempt."""
+
+    name: ClassVar[str] = "oban.job.idle"
+    idle: float
+
+
 # Queues
 
 

@@ -27,8 +27,12 @@ from oban_sa.runner.dispatch import Dispatch
 from oban_sa.runner.executor import Executor, Interrupted
 from oban_sa.runner.health import Health
 from oban_sa.runner.heartbeat import Heartbeat
+from oban_sa.runner.idle import Idle
+from oban_sa.runner.inquiry import Inquiry
 from oban_sa.runner.leader import Leader
+from oban_sa.runner.lending import Lender
 from oban_sa.runner.lifeline import Lifeline
+from oban_sa.runner.makers import ApplicationMaker, Sessions, maker
 from oban_sa.runner.metrics import Metrics
 from oban_sa.runner.notifier import Notifier
 from oban_sa.runner.part import Part
@@ -42,6 +46,7 @@ from oban_sa.runner.signals import Signals
 from oban_sa.runner.stager import Stager
 from oban_sa.runner.ticker import Ticker
 from oban_sa.runner.watch import Watch
+from oban_sa.runner.whereabouts import check_same_database
 from oban_sa.sql.staging import unfinished
 from oban_sa.workers.middleware import Chain, Middleware
 from oban_sa.workers.registry import Registry
@@ -85,6 +90,13 @@ class Runner:
     `health_host`. Code that blocks the event loop for `blocked_after` is named in the log; None looks away.
     `metrics` tells Oban Web what this node does.
 
+    `sessions` makes the sessions that workers are given: the application's `async_sessionmaker`, a `sessionmaker` where
+    all of them are synchronous, or anything that returns a new session; without it they are made from `engine`. They
+    take connections from the application's pool, `pool_size` of them at most, or `connections`. An attempt that leaves
+    one idle in a transaction for `idle_in_transaction_after` is named in the log; None looks away. In these sessions
+    "public" stands for `schema`, and so does each schema of the application's models in `translate` (None for those
+    that name no schema), unless the engine's own `schema_translate_map` says otherwise.
+
     At most `process_pool` processes run jobs with `executor="process"`, by default one for each processor; each imports
     the modules in `imports` when it starts, and is replaced after `recycle_after` jobs.
 
@@ -114,10 +126,13 @@ class Runner:
         health_port: int | None = None,
         health_host: str = "127.0.0.1",
         blocked_after: Period | None = 1,
+        sessions: Sessions | None = None,
+        connections: int | None = None,
+        idle_in_transaction_after: Period | None = 30,
+        translate: Iterable[str | None] = (),
         process_pool: int | None = None,
         recycle_after: int | None = None,
         imports: Iterable[str] = (),
-        translate: Iterable[str | None] = (),
         registry: Registry | None = None,
     ) -> None:
         self.name = name
@@ -137,8 +152,11 @@ class Runner:
         self._database = Database(engine, schema=schema)
         self._line = self._database.house
         self._unfinished = self._database.prepare(unfinished())
+        self._maker = maker(sessions, engine)
+        self._registry = registry or default_registry
+        lender = Lender(schema=schema, translate=translate, connections=_at_least_one(connections))
         processes = Processes(limit=process_pool, recycle_after=recycle_after, imports=imports)
-        self._dispatch = Dispatch(AttemptSessions(engine, schema=schema), processes)
+        self._dispatch = Dispatch(AttemptSessions(self._maker, lender, Inquiry(self._database)), processes)
         executor = Executor(
             self._dispatch,
             registry or default_registry,
@@ -186,6 +204,8 @@ class Runner:
             "scheduler": scheduler,
             "decisions": self._decisions,
         }
+        if idle_in_transaction_after is not None:
+            parts["idle"] = Idle(self._database, lender, after=idle_in_transaction_after, source=self._source)
         if metrics:
             parts["metrics"] = Metrics(
                 self._database,
@@ -253,6 +273,10 @@ class Runner:
         if self._health is not None:
             await self._health.start()
         await verify(self._engine, self.schema)
+        if isinstance(self._maker, ApplicationMaker):
+            engine = await self._maker.check(self._registry, schema=self.schema)
+            if engine is not None:
+                await check_same_database(engine, self._database)
         self._started_at = clock.monotonic()
         if self._watch is not None:
             await self._watch.start()
@@ -405,3 +429,9 @@ def _is_limit(limit: object) -> bool:
 
 
 __all__ = ["Runner", "verify"]
+
+
+def _at_least_one(connections: int | None) -> int | None:
+    if connections is not None and connections < 1:
+        raise InvalidOption(f"connections is {connections}; without any, no worker could use its session")
+    return connections

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from oban_sa.errors import AttemptCancelled, AttemptError, AttemptTimedOut
 from oban_sa.models import Job
 from oban_sa.periods import describe
+from oban_sa.runner.allowance import Allowance
 from oban_sa.runner.handover import Handover
 from oban_sa.runner.processes import Processes
-from oban_sa.runner.sessions import Around, AttemptSessions, Call, Judge, Settled
+from oban_sa.runner.sessions import Around, AroundCode, AttemptSessions, Call, Judge
+from oban_sa.runner.settling import Settled
 from oban_sa.runner.threads import ThreadCall, Threads
 from oban_sa.workers.definition import Definition
 
@@ -24,7 +27,7 @@ class Dispatch:
 
     def __init__(self, sessions: AttemptSessions, processes: Processes | None = None) -> None:
         self._sessions = sessions
-        self._threads = Threads(leaving=sessions.leave_thread)
+        self._threads = Threads()
         self._processes = processes or Processes()
 
     async def call(self, definition: Definition, job: Job, *, within: float | None) -> Any:
@@ -32,10 +35,10 @@ class Dispatch:
         if definition.executor == "loop":
             if within is None:
                 return await definition.call(job)
-            return await _within(within, lambda: definition.call(job))
+            return await _within(Allowance(within), lambda: definition.call(job))
         if definition.executor == "process":
             return await self._processes.call(definition, job, within=within)
-        return await _thread_ended(self._threads.call(lambda: definition.call(job)), within)
+        return await _thread_ended(self._threads.call(lambda: definition.call(job)), Allowance(within))
 
     async def call_in_session(
         self, definition: Definition, job: Job, judge: Judge, *, within: float | None, around: Around | None = None
@@ -43,45 +46,47 @@ class Dispatch:
         """Run code that takes a session; what it wrote and how the job ended are committed together, or neither.
 
         `around` stands around the code, on this loop, and says what the answer is. Returns the verdict and whether it
-        was written: it was not where the attempt had lost its job. Raises what the code raises, after rolling back.
+        was written: it was not where the attempt had lost its job, and is still to be where there was nothing to commit
+        with it. Raises what the code raises, after rolling back.
         """
+        allowance = Allowance(within)
         if around is not None:
-            return await self._call_around(definition, job, judge, within, around)
+            return await self._call_around(definition, job, judge, allowance, around)
         if definition.session == "async":
-            return await _within(within, lambda: self._sessions.settled(definition, job, judge))
-        call = self._threads.call(lambda: self._sessions.settled_in_thread(definition, job, judge))
-        settled: Settled = await _thread_ended(call, within)
+            return await _within(allowance, lambda: self._sessions.settled(definition, job, judge, None, allowance))
+        settled: Settled = await _thread_ended(self._in_thread(definition, job, judge, None, allowance), allowance)
         return settled
 
     async def _call_around(
-        self, definition: Definition, job: Job, judge: Judge, within: float | None, around: Around
+        self, definition: Definition, job: Job, judge: Judge, allowance: Allowance, around: Around
     ) -> Settled:
         """The same with something around the code. Time counts for the code, and anew for what is written after it."""
         if definition.session == "async":
             timeout = asyncio.timeout(None)
 
             async def timed(call: Call) -> Any:
-                answer = await around(lambda: _within(within, call))
-                if within is not None:
-                    timeout.reschedule(asyncio.get_running_loop().time() + within)
+                answer = await around(lambda: _within(allowance, call))
+                allowance.begin(partial(timeout.reschedule, 0))
                 return answer
 
             try:
                 async with timeout:
-                    return await self._sessions.settled(definition, job, judge, timed)
+                    return await self._sessions.settled(definition, job, judge, timed, allowance)
             except TimeoutError as error:
                 if timeout.expired():
-                    raise _timed_out(within or 0) from error
+                    raise _timed_out(allowance) from error
                 raise
+            finally:
+                allowance.end()
 
         handover = Handover()
 
         def start() -> ThreadCall:
-            return self._threads.call(lambda: self._sessions.settled_in_thread(definition, job, judge, handover.around))
+            return self._in_thread(definition, job, judge, handover.around, allowance)
 
         async def code() -> Any:
             handover.begin(start)
-            return await _thread_ended(handover, within)
+            return await _thread_ended(handover, allowance)
 
         try:
             answer = await around(code)
@@ -89,13 +94,22 @@ class Dispatch:
             if handover.call is not None:
                 handover.drop()
                 with contextlib.suppress(BaseException):
-                    await _thread_ended(handover.call, None)
+                    await _thread_ended(handover.call, Allowance(None))
             raise
         # Where the code was not even begun, there is still an outcome to write, and it's written the same way.
         call = handover.call or handover.skip(start)
         handover.decide(answer)
-        settled: Settled = await _thread_ended(call, within)
+        settled: Settled = await _thread_ended(call, allowance)
         return settled
+
+    def _in_thread(
+        self, definition: Definition, job: Job, judge: Judge, around: AroundCode | None, allowance: Allowance
+    ) -> ThreadCall:
+        def settled() -> Settled:
+            return self._sessions.settled_in_thread(definition, job, judge, around, allowance, call)
+
+        call = ThreadCall(settled)
+        return self._threads.start(call)
 
     async def close(self) -> None:
         """Let threads and processes go; code that still runs in a thread is left behind."""
@@ -104,39 +118,45 @@ class Dispatch:
         await self._processes.close()
 
 
-async def _within(seconds: float | None, call: Callable[[], Awaitable[T]]) -> T:
-    if seconds is None:
+async def _within(allowance: Allowance, call: Callable[[], Awaitable[T]]) -> T:
+    if allowance.seconds is None:
         return await call()
-    timeout = asyncio.timeout(seconds)
+    timeout = asyncio.timeout(None)
     try:
         async with timeout:
+            allowance.begin(partial(timeout.reschedule, 0))
             return await call()
     except TimeoutError as error:
         if timeout.expired():
-            raise _timed_out(seconds) from error
+            raise _timed_out(allowance) from error
         raise
+    finally:
+        allowance.end()
 
 
-async def _thread_ended(call: ThreadCall | Handover, within: float | None) -> Any:
+async def _thread_ended(call: ThreadCall | Handover, allowance: Allowance) -> Any:
     """Wait until the thread has really ended: a job whose code still runs must not be started again elsewhere.
 
     When time is up, or the attempt is cancelled, the code is interrupted at its next Python instruction.
     """
     reason: AttemptError | None = None
-    loop = asyncio.get_running_loop()
-    deadline = None if within is None else loop.time() + within
-    while True:
-        rest = None if deadline is None or reason is not None else max(deadline - loop.time(), 0)
-        try:
-            done, _ = await asyncio.wait([call.future], timeout=rest)
-        except asyncio.CancelledError:
-            reason = reason or AttemptCancelled()
-            call.interrupt(AttemptCancelled)
-            continue
-        if done:
-            break
-        reason = _timed_out(within or 0)
-        call.interrupt(AttemptTimedOut)
+
+    def expired() -> None:
+        nonlocal reason
+        if reason is None:
+            reason = _timed_out(allowance)
+            call.interrupt(AttemptTimedOut)
+
+    allowance.begin(expired)
+    try:
+        while not call.future.done():
+            try:
+                await asyncio.wait([call.future])
+            except asyncio.CancelledError:
+                reason = reason or AttemptCancelled()
+                call.interrupt(AttemptCancelled)
+    finally:
+        allowance.end()
     error = call.future.exception()
     if error is None:
         return call.future.result()
@@ -145,5 +165,5 @@ async def _thread_ended(call: ThreadCall | Handover, within: float | None) -> An
     raise error
 
 
-def _timed_out(seconds: float) -> AttemptTimedOut:
-    return AttemptTimedOut(f"the attempt took longer than its timeout of {describe(seconds)}")
+def _timed_out(allowance: Allowance) -> AttemptTimedOut:
+    return AttemptTimedOut(f"the attempt took longer than its timeout of {describe(allowance.seconds or 0)}")

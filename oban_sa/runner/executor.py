@@ -16,6 +16,8 @@ from oban_sa.errors import AttemptCancelled
 from oban_sa.models import Job
 from oban_sa.runner.acker import Outcome, report_stale
 from oban_sa.runner.dispatch import Dispatch
+from oban_sa.runner.inquiry import CommitUnanswered
+from oban_sa.runner.settling import Settled
 from oban_sa.states import JobState
 from oban_sa.verdicts import Attempt, Verdict, given_back, judge
 from oban_sa.workers.current import running
@@ -106,14 +108,16 @@ class Executor:
                 answer = error
         if isinstance(answer, BaseException):
             answer.__traceback__ = _of_the_worker(answer.__traceback__)
-        if isinstance(answer, _Settled):
+        if isinstance(answer, Settled):
             settled = answer.verdict
-            if not answer.written:
+            if answer.written is False:
                 report_stale(self._source, job, settled.state)
                 return None
         verdict = settled or self._judge(definition, attempt, answer)
         self._tell(job, verdict, answer, clock.monotonic() - started)
-        return None if settled else Outcome(job, verdict)
+        if isinstance(answer, Settled) and answer.written:
+            return None
+        return Outcome(job, verdict, perhaps_written=isinstance(answer, CommitUnanswered))
 
     async def _run(self, definition: Definition, attempt: Running) -> Any:
         job = attempt.job
@@ -129,10 +133,7 @@ class Executor:
         def verdict_of(answer: object) -> Verdict:
             return judge(about(job), answer)
 
-        verdict, written = await self._dispatch.call_in_session(
-            definition, job, verdict_of, within=within, around=around
-        )
-        return _Settled(verdict, written)
+        return await self._dispatch.call_in_session(definition, job, verdict_of, within=within, around=around)
 
     def _judge(self, definition: Definition | None, attempt: Running, answer: object) -> Verdict:
         job = attempt.job
@@ -184,14 +185,6 @@ class Executor:
 
 
 _FAILED = frozenset({JobState.RETRYABLE, JobState.DISCARDED})
-
-
-@dataclass(frozen=True, slots=True)
-class _Settled:
-    """An outcome that was decided inside the attempt's own transaction."""
-
-    verdict: Verdict
-    written: bool
 
 
 def about(job: Job) -> Attempt:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
@@ -54,7 +54,7 @@ class Handover:
         """Let the thread roll back."""
         self._kept.set_result(False)
 
-    async def around(self, code: Callable[[], Awaitable[Any]]) -> Any:
+    def around(self, code: Callable[[], Any]) -> Any:
         """In the thread: run the code, tell the loop how it ended, and wait for what it says."""
         error: BaseException | None = None
         if not self._skipped:
@@ -62,7 +62,7 @@ class Handover:
             answered = False
             try:
                 try:
-                    answer = await code()
+                    answer = code()
                     answered = True
                 finally:
                     self._end()
@@ -71,7 +71,7 @@ class Handover:
                 if not answered:  # else the interruption came just as the code ended, and interrupts nothing
                     error = raised
             self._tell(answer, error)
-        if not await asyncio.wrap_future(self._kept):
+        if not self._kept.result():
             raise error or Dropped
         return self._answer
 

@@ -4,116 +4,159 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, TypeAlias
 
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+from sqlalchemy.util import greenlet_spawn
 
-from oban_sa import values
-from oban_sa.errors import AttemptCancelled, AttemptTimedOut
-from oban_sa.models import Job, schema_map
-from oban_sa.sql.acking import acking_one
+from oban_sa.models import Job
+from oban_sa.runner.allowance import Allowance
+from oban_sa.runner.bridge import bridged
+from oban_sa.runner.inquiry import Inquiry, unanswered
+from oban_sa.runner.lending import Lender, Loan
+from oban_sa.runner.makers import Maker
+from oban_sa.runner.settling import Settled, conclude
+from oban_sa.runner.threads import ThreadCall
 from oban_sa.verdicts import Verdict
 from oban_sa.workers.definition import Definition
 
 Judge: TypeAlias = Callable[[object], Verdict]
-Settled: TypeAlias = tuple[Verdict, bool]
-"""A verdict, and whether it was written."""
 
 Call: TypeAlias = Callable[[], Awaitable[Any]]
 Around: TypeAlias = Callable[[Call], Awaitable[Any]]
 """Runs a call, or doesn't, and says what the answer is."""
 
-ACKING_ONE = acking_one()
+Code: TypeAlias = Callable[[], Any]
+AroundCode: TypeAlias = Callable[[Code], Any]
+"""The same in a thread."""
 
 
 class AttemptSessions:
-    """Opens a session for each attempt that wants one.
+    """Gives each attempt that wants one a session, and ends it.
 
     Just before the commit the fenced ack runs in the session's own transaction. Where it finds that the attempt no
     longer holds its job, everything rolls back: effects in the database happen exactly once.
     """
 
-    def __init__(self, engine: AsyncEngine, *, schema: str) -> None:
-        self._engine = engine
-        self._schema = schema
-        self._bind = _mapped(engine, schema)
-        self._local = threading.local()
+    def __init__(self, maker: Maker, lender: Lender, inquiry: Inquiry) -> None:
+        self._maker = maker
+        self._lender = lender
+        self._inquiry = inquiry
 
-    async def settled(self, definition: Definition, job: Job, judge: Judge, around: Around | None = None) -> Settled:
+    async def settled(
+        self, definition: Definition, job: Job, judge: Judge, around: Around | None, allowance: Allowance
+    ) -> Settled:
         """Run code that takes an asynchronous session, on the loop; `around` stands around it, before its outcome."""
-        session_class: Any = definition.session_class
-        session: AsyncSession = session_class(self._bind, expire_on_commit=False)
-        return await settle(session, job, judge, lambda: definition.call(job, session), around)
+        session = self._maker.asynchronous(definition)
+        loan = Loan(self._lender, session.sync_session, job, allowance=allowance)
+        return await settle(
+            session, job, judge, lambda: definition.call(job, session), around, loan=loan, inquiry=self._inquiry
+        )
 
     def settled_in_thread(
-        self, definition: Definition, job: Job, judge: Judge, around: Around | None = None
+        self,
+        definition: Definition,
+        job: Job,
+        judge: Judge,
+        around: AroundCode | None,
+        allowance: Allowance,
+        call: ThreadCall,
     ) -> Settled:
-        """Run code that takes a synchronous session, in this thread; `around` runs on this thread's loop.
-
-        The thread has a loop and a connection of its own, so synchronous code needs no second driver and may block.
-        """
-        kept: tuple[asyncio.Runner, AsyncEngine] | None = getattr(self._local, "kept", None)
-        if kept is None:
-            # The pool belongs to one loop; a copy of it keeps the engine's connect arguments, creators and events.
-            own = create_async_engine(self._engine.url, pool=self._engine.pool.recreate())
-            # In one piece: an interruption may strike between any two instructions.
-            kept = self._local.kept = (asyncio.Runner(), _mapped(own, self._schema))
-        runner, bind = kept
-        try:
-            session_class: Any = definition.session_class
-            session = AsyncSession(bind, expire_on_commit=False, sync_session_class=session_class)
-            within = session.run_sync
-            return runner.run(
-                settle(session, job, judge, lambda: within(lambda sync: definition.call(job, sync)), around)
-            )
-        except Exception as error:
-            if isinstance(error, (AttemptTimedOut, AttemptCancelled)):
-                # What interrupted the code may have struck in the middle of the loop's own work.
-                self.leave_thread()
-            raise
-        except BaseException:
-            self.leave_thread()
-            raise
-
-    def leave_thread(self) -> None:
-        """Close the loop and the connection that this thread keeps for itself; the next attempt in it makes others."""
-        kept: tuple[asyncio.Runner, AsyncEngine] | None = self._local.__dict__.pop("kept", None)
-        if kept is None:
-            return
-        runner, bind = kept
-        with contextlib.suppress(Exception):
-            runner.run(bind.dispose())
-        with contextlib.suppress(Exception):
-            runner.close()
+        """Run code that takes a synchronous session, in this thread; what it sends is sent on the loop of `call`."""
+        session = self._maker.synchronous(definition)
+        loan = Loan(self._lender, session, job, allowance=allowance, thread=call)
+        code = partial(definition.call, job, session)
+        return settle_in_thread(session, job, judge, code, around, call=call, loan=loan, inquiry=self._inquiry)
 
 
-async def settle(session: AsyncSession, job: Job, judge: Judge, call: Call, around: Around | None) -> Settled:
+async def settle(
+    session: AsyncSession,
+    job: Job,
+    judge: Judge,
+    call: Call,
+    around: Around | None,
+    *,
+    loan: Loan | None = None,
+    inquiry: Inquiry | None = None,
+) -> Settled:
     """Run `call` and write its outcome in the transaction of its session, which is committed and closed."""
-    async with session:
-        verdict = judge(await call() if around is None else await _answer(session, call, around))
-        await session.flush()
-        written = await session.execute(ACKING_ONE, said(job, verdict))
-        if written.first() is None:
-            await session.rollback()
-            return verdict, False
-        await session.commit()
-        return verdict, True
+    settled: Settled | None = None
+    try:
+        settled = Settled(judge(await call() if around is None else await _answer(session, call, around)))
+        await session.run_sync(conclude, job, settled)
+        await session.close()
+        if loan is not None:
+            loan.end()
+    except BaseException as error:
+        closing = asyncio.ensure_future(_closed(session, loan))
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(closing)
+        if settled is not None and settled.written is not None:
+            return settled
+        if settled is None or inquiry is None or not unanswered(settled, error):
+            raise
+        return await inquiry.answer(job, settled, error)
+    return settled
 
 
-def said(job: Job, verdict: Verdict) -> dict[str, Any]:
-    """The parameters of `ACKING_ONE`."""
-    return {
-        "job_id": job.id,
-        "holder": job.attempted_by,
-        "said_attempt": verdict.attempt,
-        "said_state": verdict.state.value,
-        "said_delay": verdict.delay,
-        "said_error": verdict.error,
-        "said_meta": None if verdict.meta is None else values.dumps(verdict.meta),
-        "said_refund": verdict.refund,
-    }
+def settle_in_thread(
+    session: Session,
+    job: Job,
+    judge: Judge,
+    code: Code,
+    around: AroundCode | None,
+    *,
+    call: ThreadCall,
+    loan: Loan | None = None,
+    inquiry: Inquiry | None = None,
+) -> Settled:
+    """The same for a synchronous session, in this thread; only what comes before the commit is interrupted."""
+    settled: Settled | None = None
+
+    def work() -> Settled:
+        nonlocal settled
+        answer = code() if around is None else _answer_in_thread(session, code, around)
+        settled = Settled(judge(answer))
+        conclude(session, job, settled, committing=call.spare)
+        return settled
+
+    def close() -> None:
+        call.afterwards = None
+        bridged(partial(_close, session, loan, struck=call.struck), call.on_loop)
+
+    call.afterwards = close
+    try:
+        return bridged(work, call.on_loop)
+    except BaseException as error:
+        if settled is None or inquiry is None or not unanswered(settled, error):
+            raise
+        call.spare()
+        close()
+        answered: Settled = call.on_loop(inquiry.answer(job, settled, error))
+        return answered
+
+
+async def _closed(session: AsyncSession, loan: Loan | None) -> None:
+    try:
+        await session.close()
+    finally:
+        if loan is not None:
+            await greenlet_spawn(loan.end)
+
+
+def _close(session: Session, loan: Loan | None, *, struck: bool) -> None:
+    try:
+        if struck and loan is not None:
+            loan.spoil()
+    finally:
+        try:
+            session.close()
+        finally:
+            if loan is not None:
+                loan.end()
 
 
 async def _answer(session: AsyncSession, call: Call, around: Around) -> Any:
@@ -137,6 +180,20 @@ async def _answer(session: AsyncSession, call: Call, around: Around) -> Any:
     return answer
 
 
-def _mapped(engine: AsyncEngine, schema: str) -> AsyncEngine:
-    mapped = schema_map(schema)
-    return engine.execution_options(schema_translate_map=mapped) if mapped else engine
+def _answer_in_thread(session: Session, code: Code, around: AroundCode) -> Any:
+    failed = False
+
+    def written() -> Any:
+        nonlocal failed
+        try:
+            answer = code()
+            session.flush()
+        except BaseException:
+            failed = True
+            raise
+        return answer
+
+    answer = around(written)
+    if failed:
+        session.rollback()
+    return answer

@@ -6,45 +6,116 @@ import asyncio
 import contextlib
 import contextvars
 import ctypes
+import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 from oban_sa import clock
 from oban_sa.errors import AttemptCancelled
+from oban_sa.runner.errands import Errand
+
+logger = logging.getLogger("oban_sa.runner")
+
+T = TypeVar("T")
 
 
 class ThreadCall:
-    """One call in a thread: awaitable through `future`, and interruptible."""
+    """One call in a thread: awaitable through `future`, and interruptible.
+
+    What the code leaves in `afterwards` is called in the thread once it has ended, however it did, uninterrupted.
+    """
 
     def __init__(self, function: Callable[[], Any]) -> None:
-        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._function = function
+        self._loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Any] = self._loop.create_future()
+        self.afterwards: Callable[[], object] | None = None
+        self._function: Callable[[], Any] | None = function
         self._context = contextvars.copy_context()
         self._thread_id: int | None = None
-        self._ended = False
+        self._spared = False
         self._refusal: type[BaseException] | None = None
+        self._left_behind = False
+        self._errand: Errand | None = None
+        self._shielded = False
+        self._held_back = False
+        self._struck: type[BaseException] | None = None
         self._answered = False
         self._answer: Any = None
         self._error: BaseException | None = None
         self._lock = threading.Lock()
 
+    @property
+    def struck(self) -> bool:
+        """Whether the code was interrupted, at whatever it was doing."""
+        return self._struck is not None
+
     def interrupt(self, error: type[BaseException]) -> None:
         """Raise `error` in the code at its next Python instruction; code that waits inside C first returns.
 
-        Code that has not begun yet never does.
+        What the code has done for it on the loop is cancelled at once. Code that has not begun yet never does.
         """
         with self._lock:
-            if self._ended:
+            if self._spared:
                 return
             if self._thread_id is None:
                 self._refusal = error
+                return
+            self._struck = error
+            if self._errand is not None:
+                self._errand.cancel(error)
+            elif self._shielded:
+                self._held_back = True
             else:
                 _raise_in(self._thread_id, error)
 
+    def on_loop(self, awaitable: Awaitable[Any]) -> Any:
+        """In the thread: have something done on the loop that the call came from, and wait for what comes of it."""
+        errand = Errand(self._loop, awaitable)
+        try:
+            with self._lock:
+                _struck_now()  # or not while waiting: from here on an interruption cancels the errand instead
+                if self._left_behind and not self._spared:
+                    raise AttemptCancelled("the runner has stopped and left this code behind")
+                self._errand = errand
+        except BaseException:
+            errand.drop()
+            raise
+        errand.go()
+        errand.wait()
+        with self._lock:
+            self._errand = None
+            if errand.missed is not None and not self._spared and self._struck is not None:
+                _raise_in(threading.get_ident(), self._struck)
+        return errand.result()
+
+    def shielded(self, function: Callable[[], T]) -> T:
+        """In the thread: call what must not be interrupted half-way; an interruption is made up for after it."""
+        with self._lock:
+            _struck_now()
+            self._shielded, self._held_back = True, False
+        try:
+            return function()
+        finally:
+            with self._lock:
+                self._shielded = False
+                if self._held_back and self._struck is not None and not self._spared:
+                    _raise_in(threading.get_ident(), self._struck)
+
+    def spare(self) -> None:
+        """In the thread: let nothing be raised into it from here on, where it does what has to be done."""
+        while not self._spared:
+            with contextlib.suppress(BaseException), self._lock:
+                _raise_in(threading.get_ident(), None)
+                self._spared = True
+
     def abandon(self) -> None:
         """Wait for the code no longer: this process is about to end, or nobody wants the answer."""
+        self._left_behind = True
+        with self._lock:
+            if self._errand is not None and not self._spared:
+                self._errand.cancel(AttemptCancelled)
         if not self.future.done():
             self.future.set_exception(AttemptCancelled("the code could not be interrupted and was left behind"))
 
@@ -56,26 +127,26 @@ class ThreadCall:
             try:
                 if self._refusal is not None:
                     raise self._refusal
-                self._answer = self._context.run(self._function)
-                self._answered = True
+                function, self._function = self._function, None
+                if function is not None:  # a call is made once
+                    self._answer = self._context.run(function)
+                    self._answered = True
             finally:
-                self._end()
+                self.spare()
         except BaseException as error:
-            self._end()
+            self.spare()
             if not self._answered:  # else the interruption came just as the code ended, and interrupts nothing
                 self._error = error
+        if self.afterwards is not None:
+            try:
+                self._context.run(self.afterwards)
+            except BaseException as error:
+                logger.debug("a session could not be closed: %s", error)
 
     def tell(self) -> None:
         """Settle the future on its loop."""
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            self.future.get_loop().call_soon_threadsafe(self._settle)
-
-    def _end(self) -> None:
-        # From here on nothing may be raised into this thread: it belongs to the next call.
-        while not self._ended:
-            with contextlib.suppress(BaseException), self._lock:
-                _raise_in(threading.get_ident(), None)
-                self._ended = True
+            self._loop.call_soon_threadsafe(self._settle)
 
     def _settle(self) -> None:
         if self.future.done():
@@ -97,9 +168,7 @@ class Threads:
     Daemon threads, unlike those of `concurrent.futures`, never keep a stopping process from ending.
     """
 
-    def __init__(self, *, leaving: Callable[[], None]) -> None:
-        """`leaving` is called in each thread when it ends, to close what the thread kept for itself."""
-        self._leaving = leaving
+    def __init__(self) -> None:
         self._calls: SimpleQueue[ThreadCall | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._working: dict[threading.Thread, ThreadCall] = {}
@@ -108,7 +177,10 @@ class Threads:
 
     def call(self, function: Callable[[], Any]) -> ThreadCall:
         """Run `function` in a thread, with the caller's context variables."""
-        call = ThreadCall(function)
+        return self.start(ThreadCall(function))
+
+    def start(self, call: ThreadCall) -> ThreadCall:
+        """Make a call in a thread that is free, or in another one."""
         with self._lock:
             if self._free > 0:
                 self._free -= 1
@@ -147,8 +219,6 @@ class Threads:
                 self._free += 1
             call.tell()
             del call
-        with contextlib.suppress(Exception):  # whatever an interruption has left behind
-            self._leaving()
 
 
 async def joined(threads: Iterable[threading.Thread], within: float) -> None:
@@ -174,3 +244,7 @@ def _raise_in(thread_id: int, error: type[BaseException] | None) -> None:
     """Raise an error in a thread at its next instruction; None takes back one that it has not met yet."""
     raised = None if error is None else ctypes.py_object(error)
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread_id), raised)
+
+
+def _struck_now() -> None:
+    """Do nothing, but be a call: where an interruption waits for this thread's next instruction, it's met here."""

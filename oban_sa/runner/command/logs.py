@@ -19,7 +19,7 @@ from typing import Any, Final, TextIO
 import orjson
 
 from oban_sa import telemetry
-from oban_sa.errors import JobNotFound
+from oban_sa.errors import JobNotFound, ObanError
 from oban_sa.passwords import redacted
 from oban_sa.periods import describe
 from oban_sa.runner.disconnects import is_away
@@ -31,6 +31,7 @@ _LEVELS: Final[dict[type[telemetry.Event], int]] = {
     telemetry.JobStop: logging.INFO,
     telemetry.JobException: logging.ERROR,  # a warning while attempts are left
     telemetry.JobStale: logging.WARNING,
+    telemetry.JobIdle: logging.DEBUG,  # the runner's own logger says what to do
     telemetry.ProducerFetch: logging.DEBUG,
     telemetry.ProducerAck: logging.DEBUG,
     telemetry.ProducerLost: logging.DEBUG,  # the producer's own logger tells more
@@ -126,7 +127,7 @@ class _Story:
         level = self._level(event)
         logger = _logger(type(event))
         if level and logger.isEnabledFor(level):
-            trace = event.error if isinstance(event, telemetry.JobException) else None
+            trace = event.error if isinstance(event, telemetry.JobException) and _is_traced(event.error) else None
             logger.log(level, "%s", sentence(event), exc_info=trace, extra={"event": event})
 
     def _level(self, event: telemetry.Event) -> int:
@@ -164,6 +165,10 @@ class _Story:
         return known
 
 
+def _is_traced(error: BaseException | None) -> bool:
+    return not isinstance(error, ObanError) or error.traced
+
+
 def _is_milestone(attempt: int) -> bool:
     return attempt >= 8 and not attempt & (attempt - 1)
 
@@ -189,6 +194,8 @@ def sentence(event: telemetry.Event) -> str:
             return (
                 f"{_job(event)} lost its job to another attempt or was cancelled; its outcome {event.state} was dropped"
             )
+        case telemetry.JobIdle():
+            return f"{_job(event)} left its connection idle in a transaction for {describe(event.idle)}"
         case telemetry.ProducerFetch():
             return f"fetched {event.count} of {event.demand} jobs in {describe(event.duration)}"
         case telemetry.ProducerAck():

@@ -1,0 +1,92 @@
+"""The end of an attempt that has a session: its writes, its outcome, and one commit for both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import func, inspect
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from oban_sa import values
+from oban_sa.errors import AttemptError
+from oban_sa.models import Job
+from oban_sa.sql.acking import acking_one
+from oban_sa.verdicts import Verdict
+
+ACKING_ONE: Final = acking_one().returning(func.txid_current())
+"""The fenced ack of one attempt; it also tells the number of the transaction that it's made in."""
+
+_BIND: Final = {"mapper": inspect(Job)}
+
+
+@dataclass(slots=True)
+class Settled:
+    """A verdict, and whether it was `written`; None where there was nothing to commit it with.
+
+    While `xid` is set and nothing is written, the transaction of that number may have been committed, or may not.
+    """
+
+    verdict: Verdict
+    written: bool | None = None
+    xid: int | None = None
+
+
+def conclude(session: Session, job: Job, settled: Settled, committing: Callable[[], object] | None = None) -> None:
+    """Write the verdict in the session's transaction and commit it; or roll back, where the job was lost.
+
+    `committing` is called just before the commit. Where there is no transaction, nothing is written.
+    """
+    if not session.is_active:
+        raise AttemptError(FAILED)
+    if not session.in_transaction():
+        if not (session.new or session.dirty or session.deleted):
+            return
+        session.begin()
+    try:
+        session.flush()
+        connection = session.connection(bind_arguments=_BIND)
+        acked = connection.execute(ACKING_ONE, said(job, settled.verdict)).first()
+    except DBAPIError as error:
+        if _sqlstate(error) == "25P02":
+            raise AttemptError(FAILED) from error
+        raise
+    if acked is None:
+        session.rollback()
+        settled.written = False
+        return
+    settled.xid = acked[1]
+    if committing is not None:
+        committing()
+    session.commit()
+    settled.written = True
+
+
+FAILED: Final = (
+    "the worker returned with a session whose transaction had failed, so nothing that it wrote could be kept; "
+    "let the error pass, or put what may fail into `session.begin_nested()`"
+)
+
+
+def said(job: Job, verdict: Verdict) -> dict[str, Any]:
+    """The parameters of `ACKING_ONE`."""
+    return {
+        "job_id": job.id,
+        "holder": job.attempted_by,
+        "said_attempt": verdict.attempt,
+        "said_state": verdict.state.value,
+        "said_delay": verdict.delay,
+        "said_error": verdict.error,
+        "said_meta": None if verdict.meta is None else values.dumps(verdict.meta),
+        "said_refund": verdict.refund,
+    }
+
+
+def _sqlstate(error: DBAPIError) -> str | None:
+    original: Any = error.orig
+    found = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
+    if found is None and isinstance(original, Exception) and original.args and isinstance(original.args[0], dict):
+        found = original.args[0].get("C")  # pg8000
+    return found

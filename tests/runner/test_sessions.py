@@ -1,0 +1,436 @@
+"""The attempt's own session: where it comes from, what of it is committed, and with what."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from sqlalchemy import event, text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
+
+from oban_sa import Cancel, Job, Record, Snooze, enqueue, job, telemetry
+from oban_sa.errors import InvalidOption
+from oban_sa.migrations import migrate
+from tests.runner.conftest import House
+from tests.support import eventually
+
+KINDS = ["async", "sync"]
+
+
+class Ours(Session):
+    """A session class of the application."""
+
+
+class OursAsync(AsyncSession):
+    """An asynchronous one."""
+
+
+@pytest.fixture
+async def effects(house: House) -> None:
+    await house.sql("CREATE TABLE effects (n int PRIMARY KEY)")
+
+
+async def written(house: House) -> list[int]:
+    return sorted(n for (n,) in await house.sql("SELECT n FROM effects"))
+
+
+INSERT = text("INSERT INTO effects VALUES (:n)")
+
+
+# Where it comes from
+
+
+async def test_sessions_come_from_the_applications_sessionmaker(house: House) -> None:
+    class Marked(AsyncSession):
+        pass
+
+    begun: list[Session] = []
+    makes = sessionmaker(class_=Ours, info={"from": "sync maker"})
+    event.listen(makes, "after_begin", lambda session, *_: begun.append(session))
+    sessions = async_sessionmaker(
+        house.engine, class_=Marked, sync_session_class=makes, expire_on_commit=True, info={"app": "shop"}
+    )
+    seen: dict[str, Any] = {}
+
+    @job(registry=house.registry)
+    async def on_loop(session: Marked) -> None:
+        await session.execute(text("SELECT 1"))
+        seen["loop"] = (type(session.sync_session).__mro__, session.info["app"], session.sync_session.expire_on_commit)
+
+    @job(registry=house.registry)
+    def in_thread(session: Ours) -> None:
+        session.execute(text("SELECT 1"))
+        seen["thread"] = (type(session).__mro__, session.info["app"], session.expire_on_commit)
+
+    await house.enqueue(on_loop.new(), in_thread.new())
+    await house.drain(sessions=sessions)
+    assert await house.states() == {"completed": 2}
+    for mro, app, expire in seen.values():
+        assert Ours in mro
+        assert (app, expire) == ("shop", True)
+    assert len(begun) == 2
+
+
+async def test_the_default_sessions_are_of_the_class_that_the_worker_names(house: House) -> None:
+    seen: list[type] = []
+
+    @job(registry=house.registry)
+    async def on_loop(session: OursAsync) -> None:
+        seen.append(type(session))
+
+    @job(registry=house.registry)
+    def in_thread(session: Ours) -> None:
+        seen.append(type(session))
+
+    await house.enqueue(on_loop.new(), in_thread.new())
+    await house.drain()
+    assert set(seen) == {OursAsync, Ours}
+
+
+async def test_synchronous_workers_may_have_a_synchronous_sessionmaker(
+    house: House, sync_sessions: sessionmaker[Session], effects: None
+) -> None:
+    @job(registry=house.registry)
+    def in_thread(session: Session, n: int) -> None:
+        assert session.get_bind().dialect.driver == "psycopg"
+        session.execute(INSERT, {"n": n})
+
+    await house.enqueue(*(in_thread.new(n) for n in range(20)))
+    await house.drain(sessions=scoped_session(sync_sessions))
+    assert await written(house) == list(range(20))
+    assert await house.states() == {"completed": 20}
+
+
+async def test_anything_that_returns_a_session_will_do(house: House, effects: None) -> None:
+    made: list[AsyncSession] = []
+
+    def make() -> AsyncSession:
+        made.append(AsyncSession(house.engine))
+        return made[-1]
+
+    @job(registry=house.registry)
+    async def on_loop(session: AsyncSession) -> None:
+        assert session is made[-1]
+        await session.execute(INSERT, {"n": 1})
+
+    await house.enqueue(on_loop.new())
+    await house.drain(sessions=make)
+    assert await written(house) == [1]
+
+
+async def get_session() -> Any:
+    yield
+
+
+@pytest.mark.parametrize(
+    ("give", "words"),
+    [
+        (lambda engine: engine, "an AsyncEngine makes no sessions"),
+        (lambda engine: AsyncSession(engine), "an AsyncSession is one session, and each attempt has its own"),
+        (lambda _: "myapp.db:Session", "'myapp.db:Session' is no sessionmaker"),
+        (lambda _: get_session, "has to be awaited"),
+    ],
+)
+async def test_what_makes_no_sessions_is_refused_with_words(house: House, give: Any, words: str) -> None:
+    with pytest.raises(InvalidOption, match=words):
+        async with house.runner(sessions=give(house.engine)):
+            pass
+
+
+async def test_what_makes_unusable_sessions_is_refused_when_the_runner_starts(
+    house: House, sync_sessions: sessionmaker[Session]
+) -> None:
+    @job(registry=house.registry)
+    async def on_loop(session: AsyncSession) -> None: ...
+
+    elsewhere = house.engine.execution_options(schema_translate_map={"public": "tenant"})
+    alone = house.engine.execution_options(isolation_level="AUTOCOMMIT")
+    for given, words in [
+        (lambda: 7, "an int, which is no session"),
+        (async_sessionmaker(), "doesn't say which database has the jobs"),
+        (async_sessionmaker(sync_sessions.kw["bind"]), "making a session failed"),
+        (sync_sessions, "on_loop.. takes an AsyncSession, and sessions makes a Session, which would block the loop"),
+        (async_sessionmaker(elsewhere), "looks for jobs in the schema 'tenant'"),
+        (async_sessionmaker(alone), "is on AUTOCOMMIT"),
+        (async_sessionmaker(house.engine, twophase=True), "twophase=True"),
+    ]:
+        with pytest.raises(InvalidOption, match=words):
+            async with house.runner(sessions=given):
+                pass
+
+
+async def test_a_worker_whose_session_class_is_another_is_refused_when_the_runner_starts(house: House) -> None:
+    @job(registry=house.registry)
+    async def on_loop(session: OursAsync) -> None: ...
+
+    with pytest.raises(InvalidOption, match=r"takes an OursAsync, and sessions makes an AsyncSession; .*class_=Ours"):
+        async with house.runner(sessions=house.sessions):
+            pass
+    house.registry.__init__()
+
+    @job(registry=house.registry)
+    def in_thread(session: Ours) -> None: ...
+
+    with pytest.raises(InvalidOption, match=r"takes an Ours, and sessions makes a Session; .*sync_session_class=Ours"):
+        async with house.runner(sessions=house.sessions):
+            pass
+
+
+async def test_sessions_that_lead_to_another_database_are_refused(house: House, empty_database_url: str) -> None:
+    other = create_async_engine(empty_database_url)
+    async with other.begin() as connection:
+        await connection.run_sync(migrate)
+    try:
+        with pytest.raises(InvalidOption, match="is not the database that the runner works in"):
+            async with house.runner(sessions=async_sessionmaker(other)):
+                pass
+    finally:
+        await other.dispose()
+
+
+async def test_another_engine_on_the_same_database_is_fine(house: House, database_url: str, effects: None) -> None:
+    own = create_async_engine(database_url)
+
+    @job(registry=house.registry)
+    async def on_loop(session: AsyncSession) -> None:
+        await session.execute(INSERT, {"n": 1})
+
+    await house.enqueue(on_loop.new())
+    await house.drain(sessions=async_sessionmaker(own))
+    await own.dispose()
+    assert await written(house) == [1]
+
+
+# What is committed
+
+
+def define(house: House, kind: str, body: Any) -> None:
+    """A worker that runs synchronous code with its session, in a thread or on the loop."""
+    if kind == "async":
+
+        @job(name="worker", registry=house.registry, backoff=60)
+        async def on_loop(job: Job, session: AsyncSession, **_: Any) -> Any:
+            return await session.run_sync(lambda sync: body(job, sync))
+
+    else:
+
+        @job(name="worker", registry=house.registry, backoff=60)
+        def in_thread(job: Job, session: Session, **_: Any) -> Any:
+            return body(job, session)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("answer", "state"),
+    [(None, "completed"), (Record(1), "completed"), (Snooze(60), "scheduled"), (Cancel("no"), "cancelled")],
+    ids=["None", "Record", "Snooze", "Cancel"],
+)
+async def test_every_answer_commits_what_was_written_in_its_own_transaction(
+    house: House, effects: None, kind: str, answer: Any, state: str
+) -> None:
+    def body(_: Job, session: Session) -> Any:
+        session.execute(INSERT, {"n": 1})
+        return answer
+
+    define(house, kind, body)
+    [job_id] = await house.enqueue(Job("worker"))
+    async with house.runner():
+        await house.becomes(job_id, state)
+    [(one, other)] = await house.sql(
+        "SELECT (SELECT xmin::text FROM effects), (SELECT xmin::text FROM oban_jobs WHERE id = :id)", id=job_id
+    )
+    assert one == other
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_job_that_is_enqueued_in_the_body_joins_the_commit(house: House, effects: None, kind: str) -> None:
+    def body(job: Job, session: Session) -> None:
+        link = job.args["link"]
+        session.execute(INSERT, {"n": link})
+        if link < 3:
+            enqueue(session, Job("worker", args={"link": link + 1}))
+        if link == 2 and job.attempt == 1:
+            raise ValueError("boo")
+
+    define(house, kind, body)
+    await house.enqueue(Job("worker", args={"link": 1}))
+    async with house.runner():
+        await eventually(lambda: failed(house))
+        assert await written(house) == [1], await house.sql("SELECT errors FROM oban_jobs")
+        assert await house.states() == {"completed": 1, "retryable": 1}
+        await house.sql("UPDATE oban_jobs SET scheduled_at = timezone('UTC', now()) WHERE state = 'retryable'")
+        await eventually(lambda: completed(house, 3))
+    assert await written(house) == [1, 2, 3]
+    assert await house.states() == {"completed": 3}
+
+
+async def failed(house: House) -> bool:
+    return "retryable" in await house.states()
+
+
+async def completed(house: House, count: int) -> bool:
+    return (await house.states()).get("completed") == count
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_body_may_use_transactions_of_its_own(house: House, effects: None, kind: str) -> None:
+    def body(_: Job, session: Session) -> None:
+        assert not session.in_transaction()  # or begin() would be refused
+        with session.begin():
+            session.execute(INSERT, {"n": 1})
+        session.execute(INSERT, {"n": 2})
+        session.rollback()
+        session.execute(INSERT, {"n": 3})
+        with pytest.raises(IntegrityError), session.begin_nested():
+            session.execute(INSERT, {"n": 3})
+        session.begin_nested()
+        session.execute(INSERT, {"n": 4})
+
+    define(house, kind, body)
+    await house.enqueue(Job("worker"))
+    await house.drain()
+    assert await house.states() == {"completed": 1}
+    assert await written(house) == [1, 3, 4]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_a_body_committed_early_stays_and_the_rest_rolls_back(
+    house: House, effects: None, kind: str
+) -> None:
+    def body(_: Job, session: Session) -> None:
+        session.execute(INSERT, {"n": 1})
+        session.commit()
+        session.execute(INSERT, {"n": 2})
+        raise ValueError("boo")
+
+    define(house, kind, body)
+    [job_id] = await house.enqueue(Job("worker"))
+    await house.drain()
+    assert (await house.job(job_id)).state == "retryable"
+    assert await written(house) == [1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("resets", [True, False])
+async def test_a_body_may_close_its_session(house: House, effects: None, kind: str, resets: bool) -> None:
+    def body(_: Job, session: Session) -> None:
+        session.execute(INSERT, {"n": 1})
+        session.commit()
+        session.execute(INSERT, {"n": 2})
+        session.close()
+
+    define(house, kind, body)
+    await house.enqueue(Job("worker"))
+    await house.drain(sessions=async_sessionmaker(house.engine, close_resets_only=resets))
+    assert await house.states() == {"completed": 1}
+    assert await written(house) == [1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("how", ["flush", "statement"])
+async def test_a_transaction_that_failed_unnoticed_is_an_error_with_words(
+    house: House, effects: None, kind: str, how: str
+) -> None:
+    def body(_: Job, session: Session) -> None:
+        session.execute(INSERT, {"n": 1})
+        with pytest.raises(IntegrityError):
+            if how == "statement":
+                session.execute(INSERT, {"n": 1})
+            else:
+                session.add_all([Job("a", id=7), Job("b", id=7)])
+                session.flush()
+
+    define(house, kind, body)
+    [job_id] = await house.enqueue(Job("worker"))
+    await house.drain()
+    found = await house.job(job_id)
+    assert found.state == "retryable"
+    assert "returned with a session whose transaction had failed" in found.errors[0]["error"]
+    assert await written(house) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_sessions_that_begin_only_when_told_are_ended_all_the_same(
+    house: House, effects: None, kind: str
+) -> None:
+    def body(_: Job, session: Session) -> None:
+        with session.begin():
+            session.execute(INSERT, {"n": 1})
+        session.begin()
+        session.execute(INSERT, {"n": 2})
+
+    define(house, kind, body)
+    await house.enqueue(Job("worker"))
+    await house.drain(sessions=async_sessionmaker(house.engine, autobegin=False))
+    assert await house.states() == {"completed": 1}
+    assert await written(house) == [1, 2]
+
+
+async def test_statements_that_commit_by_themselves_are_refused(house: House, effects: None, database_url: str) -> None:
+    engine = create_async_engine(database_url, isolation_level="AUTOCOMMIT")
+
+    @job(registry=house.registry)
+    async def alone(session: AsyncSession) -> None:
+        await session.execute(INSERT, {"n": 1})
+
+    [job_id] = await house.enqueue(alone.new())
+    await house.drain(sessions=async_sessionmaker(engine))
+    await engine.dispose()
+    assert "are on AUTOCOMMIT" in (await house.job(job_id)).errors[0]["error"]
+    assert await written(house) == []
+
+
+async def test_a_task_that_outlives_its_attempt_can_not_use_the_session(house: House, effects: None) -> None:
+    tasks: list[asyncio.Task[None]] = []
+    over = asyncio.Event()
+
+    async def late(session: AsyncSession) -> None:
+        await over.wait()
+        await session.execute(INSERT, {"n": 2})
+
+    @job(registry=house.registry)
+    async def leaves(session: AsyncSession) -> None:
+        tasks.append(asyncio.create_task(late(session)))
+        await session.execute(INSERT, {"n": 1})
+
+    await house.enqueue(leaves.new())
+    await house.drain()
+    over.set()
+    with pytest.raises(Exception, match="is over, and its session with it"):
+        await tasks[0]
+    assert await written(house) == [1]
+    assert house.engine.pool.checkedout() == 0
+
+
+async def test_code_that_writes_nothing_has_its_outcome_written_with_others(house: House) -> None:
+    begun: list[Any] = []
+
+    @job(registry=house.registry)
+    async def idle(session: AsyncSession) -> None:
+        event.listen(session.sync_session, "after_begin", lambda *_: begun.append(1))
+
+    await house.enqueue(*(idle.new() for _ in range(5)))
+    await house.drain()
+    assert await house.states() == {"completed": 5}
+    assert begun == []
+
+
+async def test_an_error_after_the_commit_does_not_run_the_job_again(
+    house: House, effects: None, of: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    sessions = async_sessionmaker(house.engine, sync_session_class=sessionmaker())
+    event.listen(sessions.kw["sync_session_class"], "after_commit", lambda _: 1 / 0)
+
+    @job(registry=house.registry)
+    async def fine(session: AsyncSession) -> None:
+        await session.execute(INSERT, {"n": 1})
+
+    await house.enqueue(fine.new())
+    await house.drain(sessions=sessions)
+    assert await house.states() == {"completed": 1}
+    assert [event.state for event in of(telemetry.JobStop)] == ["completed"]
+    assert of(telemetry.JobStale) == of(telemetry.JobException) == []
+    assert "was committed, and an error came after that: ZeroDivisionError" in caplog.text
