@@ -288,3 +288,29 @@ def test_only_the_command_configures_logging() -> None:
     library = logging.getLogger("oban_sa")
     assert library.handlers == []
     assert library.level == logging.NOTSET
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a_traceback_that_came_from_another_process_is_shown(
+    configured: Callable[..., io.StringIO], log_format: str
+) -> None:
+    stream = configured(log_format=log_format)
+    crossed = {"name": "shop", "levelno": logging.ERROR, "levelname": "ERROR", "msg": "no luck", "exc_text": "Trace"}
+    logging.getLogger("shop").handle(logging.makeLogRecord(crossed))
+    assert stream.getvalue().endswith("no luck\nTrace\n" if log_format == "text" else '"traceback":"Trace"}\n')
+
+
+def test_one_of_several_runners_names_its_node_in_each_line(configured: Callable[..., io.StringIO]) -> None:
+    stream = configured(node="web.2")
+    telemetry.emit(STOP)
+    logging.getLogger("oban_sa.runner").info("hello")
+    assert lines(stream) == [
+        "INFO    job 42 SendWelcome completed after 123 ms  queue=mailers attempt=2/5 node=web.2",
+        "INFO    hello  node=web.2",
+    ]
+
+
+def test_one_of_several_runners_names_its_node_in_json(configured: Callable[..., io.StringIO]) -> None:
+    stream = configured(log_format="json", node="web.2")
+    logging.getLogger("oban_sa.runner").info("hello")
+    assert '"node":"web.2"' in stream.getvalue()

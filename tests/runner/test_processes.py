@@ -348,6 +348,28 @@ async def test_processes_end_with_a_runner_that_is_killed(tmp_path: Path) -> Non
         await eventually(lambda: not alive(pid))
 
 
+CARELESS = """
+    calling = asyncio.create_task(Processes().call(definition_of(process_jobs.linger), job))
+    while not os.path.exists(sys.argv[1]):
+        await asyncio.sleep(0.05)
+    loop = asyncio.get_running_loop()
+    loop.stop()
+    await asyncio.sleep(1)
+"""
+
+
+async def test_a_program_that_ends_without_closing_anything_does_not_wait_for_its_processes(tmp_path: Path) -> None:
+    path, program = tmp_path / "pid", tmp_path / "parent.py"
+    text = PARENT.replace("    await Processes().call(definition_of(process_jobs.linger), job)\n", CARELESS)
+    text = text.replace("asyncio.run(main())", "asyncio.new_event_loop().run_until_complete(main())")
+    program.write_text(text.replace("import asyncio, sys", "import asyncio, os, sys"))
+    with process([sys.executable, str(program), str(path)]) as parent:
+        assert await parent.ended() == 1
+        assert "stopped before Future completed" in parent.output
+    pid = await written(path)
+    await eventually(lambda: not alive(pid))
+
+
 async def test_a_program_without_a_guard_is_told_what_it_lacks(tmp_path: Path) -> None:
     program = tmp_path / "parent.py"
     program.write_text(PARENT.replace('if __name__ == "__main__":\n    ', ""))
