@@ -159,6 +159,13 @@ def _attributes(value: object) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+def _attribute(value: object) -> str:
+    names = _attributes(_text(value))
+    if len(names) != 1:
+        raise InvalidOption(f"{value!r} are several names; write one, for example myapp.db:Session")
+    return names[0]
+
+
 def _port(value: object) -> int:
     if isinstance(value, str) and re.fullmatch(r"\d{1,5}", value.strip()):
         value = int(value)
@@ -258,6 +265,8 @@ READ: Final[Mapping[str, Callable[[object], object]]] = {
     "health_port": _port,
     "health_host": _text,
     "blocked_after": _positive,
+    "sessions": _attribute,
+    "idle_in_transaction_after": _positive,
     "poll_every": _positive,
     "stage_every": _positive,
     "processes": _count,

@@ -56,6 +56,8 @@ class Settings:
     health_port: int | None = None
     health_host: str = "127.0.0.1"
     blocked_after: float = 1.0
+    sessions: str | None = None
+    idle_in_transaction_after: float = 30.0
     poll_every: float = 1.0
     stage_every: float = 1.0
     processes: int = 1

@@ -167,6 +167,16 @@ runner. A second Ctrl-C ends it at once. It exits with 0 when it stopped cleanly
     metavar="SECONDS",
     help="Name the code that blocks the event loop for so long; 1. [OBAN_BLOCKED_AFTER]",
 )
+@click.option(
+    "--sessions",
+    metavar="MODULE:NAME",
+    help="The application's sessionmaker, which makes the sessions of attempts. [OBAN_SESSIONS]",
+)
+@click.option(
+    "--idle-in-transaction-after",
+    metavar="SECONDS",
+    help="Name the job whose session waits in an open transaction for so long; 30. [OBAN_IDLE_IN_TRANSACTION_AFTER]",
+)
 @click.option("--config", metavar="FILE", help="A TOML file, instead of oban.toml or pyproject.toml. [OBAN_CONFIG]")
 @click.option("--log-level", metavar="LEVEL", help=f"{', '.join(LOG_LEVELS)}; info. [OBAN_LOG_LEVEL]")
 @click.option("--log-format", metavar="FORMAT", help=f"{' or '.join(LOG_FORMATS)}; text. [OBAN_LOG_FORMAT]")

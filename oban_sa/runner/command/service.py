@@ -21,6 +21,7 @@ from oban_sa.runner.command import imports, logs
 from oban_sa.runner.command.leaving import closed, leave
 from oban_sa.runner.command.stopping import stoppable
 from oban_sa.runner.engine import connect_arguments, create_engine, explained
+from oban_sa.runner.makers import ApplicationMaker
 from oban_sa.runner.processes import processors
 from oban_sa.runner.several import Runners
 from oban_sa.settings import Settings
@@ -50,6 +51,7 @@ def check(settings: Settings) -> None:
     A private database is not started only to be looked at.
     """
     _named(settings)
+    _sessions(settings)
     if settings.database_url is not None:
         run(_checked(settings, settings.database_url))
 
@@ -60,6 +62,7 @@ def prepare(settings: Settings, url: str) -> None:
     Raises where a runner with these settings couldn't start.
     """
     _named(settings)
+    _sessions(settings)
     run(_checked(settings, url))
 
 
@@ -111,6 +114,15 @@ def database(settings: Settings) -> Generator[str]:
         yield running.url
 
 
+def _sessions(settings: Settings) -> Any:
+    """Import the application's sessionmaker, where one is named."""
+    if settings.sessions is None:
+        return None
+    sessions = imports.attribute(settings.sessions, origin=settings.origins.get("sessions", "--sessions"))
+    ApplicationMaker(sessions)  # refuses what could make no session
+    return sessions
+
+
 def _named(settings: Settings) -> tuple[Prune | None, list[Any]]:
     """Import what settings can only name."""
     origin = settings.origins.get("middleware", "--middleware")
@@ -156,6 +168,7 @@ async def _serve(
 def _runner(settings: Settings, engine: AsyncEngine, prune: Prune | None, middleware: list[Any]) -> Runner | Runners:
     """Make a runner for each schema, with queues and limits of its own."""
     count = len(settings.schemas)
+    sessions = _sessions(settings)
     pool = settings.process_pool
     if count > 1:
         pool = max((processors() if pool is None else pool) // count, 1)
@@ -186,6 +199,10 @@ def _runner(settings: Settings, engine: AsyncEngine, prune: Prune | None, middle
             recycle_after=settings.recycle_after,
             imports=settings.imports,
             translate=settings.translate,
+            sessions=sessions,
+            # The engine is nobody else's: all that it may open is for attempts.
+            connections=sum(settings.queues.values()) if sessions is None else None,
+            idle_in_transaction_after=settings.idle_in_transaction_after,
         )
 
     if count == 1:
