@@ -67,6 +67,10 @@ class FunctionBody:
         # What comes before *rest can only be given by position when there is a rest.
         by_position = _POSITIONAL if self._rest is not None else _POSITIONAL[:1]
         self._by_position = [each.name for each in self._parameters if each.kind in by_position]
+        # The parameters that may be given by position, where all may be given by name as well.
+        anyhow = [each.name for each in self._parameters if each.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+        by_name = [each.name for each in self._parameters if each.kind is inspect.Parameter.KEYWORD_ONLY]
+        self._anyhow = anyhow if len(anyhow) + len(by_name) == len(self._parameters) else None
         self._fields = next((each.name for each in self._parameters if each.kind is _VAR_KEYWORD), None)
         self._defaults = {each.name: each.default for each in self._parameters if _is_json(each.default)}
         asks_for_rows = any(list(mapped_within(each.annotation, local)) for each in self._parameters)
@@ -84,10 +88,7 @@ class FunctionBody:
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """Return the args of a job that calls the function so; raises `TypeError` as calling it would."""
-        try:
-            bound = self.signature.bind(*args, **kwargs).arguments
-        except TypeError as error:
-            raise TypeError(f"{self.what} {error}{self._hint(kwargs)}") from None
+        bound = self._bound(args, kwargs)
         given: dict[str, Any] = {}
         for name in self.signature.parameters:
             if name in bound:
@@ -104,11 +105,24 @@ class FunctionBody:
             given.update(fields)
         return self._encoded(given)
 
-    def encode(self, args: Any) -> dict[str, Any]:
-        """Return the args of a job from a dict of them by name; raises `InvalidArguments`."""
-        plain = values.to_json(args, mapped=targets.entity)
-        if plain.__class__ is not dict:
-            raise InvalidArguments(f"the args of {self.what} are given by name, as a dict, not {args!r:.60}")
+    def _bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mapping[str, Any]:
+        if self._anyhow is not None and len(args) <= len(self._anyhow):
+            # What inspect does takes longer than all else; what doesn't go without it is told by it what is wrong.
+            bound = {**dict(zip(self._anyhow, args, strict=False)), **kwargs}
+            if (
+                len(bound) == len(args) + len(kwargs)
+                and bound.keys() <= self._names
+                and all(name in bound for name in self._required)
+            ):
+                return bound
+        try:
+            return self.signature.bind(*args, **kwargs).arguments
+        except TypeError as error:
+            raise TypeError(f"{self.what} {error}{self._hint(kwargs)}") from None
+
+    def encode(self, args: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the args of a job from those by name, looking only at the names; raises `InvalidArguments`."""
+        plain: dict[str, Any] = values.to_json(dict(args), mapped=targets.entity)
         self._check_names(plain)
         return self._settled(plain) if values.has_references(plain) else plain
 
