@@ -130,7 +130,10 @@ class FunctionBody:
         plain: dict[str, Any] = values.to_json(given, mapped=targets.entity)
         if values.has_references(plain):
             return self._settled(plain)
-        with taking():
+        if self._reader.loading:
+            with taking():
+                self._decoded(plain)
+        else:
             self._decoded(plain)
         return plain
 
