@@ -37,7 +37,7 @@ MORE_DRAINS = (
 )
 LATENCIES = ("latency_idle", "latency_loaded", "schedule", "startup")
 ENQUEUES = ("enqueue_one", "flush_10", "flush_100", "flush_1000", "flush_10000", "enqueue_copy")
-APPLICATION = ("session_nothing", "session_one", "writers_16", "writers_16_quiet")
+APPLICATION = ("session_nothing", "session_one", "writers_16", "writers_16_bare")
 
 
 def make(document: dict[str, Any], root: Path = ROOT) -> str:

@@ -2,41 +2,152 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
 import asyncpg
 import pytest
 
-from benchmarks.ground import ground
-from oban_sa import Job, Oban
+from benchmarks import environments, filling, page, results
+from benchmarks.contest import Arena, Refused, Taken
+from benchmarks.scenarios import BY_NAME, SCENARIOS, Scenario
+from benchmarks.turn import Turn
 from tests.databases import Server
 from tests.support import plain_url, run_python
 
+PYTHONS = {
+    name: (sys.executable, module) for name, module in (("floor", "benchmarks.bare"), ("oban_sa", "benchmarks.ours"))
+}
 TINY = {
-    "drain": ("--jobs", "40", "--concurrency", "5", "60", "--finished", "30"),
-    "enqueue": ("--jobs", "40", "--singles", "5"),
-    "latency": ("--lone", "3", "--scheduled", "20", "--over", "0.2"),
+    "drain": {"jobs": 60, "concurrency": 20},
+    "latency": {"jobs": 3},
+    "loaded": {"jobs": 40, "rate": 400, "concurrency": 20},
+    "schedule": {"jobs": 20, "over": 0.2},
+    "startup": {"jobs": 1},
+    "idle": {"jobs": 1, "over": 0.2, "concurrency": 5},
+    "alone": {"jobs": 20},
+    "bare": {"jobs": 30, "concurrency": 4},
+    "silent": {"over": 0.1, "writers": 3},
+    "bare_silent": {"over": 0.1, "writers": 3},
 }
 
 
-@pytest.mark.parametrize("name", TINY)
-def test_a_benchmark_runs(name: str, server: Server) -> None:
-    common = ("--rounds", "1", "--database-url", server.url)
-    ran = run_python("-m", f"benchmarks.{name}", *TINY[name], *common)
-    assert ran.returncode == 0, ran.stderr
-    assert "floor" in ran.stdout
-    assert {"drain": "oban_sa", "latency": "oban_sa", "enqueue": "Oban.enqueue_many"}[name] in ran.stdout
+@pytest.fixture
+async def arena(server: Server) -> AsyncIterator[Arena]:
+    async with Arena(plain_url(server.url), PYTHONS) as made:
+        yield made
 
 
-async def test_the_database_of_a_benchmark_is_dropped(server: Server) -> None:
-    async with ground(plain_url(server.url)) as made:
-        name = made.engine.url.database
-        connection = await asyncpg.connect(plain_url(server.url))
-        assert await connection.fetchval("SELECT count(*) FROM pg_database WHERE datname = $1", name) == 1
-    assert await connection.fetchval("SELECT count(*) FROM pg_database WHERE datname = $1", name) == 0
+def tiny(name: str) -> Scenario:
+    """A scenario with next to no work."""
+    scenario = BY_NAME[name]
+    finished = min(scenario.finished, 30)
+    return replace(scenario, options={**scenario.options, **TINY.get(scenario.kind, {"jobs": 40})}, finished=finished)
+
+
+@pytest.mark.parametrize("name", [scenario.name for scenario in SCENARIOS])
+async def test_every_scenario_runs_for_the_floor_and_for_us(arena: Arena, name: str) -> None:
+    scenario = tiny(name)
+    for contender in set(scenario.contenders) & set(PYTHONS):
+        answer, versions = await arena.turn(scenario, contender, quick=False)
+        taken = Taken()
+        taken.add(answer, scenario)
+        figure = results.main_figure(scenario, taken.document())
+        assert figure is not None
+        assert figure > 0
+        assert "Python" in versions
+
+
+async def test_a_turn_that_fails_is_refused_with_what_it_said(arena: Arena) -> None:
+    scenario = replace(tiny("drain_50"), kinds={"floor": "nonsense"})
+    with pytest.raises(Refused, match="there is no 'nonsense' here"):
+        await arena.turn(scenario, "floor", quick=False)
+
+
+@pytest.mark.parametrize("executed", [[], [1], [1, 1], [1, 2, 2]])
+def test_jobs_that_did_not_run_once_each_are_refused(executed: list[int]) -> None:
+    turn = Turn({"url": "", "jobs": 2})
+    with pytest.raises(SystemExit, match="nothing is counted"):
+        turn.once(executed)
+
+
+async def test_jobs_that_are_not_completed_are_refused(database_url: str) -> None:
+    turn = Turn({"url": plain_url(database_url), "jobs": 1})
+    await filling.fill(turn)
+    with pytest.raises(SystemExit, match="available"):
+        await filling.check(turn)
+    connection = await asyncpg.connect(turn.url)
+    await connection.execute("UPDATE oban_jobs SET state = 'completed', attempt = 2")
+    with pytest.raises(SystemExit, match="completed"):
+        await filling.check(turn)
+    await connection.execute("UPDATE oban_jobs SET attempt = 1")
+    await filling.check(turn)
     await connection.close()
 
 
-async def test_a_figure_is_refused_where_the_jobs_were_not_done(server: Server) -> None:
-    async with ground(plain_url(server.url)) as made:
-        await Oban(made.engine).enqueue_many([Job("nobody")])
-        with pytest.raises(SystemExit, match="not what was to be measured"):
-            await made.check(completed=1)
+async def test_the_databases_of_a_run_are_dropped(server: Server, arena: Arena) -> None:
+    await arena.turn(tiny("enqueue_one"), "floor", quick=False)
+    query = "SELECT count(*) FROM pg_database WHERE datname LIKE $1"
+    pattern = f"{arena._prefix}%"
+    assert await arena.admin.fetchval(query, pattern) == 1  # the template, for as long as the run takes
+    await arena.__aexit__()
+    connection = await asyncpg.connect(plain_url(server.url))
+    assert await connection.fetchval(query, pattern) == 0
+    await connection.close()
+    await arena.__aenter__()
+
+
+def test_a_run_writes_results_and_the_page_is_made_of_them(server: Server, tmp_path: Path) -> None:
+    kept = tmp_path / "results.json"
+    common = ("--quick", "--rounds", "2", "--without-peers", "--results", str(kept), "--database-url")
+    ran = run_python("-m", "benchmarks", "--only", "drain_50,enqueue_one", *common, plain_url(server.url))
+    assert ran.returncode == 0, ran.stderr
+    assert "left" in ran.stderr
+    document = results.load(kept)
+    assert document["scenarios"].keys() == {"drain_50", "enqueue_one"}
+    figures = document["scenarios"]["drain_50"]["figures"]
+    assert len(figures["oban_sa"]["values"]["rate"]) == 2
+    assert results.to_floor(BY_NAME["drain_50"], figures, "oban_sa") is not None
+    assert document["left_out"].keys() == {"oban", "pgqueuer", "procrastinate", "chancy"}
+    (tmp_path / "docs" / "performance").mkdir(parents=True)
+    (tmp_path / "docs" / "performance" / "steps.md").write_text("## What was made faster\n\nBy hand.\n")
+    made = page.make(document, tmp_path)
+    assert "## What was made faster\n\nBy hand." in made
+    assert "quick run" in made
+    assert "oban is left out: not asked for" in made
+    assert (tmp_path / "docs" / "performance.md").read_text() == made
+    drawn = (tmp_path / "docs" / "plots" / "drain.svg").read_text()
+    assert ET.fromstring(drawn).tag.endswith("svg")
+    again = run_python("-m", "benchmarks", "--resume", "--only", "drain_50", *common, plain_url(server.url))
+    assert again.returncode == 0, again.stderr
+    assert "round 1" not in again.stderr
+    assert results.load(kept)["scenarios"] == document["scenarios"]
+
+
+def test_ratios_are_to_the_floor_and_to_the_best_of_the_others() -> None:
+    rates = {"floor": [100.0], "oban_sa": [70.0, 80.0, 90.0], "oban": [10.0], "pgqueuer": [40.0]}
+    figures: dict[str, Any] = {name: {"values": {"rate": values}} for name, values in rates.items()}
+    figures["chancy"] = {"values": {}, "refused": ["it lost a job"]}
+    drain = BY_NAME["drain_50"]
+    assert results.to_floor(drain, figures, "oban_sa") == pytest.approx(0.8)
+    assert results.to_best_peer(drain, figures, "oban_sa") == ("pgqueuer", pytest.approx(2.0))
+    waits = {"floor": 1.0, "oban_sa": 1.5, "oban": 3.0, "pgqueuer": 6.0}
+    figures = {name: {"latency": {"p50": wait}} for name, wait in waits.items()}
+    assert results.to_best_peer(BY_NAME["latency_idle"], figures, "oban_sa") == ("oban", pytest.approx(0.5))
+
+
+def test_who_has_no_python_that_is_new_enough_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    stranger = environments.Contender("stranger", "nowhere", ("nothing",), (9, 0))
+    with pytest.raises(environments.LeftOut, match=r"it needs Python 9\.0 or newer"):
+        environments.python_of(stranger)
+
+
+def test_unknown_scenarios_are_refused_and_named() -> None:
+    ran = run_python("-m", "benchmarks", "--only", "drain_51")
+    assert ran.returncode == 2
+    assert "there is no scenario drain_51; there are drain_10" in ran.stderr
