@@ -110,11 +110,13 @@ def dumps_at_once(value: Any) -> bytes | None:
 def has_references(value: Any) -> bool:
     """Tell whether a `Reference` stands anywhere inside plain JSON values."""
     kind = type(value)
-    if kind is dict:
-        return any(has_references(item) for item in value.values())
-    if kind is list:
-        return any(has_references(item) for item in value)
-    return kind is Reference
+    if kind is not dict and kind is not list:
+        return kind is Reference
+    for item in value.values() if kind is dict else value:
+        kind = type(item)
+        if kind is Reference or ((kind is dict or kind is list) and has_references(item)):
+            return True
+    return False
 
 
 def replace_references(value: Any, resolve: Callable[[Reference], Any], *, where: str = "args") -> Any:

@@ -63,6 +63,7 @@ class FunctionBody:
             for each in self._parameters
             if each.default is inspect.Parameter.empty and each.kind not in (_VAR_POSITIONAL, _VAR_KEYWORD)
         ]
+        self._needed = frozenset(self._required)
         self._rest = next((each.name for each in self._parameters if each.kind is _VAR_POSITIONAL), None)
         # What comes before *rest can only be given by position when there is a rest.
         by_position = _POSITIONAL if self._rest is not None else _POSITIONAL[:1]
@@ -109,11 +110,7 @@ class FunctionBody:
         if self._anyhow is not None and len(args) <= len(self._anyhow):
             # What inspect does takes longer than all else; what doesn't go without it is told by it what is wrong.
             bound = {**dict(zip(self._anyhow, args, strict=False)), **kwargs}
-            if (
-                len(bound) == len(args) + len(kwargs)
-                and bound.keys() <= self._names
-                and all(name in bound for name in self._required)
-            ):
+            if len(bound) == len(args) + len(kwargs) and self._needed <= bound.keys() <= self._names:
                 return bound
         try:
             return self.signature.bind(*args, **kwargs).arguments
