@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
@@ -21,6 +21,7 @@ from oban_sa.models import Job, rules
 from oban_sa.periods import Period, seconds
 from oban_sa.retention import Prune, read_prune
 from oban_sa.runner.checks import Checks
+from oban_sa.runner.command import logs
 from oban_sa.runner.database import Database
 from oban_sa.runner.decisions import Decisions
 from oban_sa.runner.dispatch import Dispatch
@@ -250,6 +251,7 @@ class Runner:
         self._working = False
         self._stop_asked = asyncio.Event()
         self._started_at: float | None = None
+        self._unfollow: Callable[[], None] | None = None
 
     @property
     def checks(self) -> Checks:
@@ -270,6 +272,7 @@ class Runner:
         """Check the tables and begin to work."""
         if self._started_at is not None:
             raise RunnerError("a runner starts once; make another Runner")
+        self._unfollow = logs.follow_events_of_runners()
         if self._health is not None:
             await self._health.start()
         await verify(self._engine, self.schema)
@@ -360,6 +363,8 @@ class Runner:
         if self._started_at is not None:
             duration = clock.monotonic() - self._started_at
             telemetry.emit(telemetry.RunnerStop(runner=self._source, duration=duration, given_back=given_back))
+        if self._unfollow is not None:
+            self._unfollow()
 
     async def _attempts_ended(self, within: float) -> None:
         tasks = [

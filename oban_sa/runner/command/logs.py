@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import partial
@@ -89,6 +90,55 @@ def follow_events() -> Callable[[], None]:
 
     Events below the level of their logger are not listened to, so that they cost nothing.
     """
+    return _followers.join(asked=True)
+
+
+def follow_events_of_runners() -> Callable[[], None]:
+    """Do the same for a runner inside of a program: one writes for all, and none where the program asked for it."""
+    return _followers.join(asked=False)
+
+
+class _Followers:
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._asked = 0
+        self._runners = 0
+        self._detach: Callable[[], None] | None = None
+
+    def join(self, *, asked: bool) -> Callable[[], None]:
+        with self._lock:
+            if asked:
+                self._asked += 1
+                detach = _attach()
+            else:
+                self._runners += 1
+                if self._detach is None and not self._asked:
+                    self._detach = _attach()
+                detach = None
+        left = False
+
+        def leave() -> None:
+            nonlocal left
+            with self._lock:
+                if left:
+                    return
+                left = True
+                if detach is not None:
+                    self._asked -= 1
+                    detach()
+                    return
+                self._runners -= 1
+                if self._runners == 0 and self._detach is not None:
+                    self._detach()
+                    self._detach = None
+
+        return leave
+
+
+_followers: Final = _Followers()
+
+
+def _attach() -> Callable[[], None]:
     heard = [event for event, level in _LEVELS.items() if _logger(event).isEnabledFor(level)]
     return telemetry.attach(_Story().write, *heard) if heard else lambda: None
 
