@@ -264,7 +264,7 @@ def _rate_bars(scenario: Scenario, figures: dict[str, Any]) -> list[Bar]:
 
 def _latency_bars(scenario: Scenario, figures: dict[str, Any]) -> list[Bar]:
     return [
-        Bar(name, found["p50"], f"{found['p50']:.2f} (p99 {found['p99']:.1f})", _name(scenario, name))
+        Bar(name, found["p50"], f"{_number(found['p50'])} (p99 {_number(found['p99'])})", _name(scenario, name))
         for name, figure in figures.items()
         if (found := figure.get("latency"))
     ]
@@ -280,7 +280,12 @@ def _written(root: Path, name: str) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---", "---", *["---:"] * (len(head) - 2)], *rows]
+    shown: list[Sequence[str]] = []
+    above = ""
+    for first, *others in rows:
+        shown.append(["" if first == above else first, *others])
+        above = first
+    lines = [head, ["---", "---", *["---:"] * (len(head) - 2)], *shown]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 

@@ -6,7 +6,7 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-WIDTH, LEFT, RIGHT, TOP, BAR, GAP, APART = 720, 200, 130, 40, 18, 4, 16
+WIDTH, LEFT, RIGHT, TOP, BAR, GAP, APART = 760, 210, 160, 40, 18, 4, 16
 COLOURS = {
     "floor": "#8c959f",
     "oban_sa": "#2da44e",

@@ -193,7 +193,7 @@ SCENARIOS = (
         "bare_silent",
         kinds={"oban_sa": "bare_notifying"},
         modules=dict.fromkeys(BOTH, "benchmarks.announcing"),
-        called={"floor": "without NOTIFY", "oban_sa": "with a NOTIFY in each transaction"},
+        called={"floor": "without NOTIFY", "oban_sa": "a NOTIFY in each"},
         options={"jobs": 1, "writers": 16, "over": 3.0},
         unit="commits/s",
         about=5,
