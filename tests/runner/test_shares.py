@@ -78,5 +78,8 @@ def test_settings_cross_to_a_runner_as_they_are() -> None:
         origins={"node": "--node"},
     )
     data = packed(settings, ["default", "other"])
-    assert pickle.loads(data[HEAD.size :]) == (settings, ("default", "other"))
+    crossed, queues = pickle.loads(data[HEAD.size :])
+    assert repr(crossed) == repr(settings)
+    assert (crossed.database_url, crossed.origins) == (settings.database_url, settings.origins)
+    assert queues == ("default", "other")
     assert HEAD.unpack(data[: HEAD.size]) == (len(data) - HEAD.size,)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
 import contextvars
 import logging
 import multiprocessing
 import multiprocessing.util
-import os
 import pickle
 import signal
 import socket
@@ -326,12 +324,11 @@ def _log(pickled: bytes, context: contextvars.Context | None) -> None:
 _living: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
-def _kill_all(owner: int) -> None:
-    # Where nobody closed the runner: multiprocessing, whose own hook comes after this one, would wait for them.
-    if os.getpid() == owner:
-        for process in list(_living):
-            with contextlib.suppress(Exception):
-                process.kill()
+def _kill_all() -> None:
+    for process in list(_living):
+        with contextlib.suppress(Exception):
+            process.kill()
 
 
-atexit.register(_kill_all, os.getpid())
+# Where nobody closed the runner. Among multiprocessing's own finalizers, after which it waits for every process.
+multiprocessing.util.Finalize(None, _kill_all, exitpriority=100)

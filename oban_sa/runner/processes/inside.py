@@ -196,7 +196,7 @@ class _Through(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(JobNotFound):
             job = current_job()
-            facts = {"job_id": job.id, "worker": job.worker, "queue": job.queue, "attempt": job.attempt}
+            facts: dict[str, Any] = {"job_id": job.id, "worker": job.worker, "queue": job.queue, "attempt": job.attempt}
             for key, value in facts.items():
                 record.__dict__.setdefault(key, value)
         try:
