@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -20,7 +21,7 @@ from oban_sa.models import Job
 from oban_sa.references import ref
 from oban_sa.states import JobState
 from tests.database.clients import ears, one_row, stored
-from tests.support import plain_url, sync_url
+from tests.support import plain_url, run_python, sync_url
 
 LATER = datetime(2999, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
 SCHEMAS = Path(__file__).parent.parent / "migrations"
@@ -331,3 +332,17 @@ async def test_jobs_are_copied_and_not_inserted(driven: AsyncEngine) -> None:
     assert inserts == []
     assert await Oban(driven).enqueue_many([Job("w"), Job("w", attempt=1)]) == 2
     assert len(inserts) == 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
+def test_memory_stays_bounded_however_many_jobs_there_are(database_url: str) -> None:
+    """OBAN_TEST_BULK_JOBS says how many; a million take half a minute."""
+    count = int(os.environ.get("OBAN_TEST_BULK_JOBS", "60000"))
+    done = run_python("-m", "tests.database.streaming", database_url, str(count), timeout=600)
+    assert done.returncode == 0, done.stderr
+    measured = json.loads(done.stdout)
+    print(
+        f"{count:,} jobs: {count / measured['seconds']:,.0f} jobs/s, "
+        f"{measured['copying'] / measured['seconds']:.2f} of raw COPY, {measured['grew'] / 1e6:.0f} MB"
+    )
+    assert measured["grew"] < 100_000_000
