@@ -7,16 +7,19 @@
     │   ├── InvalidPeriod
     │   └── InvalidCron
     ├── ReferenceOutsideSession
+    ├── JobElsewhere
     ├── SchemaError
     │   ├── SchemaMissing
     │   └── SchemaOutdated
     ├── WorkerNotFound(LookupError)
     ├── JobNotFound(LookupError)
+    ├── EntityNotFound(LookupError)
     ├── AttemptError
     │   ├── AttemptTimedOut(TimeoutError)
     │   ├── AttemptCancelled
     │   ├── AttemptCrashed
-    │   └── AttemptOrphaned
+    │   ├── AttemptOrphaned
+    │   └── EntityLocked
     └── RunnerError
 
 A class's docstring is its default message. On the user's session SQLAlchemy's own errors pass unchanged.
@@ -75,6 +78,10 @@ class InvalidCron(InvalidOption):
 
 class ReferenceOutsideSession(ObanError):
     """A reference names an object that is not in the session its job is enqueued in; add the object first."""
+
+
+class JobElsewhere(ObanError):
+    """A session writes its jobs elsewhere than its data, so that one could be committed without the other."""
 
 
 class SchemaError(ObanError):

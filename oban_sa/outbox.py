@@ -27,6 +27,7 @@ from sqlalchemy.orm import Session, UOWTransaction, attributes, object_session
 
 from oban_sa import clock, hooks, targets
 from oban_sa.announcing import ANNOUNCE, Announcing
+from oban_sa.binds import Homes
 from oban_sa.models import Job
 from oban_sa.sql import notifying, resolving
 from oban_sa.states import JobState
@@ -50,11 +51,12 @@ def stage(session: Session, jobs: list[Job]) -> None:
 class Outbox:
     """What one session's flush is writing, and what its transaction announces."""
 
-    __slots__ = ("_announcing", "_at_once", "_landing", "_listens", "_owner", "_staged", "_unresolved")
+    __slots__ = ("_announcing", "_at_once", "_homes", "_landing", "_listens", "_owner", "_staged", "_unresolved")
 
     def __init__(self, session: Session, *, flushing: bool) -> None:
         self._owner = ref(session)  # weak: the session holds the outbox
         self._landing: dict[Connection, set[str]] = {}
+        self._homes = Homes()
         self._unresolved: list[_Unresolved] = []
         self._staged: set[str] = set()
         self._listens = False
@@ -98,6 +100,7 @@ class Outbox:
         """Take note of a job that is about to be inserted on `connection`."""
         if not self._listens:
             self.listen(session)
+        self._homes.add(connection)
         loaded = vars(job)
         for column, value in self._convert(session, connection, job).items():
             loaded[column] = value  # its row is written from here; there is no history to keep
@@ -129,6 +132,7 @@ class Outbox:
 
     def finish_flush(self, session: Session) -> None:
         """Write what references turned out to be, and announce: one statement on each connection that wrote jobs."""
+        self._homes.check(session)
         unresolved, self._unresolved = self._unresolved, []
         landing, self._landing = self._landing, {}
         at_once, self._at_once = self._at_once, False
@@ -158,7 +162,9 @@ class Outbox:
             self._announcing.sent(connection)
 
     def before_commit(self, session: Session) -> None:
-        """Announce what earlier flushes wrote."""
+        """Announce what earlier flushes wrote; raises `JobElsewhere` where they wrote apart from the data."""
+        if session.get_nested_transaction() is None:
+            self._homes.check(session)
         for connection, news in self._announcing.before_commit(session, self._staged):
             connection.execute(notifying.NOTIFY, news)
             self._announcing.sent(connection)

@@ -402,6 +402,7 @@ def test_a_job_is_announced_in_the_database_it_was_written_to(place: Place, data
     User.metadata.create_all(elsewhere)
 
     def work(session: Session) -> int:
+        session.info["oban_elsewhere"] = True
         user = User()
         session.add(user)
         enqueue(session, a_job(args={"user": ref(user)}))
