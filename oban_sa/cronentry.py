@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, TypeAlias, cast, get_args
 
 from oban_sa import crontab, values
 from oban_sa.errors import InvalidArguments, InvalidCron, InvalidOption, nearest
+from oban_sa.references import Reference
 
 CatchUp: TypeAlias = Literal["none", "last", "all"]
 """What becomes of ticks that were missed while no node was leading."""
@@ -134,12 +135,13 @@ class CronEntry:
         if not isinstance(value, Mapping):
             raise InvalidOption(f"cron {self.expression!r}: {option} is a dict, not {value!r:.80}")
         try:
-            plain: dict[str, Any] = values.to_json(value, where=option)
+            plain: dict[str, Any] = values.to_json(value, where=option, mapped=Reference)
         except InvalidArguments as error:
             raise InvalidOption(f"cron {self.expression!r}: {error}") from error
         if values.has_references(plain):
             raise InvalidOption(
-                f"cron {self.expression!r}: {option} can't hold ref(...), there is no session to read it in"
+                f"cron {self.expression!r}: {option} can't hold ref(...) or a mapped object, there is no session to "
+                f"read it in; write its key"
             )
         return plain
 

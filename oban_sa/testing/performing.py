@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Mapping
-from typing import Any, Final
+from functools import cached_property
+from typing import Any, Final, cast
 
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
@@ -17,6 +18,7 @@ from oban_sa.states import JobState
 from oban_sa.testing.places import proper
 from oban_sa.workers import Definition, Registry, definition_of, running
 from oban_sa.workers import registry as default_registry
+from oban_sa.workers.function_body import FunctionBody
 from oban_sa.workers.options import refuse_unknown_for_job
 
 _ids: Final = itertools.count(1)
@@ -36,14 +38,14 @@ def perform_job(
     Takes a worker, args (for a `@job` function a dict of its arguments by name) and options of the job such as
     `attempt=3` or `meta={...}`; or a job alone. From a coroutine it is awaited, elsewhere it answers at once. The code
     gets what a runner would give it: args that went through JSON, a job as it is loaded from its row, `current_job()`,
-    and `session` where it takes one, which is flushed afterwards and neither committed nor rolled back. There is no
-    timeout and no retry; nothing is written of the job itself. Raises `InvalidArguments` for args that don't fit,
+    and `session` where it takes one, which is flushed before and after, and neither committed nor rolled back. There is
+    no timeout and no retry; nothing is written of the job itself. Raises `InvalidArguments` for args that don't fit,
     `InvalidOption` for an unknown option, `WorkerNotFound` for a job nobody is registered for.
     """
     definition, job = _read(worker_or_job, args, options, registry or default_registry)
     session = proper(session)
     _check_session(definition, session)
-    performing = _Performing(definition, _as_fetched(job), session)
+    performing = _Performing(definition, job, session)
     if _on_loop():
         return performing.on_loop()
     if definition.executor == "loop":
@@ -54,13 +56,20 @@ def perform_job(
 class _Performing:
     def __init__(self, definition: Definition, job: Job, session: AsyncSession | Session | None) -> None:
         self._definition = definition
-        self._job = job
+        self._given = job
         self._session = session
+
+    @cached_property
+    def _job(self) -> Job:
+        """The job as it is fetched; made once the objects that it refers to have their keys."""
+        return _as_fetched(self._given)
 
     def here(self, session: Session | None = None) -> Any:
         """Run synchronous code in this thread."""
+        given = session if session is not None else self._session
+        if isinstance(given, Session):
+            given.flush()
         with running(self._job):
-            given = session if session is not None else self._session
             answer = self._definition.call(self._job, given if self._definition.session else None)
             if isinstance(given, Session):
                 given.flush()
@@ -68,6 +77,8 @@ class _Performing:
 
     async def on_loop(self) -> Any:
         """Run code of any kind from the loop, synchronous code in a thread as a runner does."""
+        if isinstance(self._session, AsyncSession):
+            await self._session.flush()
         if self._definition.executor != "loop":
             if isinstance(self._session, AsyncSession):
                 return await self._session.run_sync(self.here)
@@ -88,14 +99,13 @@ def _read(target: Any, args: Any, options: Mapping[str, Any], registry: Registry
     if isinstance(target, type):
         return definition, target.new(args, **options)  # type: ignore[attr-defined]
     refuse_unknown_for_job(options, of=f"perform_job({target.__name__})")
-    plain = values.to_json(args if args is not None else {})
-    if plain.__class__ is not dict:
+    given = args if args is not None else {}
+    if not isinstance(given, Mapping):
         raise InvalidArguments(
             f"the args of {target.__name__}() are given by name, as a dict, not {args!r}; "
             f"or write perform_job({target.__name__}.new(...))"
         )
-    definition.body.check(plain)
-    return definition, definition.job(plain, options)
+    return definition, definition.job(cast("FunctionBody", definition.body).encode(given), options)
 
 
 def _as_fetched(job: Job) -> Job:

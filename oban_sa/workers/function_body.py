@@ -196,6 +196,8 @@ class FunctionBody:
     def check(self, args: Mapping[str, Any]) -> None:
         """Raise `InvalidArguments` where a job could not have these args, as far as that can be told yet."""
         self._check_names(args)
+        with suppress(InvalidOption), taking():  # an annotation may name what is defined later
+            self._decoded(args)
 
     def _decoded(self, args: Mapping[str, Any]) -> dict[str, Any]:
         self._check_names(args)

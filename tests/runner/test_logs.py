@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from oban_sa import telemetry
+from oban_sa.errors import InvalidArguments
 from oban_sa.models import Job
 from oban_sa.runner.command import logs
 from oban_sa.states import JobState
@@ -314,3 +315,19 @@ def test_one_of_several_runners_names_its_node_in_json(configured: Callable[...,
     stream = configured(log_format="json", node="web.2")
     logging.getLogger("oban_sa.runner").info("hello")
     assert '"node":"web.2"' in stream.getvalue()
+
+
+def test_what_a_row_says_wrongly_is_logged_without_a_traceback(configured: Callable[..., io.StringIO]) -> None:
+    stream = configured()
+    try:
+        raise InvalidArguments("welcome: args.user_id must be a whole number, not 'x'", path="args.user_id")
+    except InvalidArguments as raised:
+        error = raised
+    event = telemetry.JobException(**FACTS, state=JobState.RETRYABLE, duration=2.0, error=error, retry_in=17.0)
+    telemetry.emit(event)
+    assert "Traceback" in stream.getvalue()
+    stream.truncate(0)
+    error.traced = False
+    telemetry.emit(event)
+    assert "Traceback" not in stream.getvalue()
+    assert "InvalidArguments: welcome: args.user_id must be a whole number, not 'x'" in stream.getvalue()

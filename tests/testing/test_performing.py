@@ -5,14 +5,24 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Session
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.orm import Session, sessionmaker
 
 from oban_sa import Cancel, Job, Record, Snooze, enqueue, job, ref, worker
-from oban_sa.errors import InvalidArguments, InvalidJob, InvalidOption, JobNotFound, WorkerNotFound
-from oban_sa.testing import perform_job
+from oban_sa.errors import (
+    InvalidArguments,
+    InvalidJob,
+    InvalidOption,
+    JobNotFound,
+    ReferenceOutsideSession,
+    WorkerNotFound,
+)
+from oban_sa.testing import drain, inline, perform_job
+from oban_sa.workers import Registry
 from tests.testing import workers
 from tests.testing.workers import Echo, Order, Ship, add, cancel, fail, record, registry, snooze, where_am_i
+from tests.workers.entities import Base, User
 
 
 def test_async_code_runs_where_there_is_no_loop() -> None:
@@ -174,3 +184,76 @@ def test_timeouts_and_backoffs_are_left_to_runners() -> None:
             return "done"
 
     assert perform_job(Impatient) == "done"
+
+
+async def test_mapped_objects_are_loaded_from_the_given_session(sessions: async_sessionmaker[AsyncSession]) -> None:
+    own = Registry()
+
+    @job(registry=own)
+    async def rename(session: AsyncSession, user: User, name: str) -> User:
+        user.name = name
+        return user
+
+    @job(registry=own)
+    def rename_in_thread(session: Session, users: list[User]) -> list[str]:
+        return [user.name for user in users]
+
+    async with sessions() as session:
+        await (await session.connection()).run_sync(Base.metadata.create_all)
+        user = User(name="old")
+        session.add(user)
+        assert await perform_job(rename.new(user, "new"), session=session, registry=own) is user
+        assert await perform_job(rename, {"user": user, "name": "newer"}, session=session) is user
+        assert await perform_job(rename_in_thread, {"users": [user]}, session=session) == ["newer"]
+        await session.execute(text("DELETE FROM users"))
+        session.expunge_all()
+        assert await perform_job(rename, {"user": {"entity": "User", "id": user.id}, "name": "x"}, session=session) == (
+            Cancel(f"rename: args.user is the User {user.id}, and there is no such row any more")
+        )
+        await session.rollback()
+
+
+def test_a_pending_object_needs_a_session(sync_sessions: sessionmaker[Session]) -> None:
+    own = Registry()
+
+    @job(registry=own)
+    def greet(session: Session, user: User) -> str:
+        return user.name
+
+    with sync_sessions() as session:
+        Base.metadata.create_all(session.connection())
+        user = User(name="Ada")
+        with pytest.raises(ReferenceOutsideSession, match="<User> still has no key after the flush"):
+            perform_job(greet.new(user), session=session, registry=own)
+        session.add(user)
+        assert perform_job(greet.new(user), session=session, registry=own) == "Ada"
+        session.rollback()
+
+
+async def test_they_are_loaded_by_drain_and_inline_as_well(engine: AsyncEngine) -> None:
+    own = Registry()
+
+    @job(registry=own)
+    async def visit(session: AsyncSession, user: User) -> None:
+        user.visits += 1
+
+    @job(registry=own)
+    def visit_in_thread(session: Session, user: User) -> None:
+        user.visits += 10
+
+    async with engine.begin() as connection:
+        await connection.run_sync(Base.metadata.create_all)
+    async with AsyncSession(engine, expire_on_commit=False) as session, session.begin():
+        session.add(user := User())
+        visit.enqueue(session, user)
+        visit_in_thread.enqueue(session, user)
+        assert (await drain(session, registry=own))["completed"] == 2
+        await session.refresh(user)
+        assert user.visits == 11
+    with inline(registry=own) as ran:
+        async with AsyncSession(engine, expire_on_commit=False) as session, session.begin():
+            visit.enqueue(session, user)
+            visit_in_thread.enqueue(session, user)
+    assert ran.counts["completed"] == 2
+    async with AsyncSession(engine) as session:
+        assert (await session.get_one(User, user.id)).visits == 22

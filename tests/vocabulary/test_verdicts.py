@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import json
 import math
+import pickle
 from concurrent.futures import ProcessPoolExecutor
 from datetime import timedelta
 from multiprocessing import get_context
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oban_sa import backoff, verdicts
-from oban_sa.errors import AttemptCancelled, AttemptOrphaned, AttemptTimedOut, WorkerNotFound
+from oban_sa.errors import AttemptCancelled, AttemptOrphaned, AttemptTimedOut, InvalidArguments, WorkerNotFound
 from oban_sa.outcomes import Cancel, Record, Snooze
 from oban_sa.states import JobState
 from oban_sa.verdicts import MAX_ERROR, Attempt, Verdict, error_text, given_back, judge, orphaned, storable
@@ -401,3 +402,12 @@ def test_the_backoff_of_a_verdict_is_jittered_so_that_jobs_which_failed_together
     waits = {judge(Attempt(1, 10, 20), ValueError()).delay for _ in range(20)}
     assert len(waits) > 1
     assert min(waits) >= backoff.exponential(10)
+
+
+def test_what_a_row_says_wrongly_is_one_line_without_a_traceback():
+    error: Any = raised(InvalidArguments("welcome: args.user_id must be a whole number, not 'x'", path="args.user_id"))
+    assert "Traceback" in error_text(error)
+    error.traced = False
+    assert error_text(error) == "InvalidArguments: welcome: args.user_id must be a whole number, not 'x'"
+    assert error_text(error, "Traceback of another process") == error_text(error)
+    assert error_text(pickle.loads(pickle.dumps(error))) == error_text(error)

@@ -643,7 +643,7 @@ def test_a_class_that_can_not_work_is_refused(cls: Any, message: str) -> None:
 
 
 def test_async_code_can_not_be_sent_to_a_thread() -> None:
-    with pytest.raises(InvalidOption, match='async and runs on the loop; .*executor="thread"'):
+    with pytest.raises(InvalidOption, match=r'async and runs on the loop; .*executor="thread"'):
 
         @worker(executor="thread")
         class Send:
