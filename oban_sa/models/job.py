@@ -25,6 +25,9 @@ from oban_sa.models.types import (
 from oban_sa.periods import Period
 from oban_sa.states import JobState
 
+# A mapper sends NULL for what has no value, in a parameter of its own for each job; not so where None is a value too.
+_EVENTUALLY: Final = UTCDateTime().evaluates_none()
+
 
 class Job(Base):
     """A unit of work: which worker, with what arguments, when, and what became of it.
@@ -44,14 +47,14 @@ class Job(Base):
     max_attempts: Mapped[int] = mapped_column(Integer, server_default=text("20"))
     inserted_at: Mapped[datetime] = mapped_column(UTCDateTime, server_default=UTC_NOW)
     scheduled_at: Mapped[datetime] = mapped_column(ScheduledAt, server_default=UTC_NOW)
-    attempted_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
-    completed_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    attempted_at: Mapped[datetime | None] = mapped_column(_EVENTUALLY)
+    completed_at: Mapped[datetime | None] = mapped_column(_EVENTUALLY)
     attempted_by: Mapped[list[str]] = mapped_column(Labels, server_default=text("'{}'::text[]"))
-    discarded_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    discarded_at: Mapped[datetime | None] = mapped_column(_EVENTUALLY)
     priority: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     tags: Mapped[list[str]] = mapped_column(Labels, server_default=text("'{}'::text[]"))
     meta: Mapped[dict[str, Any]] = mapped_column(JSONObject("meta"), server_default=text("'{}'::jsonb"))
-    cancelled_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    cancelled_at: Mapped[datetime | None] = mapped_column(_EVENTUALLY)
 
     __table_args__ = (
         CheckConstraint("attempt >= 0 AND attempt <= max_attempts", name="attempt_range"),
@@ -256,6 +259,7 @@ _manager: Final[Any] = Job.__mapper__.class_manager
 _new_instance: Final[Any] = _manager.new_instance
 _OWN_LISTENERS: Final = len(_manager.dispatch.init)  # SQLAlchemy's own, who sees to it that mappers are configured
 _STATES: Final = {state.value: state for state in JobState}
+_LATER: Final = ("attempted_at", "completed_at", "discarded_at", "cancelled_at")
 _MOMENTS: Final = ("inserted_at", "scheduled_at", "attempted_at", "cancelled_at", "completed_at", "discarded_at")
 
 
@@ -300,7 +304,7 @@ def _start_without_errors(job: Job, value: Any, loaded: dict[str, Any]) -> list[
 
 
 @event.listens_for(Job, "before_insert")
-def _write_errors_only_where_there_are_any(mapper: Mapper[Job], connection: Any, job: Job) -> None:
+def _write_only_what_there_is(mapper: Mapper[Job], connection: Any, job: Job) -> None:
     # The column's default is right in the table of either family, and what can't be batched stays rare.
     loaded: dict[str, Any] = job.__dict__  # pyright: ignore[reportAssignmentType]
     entries = loaded.get("errors")
@@ -308,13 +312,18 @@ def _write_errors_only_where_there_are_any(mapper: Mapper[Job], connection: Any,
         loaded["errors"] = ErrorEntries(entries)
     else:
         loaded.pop("errors", None)
+    for moment in _LATER:
+        if loaded.get(moment) is None:
+            loaded.pop(moment, None)
     if loaded.get("scheduled_at") is None and loaded.get("inserted_at") is not None:
         loaded["scheduled_at"] = loaded["inserted_at"]
 
 
 @event.listens_for(Job, "after_insert")
-def _schedule_as_the_database_did(mapper: Mapper[Job], connection: Any, job: Job) -> None:
+def _know_what_the_database_made_of_it(mapper: Mapper[Job], connection: Any, job: Job) -> None:
     # Without a schedule the database put the same now into both columns.
     loaded: dict[str, Any] = job.__dict__  # pyright: ignore[reportAssignmentType]
     if loaded.get("scheduled_at") is None:
         loaded["scheduled_at"] = loaded["inserted_at"]
+    for moment in _LATER:
+        loaded.setdefault(moment, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -551,5 +552,90 @@ def test_an_added_job_with_a_reference_to_nowhere_is_refused_by_the_flush(place:
         with place.counting() as sent, pytest.raises(ReferenceOutsideSession, match=r"args\.user .* is in no session"):
             session.flush()
         assert sent == []
+
+    place.run(work)
+
+
+# What it costs
+
+
+@pytest.mark.parametrize(("count", "inserts"), [(1, 1), (10, 1), (100, 1), (1_000, 1), (10_000, 10)])
+def test_a_thousand_jobs_share_an_insert_and_all_an_announcement(place: Place, count: int, inserts: int) -> None:
+    def work(session: Session) -> None:
+        enqueue_many(session, [a_job() for _ in range(count)])
+        session.commit()
+
+    if count > 1_000 and place.driver != "asyncpg":
+        pytest.skip("one driver is enough for so many")
+    with place.counting() as sent:
+        place.run(work)
+
+    assert [statement.split()[0] for statement in sent] == ["INSERT"] * inserts + ["SELECT"]
+    assert len(place.jobs()) == count
+
+
+def test_one_job_costs_a_transaction_one_statement_and_its_announcement(place: Place) -> None:
+    def work(session: Session, *jobs: Job) -> None:
+        session.add(User())
+        enqueue_many(session, jobs)
+        session.commit()
+
+    with place.counting() as without:
+        place.run(work)
+    with place.counting() as sent:
+        place.run(lambda session: work(session, a_job()))
+
+    added = [statement for statement in sent if statement not in without]
+    assert len(sent) == len(without) + 2
+    assert [("oban_jobs" in statement, "pg_notify" in statement) for statement in added] == [
+        (True, False),
+        (False, True),
+    ]
+
+
+def test_what_has_no_value_yet_is_neither_sent_nor_fetched_back(place: Place) -> None:
+    def work(session: Session) -> None:
+        first, second = enqueue_many(session, [a_job(), a_job()])
+        session.flush()
+        with place.counting() as sent:
+            for moment in ("attempted_at", "completed_at", "cancelled_at", "discarded_at"):
+                assert getattr(first, moment) is None
+                assert moment not in inspect(second).unloaded
+        assert sent == []
+
+    with place.counting() as sent:
+        place.run(work)
+
+    (insert,) = sent
+    for moment in ("attempted_at", "completed_at", "cancelled_at", "discarded_at"):
+        assert moment not in insert
+    returned = insert.partition("RETURNING")[2]
+    for column in ("state", "queue", "worker", "args", "meta", "tags", "priority", "attempted_by"):
+        assert f"{column}" not in returned
+
+
+def test_a_moment_that_was_given_is_written(place: Place) -> None:
+    moment = datetime(2030, 1, 2, tzinfo=UTC)
+
+    def work(session: Session) -> datetime | None:
+        session.add(a_job(state=JobState.COMPLETED, completed_at=moment))
+        session.add(a_job())
+        session.commit()
+        found = session.scalars(select(Job.completed_at).order_by(Job.id)).all()
+        assert found[1] is None
+        return found[0]
+
+    assert place.run(work) == moment
+
+
+def test_a_session_that_enqueues_nothing_is_as_it_would_be_without_us(place: Place) -> None:
+    def work(session: Session) -> None:
+        session.add(User())
+        session.commit()
+        assert session.info == {}
+        for name in ("before_flush", "after_flush", "before_commit", "after_commit", "after_soft_rollback"):
+            assert not list(getattr(session.dispatch, name))
+        for name in ("before_insert", "after_insert", "before_update", "expire"):
+            assert not list(getattr(inspect(User).dispatch, name, ()))
 
     place.run(work)
