@@ -184,7 +184,7 @@ def test_the_tables_are_those_of_the_code(table: object) -> None:
 def test_every_setting_has_a_row() -> None:
     rows = readme.between("settings").splitlines()
     for setting in fields(Settings):
-        name = {"imports": "import"}.get(setting.name, setting.name)
+        name = {"imports": "import", "schemas": "schema"}.get(setting.name, setting.name)
         if name not in NO_FLAG:
             (row,) = [row for row in rows if re.match(rf"\| `--{name.replace('_', '-')}[ `]", row)]
             assert f"[`OBAN_{name.upper()}`]" in row or name in ONLY_FLAG, row
