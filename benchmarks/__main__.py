@@ -83,8 +83,12 @@ def main(arguments: list[str] | None = None) -> int:
     pythons, left_out = contenders(given)
     only = _names(given.only)
     chosen = [each for each in SCENARIOS if (each.name in only if only else given.large or not each.large)]
-    with server(given.database_url) as url, asyncio.Runner(loop_factory=loop_factory()) as runner:
-        return runner.run(measure(given, url, chosen, pythons, left_out))
+    try:
+        with server(given.database_url) as url, asyncio.Runner(loop_factory=loop_factory()) as runner:
+            return runner.run(measure(given, url, chosen, pythons, left_out))
+    except KeyboardInterrupt:
+        print(f"\nstopped; --resume goes on after the last scenario that {given.results} holds", file=sys.stderr)
+        return 130
 
 
 def contenders(given: argparse.Namespace) -> tuple[dict[str, tuple[str, str]], dict[str, str]]:
