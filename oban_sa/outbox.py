@@ -154,9 +154,10 @@ class Outbox:
                 self._announcing.sent(connection)
 
     def receive(self, session: Session, connection: Connection, queues: set[str]) -> None:
-        """Take note of available jobs that a statement, and no flush, wrote on `connection`."""
+        """Take note that a statement, and no flush, wrote jobs on `connection`, available ones for `queues`."""
         if not self._listens:
             self.listen(session)
+        self._homes.add(connection)
         if news := self._announcing.receive(session, connection, queues, at_once=False):
             connection.execute(notifying.NOTIFY, news)
             self._announcing.sent(connection)

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Numeric,
     Select,
     SelectBase,
+    SQLColumnExpression,
     Subquery,
     func,
     inspect,
@@ -52,13 +53,13 @@ Target: TypeAlias = type[Any] | Function[..., ..., Any] | Calls[...]
 class SelectOptions(TypedDict, total=False):
     """What all the jobs of a select are told alike, or each by an expression over its row."""
 
-    queue: str | ColumnElement[str]
-    priority: int | ColumnElement[int]
+    queue: str | SQLColumnExpression[str]
+    priority: int | SQLColumnExpression[int]
     max_attempts: int
     tags: Iterable[str] | None
     meta: dict[str, Any] | None
-    scheduled_at: datetime | ColumnElement[Any] | None
-    schedule_in: Period | ColumnElement[Any] | None
+    scheduled_at: datetime | SQLColumnExpression[Any] | None
+    schedule_in: Period | SQLColumnExpression[Any] | None
 
 
 _OPTIONS: Final = frozenset(SelectOptions.__annotations__)
@@ -105,9 +106,8 @@ def _written(session: Session, statement: Select[Any]) -> int:
         session.flush()
     connection = session.connection(bind_arguments={"mapper": Job.__mapper__})
     found: Any = connection.execute(statement).all()
-    queues = {row.queue for row in found if row.available}
-    if queues:
-        Outbox.of(session).receive(session, connection, queues)
+    if found:
+        Outbox.of(session).receive(session, connection, {row.queue for row in found if row.available})
     return sum(row.number for row in found)
 
 

@@ -60,10 +60,10 @@ class Oban(JobControl, QueueControl):
     async def enqueue_many(self, jobs: Jobs) -> int:
         """Store any number of jobs, all or none of them, and return how many; their ids stay unknown.
 
-        `jobs` may be a generator, also an asynchronous one: a bounded number of them is held at a time, and the
-        transaction is open while it runs. On asyncpg they are streamed by COPY, which is many times faster than a
-        session. Raises `InvalidArguments` for values JSON can't hold and for references, `InvalidJob` for jobs that are
-        stored already.
+        `jobs` may be a generator, also an asynchronous one: it is read job by job and the transaction is open while it
+        runs, so memory stays bounded. They are streamed by COPY, which is many times faster than a session, while the
+        next ones are being made. Raises `InvalidArguments` for values JSON can't hold and for references, `InvalidJob`
+        for jobs that can't be enqueued; `index` says which one, and nothing was stored.
         """
         return await copy(self._transactions.engine, jobs, schema=self.schema, announcing=self.announce)
 

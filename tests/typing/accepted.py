@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, TypedDict, assert_type
 from uuid import UUID
 
+from sqlalchemy import literal, select, union_all
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, selectinload
 
@@ -14,6 +15,7 @@ from oban_sa.enqueueing import enqueue, enqueue_many
 from oban_sa.models import Job
 from oban_sa.outcomes import Cancel, Result, Snooze
 from oban_sa.references import ref
+from oban_sa.selecting import enqueue_select
 from oban_sa.workers import ForUpdate, Worker, current_job, job, worker
 
 
@@ -210,6 +212,13 @@ async def functions(session: AsyncSession, sync_session: Session) -> None:
     assert_type(locked.new(User(), others=[Admin()]), Job)
 
 
+async def selects(async_session: AsyncSession, async_scoped: async_scoped_session[AsyncSession]) -> None:
+    rows = select(User.id.label("user_id"))
+    awaited = enqueue_select(async_session, with_both, rows, queue=literal("slow"), schedule_in=User.id * 60)
+    assert_type(await awaited, int)
+    assert_type(await enqueue_select(async_scoped, anything, rows), int)
+
+
 def sessions(
     session: Session,
     async_session: AsyncSession,
@@ -222,6 +231,11 @@ def sessions(
     assert_type(enqueue(scoped, one), Job)
     assert_type(enqueue(async_scoped, one), Job)
     assert_type(enqueue_many(session, [one]), list[Job])
+    rows = select(User.id.label("report_id"))
+    assert_type(enqueue_select(session, export_report, rows), int)
+    assert_type(enqueue_select(scoped, SendWelcome, rows, queue="slow", scheduled_at=datetime.now(UTC)), int)
+    assert_type(enqueue_select(session, Plain, union_all(rows, rows), schedule_in="5 minutes"), int)
+    assert_type(enqueue_select(session, export_report.options(queue="slow"), rows, priority=User.id), int)
     assert_type(export_report.enqueue(scoped, 7), Job)
     assert_type(SendWelcome.enqueue(async_scoped, Welcome(1)), Job)
     assert_type(one.args, dict[str, Any])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from oban_sa.enqueueing import enqueue
 from oban_sa.models import Job
+from oban_sa.selecting import enqueue_select
 from oban_sa.workers import Worker, job, worker
 
 
@@ -142,6 +144,14 @@ def functions(session: AsyncSession, one: Job) -> None:
     welcome.new(one, session, 7)  # type: ignore[arg-type, call-arg]  # pyright: ignore[reportCallIssue]
     welcome.new(session, 7)  # type: ignore[arg-type, call-arg]  # pyright: ignore[reportCallIssue]
     welcome(7)  # type: ignore[arg-type, call-arg, unused-coroutine]  # pyright: ignore[reportCallIssue]
+
+
+def selects(session: Session) -> None:
+    rows = select(User.id.label("user_id"))
+    enqueue_select(session, "send_welcome", rows)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    enqueue_select(session, SendWelcome, [1])  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    enqueue_select(session, SendWelcome, rows, queues="x")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    enqueue_select(session, SendWelcome, rows, queue=User.id)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
 def sessions(session: Session) -> None:
