@@ -174,7 +174,7 @@ class Loan:
                 "the sessions of attempts are on AUTOCOMMIT, so that nothing a worker writes could be rolled back or "
                 "be committed together with its job; give the runner a sessionmaker on an engine without it"
             )
-        given = connection.get_execution_options().get("schema_translate_map") or {}
+        given: dict[str | None, Any] = dict(connection.get_execution_options().get("schema_translate_map") or {})
         schema = self._lender.schema
         if given.get("public", schema) != schema:
             raise AttemptError(
@@ -224,8 +224,9 @@ def _pid(connection: Connection) -> int | None:
     driver: Any = connection.connection.driver_connection
     for path in ("get_server_pid", "info.backend_pid", "get_backend_pid"):
         try:
-            found = attrgetter(path)(driver)
-            return int(found() if callable(found) else found)
+            found: Any = attrgetter(path)(driver)
+            pid: Any = found() if callable(found) else found
+            return int(pid)
         except Exception:  # noqa: S112 - another driver, or a connection that was closed meanwhile
             continue
     return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, cast
 
 from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_scoped_session, async_sessionmaker
@@ -128,7 +128,7 @@ def refusal(definition: Definition, session: AsyncSession | Session) -> str | No
 def _callable(sessions: Any) -> Callable[[], Any]:
     if isinstance(sessions, (async_scoped_session, scoped_session)):
         # Sessions that are kept for a thread or a request are nobody's own.
-        sessions = sessions.session_factory
+        sessions = cast("Any", sessions).session_factory
     if isinstance(sessions, (AsyncSession, Session)):
         raise InvalidOption(f"sessions: {_a(sessions)} is one session, and each attempt has its own; {_HOW}")
     if isinstance(sessions, (AsyncEngine, Engine)):
@@ -172,7 +172,7 @@ def _engine(session: Session, schema: str) -> Engine | None:
             "sessions: its engine is on AUTOCOMMIT, so nothing could be committed together with a job or be rolled "
             "back; give a sessionmaker on an engine without it"
         )
-    given = (options.get("schema_translate_map") or {}).get("public", schema)
+    given = cast("dict[Any, Any]", options.get("schema_translate_map") or {}).get("public", schema)
     if given != schema:
         raise InvalidOption(
             f"sessions: it looks for jobs in the schema {given!r}, and the runner works in {schema!r}; "

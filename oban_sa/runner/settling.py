@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from sqlalchemy import func, inspect
 from sqlalchemy.exc import DBAPIError
@@ -16,7 +16,7 @@ from oban_sa.models import Job
 from oban_sa.sql.acking import acking_one
 from oban_sa.verdicts import Verdict
 
-ACKING_ONE: Final = acking_one().returning(func.txid_current())
+ACKING_ONE: Final = acking_one().returning(func.txid_current().label("xid"))
 """The fenced ack of one attempt; it also tells the number of the transaction that it's made in."""
 
 _BIND: Final = {"mapper": inspect(Job)}
@@ -57,7 +57,7 @@ def conclude(session: Session, job: Job, settled: Settled, committing: Callable[
         session.rollback()
         settled.written = False
         return
-    settled.xid = acked[1]
+    settled.xid = acked.xid
     if committing is not None:
         committing()
     session.commit()
@@ -86,7 +86,7 @@ def said(job: Job, verdict: Verdict) -> dict[str, Any]:
 
 def _sqlstate(error: DBAPIError) -> str | None:
     original: Any = error.orig
-    found = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
+    found: Any = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
     if found is None and isinstance(original, Exception) and original.args and isinstance(original.args[0], dict):
-        found = original.args[0].get("C")  # pg8000
-    return found
+        found = cast("dict[str, Any]", original.args[0]).get("C")  # pg8000
+    return None if found is None else str(found)

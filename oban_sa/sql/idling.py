@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
+from typing import cast as cast_type
 
 from sqlalchemy import ARRAY, Double, Executable, Integer, bindparam, cast, column, func, select, table
 
 from oban_sa.sql.literals import inline
+
+_SECONDS: Final = cast_type("Any", Double())
 
 _activity = table(
     "pg_stat_activity", column("pid", Integer()), column("state"), column("state_change"), schema="pg_catalog"
@@ -18,7 +21,7 @@ def idling() -> Executable:
 
     Parameter: `pids`.
     """
-    idle: Any = cast(func.date_part(inline("'epoch'"), func.clock_timestamp() - _activity.c.state_change), Double())
+    idle: Any = cast(func.date_part(inline("'epoch'"), func.clock_timestamp() - _activity.c.state_change), _SECONDS)
     return select(_activity.c.pid, idle.label("idle")).where(
         _activity.c.pid == func.any(bindparam("pids", type_=ARRAY(Integer()))),
         _activity.c.state.in_([inline("'idle in transaction'"), inline("'idle in transaction (aborted)'")]),

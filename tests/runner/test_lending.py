@@ -1,0 +1,402 @@
+"""The connections of attempts: as few as the pool keeps, as late as possible, and never those that the runner needs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from sqlalchemy import NullPool, event, text
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import Session, sessionmaker
+
+from oban_sa import Job, enqueue, job, telemetry
+from oban_sa.runner.allowance import Allowance
+from oban_sa.runner.gate import Gate
+from tests.runner.conftest import House
+from tests.support import eventually
+
+KINDS = ["async", "sync"]
+
+
+@pytest.fixture
+async def tight(database_url: str, house: House) -> AsyncIterator[AsyncEngine]:
+    """An engine with five connections and little patience; what the runner does, it does on this engine too."""
+    made = create_async_engine(database_url, pool_size=5, max_overflow=0, pool_timeout=1)
+    house.engine = made
+    await house.sql("CREATE TABLE effects (n int PRIMARY KEY)")
+    yield made
+    await made.dispose()
+
+
+class Most:
+    """Counts the connections of a pool that are out at once."""
+
+    def __init__(self, engine: Any) -> None:
+        self.now = self.most = 0
+        event.listen(engine, "checkout", lambda *_: self._change(1))
+        event.listen(engine, "checkin", lambda *_: self._change(-1))
+
+    def _change(self, by: int) -> None:
+        self.now += by
+        self.most = max(self.most, self.now)
+
+
+INSERT = text("INSERT INTO effects VALUES (:n)")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_hundred_jobs_share_a_pool_of_five(house: House, tight: AsyncEngine, kind: str, of: Any) -> None:
+    if kind == "async":
+
+        @job(name="worker", registry=house.registry, timeout=2)
+        async def on_loop(session: AsyncSession, n: int) -> None:
+            await session.execute(INSERT, {"n": n})
+            await session.execute(text("SELECT pg_sleep(0.15)"))
+
+    else:
+
+        @job(name="worker", registry=house.registry, timeout=2)
+        def in_thread(session: Session, n: int) -> None:
+            session.execute(INSERT, {"n": n})
+            session.execute(text("SELECT pg_sleep(0.15)"))
+
+    await house.enqueue(*(Job("worker", args={"n": n}) for n in range(100)))
+    # The last ones wait for longer than any may take, and than the pool's own patience.
+    await house.drain(queues={"default": 100})
+    assert await house.states() == {"completed": 100}
+    assert of(telemetry.JobException) == []
+    assert len(await house.sql("SELECT n FROM effects")) == 100
+    assert tight.pool.checkedout() == 0
+
+
+async def test_synchronous_connections_are_bounded_too(
+    house: House, tight: AsyncEngine, sync_sessions: sessionmaker[Session]
+) -> None:
+    @job(name="worker", registry=house.registry)
+    def in_thread(session: Session, n: int) -> None:
+        session.execute(INSERT, {"n": n})
+
+    most = Most(sync_sessions.kw["bind"])
+    await house.enqueue(*(Job("worker", args={"n": n}) for n in range(40)))
+    await house.drain(queues={"default": 40}, sessions=sync_sessions)
+    assert await house.states() == {"completed": 40}
+    assert 1 <= most.most <= 5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_no_connection_is_held_before_the_first_use_nor_after_an_early_commit(
+    house: House, tight: AsyncEngine, kind: str
+) -> None:
+    out: list[int] = []
+
+    def body(session: Session) -> None:
+        out.append(tight.pool.checkedout())
+        session.execute(text("SELECT 1"))
+        out.append(tight.pool.checkedout())
+        session.commit()
+        out.append(tight.pool.checkedout())
+        session.execute(text("SELECT 1"))
+        out.append(tight.pool.checkedout())
+
+    if kind == "async":
+
+        @job(name="worker", registry=house.registry)
+        async def on_loop(session: AsyncSession) -> None:
+            await session.run_sync(body)
+
+    else:
+
+        @job(name="worker", registry=house.registry)
+        def in_thread(session: Session) -> None:
+            body(session)
+
+    await house.enqueue(Job("worker"))
+    await house.drain()
+    assert await house.states() == {"completed": 1}
+    assert out == [0, 1, 0, 1]
+
+
+async def test_fetching_acking_and_heartbeats_never_wait_for_connections_of_jobs(
+    house: House, tight: AsyncEngine
+) -> None:
+    release = asyncio.Event()
+    holding: list[int] = []
+
+    @job(registry=house.registry)
+    async def holds(session: AsyncSession, n: int) -> None:
+        await session.execute(INSERT, {"n": n})
+        holding.append(n)
+        await release.wait()
+
+    @job(queue="other", registry=house.registry)
+    async def plain() -> None: ...
+
+    await house.enqueue(*(holds.new(n) for n in range(20)), *(plain.new() for _ in range(50)))
+    other = create_async_engine(tight.url)
+
+    async def beats() -> int:
+        async with other.connect() as connection:
+            found = await connection.execute(text("SELECT max(xmin::text::bigint) FROM oban_producers"))
+            return found.scalar_one()
+
+    async def done() -> bool:
+        async with other.connect() as connection:
+            found = await connection.execute(text("SELECT count(*) FROM oban_jobs WHERE state = 'completed'"))
+            return found.scalar_one() == 50
+
+    async with house.runner(queues={"default": 20, "other": 5}):
+        await eventually(lambda: len(holding) == 5)
+        await eventually(done)
+        assert tight.pool.checkedout() == 5
+        for _ in range(3):
+            before = await beats()
+
+            async def later(before: int = before) -> bool:
+                return await beats() != before
+
+            await eventually(later)
+        assert len(holding) == 5
+        release.set()
+        await eventually(lambda: len(holding) == 20)
+    await other.dispose()
+
+
+async def test_attempts_outlast_others_that_hold_the_whole_pool(
+    house: House, tight: AsyncEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    @job(registry=house.registry, timeout=0.5)
+    async def waits(session: AsyncSession) -> None:
+        await session.execute(text("SELECT 1"))
+
+    async with house.runner():
+        held = [await tight.connect() for _ in range(5)]
+        async with AsyncSession(held[0]) as session:
+            enqueue(session, waiting := waits.new())
+            await session.commit()
+        await held[0].commit()
+        job_id = waiting.id
+        await eventually(lambda: "waits for a connection: others hold all" in caplog.text)
+        for each in held:
+            await each.close()
+        await house.becomes(job_id, "completed")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_an_attempt_that_waits_for_a_connection_can_be_stopped(
+    house: House, tight: AsyncEngine, kind: str
+) -> None:
+    started: list[int] = []
+
+    if kind == "async":
+
+        @job(name="worker", registry=house.registry)
+        async def on_loop(job: Job, session: AsyncSession) -> None:
+            started.append(job.id)
+            await session.execute(text("SELECT pg_sleep(60)"))
+
+    else:
+
+        @job(name="worker", registry=house.registry)
+        def in_thread(job: Job, session: Session) -> None:
+            started.append(job.id)
+            session.execute(text("SELECT pg_sleep(60)"))
+
+    await house.enqueue(*(Job("worker") for _ in range(10)))
+    async with house.runner(grace=0):
+        await eventually(lambda: len(started) == 10 and tight.pool.checkedout() == 5)
+    assert await house.states() == {"available": 10}
+    assert tight.pool.checkedout() == 0
+
+
+async def test_a_thread_that_waits_for_a_statement_is_interrupted_at_once(house: House) -> None:
+    @job(registry=house.registry, timeout=0.2, backoff=60)
+    def sleeps(session: Session) -> None:
+        session.execute(text("SELECT pg_sleep(60)"))
+
+    [job_id] = await house.enqueue(sleeps.new())
+    async with house.runner():
+        found = await house.becomes(job_id, "retryable")
+    assert found.errors[0]["error"].startswith("AttemptTimedOut: ")
+    assert (
+        await house.sql("SELECT 1 FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)' AND state = 'active'") == []
+    )
+
+
+async def test_a_thread_that_was_struck_in_python_leaves_no_connection_behind(house: House) -> None:
+    stop = threading.Event()
+
+    @job(registry=house.registry, timeout=0.2, backoff=60)
+    def spins(session: Session) -> None:
+        session.execute(text("SELECT 1"))
+        while not stop.wait(0.001):
+            pass
+
+    ids = await house.enqueue(*(spins.new() for _ in range(5)))
+    async with house.runner():
+        for job_id in ids:
+            await house.becomes(job_id, "retryable")
+    assert house.engine.pool.checkedout() == 0
+    stop.set()
+
+
+async def test_threads_see_a_connection_that_breaks_as_what_it_is(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    @job(registry=house.registry, backoff=60)
+    def breaks(session: Session) -> None:
+        session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+    [job_id] = await house.enqueue(breaks.new())
+    with caplog.at_level(logging.ERROR):
+        async with house.runner():
+            await house.becomes(job_id, "retryable")
+    assert "terminating connection" not in caplog.text
+    assert house.engine.pool.checkedout() == 0
+
+
+async def test_a_pool_without_limits_needs_no_gate(house: House, database_url: str) -> None:
+    engine = create_async_engine(database_url, poolclass=NullPool)
+    together: list[int] = []
+    everybody = asyncio.Event()
+
+    @job(registry=house.registry)
+    async def meets(job: Job, session: AsyncSession) -> None:
+        await session.execute(text("SELECT 1"))
+        together.append(job.id)
+        if len(together) == 8:
+            everybody.set()
+        await everybody.wait()
+
+    await house.enqueue(*(meets.new() for _ in range(8)))
+    await house.drain(sessions=async_sessionmaker(engine))
+    assert await house.states() == {"completed": 8}
+
+
+# The gate and the clock
+
+
+async def test_places_are_given_in_turn_and_never_lost() -> None:
+    gate = Gate(2)
+    order: list[int] = []
+
+    async def enter(n: int) -> None:
+        await gate.enter()
+        order.append(n)
+        await asyncio.sleep(0)
+        gate.leave()
+
+    tasks = [asyncio.create_task(enter(n)) for n in range(20)]
+    await asyncio.sleep(0)
+    for n in (5, 6, 11):
+        tasks[n].cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert order == [n for n in range(20) if n not in (5, 6, 11)]
+    assert (gate.taken, gate.waiting) == (0, 0)
+
+
+async def test_a_place_that_was_given_to_whoever_left_goes_to_the_next() -> None:
+    gate = Gate(1)
+    await gate.enter()
+    first, second = asyncio.create_task(gate.enter()), asyncio.create_task(gate.enter())
+    await asyncio.sleep(0)
+    gate.leave()
+    first.cancel()
+    await second
+    assert gate.taken == 1
+
+
+async def test_places_beyond_are_for_those_who_have_waited() -> None:
+    gate = Gate(1, beyond=1)
+    await gate.enter()
+    second = asyncio.create_task(gate.enter())
+    await asyncio.sleep(0)
+    assert not second.done()
+    await second
+    third = asyncio.create_task(gate.enter())
+    await asyncio.sleep(0)
+    await eventually(lambda: asyncio.get_running_loop().time() >= gate._waiting[0][1])
+    assert gate.taken == 2
+    gate.leave()
+    await third
+    assert gate.taken == 2
+
+
+async def test_time_does_not_pass_while_it_is_paused() -> None:
+    allowance, over = Allowance(0.05), asyncio.Event()
+    allowance.begin(over.set)
+    with allowance.paused():
+        await asyncio.sleep(0.1)
+        assert not over.is_set()
+    await over.wait()
+
+
+# Idle in a transaction
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_one_that_idles_in_a_transaction_is_named_once(
+    house: House, of: Any, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    release = threading.Event()
+    released = asyncio.Event()
+
+    if kind == "async":
+
+        @job(name="shop.idles", registry=house.registry)
+        async def on_loop(session: AsyncSession) -> None:
+            await session.execute(text("SELECT 1"))
+            await released.wait()
+
+    else:
+
+        @job(name="shop.idles", registry=house.registry)
+        def in_thread(session: Session) -> None:
+            session.execute(text("SELECT 1"))
+            release.wait(20)
+
+    @job(name="shop.works", registry=house.registry)
+    async def works(session: AsyncSession) -> None:
+        await session.execute(text("SELECT pg_sleep(1)"))
+
+    [job_id, _] = await house.enqueue(Job("shop.idles"), Job("shop.works"))
+    async with house.runner(idle_in_transaction_after=0.1):
+        await eventually(lambda: of(telemetry.JobIdle))
+        await eventually(lambda: [event for event in of(telemetry.JobStop) if event.worker == "shop.works"])
+        release.set()
+        released.set()
+        await house.becomes(job_id, "completed")
+    [said] = of(telemetry.JobIdle)
+    assert (said.job_id, said.worker) == (job_id, "shop.idles")
+    assert said.idle >= 0.1
+    assert caplog.text.count(f"job {job_id} shop.idles has left its connection idle in a transaction for") == 1
+
+
+async def test_nobody_is_asked_while_no_attempt_holds_a_connection_for_long(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from oban_sa.runner.idle import Idle
+
+    ticked: list[bool] = []
+    tick = Idle.tick
+
+    async def counted(self: Idle) -> float:
+        monkeypatch.setattr(self, "_line", None)  # asking would be an error
+        ticked.append(True)
+        return await tick(self)
+
+    monkeypatch.setattr(Idle, "tick", counted)
+    monkeypatch.setattr(Idle, "close", lambda self: asyncio.sleep(0))
+
+    @job(registry=house.registry)
+    async def quick(session: AsyncSession) -> None:
+        await session.execute(text("SELECT 1"))
+
+    async with house.runner(idle_in_transaction_after=0.5) as runner:
+        await house.enqueue(quick.new())
+        await eventually(lambda: len(ticked) > 3)
+        assert runner is not None
+    assert await house.states() == {"completed": 1}
