@@ -26,6 +26,7 @@ from contextvars import ContextVar
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
+from functools import lru_cache
 from os import PathLike
 from typing import Any, Final
 from uuid import UUID
@@ -233,10 +234,12 @@ def _plain_model(value: Any, kind: type[Any], depth: int) -> Any:
         raise _too_deep()
     if callable(getattr(kind, "model_dump", None)):
         if _mapped.get() is not None and _has_mapped(vars(value)):  # which pydantic may know, and take apart
-            return _plain_object({name: getattr(value, name) for name in kind.model_fields}, depth + 1)
+            by_alias = _by_alias(kind)
+            fields = {(field.alias or name) if by_alias else name: name for name, field in kind.model_fields.items()}
+            return _plain_object({key: getattr(value, name) for key, name in fields.items()}, depth + 1)
         try:
-            dumped = value.model_dump(mode="json")
-            _check_lost(dumped, value)
+            dumped = value.model_dump(mode="json", by_alias=(by_alias := _by_alias(kind)))
+            _check_lost(value.model_dump(mode="json") if by_alias else dumped, value)
         except Exception:  # something inside that pydantic doesn't know, such as a Reference: look at it here
             dumped = _dumped(value)
         return _plain(dumped, depth + 1)
@@ -253,6 +256,15 @@ def _plain_model(value: Any, kind: type[Any], depth: int) -> Any:
     raise _NotJSONError(f"is {articled(kind.__name__)}, which JSON can't hold; {_instead(value, kind)}")
 
 
+@lru_cache(maxsize=1000)
+def _by_alias(kind: Any) -> bool:
+    """Whether a pydantic model could not be read back by the names of its fields."""
+    config: Any = getattr(kind, "model_config", {})
+    if config.get("populate_by_name") or config.get("validate_by_name"):
+        return False
+    return any(field.alias is not None for field in getattr(kind, "model_fields", {}).values())
+
+
 def _has_mapped(value: Any) -> bool:
     if isinstance(value, dict):
         return any(_has_mapped(item) for item in value.values())
@@ -265,7 +277,8 @@ def _has_mapped(value: Any) -> bool:
 
 def _dumped(value: Any) -> Any:
     try:
-        return value.model_dump(warnings=False)  # a reference is not of the type its field has
+        # Without warnings: a reference is not of the type its field has.
+        return value.model_dump(warnings=False, by_alias=_by_alias(type(value)))
     except Exception as error:
         raise _NotJSONError(f"is {articled(type(value).__name__)} that can't be dumped: {error}") from error
 

@@ -17,7 +17,7 @@ from uuid import UUID
 from oban_sa.errors import InvalidOption, nearest
 from oban_sa.workers import foreign
 from oban_sa.workers.entities import Entity, How, how_of, is_mapped, mapped_within, says_how
-from oban_sa.workers.fitting import Decode, Gone, Locked, Misfit, at, shown
+from oban_sa.workers.fitting import Decode, Gone, Locked, Misfit, at, is_typed_dict, shown
 
 
 class Unknown(InvalidOption):
@@ -49,9 +49,10 @@ class Decoders:
     def of(self, annotation: Any) -> Decode:
         """Return the decoder of `annotation`.
 
-        Converted are datetime, date, time, UUID, Decimal, Enum, dataclasses, TypedDicts, pydantic and msgspec models,
-        and mapped classes, alone or inside lists, tuples, sets, dicts and unions (the first member that fits). Texts,
-        numbers, bools and None are checked and left alone, a whole number fits `float`. Anything else is left alone.
+        Converted are datetime, date, time, UUID, Decimal, Enum, dataclasses, TypedDicts, NamedTuples, pydantic and
+        msgspec models, and mapped classes, alone or inside lists, tuples, sets, dicts and unions (the first member that
+        fits). Texts, numbers, bools and None are checked and left alone, a whole number fits `float`. Anything else is
+        left alone.
         Raises `Unknown` where a field's annotation names something that doesn't exist, and `InvalidOption` for an
         annotation that can't be meant.
         """
@@ -73,8 +74,6 @@ class Decoders:
             return self._of_generic(origin, typing.get_args(annotation))
         if isinstance(annotation, type):
             return self._of_class(annotation)
-        if typing.is_typeddict(annotation):
-            return self._remembered(annotation, self._typed_dict)
         return as_is
 
     def _of_generic(self, origin: Any, args: tuple[Any, ...]) -> Decode:
@@ -126,6 +125,8 @@ class Decoders:
     def _of_class(self, cls: Any) -> Decode:
         if is_mapped(cls):
             return self._entity(cls)
+        if is_typed_dict(cls):
+            return self._remembered(cls, self._typed_dict)
         if issubclass(cls, Enum):
             return _enum(cls)
         if cls in _COLLECTIONS:
@@ -134,8 +135,8 @@ class Decoders:
             return _collection(tuple, as_is)
         if cls in _MAPPINGS:
             return _mapping(as_is)
-        if typing.is_typeddict(cls):
-            return self._remembered(cls, self._typed_dict)
+        if issubclass(cls, tuple) and hasattr(cls, "_fields"):
+            return self._remembered(cls, self._named_tuple)
         if hasattr(cls, "model_validate_json"):
             return self._remembered(cls, self._pydantic)
         if hasattr(cls, "__struct_fields__"):
@@ -183,6 +184,11 @@ class Decoders:
             or (origin is not NotRequired and name in cls.__required_keys__)
         ]
         return _fields(cls.__name__, {name: self.of(hint) for name, hint in hints.items()}, required, make=dict)
+
+    def _named_tuple(self, cls: Any) -> Decode:
+        hints = self._hints(cls)
+        decode = _tuple([self._item(hints.get(name, Any)) for name in cls._fields])
+        return lambda value: cls(*decode(value))
 
     def _pydantic(self, cls: Any) -> Decode:
         loading = self._loading(cls)

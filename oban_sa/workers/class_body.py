@@ -19,7 +19,7 @@ from oban_sa.periods import Period
 from oban_sa.workers.arguments import Decoders, Unknown, as_is
 from oban_sa.workers.body import AttemptSession, check_crossing, check_function, check_session, place, runner_of
 from oban_sa.workers.entities import is_mapped, mapped_within, refuse_untaken, taking, waits
-from oban_sa.workers.fitting import Decode, Misfit, shown, untraced
+from oban_sa.workers.fitting import Decode, Misfit, is_typed_dict, shown, untraced
 from oban_sa.workers.loading import Answered, check_entities, loaded
 from oban_sa.workers.options import Executor, OnMissing, Options
 from oban_sa.workers.parameters import Given, Parameter, Unresolved, meaning, parameters, without_none
@@ -290,7 +290,7 @@ def _is_object(annotation: Any) -> bool:
     if not inspect.isclass(origin) or is_mapped(origin):
         return False
     return (
-        typing.is_typeddict(origin)
+        is_typed_dict(origin)
         or issubclass(origin, Mapping)
         or is_dataclass(origin)
         or hasattr(origin, "model_validate_json")
@@ -306,7 +306,7 @@ def _agree(declared: Any, annotation: Any) -> bool:
 
 def _is_mapping(annotation: Any) -> bool:
     origin: Any = typing.get_origin(annotation) or annotation
-    return inspect.isclass(origin) and not typing.is_typeddict(origin) and issubclass(origin, Mapping)
+    return inspect.isclass(origin) and not is_typed_dict(origin) and issubclass(origin, Mapping)
 
 
 def _called(annotation: Any) -> str:

@@ -21,7 +21,7 @@ from sqlalchemy.orm.interfaces import ORMOption
 from oban_sa.errors import InvalidArguments, InvalidOption
 from oban_sa.references import Reference
 from oban_sa.targets import entity_name, references
-from oban_sa.workers.fitting import Decode, Misfit, at, shown
+from oban_sa.workers.fitting import Decode, Misfit, at, is_typed_dict, shown
 from oban_sa.workers.locks import ForUpdate
 
 
@@ -213,7 +213,7 @@ def mapped_within(annotation: Any, local: Mapping[str, Any], seen: set[Any] | No
 def _has_fields(cls: Any) -> bool:
     return (
         dataclasses.is_dataclass(cls)
-        or typing.is_typeddict(cls)
+        or is_typed_dict(cls)
         or hasattr(cls, "model_validate_json")
         or hasattr(cls, "__struct_fields__")
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import typing
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -64,6 +65,11 @@ def step(key: str | int) -> str:
     if isinstance(key, int):
         return f"[{key}]"
     return f".{key}" if key.isidentifier() else f"[{json.dumps(key)}]"
+
+
+def is_typed_dict(cls: Any) -> bool:
+    """Whether a class is a TypedDict, be it of `typing` or of `typing_extensions`, which pydantic asks for."""
+    return typing.is_typeddict(cls) or (hasattr(cls, "__total__") and hasattr(cls, "__required_keys__"))
 
 
 def shown(value: Any) -> str:
