@@ -54,6 +54,12 @@ def pid() -> int:
 
 
 @job(executor="process")
+def dozes(seconds: float) -> int:
+    time.sleep(seconds)
+    return os.getpid()
+
+
+@job(executor="process")
 def linger(path: str) -> None:
     note(path)
     time.sleep(60)

@@ -227,8 +227,10 @@ class Child:
         with self._lock:
             code = process.exitcode
             self._process = None
+        # Not closed: where the program ends just now, multiprocessing joins it too, and would find it closed. What it
+        # holds open is closed with its last reference.
         _living.discard(process)
-        process.close()
+        del process
         self._on_loop(self._ended, code)
 
     def _on_loop(self, function: Callable[..., None], *arguments: Any) -> None:
