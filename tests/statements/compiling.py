@@ -7,13 +7,16 @@ from typing import Any
 from sqlalchemy.dialects.postgresql import asyncpg
 
 from oban_sa.models import schema_map
-from oban_sa.sql import acking, fetching, holding, leading, notifying, producing, rescuing, staging
+from oban_sa.runner.settling import ACKING_ONE
+from oban_sa.sql import acking, fetching, holding, idling, inquiring, leading, notifying, producing, rescuing, staging
 
 STATEMENTS: dict[str, Any] = {
     "fetching": fetching.fetching(),
     "acking": acking.acking(),
     "acking_and_fetching": acking.acking_and_fetching(),
-    "acking_one": acking.acking_one(),
+    "acking_one": ACKING_ONE,
+    "inquiring": inquiring.inquiring(),
+    "idling": idling.idling(),
     "holding": holding.holding(),
     "reclaiming": holding.reclaiming(),
     "staging": staging.staging(),

@@ -1,0 +1,4 @@
+-- xid, job_id, attempt, holder
+SELECT txid_status($1::BIGINT) AS status, EXISTS (SELECT *
+FROM jobs.oban_jobs
+WHERE jobs.oban_jobs.id = $2::BIGINT AND CAST(jobs.oban_jobs.state AS TEXT) = 'executing' AND jobs.oban_jobs.attempt = $3::INTEGER AND jobs.oban_jobs.attempted_by = CAST($4::TEXT[] AS TEXT[])) AS held
