@@ -26,10 +26,10 @@ from contextvars import ContextVar
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
-from functools import lru_cache
 from os import PathLike
 from typing import Any, Final
 from uuid import UUID
+from weakref import WeakKeyDictionary
 
 import orjson
 
@@ -49,6 +49,7 @@ _AT_ONCE: Final = (
 )
 """What orjson is to leave to us, because we write it otherwise."""
 
+_ALIASED: Final[WeakKeyDictionary[Any, bool]] = WeakKeyDictionary()
 # Not a parameter, which all the functions below would have to hand on for the sake of the rarest value.
 _mapped: Final[ContextVar[Callable[[Any], Reference] | None]] = ContextVar("oban_sa.mapped", default=None)
 
@@ -256,13 +257,15 @@ def _plain_model(value: Any, kind: type[Any], depth: int) -> Any:
     raise _NotJSONError(f"is {articled(kind.__name__)}, which JSON can't hold; {_instead(value, kind)}")
 
 
-@lru_cache(maxsize=1000)
 def _by_alias(kind: Any) -> bool:
     """Whether a pydantic model could not be read back by the names of its fields."""
-    config: Any = getattr(kind, "model_config", {})
-    if config.get("populate_by_name") or config.get("validate_by_name"):
-        return False
-    return any(field.alias is not None for field in getattr(kind, "model_fields", {}).values())
+    known = _ALIASED.get(kind)
+    if known is None:
+        config: Any = getattr(kind, "model_config", {})
+        by_name = config.get("populate_by_name") or config.get("validate_by_name")
+        fields: Any = getattr(kind, "model_fields", {})
+        known = _ALIASED[kind] = not by_name and any(field.alias is not None for field in fields.values())
+    return known
 
 
 def _has_mapped(value: Any) -> bool:

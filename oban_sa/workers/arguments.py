@@ -135,7 +135,7 @@ class Decoders:
             return _collection(tuple, as_is)
         if cls in _MAPPINGS:
             return _mapping(as_is)
-        if issubclass(cls, tuple) and hasattr(cls, "_fields"):
+        if hasattr(cls, "_fields") and tuple in cls.__mro__:
             return self._remembered(cls, self._named_tuple)
         if hasattr(cls, "model_validate_json"):
             return self._remembered(cls, self._pydantic)
