@@ -79,7 +79,8 @@ def encoder(columns: Mapping[str, str], now: datetime, queues: set[str]) -> Enco
         written = (values.dumps_at_once(args) if type(args) is dict else None) or _dumped(args, "args")
         if not tags and not meta and moment is None:
             return start + plainest + _jsonb(len(written) + 1, 1) + written
-        key = tuple(tags if type(tags) is list else rules.tags(tags))
+        given: Any = tags if tags.__class__ is list else rules.tags(tags)
+        key: tuple[str, ...] = tuple(given)
         tagged = labels.get(key)
         if tagged is None:
             if len(labels) >= _MOST_REMEMBERED:

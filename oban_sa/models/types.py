@@ -171,6 +171,8 @@ def _to_text(value: Any) -> str | None:
 
 
 def _object_to_text(value: Any, where: str) -> str:
+    if type(value) is dict and (written := values.dumps_at_once(value)) is not None:
+        return written.decode()
     if not isinstance(value, dict):
         raise InvalidJob(f"{where} must be a dict, got {type(value).__name__}")
     converted = values.to_json(value, where=where)

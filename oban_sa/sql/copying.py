@@ -24,4 +24,5 @@ def layout(schema: str) -> Select[Any]:
     )
     moment: Any = utc_now()
     columns: Any = types.scalar_subquery()
-    return select(moment.label("now"), columns.label("columns"))
+    found: Any = select(moment.label("now"), columns.label("columns"))
+    return found  # type: ignore[no-any-return]

@@ -41,7 +41,7 @@ from sqlalchemy import (
     type_coerce,
 )
 from sqlalchemy.dialects.postgresql import INTERVAL, JSONB
-from sqlalchemy.types import NullType, TypeEngine
+from sqlalchemy.types import NullType
 
 from oban_sa import values
 from oban_sa.models.types import JSONObject, Labels, UTCDateTime
@@ -68,7 +68,7 @@ def constant(value: Any) -> ColumnElement[Any]:
     return cast(literal(values.dumps(value), Text), JSONB)
 
 
-def converter(kind: TypeEngine[Any]) -> Convert | str:
+def converter(kind: Any) -> Convert | str:
     """Return what writes columns of a type as JSON, or what to write instead of such a column."""
     if isinstance(kind, UTCDateTime):
         return lambda column: _when(type_coerce(column, DateTime()), offset="+00:00")
@@ -77,10 +77,11 @@ def converter(kind: TypeEngine[Any]) -> Convert | str:
     if isinstance(kind, Labels):
         return _as_it_is
     if isinstance(kind, TypeDecorator) and not isinstance(kind, Interval):
-        if _converts(kind):
-            stored = type(kind.impl_instance).__name__
+        decorator: Any = kind
+        if _converts(decorator):
+            stored = type(decorator.impl_instance).__name__
             return f"is converted by Python code; to take it as it is stored, write type_coerce(column, {stored}())"
-        return converter(kind.impl_instance)
+        return converter(decorator.impl_instance)
     return _of_plain(kind)
 
 
@@ -88,9 +89,10 @@ def _of_plain(kind: Any) -> Convert | str:
     if isinstance(kind, Enum):
         return _enum(kind)
     if isinstance(kind, ARRAY):
-        if isinstance(kind.item_type, _PLAIN) and not isinstance(kind.item_type, Enum):
+        item: Any = kind.item_type
+        if isinstance(item, _PLAIN) and not isinstance(item, Enum):
             return _as_it_is
-        return f"is an ARRAY of {type(kind.item_type).__name__}; write func.to_jsonb(column, type_=JSONB)"
+        return f"is an ARRAY of {type(item).__name__}; write func.to_jsonb(column, type_=JSONB)"
     for types, convert in _CONVERTERS:
         if isinstance(kind, types):
             return convert(kind)
