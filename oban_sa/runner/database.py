@@ -42,11 +42,19 @@ _PLANNING: Final = {
 PLANNING: Final = "SELECT " + ", ".join(f"set_config('{name}', '{value}', false)" for name, value in _PLANNING.items())
 """How the server plans the runner's own statements, on connections that nobody else uses."""
 
-KEEPING_PLANS: Final = (
-    # No nested loops: made for an empty table, such a plan would go through all of it for each outcome once it is full.
-    "SELECT set_config('plan_cache_mode', 'force_generic_plan', false), set_config('enable_nestloop', 'off', false)"
-)
-"""How it plans those that are repeated so often that planning costs more than doing; see `Line.forget_plans`."""
+JOINING: Final = "SELECT set_config('enable_nestloop', 'off', false)"
+"""How it joins rows with what is said of them: never by going through all that is said for each of them."""
+
+_PLAN_ANEW: Final = """DISCARD PLANS;
+SELECT set_config('plan_cache_mode',
+    CASE WHEN reltuples <> 0 AND pg_relation_size(oid) >= {enough}
+         THEN 'force_generic_plan' ELSE 'force_custom_plan' END,
+    false)
+FROM pg_class WHERE oid = to_regclass({table}) AND pg_backend_pid() = {pid}"""
+
+ENOUGH: Final = 1_000_000
+"""Bytes of a table whose plans are worth keeping. For one that is empty all indexes are alike, and what is planned then
+may read all of an index once the table is full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +111,7 @@ class Database:
         return self._house
 
     def line(self, *, keeps_plans: bool = False) -> Line:
-        """A connection of its own, opened when first used; with `keeps_plans` each statement is planned once."""
+        """A connection of its own, opened when first used; with `keeps_plans` for those who call `Line.plan_anew`."""
         return Line(self, keeps_plans=keeps_plans)
 
     async def connect(self, *, keeps_plans: bool = False) -> asyncpg.Connection:
@@ -114,12 +122,18 @@ class Database:
         try:
             # A pooler, in whatever mode, tells its clients another process than the one that answers. Behind it the
             # settings would stay with whoever is given the server's connection next, the application's own queries.
-            for settings in (PLANNING, KEEPING_PLANS) if keeps_plans else (PLANNING,):
+            for settings in (PLANNING, JOINING) if keeps_plans else (PLANNING,):
                 await raw.execute(f"{settings} WHERE pg_backend_pid() = {raw.get_server_pid()}")
         except BaseException:
             raw.terminate()
             raise
         return raw
+
+    def planning_anew(self, pid: int) -> str:
+        """What makes the server process `pid` forget its plans, and keep the next ones if the table is large enough."""
+        quote = self.engine.dialect.identifier_preparer.quote
+        table = f"{quote(self.schema)}.oban_jobs".replace("'", "''")
+        return _PLAN_ANEW.format(enough=ENOUGH, table=f"'{table}'", pid=pid)
 
     def went_away(self, error: BaseException) -> None:
         """Say once that the database can't be reached, whoever noticed."""
@@ -171,14 +185,15 @@ class Line:
             with _punctual(within):
                 return await connection.fetch(prepared.sql, *prepared.values(values), timeout=within)
 
-    async def forget_plans(self) -> None:
+    async def plan_anew(self) -> None:
         """Have every statement planned anew when it is run next, for the table as it is by then.
 
-        A plan that is kept was made for the table as it was. It is never older than the last call of this.
+        Planning a producer's statement costs a third of what running it does. A plan that is kept was made for the
+        table as it was; it is never older than the last call of this, and none is kept while the table is small.
         """
         async with self._opened() as connection:
             with _punctual(WITHIN):
-                await connection.execute("DISCARD PLANS", timeout=WITHIN)
+                await connection.execute(self._database.planning_anew(connection.get_server_pid()), timeout=WITHIN)
 
     @asynccontextmanager
     async def transaction(self, *, within: float = WITHIN) -> AsyncGenerator[Transaction]:

@@ -5,42 +5,29 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections import deque
 from collections.abc import Callable
-from operator import itemgetter
 from typing import Any
 from uuid import UUID, uuid4
 
-import asyncpg
-
 from oban_sa import backoff, clock, telemetry
-from oban_sa.models import Job
-from oban_sa.runner.acker import BATCH, Acker, Outcome, instead_of, report_stale
+from oban_sa.runner.acker import BATCH, Acker, Outcome, instead_of
+from oban_sa.runner.attempts import Attempts
 from oban_sa.runner.database import Database, describe
 from oban_sa.runner.disconnects import is_away, is_passing
-from oban_sa.runner.executor import Executor, Interrupted, Running, about
-from oban_sa.runner.rows import job_of, unread
+from oban_sa.runner.executor import Executor, Interrupted, Running
 from oban_sa.runner.tables import Tables
 from oban_sa.runner.ticker import rested
-from oban_sa.states import JobState
-from oban_sa.verdicts import given_back, judge
 
 logger = logging.getLogger("oban_sa.runner")
 
 RECLAIM_EVERY = 30.0
 """Seconds between looks for rows that this producer holds without knowing, which a lost answer leaves behind."""
 
-STAGGER = 32
-"""Jobs that, fetched at once, are begun in two halves: fewer are done sooner than another statement is worth."""
-
 PLANS_LAST = 1.0
 """Seconds that the plans of a producer's statements are kept: by then the table may be another."""
 
 LAST_WORDS = 5.0
 """Seconds that a stopping producer spends on writing its outcomes to a database that is away."""
-
-
-_IN_ORDER = itemgetter("priority", "scheduled_at", "id")
 
 
 class Producer:
@@ -71,22 +58,22 @@ class Producer:
         self.started_at = clock.now()
         self.cycled_at: float | None = None
         """When a cycle last came to a good end, by this machine's monotonic clock."""
-        self._running: dict[int, Running] = {}
-        self._fetched: deque[asyncpg.Record] = deque()
+        self._wake = asyncio.Event()
         self._holder = [source.node, str(self.uuid)]
         self._acker = Acker(source=source, queue=queue)
+        self._attempts = Attempts(
+            queue, self._holder, executor=executor, acker=self._acker, source=source, ended=self._wake.set
+        )
         self._database = database
-        self._executor = executor
         self._source = source
         self._poll_every = poll_every
         self._dead_after = dead_after
         self._due_in = due_in
         self._tables = Tables(database, queue, self._holder, schema=source.schema)
-        self._wake = asyncio.Event()
         self._hungry = True
         self._fetches = True
         self._poll_at = 0.0
-        self._planned_at = clock.monotonic()
+        self._planned_at = 0.0
         self._uncertain = False
         self._doubtful = False
         self._outdated = False
@@ -94,15 +81,13 @@ class Producer:
         self._begun = False
         self._present = False
         self._awake_at = 0.0
-        self._given_back = 0
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
 
     @property
     def running(self) -> dict[int, Running]:
         """The attempts under way, by the ids of their jobs."""
-        self._begin_fetched()
-        return self._running
+        return self._attempts.running
 
     async def start(self) -> None:
         """Register this producer and begin to fetch."""
@@ -123,7 +108,7 @@ class Producer:
             "limit": self.limit,
             "local_limit": self.limit,
             "paused": self.paused,
-            "running": sorted(self._running),
+            "running": self._attempts.begun(),
             # After so many seconds of silence the row may be taken for that of a dead node.
             "dead_after": self._dead_after,
         }
@@ -146,10 +131,7 @@ class Producer:
 
     def interrupt(self, why: Interrupted, ids: set[int] | None = None) -> int:
         """Interrupt the running attempts, or those of some jobs; returns how many."""
-        chosen = [running for job_id, running in self.running.items() if ids is None or job_id in ids]
-        for running in chosen:
-            running.interrupt(why)
-        return len(chosen)
+        return self._attempts.interrupt(why, ids)
 
     def pause(self) -> None:
         """Fetch no more jobs until resumed; those running go on."""
@@ -176,6 +158,7 @@ class Producer:
     def quiesce(self) -> None:
         """Fetch no more; outcomes are still written."""
         self._fetches = False
+        self._attempts.refuse()
 
     async def stop(self) -> int:
         """Write what is left to write, give back what still runs, and forget this producer: how many were given back.
@@ -190,9 +173,7 @@ class Producer:
             for task in late:
                 task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        for running in self.running.values():
-            self._give_back(running.job)
-        self.running.clear()
+        self._attempts.give_back_all()
         try:
             async with asyncio.timeout(LAST_WORDS):
                 if self._begun:
@@ -205,7 +186,7 @@ class Producer:
             )
         finally:
             await self._tables.close()
-        return self._given_back
+        return self._attempts.given_back
 
     async def _last_words(self) -> None:
         failures = 0
@@ -214,8 +195,8 @@ class Producer:
                 while len(self._acker):
                     await self._cycle()
                 # Also what an answer lost on the way has left behind, which nobody else would ever look for.
-                self._given_back += await self._tables.reclaim(known=[])
-                if self._given_back:
+                self._attempts.given_back += await self._tables.reclaim(known=[])
+                if self._attempts.given_back:
                     await self._tables.announce()
                 await self._tables.leave(self.uuid)
                 return
@@ -237,12 +218,15 @@ class Producer:
                 self._tell(error, failures, rest)
                 self._hungry = True
                 self._present = False
+                self._attempts.begin()
                 await self._rest_despite_wakes(rest)
                 continue
             failures = 0
             self.cycled_at = clock.monotonic()
             self._awake_at = clock.monotonic()
-            if not self._busy() and not await self._staggered():
+            if not self._busy():
+                await self._attempts.begin_staggered()
+            if not self._busy():
                 await rested(self._wake, self._poll_at - clock.monotonic())
 
     def _tell(self, error: Exception, failures: int, rest: float) -> None:
@@ -271,21 +255,7 @@ class Producer:
     def _demand(self) -> int:
         if self.paused or not self._fetches:
             return 0
-        return max(min(self.limit - len(self._running) - len(self._fetched), BATCH), 0)
-
-    async def _staggered(self) -> bool:
-        """Begin what was fetched; whether there are outcomes by now.
-
-        Of many jobs half is begun first. Where these end at once, their outcomes are written, and others fetched, while
-        the second half runs; and from then on, the database and this process work at the same time and not in turns.
-        """
-        if len(self._fetched) >= STAGGER:
-            self._begin_fetched(len(self._fetched) // 2)
-            await asyncio.sleep(0)
-            if len(self._acker):
-                return True
-        self._begin_fetched()
-        return False
+        return max(min(self.limit - self._attempts.count, BATCH), 0)
 
     async def _cycle(self) -> None:
         if not self._stopping and not self._surely_present():
@@ -304,7 +274,7 @@ class Producer:
         # While nobody waits, if possible.
         if now - self._planned_at > (PLANS_LAST if polls else 3 * PLANS_LAST):
             self._planned_at = now
-            await self._tables.forget_plans()
+            await self._tables.plan_anew()
         demand = self._demand()
         outcomes = self._acker.take()
         if not outcomes and not (demand and self._hungry):
@@ -313,9 +283,8 @@ class Producer:
             # Before the fetch and not after it: a job announced while it is under way asks for another.
             self._hungry = False
         started = clock.monotonic()
-        if self._fetched:
-            # Once the statement is on its way: reading rows and doing jobs is what there is to do meanwhile.
-            asyncio.get_running_loop().call_soon(self._begin_fetched)
+        # Once the statement is on its way: reading rows and doing jobs is what there is to do meanwhile.
+        self._attempts.begin_soon()
         try:
             acked, fetched = await self._tables.exchange(outcomes, demand)
         except Exception as error:
@@ -344,9 +313,7 @@ class Producer:
                         runner=self._source, queue=self.queue, demand=demand, count=len(fetched), duration=elapsed
                     )
                 )
-            # RETURNING keeps no order.
-            fetched.sort(key=_IN_ORDER)
-            self._fetched.extend(fetched)
+            self._attempts.add(fetched)
 
     async def _one_by_one(self, error: Exception) -> None:
         """Write outcomes singly after a batch was refused, so that one bad outcome holds up no other."""
@@ -410,45 +377,3 @@ class Producer:
             lost,
             len(mine),
         )
-
-    def _begin_fetched(self, count: int | None = None) -> None:
-        for _ in range(len(self._fetched) if count is None else count):
-            row = self._fetched.popleft()
-            try:
-                job = job_of(row, self.queue, self._holder)
-            except Exception as error:
-                # A row that nobody can read fails by itself, and holds up no other.
-                job = unread(row, self.queue, self._holder)
-                self._acker.add(Outcome(job, judge(about(job), error)))
-                logger.error("job %d of queue %s can't be read: %s", job.id, self.queue, describe(error))
-                continue
-            if not self._fetches:
-                self._give_back(job)  # the fetch was under way when it was told to stop
-                continue
-            if (former := self._running.get(job.id)) is not None:
-                # Somebody rescued the job while it ran here, and this very node has fetched it again.
-                former.interrupt(Interrupted.LOST)
-            running = self._running[job.id] = Running(job)
-            running.task = asyncio.create_task(self._work(running))
-
-    def _give_back(self, job: Job) -> None:
-        self._given_back += 1
-        self._acker.add(Outcome(job, given_back(about(job))))
-
-    async def _work(self, running: Running) -> None:
-        job_id = running.job.id
-        try:
-            outcome = await self._executor.attempt(running)
-        except BaseException as error:
-            # Nothing is expected to come through here; were it to, the job must still end.
-            outcome = Outcome(running.job, judge(about(running.job), error))
-        if self._running.get(job_id) is not running:
-            # Given back, or fetched again, meanwhile: this answer comes too late.
-            if outcome is not None:
-                report_stale(self._source, running.job, outcome.verdict.state)
-            return
-        del self._running[job_id]
-        if outcome is not None:
-            self._given_back += outcome.verdict.state is JobState.AVAILABLE
-            self._acker.add(outcome)
-        self._wake.set()

@@ -3,35 +3,54 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from datetime import UTC
+from operator import itemgetter
+from typing import Any, Final
 
 import asyncpg
 import orjson
 
 from oban_sa.errors import InvalidArguments
 from oban_sa.models import Job
-from oban_sa.sql.fetching import JSON_TEXT
+from oban_sa.models.types import errors_from_database
+from oban_sa.sql.fetching import FETCHED, MOMENTS
+from oban_sa.states import JobState
+
+_URGENCY: Final = itemgetter("priority", "scheduled_at", "id")
+
+
+def in_order(rows: list[asyncpg.Record]) -> list[asyncpg.Record]:
+    """Put fetched rows in the order in which their jobs are begun: RETURNING keeps none."""
+    try:
+        rows.sort(key=_URGENCY)
+    except TypeError:  # an infinite moment is naive, and does not compare with others
+        rows.sort(key=lambda row: (row["priority"], row["scheduled_at"].replace(tzinfo=None), row["id"]))
+    return rows
 
 
 def job_of(row: asyncpg.Record, queue: str, attempted_by: list[str]) -> Job:
     """Make the job of a fetched row; raises what keeps it from being read, such as args that are no object."""
-    values: dict[str, Any] = dict(row)
-    values["state"] = "executing"
-    values["queue"] = queue
-    values["attempted_by"] = list(attempted_by)
+    columns: dict[str, Any] = dict(zip(FETCHED, row, strict=False))
+    args, meta, errors = columns["args"], columns["meta"], columns["errors"]
     try:
-        job = Job.from_row(values)
+        columns["args"] = orjson.loads(args)
+        columns["meta"] = {} if meta == "{}" or meta is None else orjson.loads(meta)
+        columns["errors"] = [] if errors == "[]" or errors is None else errors_from_database(errors)
     except orjson.JSONDecodeError:
         # jsonb holds numbers of any size, for which Python's own reader has more room.
-        for name in JSON_TEXT:
-            values[name] = json.loads(values[name] or "null")
-        job = Job.from_row(values)
-    loaded: dict[str, Any] = job.__dict__  # pyright: ignore[reportAssignmentType]
-    if not isinstance(loaded["args"], dict):
-        raise InvalidArguments(f"args of a job are a JSON object; this one's are {row['args']:.100}")
-    if not isinstance(loaded["meta"], dict):
-        loaded["meta"] = {}
-    return job
+        columns |= {"args": json.loads(args), "meta": json.loads(meta or "{}"), "errors": json.loads(errors or "[]")}
+    if not isinstance(columns["args"], dict):
+        raise InvalidArguments(f"args of a job are a JSON object; this one's are {args:.100}")
+    if not isinstance(columns["meta"], dict):
+        columns["meta"] = {}
+    columns["state"] = JobState.EXECUTING
+    columns["queue"] = queue
+    columns["attempted_by"] = attempted_by.copy()
+    columns["tags"] = columns["tags"] or []
+    for name in MOMENTS:
+        if (moment := columns[name]) is not None and moment.tzinfo is not UTC:
+            columns[name] = moment.replace(tzinfo=UTC)
+    return Job.from_columns(columns)
 
 
 def unread(row: asyncpg.Record, queue: str, attempted_by: list[str]) -> Job:

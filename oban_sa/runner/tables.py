@@ -37,9 +37,9 @@ class Tables:
         self._leaving = database.prepare(leaving())
         self._announcing = database.prepare(NOTIFY)
 
-    async def forget_plans(self) -> None:
+    async def plan_anew(self) -> None:
         """Have the statements planned anew, for the table as it is by now."""
-        await self._line.forget_plans()
+        await self._line.plan_anew()
 
     async def exchange(self, outcomes: Sequence[Outcome], demand: int) -> tuple[list[int], list[asyncpg.Record]]:
         """Write outcomes and fetch up to `demand` jobs, in one statement: the ids of those written, and rows."""

@@ -33,6 +33,9 @@ FETCHED = (
 """The columns a fetch answers; `state`, `queue` and `attempted_by` are known to whoever asked."""
 
 
+MOMENTS = tuple(name for name in FETCHED if name.endswith("_at"))
+"""Those of `FETCHED` that are moments, aware but for infinite ones, which asyncpg reads as naive."""
+
 JSON_TEXT = frozenset({"args", "meta", "errors"})
 """Those of `FETCHED` that are answered as JSON text."""
 
@@ -85,9 +88,8 @@ def taking() -> CTE:
 def answered(name: str) -> Any:
     """One of `FETCHED` as a fetch answers it."""
     column: Any = jobs.c[name]
-    if name.endswith("_at") and name != "scheduled_at":
-        # Aware, as jobs hold it: making it aware in Python costs more than reading all the rest of the row. But asyncpg
-        # reads infinity as a naive moment even so, and those by which jobs are put in order must all compare.
+    if name.endswith("_at"):
+        # Aware, as jobs hold it: making it aware in Python costs more than reading all the rest of the row.
         return func.timezone(inline("'UTC'"), column, type_=DateTime(timezone=True)).label(name)
     if name == "errors":
         # jsonb[] in one family's table and jsonb in the other's; as jsonb both read alike.

@@ -323,16 +323,17 @@ async def test_code_that_cleans_up_is_not_interrupted_again(house: House, oban: 
 
 
 async def test_a_job_cancelled_before_its_task_begins_still_ends(house: House, gate: Gate, monkeypatch: Any) -> None:
-    from oban_sa.runner import producer
+    from oban_sa.runner.attempts import Attempts
     from oban_sa.runner.executor import Interrupted
 
-    begin = producer.Producer._begin
+    begin = Attempts.begin
 
-    def begin_and_cancel(self: Any, rows: Any) -> None:
-        begin(self, rows)
-        self.interrupt(Interrupted.CANCELLED)
+    def begin_and_cancel(self: Any, count: Any = None) -> None:
+        begin(self, count)
+        for running in self._running.values():
+            running.interrupt(Interrupted.CANCELLED)
 
-    monkeypatch.setattr(producer.Producer, "_begin", begin_and_cancel)
+    monkeypatch.setattr(Attempts, "begin", begin_and_cancel)
     [job_id] = await house.enqueue(gate.wait.new())
     async with house.runner():
         await house.becomes(job_id, "cancelled")

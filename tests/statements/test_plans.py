@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from oban_sa.runner.database import PLANNING, Database
+from oban_sa.runner.database import ENOUGH, PLANNING, Database, Line
 from oban_sa.runner.engine import create_engine
 from tests.databases import Databases
 from tests.statements.compiling import STATEMENTS, compiled
@@ -222,47 +222,86 @@ async def test_no_statement_of_a_runner_reads_the_finished_jobs(connection: asyn
 PRODUCERS = ("acking", "fetching", "acking_and_fetching", "holding", "reclaiming")
 
 
+GROWING = """
+INSERT INTO oban_jobs (state, queue, worker, attempt, attempted_by)
+SELECT (CASE WHEN n % 2 = 0 THEN 'available' ELSE 'completed' END)::oban_job_state, 'queue1', 'worker', n % 2,
+       '{{someone,else}}' FROM generate_series(1, {count}) n
+"""
+
+
+@pytest.fixture
+async def line(engine: AsyncEngine) -> AsyncIterator[Line]:
+    """A producer's line to a table about which the planner learns nothing by itself."""
+    made = Database(engine).line(keeps_plans=True)
+    await made.plan_anew()
+    await raw(made).execute("ALTER TABLE oban_jobs SET (autovacuum_enabled = off)")
+    yield made
+    await made.close()
+
+
+def raw(line: Line) -> asyncpg.Connection:
+    assert line._connection is not None
+    return line._connection
+
+
+async def kept(line: Line) -> bool:
+    """Whether the line keeps the plans of its statements."""
+    mode: str = await raw(line).fetchval("SHOW plan_cache_mode")
+    assert mode in ("force_generic_plan", "force_custom_plan")
+    return mode == "force_generic_plan"
+
+
 @pytest.mark.parametrize("name", PRODUCERS)
-async def test_a_plan_kept_from_when_the_table_was_empty_reads_little_once_it_is_full(
-    engine: AsyncEngine, name: str
-) -> None:
-    """A producer's statements are planned once, for whatever there is by then: a table that fills within seconds."""
-    connection = await Database(engine).connect(keeps_plans=True)
-    await connection.execute("ALTER TABLE oban_jobs SET (autovacuum_enabled = off)")
-    await connection.execute("VACUUM ANALYZE oban_jobs")
+async def test_a_plan_that_is_kept_reads_little_once_the_table_is_full(line: Line, name: str) -> None:
+    """A producer's statements are planned once a second, and a table may fill within less."""
+    connection = raw(line)
+    await connection.execute(GROWING.format(count=10_000))
+    await line.plan_anew()
+    assert await kept(line)
     text, parameters, constants = compiled(STATEMENTS[name])
     await connection.execute(f"PREPARE hot AS {text}")
     given = ", ".join(_literal({**constants, **VALUES}[parameter]) for parameter in parameters)
     await connection.execute(f"EXECUTE hot({given})")
-    await connection.execute(
-        "INSERT INTO oban_jobs (state, queue, worker, attempt, attempted_by) "
-        "SELECT (CASE WHEN n % 2 = 0 THEN 'available' ELSE 'completed' END)::oban_job_state, 'queue1', 'worker', "
-        "n % 2, '{someone,else}' FROM generate_series(1, 50000) n"
-    )
+    await connection.execute(GROWING.format(count=60_000))
     [(answer,)] = await connection.fetch(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE hot({given})")
     [(generic, custom)] = await connection.fetch(
         "SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE name = 'hot'"
     )
-    await connection.close()
     assert (generic, custom) == (2, 0)
     found = answer[0]["Plan"]  # the engine's own codec has read it
     assert found["Shared Hit Blocks"] + found["Shared Read Blocks"] < 2000
+    assert "Nested Loop" not in str(found)
 
 
-async def test_forgotten_plans_are_made_anew(engine: AsyncEngine) -> None:
-    line = Database(engine).line(keeps_plans=True)
-    await line.forget_plans()
-    connection = line._connection
-    assert connection is not None
+async def test_no_plan_is_kept_while_the_table_is_empty(line: Line) -> None:
+    assert not await kept(line)
+    await raw(line).execute("VACUUM ANALYZE oban_jobs")
+    await line.plan_anew()
+    assert not await kept(line)
+
+
+async def test_no_plan_is_kept_where_all_rows_are_gone(line: Line) -> None:
+    """The file stays as large as it was, and the planner believes what the vacuum said: no rows."""
+    await raw(line).execute(GROWING.format(count=20_000))
+    await raw(line).execute("DELETE FROM oban_jobs")
+    await raw(line).execute("VACUUM (ANALYZE, TRUNCATE off) oban_jobs")
+    assert await raw(line).fetchval("SELECT pg_relation_size('oban_jobs')") >= ENOUGH
+    await line.plan_anew()
+    assert not await kept(line)
+
+
+async def test_forgotten_plans_are_made_anew(line: Line) -> None:
+    connection = raw(line)
+    await connection.execute(GROWING.format(count=20_000))
+    await line.plan_anew()
     await connection.execute("PREPARE hot AS SELECT id FROM oban_jobs WHERE id = $1")
     await connection.execute("EXECUTE hot(1)")
     await connection.execute("SET enable_indexscan = off; SET enable_indexonlyscan = off; SET enable_seqscan = on")
     [first, *_] = await connection.fetch("EXPLAIN EXECUTE hot(1)")
     assert KEY in first[0]
-    await line.forget_plans()
+    await line.plan_anew()
     [first, *_] = await connection.fetch("EXPLAIN EXECUTE hot(1)")
     assert KEY not in first[0]
-    await line.close()
 
 
 async def test_no_plan_made_for_an_empty_table_outlives_it(engine: AsyncEngine) -> None:

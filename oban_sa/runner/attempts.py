@@ -1,0 +1,155 @@
+"""The attempts of one producer: what it has fetched, what is under way, and what has ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+
+import asyncpg
+
+from oban_sa import telemetry
+from oban_sa.models import Job
+from oban_sa.runner.acker import Acker, Outcome, report_stale
+from oban_sa.runner.database import describe
+from oban_sa.runner.executor import Executor, Interrupted, Running, about
+from oban_sa.runner.rows import in_order, job_of, unread
+from oban_sa.states import JobState
+from oban_sa.verdicts import given_back, judge
+
+logger = logging.getLogger("oban_sa.runner")
+
+STAGGER = 32
+"""Jobs that, fetched at once, are begun in two halves: fewer are done sooner than another statement is worth."""
+
+
+class Attempts:
+    """Begins what was fetched, each job in a task of its own, and hands every outcome to the acker.
+
+    What is fetched is begun as soon as anybody asks for what is running, so no job is ever out of reach; until then its
+    row is not even read, for there may be something to send to the database first.
+    """
+
+    def __init__(
+        self,
+        queue: str,
+        holder: list[str],
+        *,
+        executor: Executor,
+        acker: Acker,
+        source: telemetry.Source,
+        ended: Callable[[], None],
+    ) -> None:
+        """`ended` is told when an attempt has ended."""
+        self.given_back = 0
+        """Jobs that were given back, their attempt unspent."""
+        self._queue = queue
+        self._holder = holder
+        self._executor = executor
+        self._acker = acker
+        self._source = source
+        self._ended = ended
+        self._running: dict[int, Running] = {}
+        self._fetched: deque[asyncpg.Record] = deque()
+        self._refusing = False
+
+    @property
+    def running(self) -> dict[int, Running]:
+        """The attempts under way, by the ids of their jobs."""
+        self.begin()
+        return self._running
+
+    @property
+    def count(self) -> int:
+        """How many jobs are held here, whether begun or not."""
+        return len(self._running) + len(self._fetched)
+
+    def begun(self) -> list[int]:
+        """The jobs under way, in order; may be called from any thread."""
+        return sorted(self._running)
+
+    def add(self, rows: list[asyncpg.Record]) -> None:
+        """Take what was fetched."""
+        self._fetched.extend(in_order(rows))
+
+    def refuse(self) -> None:
+        """Begin no more: what is fetched from now on, or was and has not begun, is given back."""
+        self._refusing = True
+
+    def begin_soon(self) -> None:
+        """Begin what was fetched once the caller awaits something."""
+        if self._fetched:
+            asyncio.get_running_loop().call_soon(self.begin)
+
+    async def begin_staggered(self) -> None:
+        """Begin what was fetched; of many jobs half is begun now, and the rest where none of them ends at once.
+
+        Where they do, their outcomes can be written, and others be fetched, while the second half runs; and from then
+        on the database and this process work at the same time and not in turns.
+        """
+        if len(self._fetched) >= STAGGER:
+            self.begin(len(self._fetched) // 2)
+            await asyncio.sleep(0)
+            if len(self._acker):
+                return
+        self.begin()
+
+    def begin(self, count: int | None = None) -> None:
+        """Begin what was fetched, or the first few of it."""
+        for _ in range(len(self._fetched) if count is None else count):
+            row = self._fetched.popleft()
+            job_id: int = row["id"]
+            try:
+                job = job_of(row, self._queue, self._holder)
+            except Exception as error:
+                # A row that nobody can read fails by itself, and holds up no other.
+                job = unread(row, self._queue, self._holder)
+                self._acker.add(Outcome(job, judge(about(job), error)))
+                logger.error("job %d of queue %s can't be read: %s", job_id, self._queue, describe(error))
+                self._ended()
+                continue
+            if self._refusing:
+                self._give_back(job)  # the fetch was under way when it was told to stop
+                continue
+            if (former := self._running.get(job_id)) is not None:
+                # Somebody rescued the job while it ran here, and this very node has fetched it again.
+                former.interrupt(Interrupted.LOST)
+            running = self._running[job_id] = Running(job)
+            running.task = asyncio.create_task(self._work(job_id, running))
+
+    def interrupt(self, why: Interrupted, ids: Iterable[int] | None = None) -> int:
+        """Interrupt all that is running, or some jobs of it; returns how many."""
+        running = self.running
+        chosen = list(running.values()) if ids is None else [running[job_id] for job_id in ids if job_id in running]
+        for each in chosen:
+            each.interrupt(why)
+        return len(chosen)
+
+    def give_back_all(self) -> None:
+        """Give back all that is running, also what can't be stopped: this process is about to end."""
+        for running in self.running.values():
+            self._give_back(running.job)
+        self._running.clear()
+
+    def _give_back(self, job: Job) -> None:
+        self.given_back += 1
+        self._acker.add(Outcome(job, given_back(about(job))))
+        self._ended()
+
+    async def _work(self, job_id: int, running: Running) -> None:
+        try:
+            outcome = await self._executor.attempt(running)
+        except BaseException as error:
+            # Nothing is expected to come through here; were it to, the job must still end.
+            outcome = Outcome(running.job, judge(about(running.job), error))
+        if self._running.get(job_id) is not running:
+            # Given back, or fetched again, meanwhile: this answer comes too late.
+            if outcome is not None:
+                report_stale(self._source, running.job, outcome.verdict.state)
+            return
+        del self._running[job_id]
+        if outcome is not None:
+            self.given_back += outcome.verdict.state is JobState.AVAILABLE
+            self._acker.add(outcome)
+        self._ended()
