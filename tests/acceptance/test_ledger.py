@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
@@ -39,25 +40,51 @@ pytestmark = pytest.mark.chaos
 
 @dataclass
 class Herd:
-    """Three runners; one that ends is replaced at once."""
+    """Three runners; one that ends, or is stopped, is replaced at once."""
 
     start: Callable[[], Process]
     living: list[Process] = field(default_factory=list)
     dead: list[Process] = field(default_factory=list)
+    paused: list[Process] = field(default_factory=list)
+    woken: int = 0
 
     def fill(self) -> None:
         while len(self.living) < 3:
             self.living.append(self.start())
 
+    def turn(self, number: int) -> None:
+        """Kill one; now and then stop one for long enough that it counts as dead, and let it go on with what it did."""
+        if number % 6 == 0 and not self.paused and (working := self.working()):
+            working[-1].send(signal.SIGSTOP)
+            self.living.remove(working[-1])
+            self.paused.append(working[-1])
+            self.fill()
+            return
+        if number % 6 == 5 and self.paused:
+            self.living.append(self.paused.pop())
+            self.living[-1].send(signal.SIGCONT)
+            self.woken += 1
+        self.kill()
+
+    async def end(self) -> None:
+        """Stop all that live, so that nobody writes any more."""
+        for each in self.living:
+            each.terminate()
+        for each in self.living:
+            assert await each.ended(60) in (0, -signal.SIGTERM), each.output  # the latter where it was just starting
+
+    def working(self) -> list[Process]:
+        return [each for each in self.living if "started" in each.stdout]
+
     def kill(self) -> None:
-        """Kill whichever has been working for longest, unless it is the only one; starting takes longer than a second."""
+        """Kill whichever has been working for longest, unless it is the only one: starting may take long."""
         for each in [each for each in self.living if each.returncode is not None]:
             # Nothing ends one that works. One that starts needs a database, and says so.
             assert each.returncode == 1, each.output
             assert "started" not in each.stdout, each.output
             assert "can't connect to" in each.stderr, each.output
             self.living.remove(each)
-        working = [each for each in self.living if "started" in each.stdout]
+        working = self.working()
         if len(working) > 1:
             working[0].kill()
             self.living.remove(working[0])
@@ -98,18 +125,20 @@ async def put(engine: AsyncEngine, *jobs: Job) -> None:
 
 
 async def storm(engine: AsyncEngine, server: OwnServer, herd: Herd, total: int) -> None:
-    """Kill a runner every second until `total` jobs are completed, and the server after a third and two thirds."""
+    """Kill a runner every second until `total` jobs are completed; meanwhile the server stops once and crashes once."""
     outages = [(total // 3, server.stop), (2 * total // 3, server.kill)]
     began = time.monotonic()
     herd.fill()
     done = 0
-    while done < total:
+    turn = 0
+    while done < total or herd.paused:
         if time.monotonic() - began > PATIENCE:
             raise AssertionError(
                 f"{total - done} jobs are stuck: {await stuck(engine)}\n{herd.living[0].output[-5000:]}"
             )
         await asyncio.sleep(1)
-        herd.kill()
+        turn += 1
+        herd.turn(turn)
         if outages and done >= outages[0][0]:
             await asyncio.to_thread(outages.pop(0)[1])
             await asyncio.sleep(1)
@@ -122,8 +151,9 @@ async def storm(engine: AsyncEngine, server: OwnServer, herd: Herd, total: int) 
         except (DBAPIError, OSError):
             continue  # it is still recovering
     assert outages == []
+    await herd.end()
     took = time.monotonic() - began
-    print(f"{total} jobs in {took:.0f} s with {len(herd.dead)} runners killed and 2 restarts")
+    print(f"{total} jobs in {took:.0f} s with {len(herd.dead)} runners killed, {herd.woken} paused, 2 restarts")
 
 
 async def stuck(engine: AsyncEngine) -> list[Any]:
