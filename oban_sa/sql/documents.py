@@ -76,19 +76,18 @@ def converter(kind: Any) -> Convert | str:
         return lambda column: type_coerce(column, JSONB)
     if isinstance(kind, Labels):
         return _as_it_is
-    if isinstance(kind, TypeDecorator) and not isinstance(kind, Interval):
-        decorator: Any = kind
-        if _converts(decorator):
-            stored = type(decorator.impl_instance).__name__
+    if isinstance(kind, _DECORATOR) and not isinstance(kind, Interval):
+        if _converts(kind):
+            stored = type(kind.impl_instance).__name__
             return f"is converted by Python code; to take it as it is stored, write type_coerce(column, {stored}())"
-        return converter(decorator.impl_instance)
+        return converter(kind.impl_instance)
     return _of_plain(kind)
 
 
 def _of_plain(kind: Any) -> Convert | str:
     if isinstance(kind, Enum):
         return _enum(kind)
-    if isinstance(kind, ARRAY):
+    if isinstance(kind, _LIST):
         item: Any = kind.item_type
         if isinstance(item, _PLAIN) and not isinstance(item, Enum):
             return _as_it_is
@@ -168,6 +167,9 @@ def _converts(kind: TypeDecorator[Any]) -> bool:
     )
 
 
+# As Any, because strict checkers know nothing of what these are of.
+_DECORATOR: Final[Any] = TypeDecorator
+_LIST: Final[Any] = ARRAY
 _PLAIN: Final = (String, Integer, Boolean, Uuid)
 
 _CONVERTERS: Final[tuple[tuple[Any, Callable[[Any], Convert]], ...]] = (
