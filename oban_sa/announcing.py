@@ -97,7 +97,9 @@ class Announcing:
         self._committing, self._commits, self._connections = None, {}, {}
         late: dict[Connection, set[tuple[str, str]]] = {}
         for pool, commit in commits.items():
-            if (owed := commit.committed()) and pool in connections:
+            if pool not in connections:  # a listener took its jobs away before they were written
+                commit.passed()
+            elif owed := commit.committed():
                 late.setdefault(connections[pool], set()).update(owed)
         for (connection, queue), announced in received.items():
             if not announced:  # committed over savepoints that nobody had released

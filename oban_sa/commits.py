@@ -32,7 +32,7 @@ class Ending(Protocol):
         ...
 
 
-PATIENCE: Final = 0.05
+PATIENCE: Final = 0.25
 """Seconds after which a commit counts no more as one that is about to announce; it may hang, or never end."""
 
 
@@ -94,6 +94,13 @@ class Commit:
     def sent(self) -> None:
         """Say that what this transaction announces was sent: from now on its commit may be under way."""
         self._sent = True
+
+    def passed(self) -> None:
+        """Say that it is over, and that it can't announce what is owed."""
+        with _lock:
+            for line in self._joined.values():
+                line.committing.discard(self)
+            self._joined = {}
 
     def committed(self) -> list[Any]:
         """Return the keys that are to be announced now, after the commit, because nobody else is left to do it."""

@@ -44,21 +44,20 @@ itself, for it looks every second."""
 def stage(session: Session, jobs: list[Job]) -> None:
     """Put jobs whose args and meta were looked at into the session; what listens below does the rest."""
     if jobs:
-        Outbox.of(session).expect(jobs)
+        Outbox.of(session)  # now, so that it sees the beginning of the commit
         session.add_all(jobs)
 
 
 class Outbox:
     """What one session's flush is writing, and what its transaction announces."""
 
-    __slots__ = ("_announcing", "_at_once", "_homes", "_landing", "_listens", "_owner", "_staged", "_unresolved")
+    __slots__ = ("_announcing", "_at_once", "_homes", "_landing", "_listens", "_owner", "_unresolved")
 
     def __init__(self, session: Session, *, flushing: bool) -> None:
         self._owner = ref(session)  # weak: the session holds the outbox
         self._landing: dict[Connection, set[str]] = {}
         self._homes = Homes()
         self._unresolved: list[_Unresolved] = []
-        self._staged: set[str] = set()
         self._listens = False
         # The flush may belong to a commit whose beginning was missed.
         self._at_once = flushing
@@ -78,10 +77,6 @@ class Outbox:
             return outbox
         session.info[KEY] = outbox = cls(session, flushing=flushing)
         return outbox
-
-    def expect(self, jobs: list[Job]) -> None:
-        """Take note of jobs that the next flush will write."""
-        self._staged.update({vars(job).get("queue", "default") for job in jobs})
 
     def listen(self, session: Session) -> None:
         """Listen to this one session from its first flush with jobs on, and no sooner: no listener of it flushes."""
@@ -104,7 +99,7 @@ class Outbox:
         loaded = vars(job)
         for column, value in self._convert(session, connection, job).items():
             loaded[column] = value  # its row is written from here; there is no history to keep
-        if loaded.get("state", JobState.AVAILABLE) == JobState.AVAILABLE or _due_soon(loaded):
+        if _concerns_runners(loaded):
             self._landing.setdefault(connection, set()).add(loaded.get("queue", "default"))
 
     def change(self, session: Session, connection: Connection, job: Job) -> None:
@@ -136,7 +131,6 @@ class Outbox:
         unresolved, self._unresolved = self._unresolved, []
         landing, self._landing = self._landing, {}
         at_once, self._at_once = self._at_once, False
-        self._staged.clear()
         changed: dict[Connection, list[dict[str, Any]]] = {}
         for each in unresolved:
             if late := each.resolve():
@@ -166,7 +160,9 @@ class Outbox:
         """Announce what earlier flushes wrote; raises `JobElsewhere` where they wrote apart from the data."""
         if session.get_nested_transaction() is None:
             self._homes.check(session)
-        for connection, news in self._announcing.before_commit(session, self._staged):
+        pending = (vars(each) for each in session.new if isinstance(each, Job))
+        staged = {loaded.get("queue", "default") for loaded in pending if _concerns_runners(loaded)}
+        for connection, news in self._announcing.before_commit(session, staged):
             connection.execute(notifying.NOTIFY, news)
             self._announcing.sent(connection)
 
@@ -193,6 +189,10 @@ class _Unresolved:
                 # Committed, not set: its row is put right here and now.
                 attributes.set_committed_value(self.job, column, final)
         return late
+
+
+def _concerns_runners(loaded: Mapping[str, Any]) -> bool:
+    return loaded.get("state", JobState.AVAILABLE) == JobState.AVAILABLE or _due_soon(loaded)
 
 
 def _due_soon(loaded: Mapping[str, Any]) -> bool:

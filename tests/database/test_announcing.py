@@ -473,6 +473,39 @@ async def test_sessions_that_commit_at_once_share_announcements(
     assert 5 <= notifies(sent) < 25
 
 
+def test_a_session_whose_jobs_were_taken_from_it_pays_nothing_and_keeps_nobody_from_paying(place: Place) -> None:
+    def take(session: Session, *rest: Any) -> None:
+        for each in list(session.new):
+            session.expunge(each)
+
+    def work(session: Session) -> None:
+        enqueue(session, a_job())
+        event.listen(session, "before_flush", take)
+        during_commit(session, beside(place))
+        session.commit()
+        assert place.heard() == announced("default")
+        beside(place)()
+        assert place.heard() == announced("default")
+
+    place.run(work)
+
+    assert len(place.jobs()) == 2
+
+
+def test_jobs_that_a_rollback_took_away_are_expected_no_more(place: Place) -> None:
+    def work(session: Session) -> None:
+        enqueue(session, a_job())
+        session.rollback()
+        with place.counting() as sent:
+            session.connection()
+            session.commit()
+        assert sent == []
+
+    place.run(work)
+
+    assert place.heard() == []
+
+
 # The bookkeeping
 
 
@@ -537,6 +570,19 @@ def test_a_commit_that_only_passes_by_pays_what_is_owed(database: Database) -> N
     second.announces(["q"], ending)
     assert (first.committed(), second.committed()) == ([], [])
     assert third.committed() == ["q"]
+
+
+def test_what_is_owed_stays_so_where_the_last_one_can_not_pay(database: Database) -> None:
+    ending = Ending()
+    first, second, third, fourth = (Commit(database, ending) for _ in range(4))
+    third.join(["q"])
+    first.announces(["q"], ending)
+    first.sent()
+    second.announces(["q"], ending)
+    assert (first.committed(), second.committed()) == ([], [])
+    third.passed()
+    fourth.join(["q"])
+    assert fourth.committed() == ["q"]
 
 
 def test_a_child_process_knows_nothing_of_its_parents_commits() -> None:
