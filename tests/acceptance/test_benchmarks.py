@@ -30,6 +30,7 @@ TINY = {
     "startup": {"jobs": 1},
     "idle": {"jobs": 1, "over": 0.2, "concurrency": 5},
     "alone": {"jobs": 20},
+    "unblocked": {"jobs": 3, "blocking": 2},
     "bare": {"jobs": 30, "concurrency": 4},
     "silent": {"over": 0.1, "writers": 3},
     "bare_silent": {"over": 0.1, "writers": 3},
