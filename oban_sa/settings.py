@@ -72,13 +72,14 @@ class Settings:
     @property
     def schema(self) -> str:
         """The one schema; raises InvalidOption where there are several, which only a runner can work in at once."""
-        if len(self.schemas) > 1:
+        schema, *others = self.schemas
+        if others:
             origin = self.origins.get("schema", "schema")
             raise InvalidOption(
                 f"{origin}: this works in one schema, and {', '.join(self.schemas)} are {len(self.schemas)}; "
                 "name one with --schema"
             )
-        return self.schemas[0]
+        return schema
 
     def described(self) -> list[str]:
         """Return one line for each setting: its name, its value without passwords, and where it came from."""
