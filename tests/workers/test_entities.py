@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import pydantic
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, make_transient_to_detached, mapped_column, selectinload
@@ -289,3 +290,19 @@ def test_a_function_is_still_called_with_objects(registry: Registry) -> None:
     with Session() as session:
         assert greet(session, user, who) == (session, user, who)
     assert definition_of(greet).session == "sync"
+
+
+class Holder(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(arbitrary_types_allowed=True)
+
+    card: pydantic.SkipValidation[Card]
+
+
+def test_pydantic_does_not_take_a_mapped_dataclass_apart(registry: Registry) -> None:
+    @worker(registry=registry)
+    class Show(Worker[Holder]):
+        async def process(self, args: Holder, session: AsyncSession) -> None: ...
+
+    card = Card()
+    card.id = 3
+    assert Show.new(Holder(card=stored(card))).args == {"card": {"entity": "Card", "id": 3}}
