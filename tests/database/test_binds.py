@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, event, func, insert, select, text
+from sqlalchemy import Engine, create_engine, event, func, insert, literal, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.ext.horizontal_shard import ShardedSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
-from oban_sa import Job, enqueue, errors, schema_map
+from oban_sa import Job, enqueue, enqueue_select, errors, job, schema_map
+from oban_sa.workers import Registry
 from tests.databases import Databases
 from tests.support import sync_url
 
@@ -78,6 +79,16 @@ def test_a_job_elsewhere_than_its_data_is_refused_and_neither_is_written(here: E
     assert str(here.url.database) in words
     assert str(there.url.database) in words
     assert "binds={Base: engine, Job: engine}" in words
+    assert rows(here, there) == [(0, 0), (0, 0)]
+
+
+def test_jobs_that_a_select_makes_elsewhere_than_the_data_are_refused(here: Engine, there: Engine) -> None:
+    @job(registry=Registry(), name="select.elsewhere")
+    def mail(order_id: int) -> None: ...
+
+    with pytest.raises(errors.JobElsewhere), apart(here, there) as session, session.begin():
+        session.add(Order())
+        enqueue_select(session, mail, select(literal(1).label("order_id")))
     assert rows(here, there) == [(0, 0), (0, 0)]
 
 

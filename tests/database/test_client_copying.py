@@ -126,9 +126,11 @@ async def test_jobs_with_a_past_or_an_id_of_their_own_are_written_too_in_order(d
         Job("first"),
         Job("second", errors=[entry], attempt=1, attempted_at=datetime(2020, 1, 1), attempted_by=["n", "u"]),
         Job("third", id=77_000, inserted_at=datetime(2020, 1, 1)),
+        Job("fourth"),
     ]
-    assert await Oban(driven).enqueue_many(jobs) == 3
-    first, second, third = await loaded(driven)
+    assert await Oban(driven).enqueue_many(jobs) == 4
+    first, second, fourth, third = await loaded(driven)
+    assert (fourth.worker, fourth.id) == ("fourth", second.id + 1)
     assert (first.worker, second.worker, third.id) == ("first", "second", 77_000)
     assert (second.errors, second.attempt, second.attempted_by) == ([entry], 1, ["n", "u"])
     assert third.inserted_at == datetime(2020, 1, 1, tzinfo=UTC)
