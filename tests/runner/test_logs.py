@@ -202,6 +202,7 @@ def test_every_event_has_a_sentence_of_its_own_and_a_level() -> None:
             STOP,
             failed(),
             telemetry.JobStale(**FACTS, state=JobState.COMPLETED),
+            telemetry.JobIdle(**FACTS, idle=31.0),
             telemetry.ProducerFetch(runner=SOURCE, queue="q", demand=2, count=1, duration=0.1),
             telemetry.ProducerAck(runner=SOURCE, queue="q", count=2, stale=1, duration=0.1),
             telemetry.ProducerLost(runner=SOURCE, queue="q"),
