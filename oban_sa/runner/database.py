@@ -47,14 +47,14 @@ JOINING: Final = "SELECT set_config('enable_nestloop', 'off', false)"
 
 _PLAN_ANEW: Final = """DISCARD PLANS;
 SELECT set_config('plan_cache_mode',
-    CASE WHEN reltuples <> 0 AND pg_relation_size(oid) >= {enough}
+    CASE WHEN pg_relation_size(oid) >= {enough} AND (reltuples <> 0 OR relpages = 0)
          THEN 'force_generic_plan' ELSE 'force_custom_plan' END,
     false)
 FROM pg_class WHERE oid = to_regclass({table}) AND pg_backend_pid() = {pid}"""
 
-ENOUGH: Final = 1_000_000
-"""Bytes of a table whose plans are worth keeping. For one that is empty all indexes are alike, and what is planned then
-may read all of an index once the table is full."""
+ENOUGH: Final = 16_384
+"""Bytes of a table whose plans may be kept. For one that is empty, or is thought to be because a vacuum found no row in
+its pages, all indexes are alike, and what is planned then may read all of an index once the table is full."""
 
 
 @dataclass(frozen=True, slots=True)
