@@ -80,7 +80,8 @@ def orphaned(node: str, *, silent_for: float | None = None) -> str:
 def error_text(error: BaseException, traceback: str | None = None) -> str:
     """Return what is kept about an exception: `Type: message`, then its traceback; never raises.
 
-    An error of ours that no code is at fault for, because a row says what doesn't fit, is its message alone. The first line is a summary, for dashboards show it alone. The text is bounded, and PostgreSQL can store it.
+    An error of ours that no code is at fault for, because a row says what doesn't fit, is its message alone. The first
+    line is a summary, for dashboards show it alone. The text is bounded, and PostgreSQL can store it.
     """
     message = _bounded(_text(error) or "no message", _MAX_MESSAGE)
     if isinstance(error, ObanError) and not error.traced:
