@@ -45,6 +45,11 @@ class Verdict(NamedTuple):
     meta: dict[str, Any] | None = None
     refund: bool = False
 
+    @property
+    def plain(self) -> bool:
+        """Whether the attempt is completed and nothing else is said of it, as of most."""
+        return self.state is JobState.COMPLETED and self.meta is None
+
 
 def judge(attempt: Attempt, answer: object, *, delay: Period | None = None, traceback: str | None = None) -> Verdict:
     """Return what happens to a job whose attempt ended with `answer`: what the code returned, or what it raised.

@@ -10,7 +10,7 @@ import asyncpg
 
 from oban_sa.runner.acker import Outcome, as_arrays
 from oban_sa.runner.database import Database
-from oban_sa.sql.acking import acking, acking_and_fetching
+from oban_sa.sql.acking import acking, acking_and_fetching, completing_and_fetching
 from oban_sa.sql.fetching import fetching
 from oban_sa.sql.holding import holding, reclaiming
 from oban_sa.sql.notifying import NOTIFY, insertions
@@ -30,6 +30,7 @@ class Tables:
         self._line = database.line(keeps_plans=True)
         self._fetching = database.prepare(fetching())
         self._acking = database.prepare(acking())
+        self._completing_and_fetching = database.prepare(completing_and_fetching())
         self._acking_and_fetching = database.prepare(acking_and_fetching())
         self._holding = database.prepare(holding())
         self._reclaiming = database.prepare(reclaiming())
@@ -49,7 +50,9 @@ class Tables:
         said: dict[str, Any] = {"holder": self._holder, **as_arrays(outcomes)}
         if not demand:
             return [row["id"] for row in await self._line.fetch(self._acking, **said)], []
-        rows = await self._line.fetch(self._acking_and_fetching, queue=self._queue, demand=demand, **said)
+        plain = all(outcome.verdict.plain for outcome in outcomes)
+        cycle = self._completing_and_fetching if plain else self._acking_and_fetching
+        rows = await self._line.fetch(cycle, queue=self._queue, demand=demand, **said)
         acked = [row["acked"] for row in rows if row["acked"] is not None]
         return acked, [row for row in rows if row["acked"] is None]
 

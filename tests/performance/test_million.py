@@ -126,7 +126,7 @@ async def application(table: str) -> AsyncIterator[asyncpg.Connection]:
     await connection.close()
 
 
-@pytest.mark.parametrize("name", ["acking", "acking_and_fetching"])
+@pytest.mark.parametrize("name", ["acking", "acking_and_fetching", "completing_and_fetching"])
 async def test_outcomes_are_written_by_primary_key(producer: asyncpg.Connection, name: str) -> None:
     plan = await ran(producer, name, **await outcomes(producer))
     assert plan.written == BATCH * (2 if "fetching" in name else 1)

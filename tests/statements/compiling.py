@@ -14,6 +14,7 @@ STATEMENTS: dict[str, Any] = {
     "fetching": fetching.fetching(),
     "acking": acking.acking(),
     "acking_and_fetching": acking.acking_and_fetching(),
+    "completing_and_fetching": acking.completing_and_fetching(),
     "acking_one": ACKING_ONE,
     "inquiring": inquiring.inquiring(),
     "idling": idling.idling(),

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from oban_sa.runner.database import Database
-from oban_sa.sql.acking import acking, acking_and_fetching
+from oban_sa.sql.acking import acking, acking_and_fetching, completing_and_fetching
 from oban_sa.sql.fetching import fetching
 from tests.support import plain_url
 
@@ -28,7 +28,7 @@ GIVEN = {
 
 
 @pytest.mark.parametrize("plan", ["force_generic_plan", "force_custom_plan"])
-@pytest.mark.parametrize("statement", [fetching(), acking(), acking_and_fetching()], ids=["fetch", "ack", "cycle"])
+@pytest.mark.parametrize("statement", [fetching(), acking(), acking_and_fetching(), completing_and_fetching()])
 async def test_no_cycle_reads_the_whole_table(database_url: str, statement: Any, plan: str) -> None:
     engine = create_async_engine(database_url)
     prepared = Database(engine).prepare(statement)

@@ -162,7 +162,7 @@ def buffers(nodes: list[dict[str, Any]]) -> int:
     )
 
 
-@pytest.mark.parametrize("name", ["fetching", "acking_and_fetching"])
+@pytest.mark.parametrize("name", ["fetching", "acking_and_fetching", "completing_and_fetching"])
 async def test_a_fetch_walks_the_index_in_the_order_of_the_queue(connection: asyncpg.Connection, name: str) -> None:
     nodes = await plan(connection, name, ids=[1], **{key: VALUES[key][:1] for key in VALUES if key in ARRAYS})
     assert STATE in indexes(nodes)
@@ -177,7 +177,7 @@ async def test_a_fetch_walks_the_index_in_the_order_of_the_queue(connection: asy
 ARRAYS = ("attempts", "states", "delays", "errors", "metas", "refunds")
 
 
-@pytest.mark.parametrize("name", ["acking", "acking_and_fetching", "acking_one", "holding"])
+@pytest.mark.parametrize("name", ["acking", "acking_and_fetching", "completing_and_fetching", "acking_one", "holding"])
 async def test_an_ack_finds_its_rows_by_primary_key(connection: asyncpg.Connection, name: str) -> None:
     nodes = await plan(connection, name, queue="none")
     assert KEY in indexes(nodes)
@@ -219,7 +219,7 @@ async def test_no_statement_of_a_runner_reads_the_finished_jobs(connection: asyn
     assert buffers(nodes) < LOOKS.get(name, 2000)
 
 
-PRODUCERS = ("acking", "fetching", "acking_and_fetching", "holding", "reclaiming")
+PRODUCERS = ("acking", "fetching", "acking_and_fetching", "completing_and_fetching", "holding", "reclaiming")
 
 
 GROWING = """
@@ -317,7 +317,7 @@ async def test_no_plan_made_for_an_empty_table_outlives_it(engine: AsyncEngine) 
         "SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE statement LIKE '%oban_jobs%' "
         "AND statement NOT LIKE '%pg_prepared_statements%'"
     )
-    assert [tuple(row) for row in kept] == [(0, 12)] * 6
+    assert [tuple(row) for row in kept] == [(0, 12)] * 7
     for each in (line, other):
         await each.close()
 
