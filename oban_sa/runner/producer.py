@@ -271,8 +271,8 @@ class Producer:
         if polls:
             self._hungry = True
             self._poll_at = now + self._poll_every
-        # While nobody waits, if possible.
-        if now - self._planned_at > (PLANS_LAST if polls else 3 * PLANS_LAST):
+        # While no job waits, if possible: when this is only a look, or an outcome that is to be written.
+        if now - self._planned_at > (PLANS_LAST if polls or not self._hungry else 3 * PLANS_LAST):
             self._planned_at = now
             await self._tables.plan_anew()
         demand = self._demand()
