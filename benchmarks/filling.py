@@ -20,7 +20,7 @@ FROM generate_series(1, $2::int) n
 FINISHED = """
 INSERT INTO oban_jobs (state, queue, worker, args, attempt, attempted_at, completed_at, attempted_by)
 SELECT 'completed', 'bench', 'benchmarks.finished', jsonb_build_object('n', n), 1,
-       now() - interval '1 day', now() - interval '1 day', '{someone,else}'
+       now() - interval '1 hour', now() - interval '1 hour', '{someone,else}'
 FROM generate_series(1, $1::int) n
 """
 
