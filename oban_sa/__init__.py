@@ -22,7 +22,7 @@ from oban_sa.workers import worker as worker
 
 if TYPE_CHECKING:
     from oban_sa.runner import Runner as Runner
-    from oban_sa.runner.several import Runners as Runners
+    from oban_sa.runner.runners import Runners as Runners
 else:
 
     def __getattr__(name: str) -> Any:
@@ -32,7 +32,7 @@ else:
 
             return Runner
         if name == "Runners":
-            from oban_sa.runner.several import Runners
+            from oban_sa.runner.runners import Runners
 
             return Runners
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

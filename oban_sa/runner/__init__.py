@@ -41,13 +41,13 @@ from oban_sa.runner.processes import Processes
 from oban_sa.runner.producer import Producer
 from oban_sa.runner.pruner import Pruner
 from oban_sa.runner.queues import Queues
+from oban_sa.runner.sameness import check_same_database
 from oban_sa.runner.scheduler import Scheduler
 from oban_sa.runner.sessions import AttemptSessions
 from oban_sa.runner.signals import Signals
 from oban_sa.runner.stager import Stager
 from oban_sa.runner.ticker import Ticker
 from oban_sa.runner.watch import Watch
-from oban_sa.runner.whereabouts import check_same_database
 from oban_sa.sql.staging import unfinished
 from oban_sa.workers.middleware import Chain, Middleware
 from oban_sa.workers.registry import Registry

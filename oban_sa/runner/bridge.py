@@ -41,7 +41,7 @@ class _Bridge(greenlet):  # type: ignore[misc]
 
     # The greenlet that this one really returns to is kept elsewhere, and is not affected.
     @property
-    def parent(self) -> Any:
+    def parent(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self._elsewhere
 
 

@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 from oban_sa.errors import AttemptCancelled, AttemptError, AttemptTimedOut
 from oban_sa.models import Job
 from oban_sa.periods import describe
-from oban_sa.runner.allowance import Allowance
 from oban_sa.runner.handover import Handover
 from oban_sa.runner.processes import Processes
 from oban_sa.runner.sessions import Around, AroundCode, AttemptSessions, Call, Judge
 from oban_sa.runner.settling import Settled
 from oban_sa.runner.threads import ThreadCall, Threads
+from oban_sa.runner.time_limit import TimeLimit
 from oban_sa.workers.definition import Definition
 
 T = TypeVar("T")
@@ -35,10 +35,10 @@ class Dispatch:
         if definition.executor == "loop":
             if within is None:
                 return await definition.call(job)
-            return await _within(Allowance(within), lambda: definition.call(job))
+            return await _within(TimeLimit(within), lambda: definition.call(job))
         if definition.executor == "process":
             return await self._processes.call(definition, job, within=within)
-        return await _thread_ended(self._threads.call(lambda: definition.call(job)), Allowance(within))
+        return await _thread_ended(self._threads.call(lambda: definition.call(job)), TimeLimit(within))
 
     async def call_in_session(
         self, definition: Definition, job: Job, judge: Judge, *, within: float | None, around: Around | None = None
@@ -49,44 +49,44 @@ class Dispatch:
         was written: it was not where the attempt had lost its job, and is still to be where there was nothing to commit
         with it. Raises what the code raises, after rolling back.
         """
-        allowance = Allowance(within)
+        time_limit = TimeLimit(within)
         if around is not None:
-            return await self._call_around(definition, job, judge, allowance, around)
+            return await self._call_around(definition, job, judge, time_limit, around)
         if definition.session == "async":
-            return await _within(allowance, lambda: self._sessions.settled(definition, job, judge, None, allowance))
-        settled: Settled = await _thread_ended(self._in_thread(definition, job, judge, None, allowance), allowance)
+            return await _within(time_limit, lambda: self._sessions.settled(definition, job, judge, None, time_limit))
+        settled: Settled = await _thread_ended(self._in_thread(definition, job, judge, None, time_limit), time_limit)
         return settled
 
     async def _call_around(
-        self, definition: Definition, job: Job, judge: Judge, allowance: Allowance, around: Around
+        self, definition: Definition, job: Job, judge: Judge, time_limit: TimeLimit, around: Around
     ) -> Settled:
         """The same with something around the code. Time counts for the code, and anew for what is written after it."""
         if definition.session == "async":
             timeout = asyncio.timeout(None)
 
             async def timed(call: Call) -> Any:
-                answer = await around(lambda: _within(allowance, call))
-                allowance.begin(partial(timeout.reschedule, 0))
+                answer = await around(lambda: _within(time_limit, call))
+                time_limit.begin(partial(timeout.reschedule, 0))
                 return answer
 
             try:
                 async with timeout:
-                    return await self._sessions.settled(definition, job, judge, timed, allowance)
+                    return await self._sessions.settled(definition, job, judge, timed, time_limit)
             except TimeoutError as error:
                 if timeout.expired():
-                    raise _timed_out(allowance) from error
+                    raise _timed_out(time_limit) from error
                 raise
             finally:
-                allowance.end()
+                time_limit.end()
 
         handover = Handover()
 
         def start() -> ThreadCall:
-            return self._in_thread(definition, job, judge, handover.around, allowance)
+            return self._in_thread(definition, job, judge, handover.around, time_limit)
 
         async def code() -> Any:
             handover.begin(start)
-            return await _thread_ended(handover, allowance)
+            return await _thread_ended(handover, time_limit)
 
         try:
             answer = await around(code)
@@ -94,19 +94,19 @@ class Dispatch:
             if handover.call is not None:
                 handover.drop()
                 with contextlib.suppress(BaseException):
-                    await _thread_ended(handover.call, Allowance(None))
+                    await _thread_ended(handover.call, TimeLimit(None))
             raise
         # Where the code was not even begun, there is still an outcome to write, and it's written the same way.
         call = handover.call or handover.skip(start)
         handover.decide(answer)
-        settled: Settled = await _thread_ended(call, allowance)
+        settled: Settled = await _thread_ended(call, time_limit)
         return settled
 
     def _in_thread(
-        self, definition: Definition, job: Job, judge: Judge, around: AroundCode | None, allowance: Allowance
+        self, definition: Definition, job: Job, judge: Judge, around: AroundCode | None, time_limit: TimeLimit
     ) -> ThreadCall:
         def settled() -> Settled:
-            return self._sessions.settled_in_thread(definition, job, judge, around, allowance, call)
+            return self._sessions.settled_in_thread(definition, job, judge, around, time_limit, call)
 
         call = ThreadCall(settled)
         return self._threads.start(call)
@@ -118,23 +118,23 @@ class Dispatch:
         await self._processes.close()
 
 
-async def _within(allowance: Allowance, call: Callable[[], Awaitable[T]]) -> T:
-    if allowance.seconds is None:
+async def _within(time_limit: TimeLimit, call: Callable[[], Awaitable[T]]) -> T:
+    if time_limit.seconds is None:
         return await call()
     timeout = asyncio.timeout(None)
     try:
         async with timeout:
-            allowance.begin(partial(timeout.reschedule, 0))
+            time_limit.begin(partial(timeout.reschedule, 0))
             return await call()
     except TimeoutError as error:
         if timeout.expired():
-            raise _timed_out(allowance) from error
+            raise _timed_out(time_limit) from error
         raise
     finally:
-        allowance.end()
+        time_limit.end()
 
 
-async def _thread_ended(call: ThreadCall | Handover, allowance: Allowance) -> Any:
+async def _thread_ended(call: ThreadCall | Handover, time_limit: TimeLimit) -> Any:
     """Wait until the thread has really ended: a job whose code still runs must not be started again elsewhere.
 
     When time is up, or the attempt is cancelled, the code is interrupted at its next Python instruction.
@@ -144,10 +144,10 @@ async def _thread_ended(call: ThreadCall | Handover, allowance: Allowance) -> An
     def expired() -> None:
         nonlocal reason
         if reason is None:
-            reason = _timed_out(allowance)
+            reason = _timed_out(time_limit)
             call.interrupt(AttemptTimedOut)
 
-    allowance.begin(expired)
+    time_limit.begin(expired)
     try:
         while not call.future.done():
             try:
@@ -156,7 +156,7 @@ async def _thread_ended(call: ThreadCall | Handover, allowance: Allowance) -> An
                 reason = reason or AttemptCancelled()
                 call.interrupt(AttemptCancelled)
     finally:
-        allowance.end()
+        time_limit.end()
     error = call.future.exception()
     if error is None:
         return call.future.result()
@@ -165,5 +165,5 @@ async def _thread_ended(call: ThreadCall | Handover, allowance: Allowance) -> An
     raise error
 
 
-def _timed_out(allowance: Allowance) -> AttemptTimedOut:
-    return AttemptTimedOut(f"the attempt took longer than its timeout of {describe(allowance.seconds or 0)}")
+def _timed_out(time_limit: TimeLimit) -> AttemptTimedOut:
+    return AttemptTimedOut(f"the attempt took longer than its timeout of {describe(time_limit.seconds or 0)}")

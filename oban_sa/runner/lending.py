@@ -17,10 +17,10 @@ from sqlalchemy.util import await_only, greenlet_spawn
 from oban_sa import clock
 from oban_sa.errors import AttemptError
 from oban_sa.models import Job
-from oban_sa.runner.allowance import Allowance
 from oban_sa.runner.bridge import in_greenlet
 from oban_sa.runner.gate import Gate
 from oban_sa.runner.threads import ThreadCall
+from oban_sa.runner.time_limit import TimeLimit
 
 logger = logging.getLogger("oban_sa.runner")
 
@@ -64,13 +64,13 @@ class Loan:
     """
 
     def __init__(
-        self, lender: Lender, session: Session, job: Job, *, allowance: Allowance, thread: ThreadCall | None = None
+        self, lender: Lender, session: Session, job: Job, *, time_limit: TimeLimit, thread: ThreadCall | None = None
     ) -> None:
         """`thread` is where the session is used, if not on the loop; the code there runs in `bridged`."""
         self.job = job
         self._lender = lender
         self._bind_of = session.get_bind
-        self._allowance = allowance
+        self._time_limit = time_limit
         self._thread = thread
         self._held: dict[Engine, Connection] = {}
         self._gate: Gate | None = None
@@ -122,7 +122,7 @@ class Loan:
                     self._gate = gate
                 else:
                     await_only(self._enter(gate))
-            with self._allowance.paused():
+            with self._time_limit.paused():
                 self._open(engine, patient)
         elif engine.dialect.is_async:
             await_only(self._taken(engine, gate, patient))
@@ -133,7 +133,7 @@ class Loan:
         return self._held[engine]
 
     async def _enter(self, gate: Gate) -> None:
-        with self._allowance.paused():
+        with self._time_limit.paused():
             await gate.enter()
         self._gate = gate
 
@@ -141,7 +141,7 @@ class Loan:
         # What is taken is noted here, on the loop: the thread may be interrupted before it hears of it.
         if gate is not None:
             await self._enter(gate)
-        with self._allowance.paused():
+        with self._time_limit.paused():
             await greenlet_spawn(self._open, engine, patient)
 
     def _open(self, engine: Engine, patient: bool) -> None:

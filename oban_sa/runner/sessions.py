@@ -13,13 +13,13 @@ from sqlalchemy.orm import Session
 from sqlalchemy.util import greenlet_spawn
 
 from oban_sa.models import Job
-from oban_sa.runner.allowance import Allowance
 from oban_sa.runner.bridge import bridged
 from oban_sa.runner.inquiry import Inquiry, unanswered
 from oban_sa.runner.lending import Lender, Loan
 from oban_sa.runner.makers import Maker
 from oban_sa.runner.settling import Settled, conclude
 from oban_sa.runner.threads import ThreadCall
+from oban_sa.runner.time_limit import TimeLimit
 from oban_sa.verdicts import Verdict
 from oban_sa.workers.definition import Definition
 
@@ -47,11 +47,11 @@ class AttemptSessions:
         self._inquiry = inquiry
 
     async def settled(
-        self, definition: Definition, job: Job, judge: Judge, around: Around | None, allowance: Allowance
+        self, definition: Definition, job: Job, judge: Judge, around: Around | None, time_limit: TimeLimit
     ) -> Settled:
         """Run code that takes an asynchronous session, on the loop; `around` stands around it, before its outcome."""
         session = self._maker.asynchronous(definition)
-        loan = Loan(self._lender, session.sync_session, job, allowance=allowance)
+        loan = Loan(self._lender, session.sync_session, job, time_limit=time_limit)
         return await settle(
             session, job, judge, lambda: definition.call(job, session), around, loan=loan, inquiry=self._inquiry
         )
@@ -62,12 +62,12 @@ class AttemptSessions:
         job: Job,
         judge: Judge,
         around: AroundCode | None,
-        allowance: Allowance,
+        time_limit: TimeLimit,
         call: ThreadCall,
     ) -> Settled:
         """Run code that takes a synchronous session, in this thread; what it sends is sent on the loop of `call`."""
         session = self._maker.synchronous(definition)
-        loan = Loan(self._lender, session, job, allowance=allowance, thread=call)
+        loan = Loan(self._lender, session, job, time_limit=time_limit, thread=call)
         code = partial(definition.call, job, session)
         return settle_in_thread(session, job, judge, code, around, call=call, loan=loan, inquiry=self._inquiry)
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from oban_sa import clock
 from oban_sa.errors import AttemptCancelled
-from oban_sa.runner.errands import Errand
+from oban_sa.runner.loop_calls import LoopCall
 
 logger = logging.getLogger("oban_sa.runner")
 
@@ -37,7 +37,7 @@ class ThreadCall:
         self._spared = False
         self._refusal: type[BaseException] | None = None
         self._left_behind = False
-        self._errand: Errand | None = None
+        self._loop_call: LoopCall | None = None
         self._shielded = False
         self._held_back = False
         self._struck: type[BaseException] | None = None
@@ -63,8 +63,8 @@ class ThreadCall:
                 self._refusal = error
                 return
             self._struck = error
-            if self._errand is not None:
-                self._errand.cancel(error)
+            if self._loop_call is not None:
+                self._loop_call.cancel(error)
             elif self._shielded:
                 self._held_back = True
             else:
@@ -72,23 +72,23 @@ class ThreadCall:
 
     def on_loop(self, awaitable: Awaitable[Any]) -> Any:
         """In the thread: have something done on the loop that the call came from, and wait for what comes of it."""
-        errand = Errand(self._loop, awaitable)
+        loop_call = LoopCall(self._loop, awaitable)
         try:
             with self._lock:
-                _struck_now()  # or not while waiting: from here on an interruption cancels the errand instead
+                _struck_now()  # or not while waiting: from here on an interruption cancels the loop_call instead
                 if self._left_behind and not self._spared:
                     raise AttemptCancelled("the runner has stopped and left this code behind")
-                self._errand = errand
+                self._loop_call = loop_call
         except BaseException:
-            errand.drop()
+            loop_call.drop()
             raise
-        errand.go()
-        errand.wait()
+        loop_call.go()
+        loop_call.wait()
         with self._lock:
-            self._errand = None
-            if errand.missed is not None and not self._spared and self._struck is not None:
+            self._loop_call = None
+            if loop_call.missed is not None and not self._spared and self._struck is not None:
                 _raise_in(threading.get_ident(), self._struck)
-        return errand.result()
+        return loop_call.result()
 
     def shielded(self, function: Callable[[], T]) -> T:
         """In the thread: call what must not be interrupted half-way; an interruption is made up for after it."""
@@ -114,8 +114,8 @@ class ThreadCall:
         """Wait for the code no longer: this process is about to end, or nobody wants the answer."""
         self._left_behind = True
         with self._lock:
-            if self._errand is not None and not self._spared:
-                self._errand.cancel(AttemptCancelled)
+            if self._loop_call is not None and not self._spared:
+                self._loop_call.cancel(AttemptCancelled)
         if not self.future.done():
             self.future.set_exception(AttemptCancelled("the code could not be interrupted and was left behind"))
 

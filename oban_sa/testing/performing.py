@@ -99,13 +99,15 @@ def _read(target: Any, args: Any, options: Mapping[str, Any], registry: Registry
     if isinstance(target, type):
         return definition, target.new(args, **options)  # type: ignore[attr-defined]
     refuse_unknown_for_job(options, of=f"perform_job({target.__name__})")
-    given = args if args is not None else {}
+    given: Any = args if args is not None else {}
     if not isinstance(given, Mapping):
         raise InvalidArguments(
             f"the args of {target.__name__}() are given by name, as a dict, not {args!r}; "
             f"or write perform_job({target.__name__}.new(...))"
         )
-    return definition, definition.job(cast("FunctionBody", definition.body).encode(given), options)
+    return definition, definition.job(
+        cast("FunctionBody", definition.body).encode(cast("Mapping[str, Any]", given)), options
+    )
 
 
 def _as_fetched(job: Job) -> Job:

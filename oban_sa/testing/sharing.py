@@ -10,10 +10,10 @@ from sqlalchemy.orm import Session
 
 from oban_sa.errors import InvalidOption
 from oban_sa.models import Job
-from oban_sa.runner.allowance import Allowance
 from oban_sa.runner.sessions import Around, AroundCode, AttemptSessions, Judge, settle, settle_in_thread
 from oban_sa.runner.settling import Settled
 from oban_sa.runner.threads import ThreadCall
+from oban_sa.runner.time_limit import TimeLimit
 from oban_sa.testing.places import Bind, Place
 from oban_sa.workers import Definition
 
@@ -30,7 +30,7 @@ class SharedSessions(AttemptSessions):
         self._shared: Bind = place.bind
 
     async def settled(
-        self, definition: Definition, job: Job, judge: Judge, around: Around | None, allowance: Allowance
+        self, definition: Definition, job: Job, judge: Judge, around: Around | None, time_limit: TimeLimit
     ) -> Settled:
         """Run code that takes an asynchronous session, on the loop."""
         if isinstance(self._shared, (Connection, Engine)):
@@ -47,7 +47,7 @@ class SharedSessions(AttemptSessions):
         job: Job,
         judge: Judge,
         around: AroundCode | None,
-        allowance: Allowance,
+        time_limit: TimeLimit,
         call: ThreadCall,
     ) -> Settled:
         """Run code that takes a synchronous session, in this thread; an asynchronous driver stays on the loop."""

@@ -14,8 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, sessionmaker
 
 from oban_sa import Job, enqueue, job, telemetry
-from oban_sa.runner.allowance import Allowance
 from oban_sa.runner.gate import Gate
+from oban_sa.runner.time_limit import TimeLimit
 from tests.runner.conftest import House
 from tests.support import eventually
 
@@ -326,9 +326,9 @@ async def test_places_beyond_are_for_those_who_have_waited() -> None:
 
 
 async def test_time_does_not_pass_while_it_is_paused() -> None:
-    allowance, over = Allowance(0.05), asyncio.Event()
-    allowance.begin(over.set)
-    with allowance.paused():
+    time_limit, over = TimeLimit(0.05), asyncio.Event()
+    time_limit.begin(over.set)
+    with time_limit.paused():
         await asyncio.sleep(0.1)
         assert not over.is_set()
     await over.wait()

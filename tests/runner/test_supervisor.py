@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from oban_sa.runner.command import members
-from oban_sa.runner.command.members import Member, Unusable
+from oban_sa.runner.command.supervised import Member, Unusable
 from oban_sa.runner.command.supervisor import Supervisor
 from oban_sa.settings import Settings
 from tests.support import eventually

@@ -24,7 +24,7 @@ from typing import Any, Final, cast
 from oban_sa.errors import InvalidOption, ObanError
 from oban_sa.runner import Runner
 from oban_sa.runner.command import imports, logs, service
-from oban_sa.runner.several import Runners
+from oban_sa.runner.runners import Runners
 from oban_sa.settings import Settings, default_node
 
 logger = logging.getLogger("oban_sa.runner")

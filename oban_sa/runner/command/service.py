@@ -24,7 +24,7 @@ from oban_sa.runner.command.stopping import stoppable
 from oban_sa.runner.engine import connect_arguments, create_engine, explained
 from oban_sa.runner.makers import ApplicationMaker
 from oban_sa.runner.processes import processors
-from oban_sa.runner.several import Runners
+from oban_sa.runner.runners import Runners
 from oban_sa.settings import Settings
 from oban_sa.workers.middleware import Chain
 

@@ -14,8 +14,8 @@ import orjson
 
 from oban_sa.errors import InvalidOption
 from oban_sa.runner.command import service
-from oban_sa.runner.command.members import Member, Unusable
 from oban_sa.runner.command.shares import shared
+from oban_sa.runner.command.supervised import Member, Unusable
 from oban_sa.runner.health import Check, Health
 from oban_sa.settings import Settings
 

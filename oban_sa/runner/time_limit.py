@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 
-class Allowance:
+class TimeLimit:
     """Calls somebody when so many seconds are over; they don't pass while the attempt waits for its turn.
 
     None is all the time in the world. It may begin anew after it has ended.
@@ -17,7 +17,6 @@ class Allowance:
         self.seconds = seconds
         self._expired: Callable[[], object] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._left = 0.0
 
     def begin(self, expired: Callable[[], object]) -> None:
         """Let the time pass from now on."""

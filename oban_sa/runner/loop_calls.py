@@ -10,7 +10,7 @@ from typing import Any
 from oban_sa.errors import AttemptCancelled
 
 
-class Errand:
+class LoopCall:
     """One awaitable, done on a loop while a thread waits for it; `cancel` ends it early, with an error of choice."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, awaitable: Awaitable[Any]) -> None:
