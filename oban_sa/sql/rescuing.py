@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import (
+    CTE,
     ColumnElement,
     Delete,
     Double,
@@ -74,16 +76,8 @@ def rescuing() -> Executable:
     )
     rescued = func.coalesce(_number(jobs.c.meta, "rescued", Integer()), inline("0")) + inline("1")
     meta = func.coalesce(jobs.c.meta, inline("'{}'::jsonb"))
-    return (
-        update(jobs)
-        .where(jobs.c.id == orphans.c.id)
-        .values(
-            **_given_on(),
-            errors=jobs.c.errors.op("||")(error_entry(jobs.c.attempt, orphans.c.text)),
-            meta=meta.op("||")(func.jsonb_build_object(inline("'rescued'"), rescued)),
-        )
-        .returning(jobs.c.id, jobs.c.queue, jobs.c.worker, jobs.c.state, jobs.c.attempt, jobs.c.max_attempts)
-    )
+    counted = meta.op("||")(func.jsonb_build_object(inline("'rescued'"), rescued))
+    return _changed(orphans, {**_given_on(), "meta": counted}, said=orphans.c.text)
 
 
 def _given_on() -> dict[str, Any]:
@@ -122,15 +116,7 @@ def abandoned() -> Executable:
         .with_for_update(skip_locked=True)
         .cte("lost")
     )
-    return (
-        update(jobs)
-        .where(jobs.c.id == lost.c.id)
-        .values(
-            **_given_on(),
-            errors=jobs.c.errors.op("||")(error_entry(jobs.c.attempt, bindparam("text", type_=Text()))),
-        )
-        .returning(jobs.c.id, jobs.c.queue, jobs.c.worker, jobs.c.state, jobs.c.attempt, jobs.c.max_attempts)
-    )
+    return _changed(lost, _given_on())
 
 
 def exhausted() -> Executable:
@@ -163,14 +149,16 @@ def exhausted() -> Executable:
         .with_for_update(skip_locked=True, of=jobs)
         .cte("spent")
     )
+    return _changed(spent, {"state": inline("'discarded'"), "discarded_at": utc_clock()})
+
+
+def _changed(found: CTE, changes: Mapping[str, Any], *, said: ColumnElement[Any] | None = None) -> Executable:
+    """Change the jobs found and note an error at each, which is the parameter `text` unless `said` otherwise."""
+    text: ColumnElement[Any] = bindparam("text", type_=Text()) if said is None else said
     return (
         update(jobs)
-        .where(jobs.c.id == spent.c.id)
-        .values(
-            state=inline("'discarded'"),
-            discarded_at=utc_clock(),
-            errors=jobs.c.errors.op("||")(error_entry(jobs.c.attempt, bindparam("text", type_=Text()))),
-        )
+        .where(jobs.c.id == found.c.id)
+        .values(**changes, errors=jobs.c.errors.op("||")(error_entry(jobs.c.attempt, text)))
         .returning(jobs.c.id, jobs.c.queue, jobs.c.worker, jobs.c.state, jobs.c.attempt, jobs.c.max_attempts)
     )
 
