@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from oban_sa.runner.command import members
+from oban_sa.runner.command import supervised
 from oban_sa.runner.command.supervised import Member, Unusable
 from oban_sa.runner.command.supervisor import Supervisor
 from oban_sa.settings import Settings
@@ -38,7 +38,7 @@ class Program:
 @pytest.fixture
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(members, "MODULE", "forgetful")
+    monkeypatch.setattr(supervised, "MODULE", "forgetful")
     return Program(tmp_path / "forgetful.py")
 
 
@@ -51,7 +51,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         asked.append(attempt)
         return 0.01
 
-    monkeypatch.setattr(members.backoff, "retrying", retrying)
+    monkeypatch.setattr(supervised.backoff, "retrying", retrying)
     return asked
 
 
@@ -76,7 +76,7 @@ async def test_pauses_grow_while_a_runner_keeps_dying(
 async def test_pauses_begin_anew_for_one_that_lived_a_while(
     program: Program, pauses: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(members, "STEADY", -1.0)
+    monkeypatch.setattr(supervised, "STEADY", -1.0)
     program.does("sys.exit(3)")
     one = member()
     living = asyncio.create_task(one.live())
