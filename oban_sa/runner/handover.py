@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from oban_sa.runner.threads import ThreadCall, _raise_in
+from oban_sa.runner.threads import ThreadCall, raise_in
 
 
 class Handover:
@@ -79,7 +79,7 @@ class Handover:
         # What follows is not the code's any more, and nothing may be raised into it.
         while not self._over:
             with contextlib.suppress(BaseException), self._lock:
-                _raise_in(threading.get_ident(), None)
+                raise_in(threading.get_ident(), None)
                 self._over = True
 
     def _tell(self, answer: Any, error: BaseException | None) -> None:

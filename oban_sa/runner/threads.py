@@ -68,7 +68,7 @@ class ThreadCall:
             elif self._shielded:
                 self._held_back = True
             else:
-                _raise_in(self._thread_id, error)
+                raise_in(self._thread_id, error)
 
     def on_loop(self, awaitable: Awaitable[Any]) -> Any:
         """In the thread: have something done on the loop that the call came from, and wait for what comes of it."""
@@ -87,7 +87,7 @@ class ThreadCall:
         with self._lock:
             self._loop_call = None
             if loop_call.missed is not None and not self._spared and self._struck is not None:
-                _raise_in(threading.get_ident(), self._struck)
+                raise_in(threading.get_ident(), self._struck)
         return loop_call.result()
 
     def shielded(self, function: Callable[[], T]) -> T:
@@ -101,13 +101,13 @@ class ThreadCall:
             with self._lock:
                 self._shielded = False
                 if self._held_back and self._struck is not None and not self._spared:
-                    _raise_in(threading.get_ident(), self._struck)
+                    raise_in(threading.get_ident(), self._struck)
 
     def spare(self) -> None:
         """In the thread: let nothing be raised into it from here on, where it does what has to be done."""
         while not self._spared:
             with contextlib.suppress(BaseException), self._lock:
-                _raise_in(threading.get_ident(), None)
+                raise_in(threading.get_ident(), None)
                 self._spared = True
 
     def abandon(self) -> None:
@@ -240,7 +240,7 @@ async def joined(threads: Iterable[threading.Thread], within: float) -> None:
     await ended.wait()
 
 
-def _raise_in(thread_id: int, error: type[BaseException] | None) -> None:
+def raise_in(thread_id: int, error: type[BaseException] | None) -> None:
     """Raise an error in a thread at its next instruction; None takes back one that it has not met yet."""
     raised = None if error is None else ctypes.py_object(error)
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread_id), raised)

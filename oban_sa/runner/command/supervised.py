@@ -16,6 +16,7 @@ from oban_sa import backoff, clock
 from oban_sa.errors import RunnerError
 from oban_sa.periods import describe
 from oban_sa.runner.command.member import packed
+from oban_sa.runner.exits import described
 from oban_sa.settings import Settings, default_node
 
 logger = logging.getLogger("oban_sa.runner")
@@ -66,7 +67,7 @@ class Member:
                 # One that had only begun to start knows no better way to end.
                 if code != 0 and (self.started or code != -signal.SIGTERM):
                     self.clean = False
-                    logger.warning("the runner %s %s", self.node, _how(code))
+                    logger.warning("the runner %s %s", self.node, described(code))
                 return
             if code == 0 and self.settings.until_idle:
                 return
@@ -74,7 +75,7 @@ class Member:
                 raise Unusable
             failures = 1 if clock.monotonic() - began > STEADY else failures + 1
             rest = backoff.retrying(failures + 2)
-            logger.warning("the runner %s %s; it is started again in %s", self.node, _how(code), describe(rest))
+            logger.warning("the runner %s %s; it is started again in %s", self.node, described(code), describe(rest))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(rest):
                     await self._stopping.wait()
@@ -131,13 +132,3 @@ async def _first(ended: asyncio.Task[int], event: asyncio.Event, *, within: floa
     await asyncio.wait([ended, waiting], timeout=within, return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
     return ended.done()
-
-
-def _how(code: int) -> str:
-    """Say how a process ended."""
-    if code >= 0:
-        return f"ended with exit code {code}"
-    with contextlib.suppress(ValueError):
-        name = signal.Signals(-code).name
-        return f"was killed by {name}{' (out of memory?)' if name == 'SIGKILL' else ''}"
-    return f"was killed by signal {-code}"

@@ -9,7 +9,6 @@ import logging
 import multiprocessing
 import multiprocessing.util
 import pickle
-import signal
 import socket
 import threading
 import weakref
@@ -18,6 +17,7 @@ from typing import Any, Final
 
 from oban_sa.errors import AttemptCancelled, AttemptCrashed, AttemptError, AttemptTimedOut
 from oban_sa.periods import describe
+from oban_sa.runner.exits import described
 from oban_sa.runner.processes import crossing, inside
 from oban_sa.runner.processes.crossing import Answer, Ask, Begun, Cancel, Failure, Interrupt, Leave, Plan, Ready
 
@@ -115,7 +115,7 @@ class Child:
 
     def crashed(self, name: str) -> AttemptCrashed:
         """Return the error of an attempt at this worker's job, with which the process ended."""
-        return AttemptCrashed(f"the process that ran {name} {_how(self._exit)}")
+        return AttemptCrashed(f"the process that ran {name} {described(self._exit)}")
 
     def ask_to_stop(self) -> None:
         """Let `job.cancelled()` be True there."""
@@ -257,7 +257,7 @@ class Child:
         if not self._ready.done():
             self._ready.set_exception(
                 AttemptError(
-                    f"a process for the job {_how(self._exit)} before it was ready; it said why on standard error"
+                    f"a process for the job {described(self._exit)} before it was ready; it said why on standard error"
                 )
             )
         if self._ready.done() and not self._ready.cancelled():
@@ -293,19 +293,6 @@ class _Call:
 def _settle(future: asyncio.Future[Any], value: object) -> None:
     if not future.done():
         future.set_result(value)
-
-
-def _how(code: int | None) -> str:
-    """Say how a process ended."""
-    if code is None:
-        return "ended, nobody knows how,"
-    if code >= 0:
-        return f"ended with exit code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    return f"was killed by {name}{' (out of memory?)' if name == 'SIGKILL' else ''}"
 
 
 def _log(pickled: bytes, context: contextvars.Context | None) -> None:
