@@ -9,7 +9,6 @@ import socket
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
-from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -17,7 +16,7 @@ from oban_sa import clock, messages, telemetry
 from oban_sa.client.verifying import verify
 from oban_sa.cronentry import CronEntry
 from oban_sa.errors import InvalidJob, InvalidOption, RunnerError
-from oban_sa.models import Job, rules
+from oban_sa.models import rules
 from oban_sa.periods import Period, seconds
 from oban_sa.retention import Prune, read_prune
 from oban_sa.runner.checks import Checks
@@ -28,7 +27,7 @@ from oban_sa.runner.dispatch import Dispatch
 from oban_sa.runner.executor import Executor, Interrupted
 from oban_sa.runner.health import Health
 from oban_sa.runner.heartbeat import Heartbeat
-from oban_sa.runner.idle import Idle
+from oban_sa.runner.idle_transactions import IdleTransactions
 from oban_sa.runner.inquiry import Inquiry
 from oban_sa.runner.leader import Leader
 from oban_sa.runner.lending import Lender
@@ -47,6 +46,7 @@ from oban_sa.runner.sessions import AttemptSessions
 from oban_sa.runner.signals import Signals
 from oban_sa.runner.stager import Stager
 from oban_sa.runner.ticker import Ticker
+from oban_sa.runner.waiting import until
 from oban_sa.runner.watch import Watch
 from oban_sa.sql.staging import unfinished
 from oban_sa.workers.middleware import Chain, Middleware
@@ -206,7 +206,9 @@ class Runner:
             "decisions": self._decisions,
         }
         if idle_in_transaction_after is not None:
-            parts["idle"] = Idle(self._database, lender, after=idle_in_transaction_after, source=self._source)
+            parts["idle"] = IdleTransactions(
+                self._database, lender, after=idle_in_transaction_after, source=self._source
+            )
         if metrics:
             parts["metrics"] = Metrics(
                 self._database,
@@ -231,11 +233,11 @@ class Runner:
             lambda: Database(engine, schema=schema, quiet=True),
             every=self._heartbeat_every,
             rows=lambda: [producer.row() for producer in self._queues.all],
-            lost=self._lost,
+            lost=self._queues.recount,
         )
         self._watch: Watch | None = None
         if blocked_after is not None:
-            self._watch = Watch(after=blocked_after, source=self._source, concerns=self._runs)
+            self._watch = Watch(after=blocked_after, source=self._source, concerns=self._queues.hold)
         self._checks = Checks(
             self._database,
             notifier=self._notifier,
@@ -308,15 +310,7 @@ class Runner:
         `also` names queues that others serve and that are to be idle as well.
         """
         others = frozenset(also) - self.queues.keys()
-        rest = 0.02
-        while not self._stop_asked.is_set():
-            if await self.idle(others):
-                return
-            try:
-                async with asyncio.timeout(rest):
-                    await self._stop_asked.wait()
-            except TimeoutError:
-                rest = min(rest * 1.5, 0.25)
+        await until(lambda: self.idle(others), stopped=self._stop_asked)
 
     async def run(self, *, until_idle: bool = False) -> None:
         """Start, work until asked to stop or, if so wished, until idle, and stop."""
@@ -345,10 +339,10 @@ class Runner:
         running = sum(len(producer.running) for producer in self._queues.all)
         if self._started_at is not None:
             telemetry.emit(telemetry.RunnerStopping(runner=self._source, running=running, grace=self._grace))
-        await self._attempts_ended(self._grace)
+        await self._queues.attempts_ended(self._grace)
         for producer in self._queues.all:
             producer.interrupt(Interrupted.SHUTDOWN)
-        await self._attempts_ended(UNWINDING)
+        await self._queues.attempts_ended(UNWINDING)
         await self._notifier.stop()
         await asyncio.gather(*(ticker.stop() for ticker in reversed(self._tickers)))
         await self._heartbeat.stop()
@@ -365,16 +359,6 @@ class Runner:
             telemetry.emit(telemetry.RunnerStop(runner=self._source, duration=duration, given_back=given_back))
         if self._unfollow is not None:
             self._unfollow()
-
-    async def _attempts_ended(self, within: float) -> None:
-        tasks = [
-            running.task
-            for producer in self._queues.all
-            for running in producer.running.values()
-            if running.task is not None
-        ]
-        if tasks:
-            await asyncio.wait(tasks, timeout=within)
 
     async def idle(self, also: Iterable[str] = ()) -> bool:
         """Whether no job of the served queues is available, executing or due; not where that can't be found out."""
@@ -407,14 +391,6 @@ class Runner:
             return "stopping"
         return None if self._working else "starting"
 
-    def _runs(self, job: Job) -> bool:
-        return any(str(producer.uuid) in job.attempted_by for producer in self._queues.all)
-
-    def _lost(self, uuids: list[UUID]) -> None:
-        for producer in self._queues.all:
-            if producer.uuid in uuids:
-                producer.recount()
-
 
 def _checked(queues: Mapping[str, int]) -> dict[str, int]:
     for queue, limit in queues.items():
@@ -433,10 +409,10 @@ def _is_limit(limit: object) -> bool:
     return isinstance(limit, int) and not isinstance(limit, bool) and limit >= 1
 
 
-__all__ = ["Runner", "verify"]
-
-
 def _at_least_one(connections: int | None) -> int | None:
     if connections is not None and connections < 1:
         raise InvalidOption(f"connections is {connections}; without any, no worker could use its session")
     return connections
+
+
+__all__ = ["Runner", "verify"]

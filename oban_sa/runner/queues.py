@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import Collection, Coroutine, Mapping
 from typing import Any, Protocol
+from uuid import UUID
 
 from oban_sa import backoff
 from oban_sa.messages import EVERY
+from oban_sa.models import Job
 from oban_sa.runner.executor import Interrupted
 from oban_sa.runner.producer import Producer
 
@@ -117,6 +119,22 @@ class Queues:
             # Once only: code that cleans up after it was interrupted is not to be interrupted in that.
             if running is not None and running.interrupted is None:
                 running.interrupt(Interrupted.CANCELLED)
+
+    def hold(self, job: Job) -> bool:
+        """Whether a job is held by a producer here."""
+        return any(str(producer.uuid) in job.attempted_by for producer in self.all)
+
+    def recount(self, uuids: Collection[UUID]) -> None:
+        """Let these producers ask which of their jobs they still hold: their rows were gone."""
+        for producer in self.all:
+            if producer.uuid in uuids:
+                producer.recount()
+
+    async def attempts_ended(self, within: float) -> None:
+        """Wait until nothing runs any more, for so many seconds at most."""
+        running = [each.task for producer in self.all for each in producer.running.values() if each.task is not None]
+        if running:
+            await asyncio.wait(running, timeout=within)
 
     def _named(self, queue: str) -> list[Producer]:
         if queue == EVERY:

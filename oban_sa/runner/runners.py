@@ -6,16 +6,13 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
 from oban_sa.errors import InvalidOption, RunnerError
 from oban_sa.runner import Runner
 from oban_sa.runner.checks import Checks
 from oban_sa.runner.health import Check, Health
-
-REST: Final = 0.02
-LONGEST_REST: Final = 0.25
-"""Seconds between looks whether all are idle: the first, and the most it grows to."""
+from oban_sa.runner.waiting import until
 
 
 class Runners:
@@ -78,16 +75,12 @@ class Runners:
     async def until_idle(self, also: Iterable[str] = ()) -> None:
         """Wait until no runner has anything left to do, as `Runner.until_idle` has it, or until asked to stop."""
         others = tuple(also)
-        rest = REST
-        while not self._stop_asked.is_set():
+
+        async def idle() -> bool:
             # Twice: a job that was running in one schema may have enqueued into another that was looked at before.
-            if await self._idle(others) and await self._idle(others):
-                return
-            try:
-                async with asyncio.timeout(rest):
-                    await self._stop_asked.wait()
-            except TimeoutError:
-                rest = min(rest * 1.5, LONGEST_REST)
+            return await self._idle(others) and await self._idle(others)
+
+        await until(idle, stopped=self._stop_asked)
 
     async def run(self, *, until_idle: bool = False) -> None:
         """Start, work until asked to stop or, if so wished, until idle, and stop."""

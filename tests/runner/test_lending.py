@@ -378,18 +378,18 @@ async def test_one_that_idles_in_a_transaction_is_named_once(
 async def test_nobody_is_asked_while_no_attempt_holds_a_connection_for_long(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from oban_sa.runner.idle import Idle
+    from oban_sa.runner.idle_transactions import IdleTransactions
 
     ticked: list[bool] = []
-    tick = Idle.tick
+    tick = IdleTransactions.tick
 
-    async def counted(self: Idle) -> float:
+    async def counted(self: IdleTransactions) -> float:
         monkeypatch.setattr(self, "_line", None)  # asking would be an error
         ticked.append(True)
         return await tick(self)
 
-    monkeypatch.setattr(Idle, "tick", counted)
-    monkeypatch.setattr(Idle, "close", lambda self: asyncio.sleep(0))
+    monkeypatch.setattr(IdleTransactions, "tick", counted)
+    monkeypatch.setattr(IdleTransactions, "close", lambda self: asyncio.sleep(0))
 
     @job(registry=house.registry)
     async def quick(session: AsyncSession) -> None:

@@ -17,6 +17,7 @@ from oban_sa import telemetry
 from oban_sa.errors import InvalidArguments
 from oban_sa.models import Job
 from oban_sa.runner.command import logs
+from oban_sa.runner.command.sentences import sentence
 from oban_sa.states import JobState
 from oban_sa.workers.current import running
 
@@ -224,11 +225,11 @@ def test_every_event_has_a_sentence_of_its_own_and_a_level() -> None:
     }
     known = {each for each in vars(telemetry).values() if isinstance(each, type) and issubclass(each, telemetry.Event)}
     assert set(events) == known - {telemetry.Event, telemetry.JobEvent} == set(logs._LEVELS)
-    sentences = {event.name: logs.sentence(event) for event in events.values()}
+    sentences = {event.name: sentence(event) for event in events.values()}
     assert len(set(sentences.values())) == len(sentences)
-    for name, sentence in sentences.items():
-        assert sentence != name
-        assert "\n" not in sentence
+    for name, said in sentences.items():
+        assert said != name
+        assert "\n" not in said
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])

@@ -18,7 +18,7 @@ LOOKS: Final = 2
 """How often it looks in the span after which an attempt is named."""
 
 
-class Idle:
+class IdleTransactions:
     """Warns once of each attempt whose connection has been idle in a transaction for `after` seconds.
 
     The database is asked only where an attempt has held a connection for that long. A transaction that waits for
