@@ -113,3 +113,16 @@ def test_every_folder_of_tests_is_described() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text()
     for folder in sorted(path.parent for path in (ROOT / "tests").glob("*/__init__.py")):
         assert f"`{Path(folder).name}/`" in text
+
+
+def test_the_map_of_the_house_names_every_module_below_it() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    floors = page.partition("```text")[2].partition("```")[0]
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    (layers,) = (each for each in config["tool"]["importlinter"]["contracts"] if each["type"] == "layers")
+    vocabulary = layers["layers"][-2]
+    declared = {name for layer in layers["layers"] if layer != vocabulary for name in re.findall(r"\w+", layer)}
+    assert declared <= set(re.findall(r"\w+", floors))
+    rooms = page.partition("Where to look in `runner/`")[2].partition("\n## ")[0]
+    modules = {path.stem for path in (ROOT / "oban_sa" / "runner").glob("[!_]*")}
+    assert modules == {name.strip("/") for name in re.findall(r"`([a-z_]+/?)`", rooms)} - {"runner"}
