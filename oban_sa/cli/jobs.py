@@ -79,6 +79,23 @@ def _filters(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def _changes(*, unasked: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add to a command what says which jobs it changes; `unasked` is the help of the option not to ask before."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for option in (
+            database_options,
+            json_option,
+            click.option("--yes", is_flag=True, help=unasked),
+            _filters,
+            click.argument("ids", nargs=-1, metavar="[ID]...", callback=_ids),
+        ):
+            function = option(function)
+        return function
+
+    return decorate
+
+
 command = Suggesting(
     "jobs", help=HELP, short_help="Look at jobs, retry, cancel and delete them.", context_settings=CONTEXT
 )
@@ -183,11 +200,7 @@ def show(settings: Settings, *, job_id: int, as_json: bool) -> None:
 @command.command(
     "retry", help="Make jobs available at once, with an attempt left; those available or executing stay as they are."
 )
-@click.argument("ids", nargs=-1, metavar="[ID]...", callback=_ids)
-@_filters
-@click.option("--yes", is_flag=True, help="Do not ask before many are tried again.")
-@json_option
-@database_options
+@_changes(unasked="Do not ask before many are tried again.")
 def retry(settings: Settings, **given: Any) -> None:
     """Retry jobs."""
     _change(settings, "retry", **given)
@@ -196,22 +209,14 @@ def retry(settings: Settings, **given: Any) -> None:
 @command.command(
     "cancel", help="Cancel jobs. One that is executing is asked to stop; those that have ended stay as they are."
 )
-@click.argument("ids", nargs=-1, metavar="[ID]...", callback=_ids)
-@_filters
-@click.option("--yes", is_flag=True, help="Do not ask before several are cancelled.")
-@json_option
-@database_options
+@_changes(unasked="Do not ask before several are cancelled.")
 def cancel(settings: Settings, **given: Any) -> None:
     """Cancel jobs."""
     _change(settings, "cancel", **given)
 
 
 @command.command("delete", help="Delete jobs. One that is executing is left alone: cancel it first.")
-@click.argument("ids", nargs=-1, metavar="[ID]...", callback=_ids)
-@_filters
-@click.option("--yes", is_flag=True, help="Do not ask before several are deleted.")
-@json_option
-@database_options
+@_changes(unasked="Do not ask before several are deleted.")
 def delete(settings: Settings, **given: Any) -> None:
     """Delete jobs."""
     _change(settings, "delete", **given)
