@@ -22,7 +22,6 @@ class Versions:
 
     def __init__(self, number: int, upgrade: Upgrade | None, *, what: str) -> None:
         """Raise `InvalidOption` where one is given without the other, or the function can't be used."""
-        self._what = what
         if upgrade is None:
             if number > 1:
                 raise InvalidOption(
