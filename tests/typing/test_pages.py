@@ -1,4 +1,4 @@
-"""mypy and pyright accept what the README tells people to write."""
+"""mypy and pyright accept what the README and pages of docs/ tell people to write; each reads all of it at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.public import readme
+from tests.public import pages, readme
 from tests.support import ROOT
 from tests.typing.test_typing import MYPY
 
@@ -21,18 +21,18 @@ from __future__ import annotations
 
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 
-from shop import User, send_welcome
-
 engine = create_async_engine("postgresql+asyncpg://")
 sessions = async_sessionmaker(engine, expire_on_commit=False)
 """
+SHOP = "from shop import User, send_welcome\n"
 IMPORT = r"(?m)^from \S+ import .*\n"
 
 
-def as_module(pieces: list[str]) -> str:
+def as_module(pieces: list[str], *, given: str = GIVEN) -> str:
     """Make one module of pieces that may await, where a notebook could hold them."""
-    module = GIVEN
+    module = given
     for number, piece in enumerate(pieces):
+        piece = piece.removeprefix("from __future__ import annotations\n")
         if re.search(r"(?m)^(async with|await) ", piece):
             imports = "".join(re.findall(IMPORT, piece))
             body = textwrap.indent(re.sub(IMPORT, "", piece), "    ")
@@ -54,7 +54,9 @@ def folder(tmp_path: Path) -> Path:
         else:
             pieces.append(block.text)
     assert len(pieces) >= 7
-    (tmp_path / "pieces.py").write_text(as_module(pieces))
+    (tmp_path / "pieces.py").write_text(as_module(pieces, given=GIVEN + SHOP))
+    for page in pages.PAGES:
+        (tmp_path / f"{page}.py").write_text(as_module(pages.pieces(page)))
     settings = {"typeCheckingMode": "standard", "pythonVersion": "3.11", "extraPaths": [str(ROOT)]}
     (tmp_path / "pyrightconfig.json").write_text(json.dumps(settings))
     return tmp_path
@@ -66,9 +68,9 @@ def complaints(folder: Path, command: list[str]) -> str:
     return "" if ran.returncode == 0 else ran.stdout + ran.stderr
 
 
-def test_mypy_accepts_what_the_readme_says(folder: Path) -> None:
+def test_mypy_accepts_what_the_pages_say(folder: Path) -> None:
     assert complaints(folder, [*MYPY, *sorted(path.name for path in folder.glob("*.py"))]) == ""
 
 
-def test_pyright_accepts_what_the_readme_says(folder: Path) -> None:
+def test_pyright_accepts_what_the_pages_say(folder: Path) -> None:
     assert complaints(folder, [sys.executable, "-m", "pyright", "--pythonpath", sys.executable]) == ""
