@@ -28,6 +28,7 @@ A class's docstring is its default message. On the user's session SQLAlchemy's o
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -153,5 +154,10 @@ def nearest(word: str, choices: Iterable[str]) -> str:
 
 
 def articled(noun: str) -> str:
-    """Put the article that a message needs before the name of a class: `a Job`, `an Engine`."""
-    return f"{'an' if noun[:1] in 'aeiouAEIOU' else 'a'} {noun}"
+    """Put the article that a message needs before the name of a class: `a Job`, `an Engine`, `a User`."""
+    vowel = noun[:1] in "aeiouAEIOU" and not _AS_YOU.match(noun)
+    return f"{'an' if vowel else 'a'} {noun}"
+
+
+_AS_YOU = re.compile(r"us|uni(?!n)|ut[ei]|uu|ur[il]|eu|one", re.IGNORECASE)
+"""How words begin that start with a vowel for the eye alone: User, Unit, UUID, URL, OneTimeCode."""

@@ -160,6 +160,13 @@ def _attributes(value: object) -> tuple[str, ...]:
 
 
 def _attribute(value: object) -> str:
+    text = _text(value).strip()
+    module, dot, last = text.rpartition(".")
+    if all(piece.isidentifier() for piece in text.split(".")):
+        # A class-like name is the sessionmaker; one like a module is either.
+        or_else = f", or {module}:{last} where {last} is the sessionmaker" if dot else ""
+        hint = f"{module}:{last}" if dot and last[:1].isupper() else f"{text}:Session{or_else}"
+        raise InvalidOption(f"{text!r} is not a module and a name in it; write for example {hint}")
     names = _attributes(_text(value))
     if len(names) != 1:
         raise InvalidOption(f"{value!r} are several names; write one, for example myapp.db:Session")

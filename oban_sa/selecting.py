@@ -137,6 +137,8 @@ _PREFIX: Final = "oban_option_"
 
 
 def _defined(worker: Any) -> tuple[Definition, Mapping[str, Any]]:
+    if isinstance(worker, SelectBase):
+        raise TypeError("the worker comes before the select; write enqueue_select(session, worker, select(...))")
     if isinstance(worker, Calls):
         return worker._definition, worker._options
     return definition_of(worker), {}

@@ -8,7 +8,7 @@ import os
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -392,7 +392,10 @@ class Runner:
         return None if self._working else "starting"
 
 
-def _checked(queues: Mapping[str, int]) -> dict[str, int]:
+def _checked(given: Any) -> dict[str, int]:
+    if not isinstance(given, Mapping):
+        raise InvalidOption(f'queues have limits, and {given!r} says none; write for example queues={{"default": 10}}')
+    queues = cast("Mapping[str, int]", given)
     for queue, limit in queues.items():
         try:
             rules.name(queue, "queue")

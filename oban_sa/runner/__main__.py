@@ -12,6 +12,7 @@ from oban_sa.readings import EMBEDDED_FOLDER, LOG_FORMATS, LOG_LEVELS
 from oban_sa.runner.command import imports, logs, service
 from oban_sa.runner.command.shares import shared
 from oban_sa.runner.command.supervisor import supervise
+from oban_sa.runner.command.usage import Grouped
 from oban_sa.runner.scheduler import resolved
 from oban_sa.settings import Settings, load
 from oban_sa.workers.registry import registry
@@ -34,6 +35,10 @@ Examples:
 \b
   # four processes share the limits: each runs five jobs at a time
   python -m oban_sa.runner --import myapp.jobs --queues default:20 --processes 4
+
+\b
+  # workers get sessions of the kind that the application makes itself
+  python -m oban_sa.runner --import myapp.jobs --sessions myapp.db:Session
 
 \b
   # two tenants, each with its own tables; ten jobs at a time for each of them
@@ -69,6 +74,7 @@ runner. A second Ctrl-C ends it at once. It exits with 0 when it stopped cleanly
 
 @click.command(
     "runner",
+    cls=Grouped,
     help=HELP,
     short_help="Work on jobs until told to stop.",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util import greenlet_spawn
 
 from oban_sa import clock
-from oban_sa.errors import RunnerError
+from oban_sa.errors import RunnerError, articled
 from oban_sa.models import schema_map
 from oban_sa.runner.disconnects import POOLED, is_away, is_misled
 
@@ -79,6 +79,12 @@ class Database:
 
     def __init__(self, engine: AsyncEngine, *, schema: str = "public", quiet: bool = False) -> None:
         """With `quiet` the story is kept but not told: somebody else of this runner tells it."""
+        # Read by name: a URL or a sessionmaker is what a caller without a type checker may have given instead.
+        if getattr(engine, "dialect", None) is None:
+            raise RunnerError(
+                f"a runner takes an AsyncEngine, not {articled(type(engine).__name__)}; "
+                'make one with create_async_engine("postgresql+asyncpg://...")'
+            )
         if engine.dialect.driver != "asyncpg":
             raise RunnerError(
                 f"a runner works on asyncpg, and this engine speaks {engine.dialect.driver!r}; "

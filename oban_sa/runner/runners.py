@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Self
 
-from oban_sa.errors import InvalidOption, RunnerError
+from oban_sa.errors import InvalidOption, RunnerError, articled
 from oban_sa.runner import Runner
 from oban_sa.runner.checks import Checks
 from oban_sa.runner.health import Check, Health
@@ -31,6 +31,8 @@ class Runners:
     def __init__(self, *runners: Runner, health_port: int | None = None, health_host: str = "127.0.0.1") -> None:
         if not runners:
             raise InvalidOption('runners are missing; write for example Runners(Runner(engine, schema="acme"), ...)')
+        for each in runners:
+            _refuse_other(each)
         self._runners = runners
         self.names = _names(runners)
         """What each runner is called in reports of health, in their order."""
@@ -121,6 +123,12 @@ class Runners:
             for name, report in zip(self.names, reports, strict=True)
             for what, check in report.items()
         }
+
+
+def _refuse_other(given: object) -> None:
+    if not isinstance(given, Runner):
+        hint = "; write Runners(*runners)" if isinstance(given, Iterable) else ""
+        raise InvalidOption(f"Runners takes runners, not {articled(type(given).__name__)}{hint}")
 
 
 def _names(runners: Iterable[Runner]) -> list[str]:

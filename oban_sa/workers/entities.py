@@ -18,7 +18,7 @@ from typing import Annotated, Any, Final, Protocol
 from sqlalchemy.orm import Mapper
 from sqlalchemy.orm.interfaces import ORMOption
 
-from oban_sa.errors import InvalidArguments, InvalidOption
+from oban_sa.errors import InvalidArguments, InvalidOption, articled
 from oban_sa.references import Reference
 from oban_sa.targets import entity_name, references
 from oban_sa.workers.fitting import Decode, Misfit, at, is_typed_dict, shown
@@ -127,7 +127,9 @@ class Entity:
     def row(self, value: Any) -> Row:
         """Return which row a JSON value names; raises `Misfit`."""
         if not isinstance(value, _OBJECT) or value.keys() != {"entity", "id"}:
-            raise Misfit(f'must be a {self.name}, as {{"entity": "{self.name}", "id": ...}}, not {shown(value)}')
+            raise Misfit(
+                f'must be {articled(self.name)}, as {{"entity": "{self.name}", "id": ...}}, not {shown(value)}'
+            )
         mapper = self._mapper_of(value["entity"])
         columns = self._decoders()
         if len(columns) == 1:
@@ -144,14 +146,16 @@ class Entity:
                 # Through the annotated class, which gives the right subclass by itself, whatever the row has become
                 # since. Only the tables of concrete inheritance are not part of their base's.
                 return mapper if mapper.concrete else self.mapper
-        raise Misfit(f"is of the entity {shown(name)}, and must be a {self.name}")
+        raise Misfit(f"is of the entity {shown(name)}, and must be {articled(self.name)}")
 
     def _given(self, reference: Reference) -> Any:
         target: Any = reference.target
         if reference.entity is None:
-            raise Misfit(f"must be a {self.name} and not its key; give the object itself instead of {reference!r}")
+            raise Misfit(
+                f"must be {articled(self.name)} and not its key; give the object itself instead of {reference!r}"
+            )
         if not isinstance(target, self.mapper.class_):
-            raise Misfit(f"must be a {self.name}, not a {type(target).__name__}")
+            raise Misfit(f"must be {articled(self.name)}, not {articled(type(target).__name__)}")
         accepted = _taken.get()
         if accepted is not None:
             accepted.add(id(reference))

@@ -28,6 +28,9 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 _VAR_POSITIONAL = inspect.Parameter.VAR_POSITIONAL
 _VAR_KEYWORD = inspect.Parameter.VAR_KEYWORD
 
+_INJECTED = {"job": "Job", "session": "AsyncSession"}
+"""What a first parameter of this name is most likely meant to be."""
+
 
 class FunctionBody:
     """A function whose parameters are named in the job's args.
@@ -80,9 +83,16 @@ class FunctionBody:
                 _ = self._reader
 
     def _hint(self, kwargs: Mapping[str, Any]) -> str:
-        """Say where options of a job go, when they stand among the function's arguments."""
+        """Say where options of a job go, when they stand among its arguments, or what lacks its annotation."""
         options = [name for name in kwargs if name in JOB_OPTIONS and name not in self.signature.parameters]
         if not options:
+            first = self._parameters[0] if self._parameters else None
+            if first is not None and first.bare and (kind := _INJECTED.get(first.name)):
+                kind = "Session" if first.name == "session" and self.executor == "thread" else kind
+                return (
+                    f"; {first.name} is an argument here like any other, for want of an annotation: "
+                    f"what the runner gives is written {first.name}: {kind}"
+                )
             return ""
         given = ", ".join(f"{name}=..." for name in options)
         return f"; options of a job go before: .options({given}).new(...)"

@@ -11,7 +11,7 @@ from sqlalchemy import select, tuple_
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from oban_sa.errors import EntityLocked, EntityNotFound, InvalidOption
+from oban_sa.errors import EntityLocked, EntityNotFound, InvalidOption, articled
 from oban_sa.outcomes import Cancel, Snooze
 from oban_sa.workers.entities import Entity, How, Row, rows
 from oban_sa.workers.fitting import Decode, Gone, Locked, Misfit
@@ -78,20 +78,21 @@ def check_entities(
     name = entities[0].name
     if executor == "process":
         raise InvalidOption(
-            f"{what} takes a {name}, but runs in another process, where no session reaches it; "
+            f"{what} takes {articled(name)}, but runs in another process, where no session reaches it; "
             f"take its key there, and load it in a session of your own"
         )
     if session_class is None:
         session = "Session" if executor == "thread" else "AsyncSession"
         raise InvalidOption(
-            f"{what} takes a {name}, which is loaded in the attempt's session; take that too: session: {session}"
+            f"{what} takes {articled(name)}, which is loaded in the attempt's session; "
+            f"take that too: session: {session}"
         )
     if on_missing == "none":
         for entity in entities:
             if not entity.nullable:
                 raise InvalidOption(
                     f'{what} has on_missing="none", which gives None for a row that is gone; '
-                    f"write {entity.name} | None where it takes a {entity.name}"
+                    f"write {entity.name} | None where it takes {articled(entity.name)}"
                 )
 
 
@@ -152,7 +153,7 @@ def _asked(entity: Entity, load: Callable[[], Any]) -> Any:
         return load()
     except DBAPIError as error:
         if entity.how.lock is not None and entity.how.lock.nowait and _sqlstate(error.orig) == _LOCK_NOT_AVAILABLE:
-            raise Locked(f"is a {entity.name} that another transaction has locked", skipped=False) from None
+            raise Locked(f"is {articled(entity.name)} that another transaction has locked", skipped=False) from None
         raise
 
 

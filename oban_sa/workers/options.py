@@ -83,6 +83,8 @@ class JobOptions(TypedDict, total=False):
 
 _WORKER_OPTIONS: Final = frozenset(WorkerOptions.__annotations__)
 JOB_OPTIONS: Final = frozenset(JobOptions.__annotations__)
+_USUAL: Final = ("queue", "priority", "max_attempts", "tags", "meta", "schedule_in", "scheduled_at")
+"""Those that people write; the others are for whoever moves rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +153,7 @@ def refuse_unknown_for_job(given: Mapping[str, Any], *, of: str) -> None:
             continue
         if name in _WORKER_OPTIONS:
             raise InvalidOption(f"{of} takes no {name!r}: it belongs to the worker; write it where that is decorated")
-        raise InvalidOption(f"{of} has no option {name!r}{nearest(name, JOB_OPTIONS) or _listed(JOB_OPTIONS)}")
+        raise InvalidOption(f"{of} has no option {name!r}{nearest(name, JOB_OPTIONS) or _listed(_USUAL)}")
 
 
 def _tags(value: object) -> tuple[str, ...]:

@@ -24,9 +24,11 @@ class Versions:
         """Raise `InvalidOption` where one is given without the other, or the function can't be used."""
         if upgrade is None:
             if number > 1:
+                of_function = f"and give it to the function: @job(version={number}, upgrade=upgrade)"
+                where = of_function if what.endswith("()") else "into the class, as a @staticmethod"
                 raise InvalidOption(
                     f"{what} has version={number} and nothing that reads the rows of version {number - 1}; "
-                    f"write upgrade(args, version), which returns the args as they are now"
+                    f"write upgrade(args, version), which returns the args as they are now, {where}"
                 )
         elif number == 1:
             raise InvalidOption(

@@ -429,6 +429,7 @@ def test_nothing_is_sent_for_a_select_that_does_not_fit(place: Place) -> None:
         (welcome, User, {}, TypeError, "takes a select"),
         (welcome, select(user_id).subquery(), {}, TypeError, r"select\(rows\)"),
         (str, select(number), {}, InvalidOption, "not decorated with @worker"),
+        (select(user_id), welcome, {}, TypeError, r"write enqueue_select\(session, worker, select\(\.\.\.\)\)"),
     ]
 
     def work(session: Session) -> None:

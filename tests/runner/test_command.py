@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
+import click
 import psycopg
 import pytest
 from click.testing import CliRunner, Result
@@ -24,6 +25,7 @@ from oban_sa.cli import group
 from oban_sa.runner.__main__ import command
 from oban_sa.runner.command import imports
 from oban_sa.runner.command.stopping import stoppable
+from oban_sa.runner.command.usage import ELSEWHERE
 from oban_sa.settings import Settings
 from tests.ownserver import OwnServer
 from tests.support import plain_url, process, run_python, sync_url
@@ -479,6 +481,35 @@ def test_migrate_without_a_database_names_all_ways_to_give_one() -> None:
     result = people("migrate")
     assert result.exit_code == 2
     assert result.stderr.startswith("Error: no database is given; name one in any of these ways:")
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        (["--concurrency", "5"], "there is no --concurrency: how many jobs run at once is said for each queue"),
+        (["-c", "5"], "there is no -c: how many jobs run at once"),
+        (["--sesions", "a:b"], "--sessions"),
+        (["myapp.jobs"], "'myapp.jobs' belongs to no flag; a module with workers is named with --import myapp.jobs"),
+        (["a-b"], "'a-b' belongs to no flag; a module with workers is named with --import myapp.jobs"),
+    ],
+)
+def test_what_no_flag_is_named_is_answered_with_the_flag_that_is_meant(typed: list[str], words: str) -> None:
+    result = CliRunner().invoke(command, typed)
+    assert result.exit_code == 2
+    assert words in result.output
+
+
+def test_the_help_has_every_flag_once_and_those_about_the_command_last() -> None:
+    shown = re.findall(r"^  (--[\w-]+|-h)", CliRunner().invoke(command, ["--help"]).output, re.MULTILINE)
+    assert sorted(shown) == sorted(option.opts[0] for option in command.get_params(click.Context(command)))
+    assert shown[-2:] == ["--config", "-h"]
+
+
+def test_every_answer_to_a_foreign_flag_names_flags_that_exist() -> None:
+    known = {name for option in command.params for name in option.opts}
+    for foreign, words in ELSEWHERE.items():
+        assert foreign not in known
+        assert set(re.findall(r"--[\w-]+", words)) <= known
 
 
 def test_the_name_that_was_typed_stands_in_the_help() -> None:

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from click.testing import CliRunner, Result
 from sqlalchemy import Engine, select, text
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session
 
 from oban_sa import Job, Runner, Runners, enqueue, errors, job, schema_map, telemetry
@@ -273,6 +273,8 @@ def same_runner(engine: AsyncEngine) -> list[Runner]:
     ("made", "words"),
     [
         (lambda engine: [], "runners are missing"),
+        (lambda engine: [[Runner(engine)]], r"takes runners, not a list; write Runners\(\*runners\)"),
+        (lambda engine: [engine], "takes runners, not an AsyncEngine$"),
         (same_runner, "the same Runner stands twice"),
         (same_node, "2 runners work in the schema 'a' as the node"),
     ],
@@ -282,6 +284,19 @@ async def test_runners_in_each_others_way_are_refused(
 ) -> None:
     with pytest.raises(errors.InvalidOption, match=words):
         Runners(*made(engine))
+
+
+def test_a_runner_says_what_it_takes_instead_of_what_it_was_given(engine: AsyncEngine) -> None:
+    given: Any
+    for given, words in (
+        ("postgresql://localhost/shop", "not a str"),
+        (async_sessionmaker(engine), "not an async_sess"),
+    ):
+        with pytest.raises(errors.RunnerError, match=f"takes an AsyncEngine, {words}.*create_async_engine"):
+            Runner(given)
+    queues: Any = ["default"]
+    with pytest.raises(errors.InvalidOption, match=r'write for example queues=\{"default": 10\}'):
+        Runner(engine, queues=queues)
 
 
 async def test_runners_are_called_by_what_tells_them_apart(engine: AsyncEngine, other_engine: AsyncEngine) -> None:

@@ -466,6 +466,19 @@ def test_middleware_without_a_module_is_refused_with_what_was_probably_meant(giv
     assert message == f"--middleware: {given!r} is not a module and a name in it; write for example {hint}"
 
 
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ("myapp.db", "myapp.db:Session, or myapp:db where db is the sessionmaker"),
+        ("db", "db:Session"),
+        ("myapp.db.Session", "myapp.db:Session"),
+    ],
+)
+def test_a_sessionmaker_without_a_module_is_refused_with_what_was_probably_meant(given: str, hint: str) -> None:
+    message = refused(flags={"sessions": given})
+    assert message == f"--sessions: {given!r} is not a module and a name in it; write for example {hint}"
+
+
 def test_the_port_of_health_is_a_number() -> None:
     assert load(environ={}).health_port is None
     settings = load(environ={"OBAN_HEALTH_PORT": "8080", "OBAN_HEALTH_HOST": "0.0.0.0"})

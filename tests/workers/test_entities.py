@@ -123,8 +123,8 @@ def test_an_object_is_taken_only_where_something_loads_it(registry: Registry, gi
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (Order(), "args.user must be a User, not a Order"),
-        (stored(Order(id=1)), "args.user must be a User, not a Order"),
+        (Order(), "args.user must be a User, not an Order"),
+        (stored(Order(id=1)), "args.user must be a User, not an Order"),
         (7, 'args.user must be a User, as {"entity": "User", "id": ...}, not 7'),
         (None, 'args.user must be a User, as {"entity": "User", "id": ...}, not None'),
         (ref(User()), "args.user must be a User and not its key; give the object itself instead of ref(<User>)"),

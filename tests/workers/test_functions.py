@@ -105,6 +105,7 @@ def test_options_go_beside_the_arguments() -> None:
     [
         ({"quue": "slow"}, r"export_report\.options\(\) has no option 'quue'; did you mean 'queue'\?"),
         ({"args": {}}, r"has no option 'args'"),
+        ({"delay": 5}, r"there are max_attempts, meta, priority, queue, schedule_in, scheduled_at, tags$"),
         ({"executor": "loop"}, "belongs to the worker"),
     ],
 )
@@ -491,3 +492,18 @@ def test_an_option_among_a_functions_arguments_is_refused_with_the_place_where_i
 
     with pytest.raises(TypeError, match=r"options of a job go before: \.options\(queue=\.\.\.\)\.new\(\.\.\.\)"):
         export.new(7, queue="slow")
+
+
+def test_a_session_without_its_annotation_is_named_where_arguments_run_out() -> None:
+    @job(registry=Registry())
+    async def welcome(session, user_id: int) -> None: ...  # type: ignore[no-untyped-def]
+
+    @job(registry=Registry())
+    def export(session, user_id: int) -> None: ...  # type: ignore[no-untyped-def]
+
+    @job(registry=Registry())
+    async def show(title, user_id: int) -> None: ...  # type: ignore[no-untyped-def]
+
+    for function, words in ((welcome, r"session: AsyncSession$"), (export, r"session: Session$"), (show, "'user_id'$")):
+        with pytest.raises(TypeError, match=words):
+            function.new(7)

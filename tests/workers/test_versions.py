@@ -148,6 +148,7 @@ def test_half_a_version_is_refused(registry: Registry) -> None:
 
     for options, message in (
         ({"version": 2}, r"version=2 and nothing that reads the rows of version 1; write upgrade\(args, version\)"),
+        ({"version": 2}, r"and give it to the function: @job\(version=2, upgrade=upgrade\)"),
         ({"upgrade": upgraded}, "has an upgrade, but version 1 is the first"),
         ({"version": 2, "upgrade": lambda args: args}, r"takes the args and their version: `def upgrade"),
         ({"version": 2, "upgrade": later}, "is async, but only makes a dict of another"),
