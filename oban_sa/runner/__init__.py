@@ -8,15 +8,14 @@ import os
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from oban_sa import clock, messages, telemetry
 from oban_sa.client.verifying import verify
 from oban_sa.cronentry import CronEntry
-from oban_sa.errors import InvalidJob, InvalidOption, RunnerError
-from oban_sa.models import rules
+from oban_sa.errors import InvalidOption, RunnerError
 from oban_sa.periods import Period, seconds
 from oban_sa.retention import Prune, read_prune
 from oban_sa.runner.checks import Checks
@@ -39,7 +38,7 @@ from oban_sa.runner.part import Part
 from oban_sa.runner.processes import Processes
 from oban_sa.runner.producer import Producer
 from oban_sa.runner.pruner import Pruner
-from oban_sa.runner.queues import Queues
+from oban_sa.runner.queues import Queues, checked
 from oban_sa.runner.sameness import check_same_database
 from oban_sa.runner.scheduler import Scheduler
 from oban_sa.runner.sessions import AttemptSessions
@@ -139,7 +138,7 @@ class Runner:
         self.name = name
         self.node = node or f"{socket.gethostname()}.{os.getpid()}"
         self.schema = schema
-        self.queues = _checked(queues if queues is not None else {"default": 10})
+        self.queues = checked(queues if queues is not None else {"default": 10})
         self._grace = seconds(grace)
         self._heartbeat_every = seconds(heartbeat_every)
         self._dead_after = seconds(dead_after)
@@ -155,7 +154,7 @@ class Runner:
         self._unfinished = self._database.prepare(unfinished())
         self._maker = maker(sessions, engine)
         self._registry = registry or default_registry
-        lender = Lender(schema=schema, translate=translate, connections=_at_least_one(connections))
+        lender = Lender(schema=schema, translate=translate, connections=connections)
         processes = Processes(limit=process_pool, recycle_after=recycle_after, imports=imports)
         self._dispatch = Dispatch(AttemptSessions(self._maker, lender, Inquiry(self._database)), processes)
         executor = Executor(
@@ -390,32 +389,6 @@ class Runner:
         if self._stop_asked.is_set():
             return "stopping"
         return None if self._working else "starting"
-
-
-def _checked(given: Any) -> dict[str, int]:
-    if not isinstance(given, Mapping):
-        raise InvalidOption(f'queues have limits, and {given!r} says none; write for example queues={{"default": 10}}')
-    queues = cast("Mapping[str, int]", given)
-    for queue, limit in queues.items():
-        try:
-            rules.name(queue, "queue")
-        except InvalidJob as error:
-            raise InvalidOption(str(error)) from None
-        if not _is_limit(limit):
-            raise InvalidOption(f"the limit of queue {queue!r} is a whole number of at least 1, not {limit!r}")
-    if not queues:
-        raise InvalidOption('a runner needs at least one queue, such as queues={"default": 10}')
-    return dict(queues)
-
-
-def _is_limit(limit: object) -> bool:
-    return isinstance(limit, int) and not isinstance(limit, bool) and limit >= 1
-
-
-def _at_least_one(connections: int | None) -> int | None:
-    if connections is not None and connections < 1:
-        raise InvalidOption(f"connections is {connections}; without any, no worker could use its session")
-    return connections
 
 
 __all__ = ["Runner", "verify"]

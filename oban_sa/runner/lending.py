@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.util import await_only, greenlet_spawn
 
 from oban_sa import clock
-from oban_sa.errors import AttemptError
+from oban_sa.errors import AttemptError, InvalidOption
 from oban_sa.models import Job
 from oban_sa.runner.bridge import in_greenlet
 from oban_sa.runner.gate import Gate
@@ -34,6 +34,8 @@ class Lender:
 
     def __init__(self, *, schema: str, translate: Iterable[str | None] = (), connections: int | None = None) -> None:
         """`translate` are schemas of the application's models that stand for `schema`, as `public` always does."""
+        if connections is not None and connections < 1:
+            raise InvalidOption(f"connections is {connections}; without any, no worker could use its session")
         self.schema = schema
         self.translate: dict[str | None, str] = dict.fromkeys((*translate, "public"), schema)
         self.loans: dict[Loan, float] = {}

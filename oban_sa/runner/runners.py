@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from oban_sa.errors import InvalidOption, RunnerError, articled
 from oban_sa.runner import Runner
@@ -125,9 +125,9 @@ class Runners:
         }
 
 
-def _refuse_other(given: object) -> None:
+def _refuse_other(given: Any) -> None:
     if not isinstance(given, Runner):
-        hint = "; write Runners(*runners)" if isinstance(given, Iterable) else ""
+        hint = "; write Runners(*runners)" if hasattr(given, "__iter__") else ""
         raise InvalidOption(f"Runners takes runners, not {articled(type(given).__name__)}{hint}")
 
 
