@@ -14,7 +14,7 @@ from oban_sa import outbox, targets
 from oban_sa.errors import InvalidJob, articled
 from oban_sa.models import Job
 from oban_sa.states import FINAL, JobState
-from oban_sa.values import has_references, to_json
+from oban_sa.values import has_references, is_flat, to_json
 
 AnySession: TypeAlias = Session | AsyncSession | scoped_session[Any] | async_scoped_session[Any]
 """A session of any kind that SQLAlchemy has."""
@@ -47,7 +47,7 @@ def enqueue_many(session: AnySession, jobs: Iterable[Job]) -> list[Job]:
 
 
 def _stage(session: Session, jobs: list[Job], *, numbered: bool = False) -> None:
-    accepted: list[dict[str, Any]] = []
+    accepted: list[tuple[Any, Any]] = []
     try:
         for job in jobs:
             accepted.append(_accepted(session, job))  # noqa: PERF401 - its length says which was refused
@@ -57,14 +57,18 @@ def _stage(session: Session, jobs: list[Job], *, numbered: bool = False) -> None
         raise
     if len(jobs) > 1 and len({id(job) for job in jobs}) < len(jobs):
         raise InvalidJob("the same Job stands twice among those to enqueue; make a new one for each")
-    for job, converted in zip(jobs, accepted, strict=True):
+    for job, (args, meta) in zip(jobs, accepted, strict=True):
         # Written past the instrumentation, which costs more than all the rest: what has no row yet has no history.
-        vars(job).update(converted)
+        loaded = vars(job)
+        if args is not None:
+            loaded["args"] = args
+        if meta is not None:
+            loaded["meta"] = meta
     outbox.stage(session, jobs)
 
 
-def _accepted(session: Session, job: Any) -> dict[str, Any]:
-    """Return the job's args and meta as JSON, their references left in place but looked at."""
+def _accepted(session: Session, job: Any) -> tuple[Any, Any]:
+    """Return the job's args and meta as JSON, their references left in place but looked at; None for what is empty."""
     if not isinstance(job, Job):
         raise TypeError(_not_a_job(job))
     if instance_state(job).key is not None:
@@ -72,13 +76,20 @@ def _accepted(session: Session, job: Any) -> dict[str, Any]:
     loaded = vars(job)
     if loaded.get("state") in _PAST:
         raise InvalidJob(f"a job that is {loaded['state']} can't be enqueued; session.add(job) stores one as it is")
-    converted: dict[str, Any] = {}
-    for where in ("args", "meta"):
-        if value := loaded.get(where):
-            converted[where] = value = to_json(value, where=where)
-            if has_references(value):
-                targets.check(session, value, where=where)
-    return converted
+    args, meta = loaded.get("args"), loaded.get("meta")
+    return (
+        _as_json(session, args, "args") if args else None,
+        _as_json(session, meta, "meta") if meta else None,
+    )
+
+
+def _as_json(session: Session, value: Any, where: str) -> Any:
+    if is_flat(value):
+        return value.copy()
+    plain = to_json(value, where=where)
+    if has_references(plain):
+        targets.check(session, plain, where=where)
+    return plain
 
 
 def session_behind(given: Any) -> Session:

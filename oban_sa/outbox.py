@@ -23,7 +23,8 @@ from typing import Any, Final
 from weakref import ref
 
 from sqlalchemy import Connection, event
-from sqlalchemy.orm import Session, UOWTransaction, attributes, object_session
+from sqlalchemy.orm import InstanceState, Session, UOWTransaction, attributes, object_session
+from sqlalchemy.orm.interfaces import EXT_CONTINUE
 
 from oban_sa import clock, hooks, targets
 from oban_sa.announcing import ANNOUNCE, Announcing
@@ -31,7 +32,7 @@ from oban_sa.binds import Homes
 from oban_sa.models import Job
 from oban_sa.sql import notifying, resolving
 from oban_sa.states import JobState
-from oban_sa.values import dumps, has_references, replace_references, to_json
+from oban_sa.values import dumps, has_references, is_flat, replace_references, to_json
 
 KEY: Final = "oban"
 """The one key that a session's `info` gets."""
@@ -39,6 +40,8 @@ KEY: Final = "oban"
 SOON: Final = timedelta(seconds=0.95)
 """Scheduled jobs that are due within this time are announced like available ones; a runner finds later ones in time by
 itself, for it looks every second."""
+
+_AVAILABLE: Final = JobState.AVAILABLE  # Python 3.11 takes longer to find a member than to compare it
 
 
 def stage(session: Session, jobs: list[Job]) -> None:
@@ -93,14 +96,18 @@ class Outbox:
 
     def land(self, session: Session, connection: Connection, job: Job) -> None:
         """Take note of a job that is about to be inserted on `connection`."""
-        if not self._listens:
-            self.listen(session)
-        self._homes.add(connection)
+        queues = self._landing.get(connection)
+        if queues is None:  # the first of this flush
+            if not self._listens:
+                self.listen(session)
+            self._homes.add(connection)
+            queues = self._landing[connection] = set()
         loaded = vars(job)
-        for column, value in self._convert(session, connection, job).items():
-            loaded[column] = value  # its row is written from here; there is no history to keep
+        if not (is_flat(loaded.get("args")) and is_flat(loaded.get("meta"))):
+            for column, value in self._convert(session, connection, job).items():
+                loaded[column] = value  # its row is written from here; there is no history to keep
         if _concerns_runners(loaded):
-            self._landing.setdefault(connection, set()).add(loaded.get("queue", "default"))
+            queues.add(loaded.get("queue", "default"))
 
     def change(self, session: Session, connection: Connection, job: Job) -> None:
         """Take note of a job that is about to be updated on `connection`."""
@@ -192,7 +199,7 @@ class _Unresolved:
 
 
 def _concerns_runners(loaded: Mapping[str, Any]) -> bool:
-    return loaded.get("state", JobState.AVAILABLE) == JobState.AVAILABLE or _due_soon(loaded)
+    return loaded.get("state", _AVAILABLE) == _AVAILABLE or _due_soon(loaded)
 
 
 def _due_soon(loaded: Mapping[str, Any]) -> bool:
@@ -217,11 +224,14 @@ def _after_commit(session: Session) -> None:
     Outbox.of(session).after_commit(session)
 
 
-@event.listens_for(Job, "before_insert", propagate=True)
-def _land(mapper: Any, connection: Connection, job: Job) -> None:
+# Raw, and with a value returned: SQLAlchemy then calls it without a function of its own in between, for each job.
+@event.listens_for(Job, "before_insert", propagate=True, raw=True, retval=True)
+def _land(mapper: Any, connection: Connection, state: InstanceState[Job]) -> Any:
+    job: Any = state.obj()
     hooks.writing(job)
-    if (session := object_session(job)) is not None:
+    if (session := state.session) is not None:
         Outbox.of(session, flushing=True).land(session, connection, job)
+    return EXT_CONTINUE
 
 
 @event.listens_for(Job, "before_update", propagate=True)

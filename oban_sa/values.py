@@ -109,6 +109,30 @@ def dumps_at_once(value: Any) -> bytes | None:
     return written
 
 
+def is_flat(value: Any) -> bool:
+    """Tell whether `to_json` would make an equal dict, without anything inside another; False says that it has to look.
+
+    Also True for what is empty. Most args are flat, and this is all they need.
+    """
+    if not value:
+        return True
+    if type(value) is not dict:
+        return False
+    for key, item in value.items():
+        kind = type(item)
+        if kind is str:
+            if not item.isascii() or "\0" in item:
+                return False
+        elif kind is int:
+            if not _SMALLEST <= item <= _LARGEST:
+                return False
+        elif item is not None and kind is not bool:
+            return False
+        if type(key) is not str or not key.isascii() or "\0" in key:
+            return False
+    return True
+
+
 def has_references(value: Any) -> bool:
     """Tell whether a `Reference` stands anywhere inside plain JSON values."""
     kind = type(value)

@@ -7,6 +7,7 @@ from typing import Any, Final, Self, cast
 import orjson
 from sqlalchemy import DDL, BigInteger, CheckConstraint, Identity, Index, Integer, Text, event, inspect, text
 from sqlalchemy.orm import InstanceState, Mapped, Mapper, mapped_column
+from sqlalchemy.orm.interfaces import EXT_CONTINUE
 
 from oban_sa import hooks, recorded, values
 from oban_sa.models import rules
@@ -312,27 +313,30 @@ def _start_without_errors(job: Job, value: Any, loaded: dict[str, Any]) -> list[
     return errors
 
 
-@event.listens_for(Job, "before_insert")
-def _write_only_what_there_is(mapper: Mapper[Job], connection: Any, job: Job) -> None:
+# Raw, and with a value returned: SQLAlchemy then calls it without a function of its own in between, for each job.
+@event.listens_for(Job, "before_insert", raw=True, retval=True)
+def _write_only_what_there_is(mapper: Mapper[Job], connection: Any, state: InstanceState[Job]) -> Any:
     # The column's default is right in the table of either family, and what can't be batched stays rare.
-    loaded: dict[str, Any] = job.__dict__  # pyright: ignore[reportAssignmentType]
+    loaded: dict[str, Any] = state.dict
     entries = loaded.get("errors")
     if entries:
         loaded["errors"] = ErrorEntries(entries)
     else:
         loaded.pop("errors", None)
     for moment in _LATER:
-        if loaded.get(moment) is None:
-            loaded.pop(moment, None)
+        if loaded.get(moment, moment) is None:
+            del loaded[moment]
     if loaded.get("scheduled_at") is None and loaded.get("inserted_at") is not None:
         loaded["scheduled_at"] = loaded["inserted_at"]
+    return EXT_CONTINUE
 
 
-@event.listens_for(Job, "after_insert")
-def _know_what_the_database_made_of_it(mapper: Mapper[Job], connection: Any, job: Job) -> None:
+@event.listens_for(Job, "after_insert", raw=True, retval=True)
+def _know_what_the_database_made_of_it(mapper: Mapper[Job], connection: Any, state: InstanceState[Job]) -> Any:
     # Without a schedule the database put the same now into both columns.
-    loaded: dict[str, Any] = job.__dict__  # pyright: ignore[reportAssignmentType]
+    loaded: dict[str, Any] = state.dict
     if loaded.get("scheduled_at") is None:
         loaded["scheduled_at"] = loaded["inserted_at"]
     for moment in _LATER:
         loaded.setdefault(moment, None)
+    return EXT_CONTINUE

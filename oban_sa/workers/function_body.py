@@ -134,9 +134,11 @@ class FunctionBody:
         return self._settled(plain) if values.has_references(plain) else plain
 
     def _encoded(self, given: dict[str, Any]) -> dict[str, Any]:
-        plain: dict[str, Any] = values.to_json(given, mapped=targets.entity)
-        if values.has_references(plain):
-            return self._settled(plain)
+        plain: dict[str, Any] = given  # which `bind` has just made
+        if not values.is_flat(given):
+            plain = values.to_json(given, mapped=targets.entity)
+            if values.has_references(plain):
+                return self._settled(plain)
         if self._reader.loading:
             with taking():
                 self._decoded(plain)

@@ -24,7 +24,16 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from oban_sa.errors import InvalidArguments, InvalidJob
 from oban_sa.references import Reference, ref
-from oban_sa.values import MAX_DEPTH, dumps, dumps_at_once, from_json, has_references, replace_references, to_json
+from oban_sa.values import (
+    MAX_DEPTH,
+    dumps,
+    dumps_at_once,
+    from_json,
+    has_references,
+    is_flat,
+    replace_references,
+    to_json,
+)
 from tests.vocabulary.strategies import LARGEST, SMALLEST, json_objects, json_values
 
 KEY = UUID("12345678-1234-5678-1234-567812345678")
@@ -378,6 +387,41 @@ def test_plain_values_are_written_at_once(value):
 )
 def test_what_has_to_be_refused_is_never_written_at_once(value):
     assert dumps_at_once({"x": [value]}) is None
+
+
+@given(anything)
+def test_what_is_flat_stays_as_it_is(value):
+    if value and is_flat(value):
+        plain = to_json(value)
+        assert [(key, item, type(item)) for key, item in plain.items()] == [
+            (key, item, type(item)) for key, item in value.items()
+        ]
+
+
+@pytest.mark.parametrize("value", [{}, None, {"a": 1}, {"a": "b", "c": None, "d": True, "e": SMALLEST}])
+def test_plain_values_side_by_side_are_flat(value):
+    assert is_flat(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(2**63, -(2**64), math.nan, 1.5, "\0", "\ud800", "é", b"x", KEY, Decimal(1)),
+        *(Level.HIGH, Word.HELLO, Colour.RED, [], {}, {"a": 1}, (1,), Reference(object()), ref(User())),
+    ],
+)
+def test_what_has_to_be_looked_at_is_not_flat(value):
+    assert not is_flat({"a": 1, "x": value})
+
+
+@pytest.mark.parametrize("key", [1, None, "\0", "\ud800", "é", Word.HELLO])
+def test_keys_that_have_to_be_looked_at_are_not_flat(key):
+    assert not is_flat({"a": 1, key: 1})
+
+
+@pytest.mark.parametrize("value", [[1], (1,), "x", OrderedDict(a=1), KEY, ref(User())])
+def test_only_a_dict_is_flat(value):
+    assert not is_flat(value)
 
 
 @given(anything)
