@@ -64,12 +64,7 @@ class Outbox:
         self._listens = False
         # The flush may belong to a commit whose beginning was missed.
         self._at_once = flushing
-        # `enqueue` may be called by a listener of the session's own, while SQLAlchemy goes through the very list that
-        # is to be joined. Where there is such a list, the outbox does without.
-        free = not getattr(session.dispatch.before_commit, "listeners", True)
-        if free:
-            event.listen(session, "before_commit", _before_commit)
-        self._announcing = Announcing(sees_commits=free)
+        self._announcing = Announcing(sees_commits=_listen_to_commits(session))
 
     @classmethod
     def of(cls, session: Session, *, flushing: bool = False) -> Outbox:
@@ -206,6 +201,19 @@ def _due_soon(loaded: Mapping[str, Any]) -> bool:
     """Whether a scheduled job is due before runners would look for due jobs by themselves."""
     moment = loaded.get("scheduled_at") if loaded.get("state") == JobState.SCHEDULED else None
     return moment is not None and moment <= clock.now() + SOON
+
+
+def _listen_to_commits(session: Session) -> bool:
+    dispatch: Any = session.dispatch.before_commit
+    listeners = getattr(dispatch, "listeners", None)
+    if listeners is None:
+        return False
+    if listeners:
+        # `enqueue` may be called by one of them, while SQLAlchemy goes through this very list, which must not change
+        # then. So the list is replaced by a copy, and it is the copy that is joined.
+        dispatch.listeners = listeners.copy()
+    event.listen(session, "before_commit", _before_commit)
+    return True
 
 
 def _begin_flush(session: Session, context: UOWTransaction, objects: Any) -> None:

@@ -121,6 +121,16 @@ def test_data_that_no_flush_wrote_counts_too(here: Engine, there: Engine) -> Non
     assert rows(here, there) == [(0, 0), (0, 0)]
 
 
+def test_a_listener_of_the_sessions_own_hides_nothing(here: Engine, there: Engine) -> None:
+    with pytest.raises(errors.JobElsewhere), apart(here, there) as session, session.begin():
+        event.listen(session, "before_commit", lambda session: None)
+        enqueue(session, Job("mail"))
+        session.flush()
+        session.execute(insert(Order))
+
+    assert rows(here, there) == [(0, 0), (0, 0)]
+
+
 def test_a_savepoint_in_between_hides_nothing(here: Engine, there: Engine) -> None:
     with apart(here, there) as session:
         session.add(Order())
