@@ -14,10 +14,13 @@ from oban_sa import values
 from oban_sa.errors import AttemptError
 from oban_sa.models import Job
 from oban_sa.sql.acking import acking_one
+from oban_sa.sql.inquiring import inquiring_held
 from oban_sa.verdicts import Verdict
 
 ACKING_ONE: Final = acking_one().returning(func.txid_current().label("xid"))
 """The fenced ack of one attempt; it also tells the number of the transaction that it's made in."""
+
+INQUIRING_HELD: Final = inquiring_held()
 
 _BIND: Final = {"mapper": inspect(Job)}
 
@@ -37,7 +40,8 @@ class Settled:
 def conclude(session: Session, job: Job, settled: Settled, committing: Callable[[], object] | None = None) -> None:
     """Write the verdict in the session's transaction and commit it; or roll back, where the job was lost.
 
-    `committing` is called just before the commit. Where there is no transaction, nothing is written.
+    `committing` is called just before the commit. Where there is no transaction, nothing is written. Raises
+    `AttemptError` where the transaction had failed, or where it was the worker itself that took its job away.
     """
     if not session.is_active:
         raise AttemptError(FAILED)
@@ -55,6 +59,8 @@ def conclude(session: Session, job: Job, settled: Settled, committing: Callable[
         raise
     if acked is None:
         session.rollback()
+        if _held(session, job, settled.verdict):
+            raise AttemptError(TAKEN)
         settled.written = False
         return
     settled.xid = acked.xid
@@ -63,6 +69,21 @@ def conclude(session: Session, job: Job, settled: Settled, committing: Callable[
     session.commit()
     settled.written = True
 
+
+def _held(session: Session, job: Job, verdict: Verdict) -> bool:
+    """Whether the job is the attempt's again, once what the worker wrote is rolled back: it can't have been lost."""
+    connection = session.connection(bind_arguments=_BIND)
+    asked = {"job_id": job.id, "attempt": verdict.attempt, "holder": job.attempted_by}
+    held = bool(connection.execute(INQUIRING_HELD, asked).scalar_one())
+    session.rollback()
+    return held
+
+
+TAKEN: Final = (
+    "the worker changed the state of its own job in its session, or deleted the job, so that what came of the attempt "
+    "had no place to be written, and nothing that it wrote could be kept; return Cancel, Snooze or Record instead, or "
+    "do it in another session"
+)
 
 FAILED: Final = (
     "the worker returned with a session whose transaction had failed, so nothing that it wrote could be kept; "

@@ -1,8 +1,8 @@
-"""Ask what became of a transaction whose COMMIT was never answered."""
+"""Ask what became of a transaction whose COMMIT was never answered, and of an attempt."""
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Executable, Integer, bindparam, exists, func, select
+from sqlalchemy import BigInteger, Executable, Exists, Integer, bindparam, exists, func, select
 
 from oban_sa.sql.acking import _still_held
 
@@ -14,8 +14,16 @@ def inquiring() -> Executable:
     crashed may use a number again, but then the attempt is still held. Parameters: `xid`, `job_id`, `attempt` and
     `holder`.
     """
-    held = exists().where(_still_held(bindparam("job_id", type_=BigInteger()), bindparam("attempt", type_=Integer())))
     return select(
         func.txid_status(bindparam("xid", type_=BigInteger())).label("status"),
-        held.label("held"),
+        _held().label("held"),
     )
+
+
+def inquiring_held() -> Executable:
+    """Whether the attempt is still held by its holder. Parameters: `job_id`, `attempt` and `holder`."""
+    return select(_held())
+
+
+def _held() -> Exists:
+    return exists().where(_still_held(bindparam("job_id", type_=BigInteger()), bindparam("attempt", type_=Integer())))

@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
-from oban_sa import Cancel, Job, Record, Snooze, enqueue, job, telemetry
+from oban_sa import Cancel, Job, JobState, Record, Snooze, enqueue, job, telemetry
 from oban_sa.errors import InvalidOption
 from oban_sa.migrations import migrate
 from tests.runner.conftest import House
@@ -416,6 +416,36 @@ async def test_code_that_writes_nothing_has_its_outcome_written_with_others(hous
     await house.drain()
     assert await house.states() == {"completed": 5}
     assert begun == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("deletes", [True, False])
+async def test_a_worker_that_takes_its_own_job_away_fails_and_is_not_left_executing(
+    house: House, effects: None, of: Any, kind: str, deletes: bool
+) -> None:
+    def take_away(session: Session, job_id: int) -> None:
+        session.execute(INSERT, {"n": 1})
+        itself = session.get_one(Job, job_id)
+        if deletes:
+            session.delete(itself)
+        else:
+            itself.state = JobState.CANCELLED
+
+    @job(registry=house.registry)
+    async def on_loop(job: Job, session: AsyncSession) -> None:
+        await session.run_sync(take_away, job.id)
+
+    @job(registry=house.registry)
+    def in_thread(job: Job, session: Session) -> None:
+        take_away(session, job.id)
+
+    (job_id,) = await house.enqueue((on_loop if kind == "async" else in_thread).new())
+    async with house.runner():
+        failed = await house.becomes(job_id, "retryable")
+
+    assert "changed the state of its own job in its session, or deleted the job" in failed.errors[0]["error"]
+    assert await written(house) == []
+    assert of(telemetry.JobStale) == []
 
 
 async def test_an_error_after_the_commit_does_not_run_the_job_again(

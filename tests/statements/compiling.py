@@ -17,6 +17,7 @@ STATEMENTS: dict[str, Any] = {
     "completing_and_fetching": acking.completing_and_fetching(),
     "acking_one": ACKING_ONE,
     "inquiring": inquiring.inquiring(),
+    "inquiring_held": inquiring.inquiring_held(),
     "idling": idling.idling(),
     "holding": holding.holding(),
     "reclaiming": holding.reclaiming(),
