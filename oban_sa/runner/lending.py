@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable
 from functools import partial
 from operator import attrgetter
-from typing import Any
+from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Engine, Pool, QueuePool, StaticPool, event
@@ -23,6 +23,12 @@ from oban_sa.runner.threads import ThreadCall
 from oban_sa.runner.time_limit import TimeLimit
 
 logger = logging.getLogger("oban_sa.runner")
+
+PATIENCE: Final = 60.0
+"""Seconds for which an attempt whose turn it is waits for a connection that others hold.
+
+Those may be attempts too, with sessions that their code or a middleware opened before: they would wait without end.
+"""
 
 
 class Lender:
@@ -147,12 +153,13 @@ class Loan:
             await greenlet_spawn(self._open, engine, patient)
 
     def _open(self, engine: Engine, patient: bool) -> None:
+        until = clock.monotonic() + PATIENCE
         while True:
             try:
                 connection = engine.connect()
                 break
             except PoolTimeout:
-                if not patient:
+                if not patient or clock.monotonic() >= until:
                     raise
                 logger.warning(
                     "job %s %s waits for a connection: others hold all that its pool may open (%s); "

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 from sqlalchemy import NullPool, event, text
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, sessionmaker
 
 from oban_sa import Job, enqueue, job, telemetry
+from oban_sa.runner import lending
 from oban_sa.runner.gate import Gate
 from oban_sa.runner.time_limit import TimeLimit
 from tests.runner.conftest import House
@@ -183,6 +185,44 @@ async def test_attempts_outlast_others_that_hold_the_whole_pool(
         for each in held:
             await each.close()
         await house.becomes(job_id, "completed")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_attempts_that_wait_for_one_another_do_so_for_a_while_and_no_longer(
+    house: House, tight: AsyncEngine, kind: str, of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lending, "PATIENCE", 0.5)
+    together = asyncio.Barrier(5)
+
+    async def beside(job: Job, call: Any) -> Any:
+        async with AsyncSession(tight) as session:
+            await session.execute(text("SELECT 1"))
+            await together.wait()  # now all connections are taken, by those who are about to ask for another
+            return await call()
+
+    if kind == "async":
+
+        @job(name="worker", registry=house.registry)
+        async def on_loop(session: AsyncSession) -> None:
+            await session.execute(text("SELECT 1"))
+
+        made = [on_loop.new() for _ in range(5)]
+    else:
+
+        @job(name="worker", registry=house.registry)
+        def in_thread(session: Session) -> None:
+            session.execute(text("SELECT 1"))
+
+        made = [in_thread.new() for _ in range(5)]
+    await house.enqueue(*made)
+
+    async with house.runner(middleware=[beside]):
+        await eventually(lambda: len(of(telemetry.JobException)) + len(of(telemetry.JobStop)) == 5)
+
+    failed = of(telemetry.JobException)
+    assert failed
+    assert all(isinstance(each.error, PoolTimeout) for each in failed)
+    assert tight.pool.checkedout() == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
