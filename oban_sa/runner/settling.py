@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-from sqlalchemy import func, inspect
+from sqlalchemy import Connection, func, inspect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from oban_sa import values
-from oban_sa.errors import AttemptError
+from oban_sa.binds import ELSEWHERE, Homes
+from oban_sa.errors import AttemptError, JobElsewhere
 from oban_sa.models import Job
 from oban_sa.sql.acking import acking_one
 from oban_sa.sql.inquiring import inquiring_held
@@ -41,7 +42,8 @@ def conclude(session: Session, job: Job, settled: Settled, committing: Callable[
     """Write the verdict in the session's transaction and commit it; or roll back, where the job was lost.
 
     `committing` is called just before the commit. Where there is no transaction, nothing is written. Raises
-    `AttemptError` where the transaction had failed, or where it was the worker itself that took its job away.
+    `AttemptError` where the transaction had failed, or where it was the worker itself that took its job away, and
+    `JobElsewhere` where the session has written in another database too.
     """
     if not session.is_active:
         raise AttemptError(FAILED)
@@ -63,11 +65,29 @@ def conclude(session: Session, job: Job, settled: Settled, committing: Callable[
             raise AttemptError(TAKEN)
         settled.written = False
         return
+    _refuse_elsewhere(session, connection)
     settled.xid = acked.xid
     if committing is not None:
         committing()
     session.commit()
     settled.written = True
+
+
+def _refuse_elsewhere(session: Session, connection: Connection) -> None:
+    homes = Homes()
+    homes.add(connection)
+    try:
+        homes.check(session)
+    except JobElsewhere:
+        raise JobElsewhere(ELSEWHERE_TOO) from None
+
+
+ELSEWHERE_TOO: Final = (
+    "the worker has written with its session in another database than the one that has the jobs, or on a connection of "
+    "another engine, and each commits by itself: what it wrote could be kept without the job's completion, and be "
+    "written again. Write that in a session of the worker's own, which says that it's apart; or let the attempts' "
+    f'sessions do so by name: sessionmaker(..., info={{"{ELSEWHERE}": True}})'
+)
 
 
 def _held(session: Session, job: Job, verdict: Verdict) -> bool:

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from oban_sa import Cancel, Job, JobState, Record, Snooze, enqueue, job, telemetry
 from oban_sa.errors import InvalidOption
 from oban_sa.migrations import migrate
+from tests.databases import Databases
 from tests.runner.conftest import House
 from tests.support import eventually
 
@@ -446,6 +447,43 @@ async def test_a_worker_that_takes_its_own_job_away_fails_and_is_not_left_execut
     assert "changed the state of its own job in its session, or deleted the job" in failed.errors[0]["error"]
     assert await written(house) == []
     assert of(telemetry.JobStale) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("by_name", [False, True])
+async def test_writes_in_another_database_are_refused_unless_they_are_allowed_by_name(
+    house: House, databases: Databases, kind: str, by_name: bool
+) -> None:
+    with databases.fresh() as url:
+        elsewhere = create_async_engine(url)
+        async with elsewhere.begin() as connection:
+            await connection.execute(text("CREATE TABLE effects (n int PRIMARY KEY)"))
+        sessions = async_sessionmaker(house.engine, info={"oban_elsewhere": True} if by_name else {})
+        there: dict[str, Any] = {"bind_arguments": {"bind": elsewhere.sync_engine}}
+
+        @job(registry=house.registry)
+        async def on_loop(session: AsyncSession, n: int) -> None:
+            await session.execute(INSERT if n else text("SELECT n FROM effects"), {"n": n}, **there)
+            await session.execute(text("SELECT 1"))
+
+        @job(registry=house.registry)
+        def in_thread(session: Session, n: int) -> None:
+            session.execute(INSERT if n else text("SELECT n FROM effects"), {"n": n}, **there)
+            session.execute(text("SELECT 1"))
+
+        made = on_loop if kind == "async" else in_thread
+        reads, writes = await house.enqueue(made.new(0), made.new(1))
+        await house.drain(sessions=sessions)
+
+        async with elsewhere.connect() as connection:
+            kept = list(await connection.scalars(text("SELECT n FROM effects")))
+        await elsewhere.dispose()
+
+    assert (await house.job(reads)).state == "completed"
+    ran = await house.job(writes)
+    assert (ran.state, kept) == (("completed", [1]) if by_name else ("retryable", []))
+    if not by_name:
+        assert "JobElsewhere: the worker has written" in ran.errors[0]["error"]
 
 
 async def test_an_error_after_the_commit_does_not_run_the_job_again(
