@@ -15,6 +15,7 @@ from oban_sa.enqueueing import AnySession
 from oban_sa.errors import InvalidOption
 from oban_sa.models import Job, schema_map
 from oban_sa.outbox import ANNOUNCE
+from oban_sa.sql.sqlstates import sqlstate
 
 T = TypeVar("T")
 
@@ -111,7 +112,7 @@ class Transactions:
                 async with AsyncSession(self.engine, expire_on_commit=False) as own, own.begin():
                     return await own.run_sync(lambda sync: work(self._work(sync, owned=True)))
             except DBAPIError as error:
-                if tries == TRIES or _sqlstate(error) not in _COLLISIONS:
+                if tries == TRIES or sqlstate(error) not in _COLLISIONS:
                     raise
         raise AssertionError("unreachable")
 
@@ -134,8 +135,3 @@ class Transactions:
 
     def _work(self, session: Session, *, owned: bool) -> Work:
         return Work(session, self.schema, announce=self._announce, owned=owned)
-
-
-def _sqlstate(error: DBAPIError) -> str | None:
-    original: Any = error.orig
-    return getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from sqlalchemy import Connection, func, inspect
 from sqlalchemy.exc import DBAPIError
@@ -16,6 +16,7 @@ from oban_sa.errors import AttemptError, JobElsewhere
 from oban_sa.models import Job
 from oban_sa.sql.acking import acking_one
 from oban_sa.sql.inquiring import inquiring_held
+from oban_sa.sql.sqlstates import sqlstate
 from oban_sa.verdicts import Verdict
 
 ACKING_ONE: Final = acking_one().returning(func.txid_current().label("xid"))
@@ -56,7 +57,7 @@ def conclude(session: Session, job: Job, settled: Settled, committing: Callable[
         connection = session.connection(bind_arguments=_BIND)
         acked = connection.execute(ACKING_ONE, said(job, settled.verdict)).first()
     except DBAPIError as error:
-        if _sqlstate(error) == "25P02":
+        if sqlstate(error) == "25P02":
             raise AttemptError(FAILED) from error
         raise
     if acked is None:
@@ -123,11 +124,3 @@ def said(job: Job, verdict: Verdict) -> dict[str, Any]:
         "said_meta": None if verdict.meta is None else values.dumps(verdict.meta),
         "said_refund": verdict.refund,
     }
-
-
-def _sqlstate(error: DBAPIError) -> str | None:
-    original: Any = error.orig
-    found: Any = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
-    if found is None and isinstance(original, Exception) and original.args and isinstance(original.args[0], dict):
-        found = cast("dict[str, Any]", original.args[0]).get("C")  # pg8000
-    return None if found is None else str(found)

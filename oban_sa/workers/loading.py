@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from oban_sa.errors import EntityLocked, EntityNotFound, InvalidOption, articled
 from oban_sa.outcomes import Cancel, Snooze
+from oban_sa.sql.sqlstates import sqlstate
 from oban_sa.workers.entities import Entity, How, Row, rows
 from oban_sa.workers.fitting import Decode, Gone, Locked, Misfit
 from oban_sa.workers.locks import ForUpdate
@@ -152,18 +153,6 @@ def _asked(entity: Entity, load: Callable[[], Any]) -> Any:
     try:
         return load()
     except DBAPIError as error:
-        if entity.how.lock is not None and entity.how.lock.nowait and _sqlstate(error.orig) == _LOCK_NOT_AVAILABLE:
+        if entity.how.lock is not None and entity.how.lock.nowait and sqlstate(error) == _LOCK_NOT_AVAILABLE:
             raise Locked(f"is {articled(entity.name)} that another transaction has locked", skipped=False) from None
         raise
-
-
-def _sqlstate(error: Any) -> str | None:
-    """Return the code that PostgreSQL gave an error, wherever a driver keeps it."""
-    for name in ("sqlstate", "pgcode"):
-        if code := getattr(error, name, None):
-            return str(code)
-    details: Any = error.args[0] if error is not None and error.args else None
-    return str(details["C"]) if isinstance(details, _OBJECT) and "C" in details else None  # pg8000
-
-
-_OBJECT: Final[type[Any]] = dict
