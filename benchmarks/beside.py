@@ -17,7 +17,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import async_sessionmaker
 from sqlalchemy.orm import Session
 
-from benchmarks.ground import Ground, main, parser, percentile, table
+from benchmarks.ground import Ground, main, parser, table
+from benchmarks.turn import percentile
 from oban_sa import Runner, enqueue, enqueue_many, job
 from oban_sa.workers import Registry
 

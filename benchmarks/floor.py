@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 
 import asyncpg
@@ -28,27 +26,11 @@ ONE = "INSERT INTO oban_jobs (worker, queue, args) VALUES ($1, 'bench', $2) RETU
 MANY = """
 INSERT INTO oban_jobs (worker, queue, args) SELECT $1, 'bench', args::jsonb FROM unnest($2::text[]) AS args RETURNING id
 """
-COLUMNS = ("worker", "queue", "args", "inserted_at", "scheduled_at")
-
-
-async def drain(connection: asyncpg.Connection, batch: int) -> int:
-    """Fetch a batch, do nothing, ack it, until none is left."""
-    done = 0
-    while rows := await connection.fetch(FETCH, batch, ["floor", "0"]):
-        await connection.execute(ACK, [row["id"] for row in rows])
-        done += len(rows)
-    return done
 
 
 async def insert_one(connection: asyncpg.Connection, worker: str, args: str) -> None:
     """One prepared INSERT, in a transaction of its own."""
     await connection.fetchval(ONE, worker, args)
-
-
-async def copy(connection: asyncpg.Connection, worker: str, args: Sequence[str], now: datetime) -> None:
-    """All of them by COPY."""
-    records = [(worker, "bench", text, now, now) for text in args]
-    await connection.copy_records_to_table("oban_jobs", columns=COLUMNS, records=records)
 
 
 class Listener:

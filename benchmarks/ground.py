@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import gc
 import secrets
-import statistics
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,54 +77,25 @@ class Ground:
         """A connection with nothing between us and the driver."""
         return await asyncpg.connect(self.url)
 
-    async def clear(self, *, finished: int = 0) -> None:
-        """Empty the table, but for rows of finished jobs."""
+    async def clear(self) -> None:
+        """Empty the table, and bring its statistics up to date."""
         connection = await self.connect()
         await connection.execute("TRUNCATE oban_jobs RESTART IDENTITY")
-        if finished:
-            await connection.execute(
-                """INSERT INTO oban_jobs (state, queue, worker, args, attempt, attempted_at, completed_at, attempted_by)
-                   SELECT 'completed', 'bench', 'benchmarks.finished', jsonb_build_object('n', n), 1,
-                          now() - interval '1 day', now() - interval '1 day', '{someone,else}'
-                   FROM generate_series(1, $1::int) n""",
-                finished,
-                timeout=300,
-            )
         await connection.execute("VACUUM ANALYZE oban_jobs", timeout=300)
         await connection.execute("CHECKPOINT")
         await connection.close()
-
-    async def settle(self) -> None:
-        """Bring the table's statistics up to date, and what is dirty to disk, so that no measure pays for another's."""
-        connection = await self.connect()
-        await connection.execute("VACUUM ANALYZE oban_jobs", timeout=300)
-        await connection.execute("CHECKPOINT")
-        await connection.close()
-        gc.collect()
-
-    async def check(self, *, completed: int, but: int = 0) -> None:
-        """Refuse the figure where not every job was completed by its first attempt."""
-        connection = await self.connect()
-        rows = await connection.fetch("SELECT state::text, attempt, count(*) FROM oban_jobs GROUP BY 1, 2")
-        await connection.close()
-        found = {(row[0], row[1]): row[2] for row in rows}
-        if found != {("completed", 1): completed + but}:
-            raise SystemExit(f"not what was to be measured: {found} instead of {completed + but} completed jobs")
 
 
 @asynccontextmanager
-async def ground(server_url: str, *, migrated: bool = True) -> AsyncIterator[Ground]:
-    """A database of its own on the server, dropped at the end."""
+async def ground(server_url: str) -> AsyncIterator[Ground]:
+    """A database of our own on the server, dropped at the end."""
     name = f"oban_bench_{secrets.token_hex(4)}"
     admin = await asyncpg.connect(server_url)
     await admin.execute(f"CREATE DATABASE {name}")
     url = make_url(server_url).set(database=name)
     engine = create_async_engine(url.set(drivername="postgresql+asyncpg"))
     try:
-        if migrated:
-            async with engine.connect() as connection:
-                await connection.run_sync(migrate, "public")
-                await connection.commit()
+        await migrated(url.render_as_string(hide_password=False))
         yield Ground(url.render_as_string(hide_password=False), engine)
     finally:
         await engine.dispose()
@@ -150,22 +119,6 @@ def watch() -> Iterator[list[Spent]]:
     cpu, started = time.process_time(), time.perf_counter()
     yield spent
     spent.append(Spent(time.perf_counter() - started, time.process_time() - cpu))
-
-
-def rate(count: int, spents: Iterable[Spent]) -> float:
-    """Jobs per second, the median."""
-    return statistics.median(count / spent.seconds for spent in spents)
-
-
-def cpu_each(count: int, spents: Iterable[Spent]) -> float:
-    """Microseconds of CPU per job, the median."""
-    return statistics.median(spent.cpu / count * 1e6 for spent in spents)
-
-
-def percentile(values: Sequence[float], part: float) -> float:
-    """The value that `part` of them do not exceed."""
-    ordered = sorted(values)
-    return ordered[min(int(len(ordered) * part), len(ordered) - 1)]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
