@@ -120,9 +120,14 @@ class Place:
     def close(self) -> None:
         self._admin.close()
         self._ears.close()
+        self.hang_up()
+        if self._loop is not None:
+            self._loop.close()
+
+    def hang_up(self) -> None:
+        """Let the pool forget its connections, of which one may be broken."""
         if self._engine is not None and self._loop is not None:
             self._loop.run(self._engine.dispose())
-            self._loop.close()
         self.engine.dispose()
 
     def empty(self) -> None:

@@ -437,7 +437,10 @@ def test_a_connection_lost_after_the_commit_does_no_harm(place: Place) -> None:
         during_commit(session, beside(place))
         session.commit()
 
-    place.run(work)
+    try:
+        place.run(work)
+    finally:
+        place.hang_up()
 
     assert len(place.jobs()) == 2
     assert place.heard() == announced("default")
