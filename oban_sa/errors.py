@@ -19,6 +19,7 @@
     │   ├── AttemptCancelled
     │   ├── AttemptCrashed
     │   ├── AttemptOrphaned
+    │   ├── CommitUnanswered
     │   └── EntityLocked
     └── RunnerError
 
@@ -132,6 +133,10 @@ class AttemptCrashed(AttemptError):
 
 class AttemptOrphaned(AttemptError):
     """The node that ran this attempt died."""
+
+
+class CommitUnanswered(AttemptError):
+    """The connection broke while the attempt was committed, and the database could not be asked what became of it."""
 
 
 class EntityLocked(AttemptError):

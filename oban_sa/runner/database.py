@@ -163,11 +163,6 @@ class Database:
     def _level(self) -> int:
         return logging.DEBUG if self._quiet else logging.WARNING
 
-    @property
-    def away(self) -> bool:
-        """Whether the last attempt to reach the database failed."""
-        return self._away_since is not None
-
 
 class Line:
     """One long-lived connection, used by one caller at a time; a failure closes it, the next use opens another.

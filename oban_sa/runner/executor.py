@@ -12,11 +12,10 @@ from types import TracebackType
 from typing import Any
 
 from oban_sa import clock, telemetry
-from oban_sa.errors import AttemptCancelled
+from oban_sa.errors import AttemptCancelled, CommitUnanswered
 from oban_sa.models import Job
 from oban_sa.runner.acker import Outcome, report_stale
 from oban_sa.runner.dispatch import Dispatch
-from oban_sa.runner.inquiry import CommitUnanswered
 from oban_sa.runner.settling import Settled
 from oban_sa.states import JobState
 from oban_sa.verdicts import Attempt, Verdict, given_back, judge

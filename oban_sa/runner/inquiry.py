@@ -9,7 +9,7 @@ from typing import Final
 from sqlalchemy.exc import DBAPIError
 
 from oban_sa import clock
-from oban_sa.errors import AttemptError
+from oban_sa.errors import CommitUnanswered
 from oban_sa.models import Job
 from oban_sa.runner.database import Database, describe
 from oban_sa.runner.disconnects import is_away
@@ -23,10 +23,6 @@ WITHIN: Final = 60.0
 
 AGAIN: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Seconds between the first questions; the last one between all others."""
-
-
-class CommitUnanswered(AttemptError):
-    """The connection broke while the attempt was committed, and the database could not be asked what became of it."""
 
 
 class Inquiry:

@@ -80,7 +80,7 @@ def acking_one() -> Update:
     }
     return (
         update(jobs)
-        .where(_still_held(said["id"], said["attempt"]))
+        .where(still_held(said["id"], said["attempt"]))
         .values(_outcome(said))
         .returning(jobs.c.id)
         .execution_options(synchronize_session=False)
@@ -115,14 +115,15 @@ def _written(columns: Mapping[str, Any], outcome: Callable[[Any], dict[str, Any]
     return (
         update(jobs)
         # Twice by id: whichever way the rows and what is said of them are joined, no other row is ever looked at.
-        .where(jobs.c.id == func.any(arrays["id"]), _still_held(said.c.id, said.c.attempt))
+        .where(jobs.c.id == func.any(arrays["id"]), still_held(said.c.id, said.c.attempt))
         .values(outcome(said.c))
         .returning(jobs.c.id)
         .cte("acked")
     )
 
 
-def _still_held(job_id: ColumnElement[Any], attempt: ColumnElement[Any]) -> ColumnElement[bool]:
+def still_held(job_id: ColumnElement[Any], attempt: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Whether this attempt of `holder`'s holds the job: the fence that every outcome has to pass."""
     # The row is found by its primary key alone. A plain `state = 'executing'` would let the planner walk the index on
     # state instead, dead entries included: 121 buffers per job instead of 8 over a drain. No index serves these guards.
     return (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Executable, Exists, Integer, bindparam, exists, func, select
 
-from oban_sa.sql.acking import _still_held
+from oban_sa.sql.acking import still_held
 
 
 def inquiring() -> Executable:
@@ -26,4 +26,4 @@ def inquiring_held() -> Executable:
 
 
 def _held() -> Exists:
-    return exists().where(_still_held(bindparam("job_id", type_=BigInteger()), bindparam("attempt", type_=Integer())))
+    return exists().where(still_held(bindparam("job_id", type_=BigInteger()), bindparam("attempt", type_=Integer())))
