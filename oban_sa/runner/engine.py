@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from oban_sa.errors import InvalidOption, RunnerError, nearest
 from oban_sa.passwords import safe
-from oban_sa.runner.disconnects import POOLED
+from oban_sa.runner.disconnects import POOLED, is_away, unwrapped
 
 CONNECT_TIMEOUT: Final = 10.0
 
@@ -144,6 +144,8 @@ def explained(error: BaseException, url: str) -> RunnerError | None:
             what = f"{where} can't be reached: {cause}"
         case asyncpg.ConnectionDoesNotExistError():
             what = f"the server at {where} closed the connection while it was made"
+        case _ if is_away(error):
+            what = f"the connection to the server at {where} broke: {unwrapped(error)}"
         case _:
             return None
     return RunnerError(f"can't connect to {shown}\n{what[0].upper()}{what[1:]}")

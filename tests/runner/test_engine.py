@@ -124,6 +124,9 @@ def test_a_url_that_can_not_work_is_refused(url: str, message: str) -> None:
         (TimeoutError(), "Db:5432 did not answer within 10 seconds"),
         (asyncpg.ConnectionDoesNotExistError("x"), "closed the connection while it was made"),
         (OSError(113, "No route to host"), "Db:5432 can't be reached: [Errno 113] No route to host"),
+        # The server dies while it is asked whether its tables are there.
+        (asyncpg.InternalClientError("cannot switch to state 12"), "broke: cannot switch to state 12"),
+        (asyncpg.AdminShutdownError("terminating connection"), "broke: terminating connection"),
     ],
 )
 def test_what_connecting_raises_is_explained_without_the_password(error: BaseException, words: str) -> None:
