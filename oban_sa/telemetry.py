@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, ClassVar, Final, TypeVar, cast
+from typing import Any, ClassVar, Final, Self, TypeVar, cast
 
 from oban_sa.errors import InvalidOption
 from oban_sa.states import JobState
@@ -61,6 +61,20 @@ class JobEvent(Event):
     max_attempts: int
     queue_time: float = 0.0
     job: Any = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, runner: Source, job: Any, **more: Any) -> Self:
+        """Make the event of the `Job` that it is about; `more` are the fields that this event has besides."""
+        return cls(
+            runner=runner,
+            job_id=job.id,
+            worker=job.worker,
+            queue=job.queue,
+            attempt=job.attempt,
+            max_attempts=job.max_attempts,
+            job=job,
+            **more,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

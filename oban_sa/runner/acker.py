@@ -95,18 +95,7 @@ class Acker:
 
 def report_stale(source: telemetry.Source, job: Job, state: JobState) -> None:
     """Say that an outcome came too late and changed nothing."""
-    telemetry.emit(
-        telemetry.JobStale(
-            runner=source,
-            job_id=job.id,
-            worker=job.worker,
-            queue=job.queue,
-            attempt=job.attempt,
-            max_attempts=job.max_attempts,
-            job=job,
-            state=state,
-        )
-    )
+    telemetry.emit(telemetry.JobStale.of(source, job, state=state))
 
 
 def instead_of(outcome: Outcome, error: Exception) -> Outcome:

@@ -86,7 +86,7 @@ class Executor:
         attempt.begun = True
         started = clock.monotonic()
         if telemetry.listening(telemetry.JobStart):
-            telemetry.emit(telemetry.JobStart(**self._about(job)))
+            telemetry.emit(telemetry.JobStart.of(self._source, job, queue_time=_waited(job)))
         definition: Definition | None = None
         settled: Verdict | None = None
         answer: Any
@@ -156,8 +156,10 @@ class Executor:
         if verdict.state in _FAILED:
             if telemetry.listening(telemetry.JobException):
                 telemetry.emit(
-                    telemetry.JobException(
-                        **self._about(job),
+                    telemetry.JobException.of(
+                        self._source,
+                        job,
+                        queue_time=_waited(job),
                         state=verdict.state,
                         duration=duration,
                         error=answer if isinstance(answer, BaseException) else None,
@@ -165,25 +167,17 @@ class Executor:
                     )
                 )
         elif telemetry.listening(telemetry.JobStop):
-            telemetry.emit(telemetry.JobStop(**self._about(job), state=verdict.state, duration=duration))
-
-    def _about(self, job: Job) -> dict[str, Any]:
-        waited = 0.0
-        if job.attempted_at is not None:
-            waited = max((job.attempted_at - job.scheduled_at).total_seconds(), 0.0)
-        return {
-            "runner": self._source,
-            "job_id": job.id,
-            "worker": job.worker,
-            "queue": job.queue,
-            "attempt": job.attempt,
-            "max_attempts": job.max_attempts,
-            "queue_time": waited,
-            "job": job,
-        }
+            telemetry.emit(
+                telemetry.JobStop.of(self._source, job, queue_time=_waited(job), state=verdict.state, duration=duration)
+            )
 
 
 _FAILED = frozenset({JobState.RETRYABLE, JobState.DISCARDED})
+
+
+def _waited(job: Job) -> float:
+    """Seconds between the moment the job was due and the moment it was fetched."""
+    return 0.0 if job.attempted_at is None else max((job.attempted_at - job.scheduled_at).total_seconds(), 0.0)
 
 
 def about(job: Job) -> Attempt:

@@ -70,15 +70,4 @@ class IdleTransactions:
             describe(round(idle, 1)),
             extra={"job_id": job.id, "worker": job.worker, "queue": job.queue, "attempt": job.attempt},
         )
-        telemetry.emit(
-            telemetry.JobIdle(
-                runner=self._source,
-                job_id=job.id,
-                worker=job.worker,
-                queue=job.queue,
-                attempt=job.attempt,
-                max_attempts=job.max_attempts,
-                job=job,
-                idle=idle,
-            )
-        )
+        telemetry.emit(telemetry.JobIdle.of(self._source, job, idle=idle))
