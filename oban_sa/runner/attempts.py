@@ -44,6 +44,8 @@ class Attempts:
         """`ended` is told when an attempt has ended."""
         self.given_back = 0
         """Jobs that were given back, their attempt unspent."""
+        self.refusing = False
+        """Whether no more are begun."""
         self._queue = queue
         self._holder = holder
         self._executor = executor
@@ -52,7 +54,6 @@ class Attempts:
         self._ended = ended
         self._running: dict[int, Running] = {}
         self._fetched: deque[asyncpg.Record] = deque()
-        self._refusing = False
 
     @property
     def running(self) -> dict[int, Running]:
@@ -75,7 +76,7 @@ class Attempts:
 
     def refuse(self) -> None:
         """Begin no more: what is fetched from now on, or was and has not begun, is given back."""
-        self._refusing = True
+        self.refusing = True
 
     def begin_soon(self) -> None:
         """Begin what was fetched once the caller awaits something."""
@@ -109,7 +110,7 @@ class Attempts:
                 logger.error("job %d of queue %s can't be read: %s", job_id, self._queue, describe(error))
                 self._ended()
                 continue
-            if self._refusing:
+            if self.refusing:
                 self._give_back(job)  # the fetch was under way when it was told to stop
                 continue
             if (former := self._running.get(job_id)) is not None:

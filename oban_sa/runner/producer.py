@@ -71,7 +71,6 @@ class Producer:
         self._due_in = due_in
         self._tables = Tables(database, queue, self._holder, schema=source.schema)
         self._hungry = True
-        self._fetches = True
         self._poll_at = 0.0
         self._planned_at = 0.0
         self._uncertain = False
@@ -157,7 +156,6 @@ class Producer:
 
     def quiesce(self) -> None:
         """Fetch no more; outcomes are still written."""
-        self._fetches = False
         self._attempts.refuse()
 
     async def stop(self) -> int:
@@ -253,7 +251,7 @@ class Producer:
         return len(self._acker) > 0 or self._outdated or (self._hungry and self._demand() > 0)
 
     def _demand(self) -> int:
-        if self.paused or not self._fetches:
+        if self.paused or self._attempts.refusing:
             return 0
         return max(min(self.limit - self._attempts.count, BATCH), 0)
 
