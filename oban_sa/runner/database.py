@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any, Final
 
 import asyncpg
@@ -175,16 +176,16 @@ class Line:
         self._database = database
         self._keeps_plans = keeps_plans
         self._connection: asyncpg.Connection | None = None
-        self._lock = asyncio.Lock()
+        self.lock = asyncio.Lock()
+        """Held by whoever uses the connection."""
 
     async def fetch(self, prepared: Prepared, *, within: float = WITHIN, **values: Any) -> list[asyncpg.Record]:
         """Run a statement in a transaction of its own.
 
         When it raises an error for which `is_away` holds, the statement may have been committed all the same.
         """
-        async with self._opened() as connection:
-            with _punctual(within):
-                return await connection.fetch(prepared.sql, *prepared.values(values), timeout=within)
+        async with _Use(self, within) as connection:
+            return await connection.fetch(prepared.sql, *prepared.values(values), timeout=within)
 
     async def plan_anew(self) -> None:
         """Have every statement planned anew when it is run next, for the table as it is by then.
@@ -192,21 +193,18 @@ class Line:
         Planning a producer's statement costs a third of what running it does. A plan that is kept was made for the
         table as it was; it is never older than the last call of this, and none is kept while the table is small.
         """
-        async with self._opened() as connection:
-            with _punctual(WITHIN):
-                await connection.execute(self._database.planning_anew(connection.get_server_pid()), timeout=WITHIN)
+        async with _Use(self, WITHIN) as connection:
+            await connection.execute(self._database.planning_anew(connection.get_server_pid()), timeout=WITHIN)
 
     @asynccontextmanager
     async def transaction(self, *, within: float = WITHIN) -> AsyncGenerator[Transaction]:
         """Several statements, committed together."""
-        async with self._opened() as connection:
-            with _punctual(within):
-                async with asyncio.timeout(within), connection.transaction():
-                    yield Transaction(connection)
+        async with _Use(self, within) as connection, asyncio.timeout(within), connection.transaction():
+            yield Transaction(connection)
 
     async def close(self) -> None:
         """Close the connection, without waiting long for a server that doesn't answer."""
-        async with self._lock:
+        async with self.lock:
             connection, self._connection = self._connection, None
             if connection is not None:
                 try:
@@ -214,23 +212,26 @@ class Line:
                 except Exception:
                     connection.terminate()
 
-    @asynccontextmanager
-    async def _opened(self) -> AsyncGenerator[asyncpg.Connection]:
-        async with self._lock:
-            try:
-                if self._connection is None or self._connection.is_closed():
-                    self._connection = await self._connected()
-                yield self._connection
-            except BaseException as error:
-                # A plain mistake in a statement leaves the connection usable; anything else might not.
-                if not isinstance(error, asyncpg.PostgresError) or is_away(error) or is_misled(error):
-                    self._drop()
-                if is_misled(error):
-                    self._database.misled(error)
-                if is_away(error) and not isinstance(error, _NotHeard):
-                    self._database.went_away(error)
-                raise
-            self._database.came_back()
+    async def opened(self) -> asyncpg.Connection:
+        """Return the connection, and make one first where there is none."""
+        connection = self._connection
+        if connection is None or connection.is_closed():
+            connection = self._connection = await self._connected()
+        return connection
+
+    def worked(self) -> None:
+        """Take note that the database answered."""
+        self._database.came_back()
+
+    def failed(self, error: BaseException, *, heard: bool) -> None:
+        """Close the connection unless what went wrong leaves it usable; `heard` unless this node stood still."""
+        # A plain mistake in a statement leaves the connection usable; anything else might not.
+        if not isinstance(error, asyncpg.PostgresError) or is_away(error) or is_misled(error):
+            self._drop()
+        if is_misled(error):
+            self._database.misled(error)
+        if is_away(error) and heard:
+            self._database.went_away(error)
 
     async def _connected(self) -> asyncpg.Connection:
         try:
@@ -248,19 +249,48 @@ class Line:
             connection.terminate()
 
 
+class _Use:
+    """One caller's use of a line.
+
+    A class, since the same as a generator takes twice as long; it stands between each notification and its job.
+    """
+
+    __slots__ = ("_began", "_line", "_within")
+
+    def __init__(self, line: Line, within: float) -> None:
+        """`within` is the time limit of what is done."""
+        self._line = line
+        self._within = within
+        self._began = 0.0
+
+    async def __aenter__(self) -> asyncpg.Connection:
+        await self._line.lock.acquire()
+        try:
+            connection = await self._line.opened()
+        except BaseException as error:
+            self._line.failed(error, heard=True)
+            self._line.lock.release()
+            raise
+        self._began = clock.monotonic()
+        return connection
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self._line.worked()
+                return
+            heard = not isinstance(error, TimeoutError) or clock.monotonic() - self._began <= self._within + LATE
+            self._line.failed(error, heard=heard)
+            if not heard:
+                raise _NotHeard from error
+        finally:
+            self._line.lock.release()
+
+
 class _NotHeard(TimeoutError):
     """The event loop stood still, so that this node did not hear in time what the database answered."""
-
-
-@contextmanager
-def _punctual(within: float) -> Generator[None]:
-    began = clock.monotonic()
-    try:
-        yield
-    except TimeoutError as error:
-        if clock.monotonic() - began > within + LATE:
-            raise _NotHeard from error
-        raise
 
 
 @dataclass(frozen=True, slots=True)
