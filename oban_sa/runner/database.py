@@ -212,11 +212,15 @@ class Line:
                 except Exception:
                     connection.terminate()
 
-    async def opened(self) -> asyncpg.Connection:
-        """Return the connection, and make one first where there is none."""
+    @property
+    def connection(self) -> asyncpg.Connection | None:
+        """The connection, where there is one that works."""
         connection = self._connection
-        if connection is None or connection.is_closed():
-            connection = self._connection = await self._connected()
+        return None if connection is None or connection.is_closed() else connection
+
+    async def open(self) -> asyncpg.Connection:
+        """Make the connection anew."""
+        self._connection = connection = await self._connected()
         return connection
 
     def worked(self) -> None:
@@ -266,7 +270,7 @@ class _Use:
     async def __aenter__(self) -> asyncpg.Connection:
         await self._line.lock.acquire()
         try:
-            connection = await self._line.opened()
+            connection = self._line.connection or await self._line.open()
         except BaseException as error:
             self._line.failed(error, heard=True)
             self._line.lock.release()

@@ -21,6 +21,8 @@ _URGENCY: Final = itemgetter("priority", "scheduled_at", "id")
 
 def in_order(rows: list[asyncpg.Record]) -> list[asyncpg.Record]:
     """Put fetched rows in the order in which their jobs are begun: RETURNING keeps none."""
+    if len(rows) < 2:
+        return rows
     try:
         rows.sort(key=_URGENCY)
     except TypeError:  # an infinite moment is naive, and does not compare with others
