@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg
 
 from benchmarks import filling, floor
+from benchmarks.lone import Enqueue, Lone, write
 from benchmarks.shares import Progress, Share, drained
 from benchmarks.startup import first_job
 from benchmarks.turn import Turn, play
 from benchmarks.writing import writer
-
-WARM = 10
-"""Jobs that open connections and make plans before any is counted."""
 
 
 async def drain(turn: Turn) -> None:
@@ -50,28 +48,31 @@ async def _work(options: dict[str, Any], progress: Progress, go: Callable[[], Co
     return share
 
 
+@asynccontextmanager
+async def application(turn: Turn) -> AsyncIterator[Enqueue]:
+    connection = await asyncpg.connect(turn.url)
+
+    async def enqueue(asks: Callable[[], None]) -> None:
+        async with connection.transaction():
+            await connection.fetchval(floor.ONE, "benchmarks.lone", "{}")
+            await connection.execute("SELECT pg_notify('floor', '')")
+            asks()
+
+    yield enqueue
+    await connection.close()
+
+
 async def latency(turn: Turn) -> None:
     """A lone job, from asking for its commit until it is fetched by whoever listened."""
     turn.ready()
-    writing, fetching, listening = [await asyncpg.connect(turn.url) for _ in range(3)]
-    listener = floor.Listener(fetching, listening)
+    fetching, listening = [await asyncpg.connect(turn.url) for _ in range(2)]
+    lone = Lone()
+    listener = floor.Listener(fetching, listening, arrived=lone.arrived)
     await listener.start()
-    samples: list[float] = []
-    for number in range(turn.jobs + WARM):
-        transaction = writing.transaction()
-        await transaction.start()
-        await writing.fetchval(floor.ONE, "benchmarks.lone", "{}")
-        await writing.execute("SELECT pg_notify('floor', '')")
-        listener.arrived = asyncio.get_running_loop().create_future()
-        asked = time.perf_counter()
-        await transaction.commit()
-        waited = (await listener.arrived - asked) * 1000
-        if number >= WARM:
-            samples.append(waited)
-        await asyncio.sleep(random.uniform(0.002, 0.02))
+    await lone.measure(turn, application)
     await listener.stop()
-    turn.done(samples=samples)
-    for connection in (writing, fetching, listening):
+    turn.done(samples=lone.samples)
+    for connection in (fetching, listening):
         await connection.close()
 
 
@@ -158,6 +159,7 @@ async def startup(turn: Turn) -> None:
 KINDS = {
     "drain": drain,
     "latency": latency,
+    "application": lambda turn: write(turn, application),
     "loaded": loaded,
     "enqueue_one": enqueue_one,
     "enqueue_flush": enqueue_flush,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
+from collections.abc import Callable
 from typing import Any
 
 import asyncpg
@@ -34,10 +34,12 @@ async def insert_one(connection: asyncpg.Connection, worker: str, args: str) -> 
 
 
 class Listener:
-    """Waits for notifications and fetches at once; `arrived` says when the last job came."""
+    """Waits for notifications and fetches at once; `arrived` is told when jobs came."""
 
-    def __init__(self, connection: asyncpg.Connection, listening: asyncpg.Connection) -> None:
-        self.arrived: asyncio.Future[float] | None = None
+    def __init__(
+        self, connection: asyncpg.Connection, listening: asyncpg.Connection, *, arrived: Callable[[], None]
+    ) -> None:
+        self._arrived = arrived
         self._connection = connection
         self._listening = listening
         self._woken = asyncio.Event()
@@ -57,8 +59,6 @@ class Listener:
             await self._woken.wait()
             self._woken.clear()
             rows: list[Any] = await self._connection.fetch(FETCH, 10, ["floor", "0"])
-            now = time.perf_counter()
             if rows:
-                if self.arrived is not None:
-                    self.arrived.set_result(now)
+                self._arrived()
                 await self._connection.execute(ACK, [row["id"] for row in rows])

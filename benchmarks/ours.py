@@ -6,7 +6,8 @@ import asyncio
 import random
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,7 +15,7 @@ from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 
 from benchmarks import filling
-from benchmarks.bare import WARM
+from benchmarks.lone import WARM, Enqueue, Lone, write
 from benchmarks.shares import Progress, Share, drained
 from benchmarks.startup import first_job
 from benchmarks.turn import Turn, memory, play
@@ -24,7 +25,7 @@ from oban_sa.workers import Registry
 
 registry = Registry()
 executed: list[int] = []
-started: list[asyncio.Future[float]] = []
+waited = Lone()
 samples: list[float] = []
 
 
@@ -34,8 +35,8 @@ async def nothing(job: Job, text: str = "") -> None:
 
 
 @job(queue="bench", registry=registry, name="benchmarks.lone")
-async def lone(job: Job) -> None:
-    started[-1].set_result(time.perf_counter())
+async def lone() -> None:
+    waited.arrived()
 
 
 @job(queue="bench", registry=registry, name="benchmarks.arrival")
@@ -105,25 +106,30 @@ async def idle(turn: Turn) -> None:
     await engine.dispose()
 
 
-async def latency(turn: Turn) -> None:
-    """A lone job on an idle queue, from asking for its commit to the first line of its code."""
-    loop = asyncio.get_running_loop()
+@asynccontextmanager
+async def application(turn: Turn) -> AsyncIterator[Enqueue]:
+    """An application that writes a job in a session and flushes, then commits."""
     engine = engine_for(turn.url)
     sessions = async_sessionmaker(engine, expire_on_commit=False)
+
+    async def write_one(asks: Callable[[], None]) -> None:
+        async with sessions() as session:
+            enqueue(session, lone.new())
+            await session.flush()
+            asks()
+            await session.commit()
+
+    yield write_one
+    await engine.dispose()
+
+
+async def latency(turn: Turn) -> None:
+    """A lone job on an idle queue, from asking for its commit to the first line of its code."""
+    engine = engine_for(turn.url)
     turn.ready()
     async with Runner(engine, queues={"bench": 10}, registry=registry):
-        for number in range(turn.jobs + WARM):
-            async with sessions() as session:
-                enqueue(session, lone.new())
-                await session.flush()
-                started.append(loop.create_future())
-                asked = time.perf_counter()
-                await session.commit()
-            waited = (await started[-1] - asked) * 1000
-            if number >= WARM:
-                samples.append(waited)
-            await asyncio.sleep(random.uniform(0.002, 0.02))
-        turn.done(samples=samples)
+        await waited.measure(turn, application)
+        turn.done(samples=waited.samples)
     await engine.dispose()
     await filling.check(turn, jobs=turn.jobs + WARM)
 
@@ -210,6 +216,7 @@ KINDS = {
     "drain": drain,
     "idle": idle,
     "latency": latency,
+    "application": lambda turn: write(turn, application),
     "loaded": loaded,
     "schedule": schedule,
     "enqueue_one": enqueue_one,

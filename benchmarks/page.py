@@ -35,7 +35,15 @@ MORE_DRAINS = (
     "held_horizon",
     "session_jobs",
 )
-LATENCIES = ("latency_idle", "latency_loaded", "beside_threads", "beside_sessions", "schedule", "startup")
+LATENCIES = (
+    "latency_idle",
+    "latency_inside",
+    "latency_loaded",
+    "beside_threads",
+    "beside_sessions",
+    "schedule",
+    "startup",
+)
 ENQUEUES = ("enqueue_one", "flush_10", "flush_100", "flush_1000", "flush_10000", "enqueue_copy")
 APPLICATION = ("session_nothing", "session_one", "writers_16", "writers_16_bare")
 

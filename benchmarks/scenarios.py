@@ -96,6 +96,16 @@ SCENARIOS = (
         contenders=ALL,
         options={"jobs": 350},
         unit="ms",
+        about=7,
+    ),
+    Scenario(
+        "latency_inside",
+        "Pickup of a lone job inside of the application",
+        "latency",
+        "latency",
+        contenders=ALL,
+        options={"jobs": 350, "inside": True},
+        unit="ms",
         about=6,
     ),
     Scenario(

@@ -12,7 +12,7 @@ from chancy import Chancy, Job, Queue, QueuedJob, Worker, job
 from chancy.app import setup_default_logger
 from psycopg.rows import dict_row
 
-from benchmarks.peers.lone import WARM, Lone
+from benchmarks.lone import WARM, Enqueue, Lone, write
 from benchmarks.turn import Turn, play
 
 executed: list[str] = []
@@ -78,23 +78,29 @@ async def drain(turn: Turn) -> None:
     turn.check("completed", await count(turn, "succeeded"), turn.jobs)
 
 
-async def latency(turn: Turn) -> None:
-    async with chancy_of(turn) as chancy:
-        writing = await psycopg.AsyncConnection.connect(turn.url, autocommit=True, row_factory=dict_row)
+@asynccontextmanager
+async def application(turn: Turn) -> AsyncIterator[Enqueue]:
+    log = setup_default_logger(level=logging.WARNING)
+    connecting = psycopg.AsyncConnection.connect(turn.url, autocommit=True, row_factory=dict_row)
+    async with Chancy(turn.url, no_default_plugins=True, log=log) as chancy, await connecting as connection:
 
         async def enqueue(asks: Callable[[], None]) -> None:
-            async with writing.transaction(), writing.cursor() as cursor:
+            async with connection.transaction(), connection.cursor() as cursor:
                 await chancy.push_ex(cursor, waited.job)
                 asks()
 
+        yield enqueue
+
+
+async def latency(turn: Turn) -> None:
+    async with chancy_of(turn) as chancy:
         turn.ready()
         async with Worker(chancy, register_signal_handlers=False) as worker:
             await asyncio.sleep(1)
-            await lone.measure(turn.jobs, enqueue)
+            await lone.measure(turn, application)
             turn.done(samples=lone.samples)
             await asyncio.sleep(0.2)
             await worker.flush()
-        await writing.close()
     turn.check("completed", await count(turn, "succeeded"), turn.jobs + WARM)
 
 
@@ -116,5 +122,11 @@ async def enqueue_many(turn: Turn) -> None:
 
 
 if __name__ == "__main__":
-    kinds = {"drain": drain, "latency": latency, "enqueue_one": enqueue_one, "enqueue_many": enqueue_many}
+    kinds = {
+        "drain": drain,
+        "latency": latency,
+        "application": lambda turn: write(turn, application),
+        "enqueue_one": enqueue_one,
+        "enqueue_many": enqueue_many,
+    }
     play(kinds, "chancy", "psycopg", "uvloop")

@@ -11,7 +11,7 @@ import oban
 from oban.schema import install
 from psycopg_pool import AsyncConnectionPool
 
-from benchmarks.peers.lone import WARM, Lone
+from benchmarks.lone import WARM, Enqueue, Lone, write
 from benchmarks.turn import Turn, play
 
 executed: list[int] = []
@@ -65,17 +65,27 @@ async def drain(turn: Turn) -> None:
         turn.check("completed", await count(pool, "state = 'completed' AND attempt = 1"), turn.jobs)
 
 
+@asynccontextmanager
+async def application(turn: Turn) -> AsyncIterator[Enqueue]:
+    async with (
+        AsyncConnectionPool(turn.url, min_size=1, max_size=2) as pool,
+        oban.Oban(pool=pool, name="client") as client,
+        pool.connection() as connection,
+    ):
+
+        async def enqueue(asks: Callable[[], None]) -> None:
+            async with connection.transaction():
+                await client.enqueue(Waited.new({}), conn=connection)
+                asks()
+
+        yield enqueue
+
+
 async def latency(turn: Turn) -> None:
-    async with pool_of(turn) as pool, pool.connection() as connection:
+    async with pool_of(turn) as pool:
         turn.ready()
-        async with oban.Oban(pool=pool, queues={"bench": 10}) as running:
-
-            async def enqueue(asks: Callable[[], None]) -> None:
-                async with connection.transaction():
-                    await running.enqueue(Waited.new({}), conn=connection)
-                    asks()
-
-            await lone.measure(turn.jobs, enqueue)
+        async with oban.Oban(pool=pool, queues={"bench": 10}):
+            await lone.measure(turn, application)
             turn.done(samples=lone.samples)
         turn.check("completed", await count(pool, "state = 'completed'"), turn.jobs + WARM)
 
@@ -100,5 +110,11 @@ async def enqueue_many(turn: Turn) -> None:
 
 
 if __name__ == "__main__":
-    kinds = {"drain": drain, "latency": latency, "enqueue_one": enqueue_one, "enqueue_many": enqueue_many}
+    kinds = {
+        "drain": drain,
+        "latency": latency,
+        "application": lambda turn: write(turn, application),
+        "enqueue_one": enqueue_one,
+        "enqueue_many": enqueue_many,
+    }
     play(kinds, "oban", "psycopg", "uvloop")

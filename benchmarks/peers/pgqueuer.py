@@ -14,7 +14,7 @@ from pgqueuer.models import Job
 from pgqueuer.queries import Queries
 from pgqueuer.types import QueueExecutionMode
 
-from benchmarks.peers.lone import WARM, Lone
+from benchmarks.lone import WARM, Enqueue, Lone, write
 from benchmarks.turn import Turn, play
 
 executed: list[int] = []
@@ -56,32 +56,39 @@ async def drain(turn: Turn) -> None:
     turn.check("completed", await count(turn, done), turn.jobs)
 
 
+@asynccontextmanager
+async def application(turn: Turn) -> AsyncIterator[Enqueue]:
+    connection = await asyncpg.connect(turn.url)
+    queries = Queries(AsyncpgDriver(connection))
+
+    async def enqueue(asks: Callable[[], None]) -> None:
+        async with connection.transaction():
+            await queries.enqueue("waited", None)
+            asks()
+
+    yield enqueue
+    await connection.close()
+
+
 async def latency(turn: Turn) -> None:
     async with queries_of(turn):
         connection = await asyncpg.connect(turn.url)
-        writing = await asyncpg.connect(turn.url)
-        pgq, queries = PgQueuer(AsyncpgDriver(connection)), Queries(AsyncpgDriver(writing))
+        pgq = PgQueuer(AsyncpgDriver(connection))
 
         @pgq.entrypoint("waited")
         async def waited(job: Job) -> None:
             lone.arrived()
 
-        async def enqueue(asks: Callable[[], None]) -> None:
-            async with writing.transaction():
-                await queries.enqueue("waited", None)
-                asks()
-
         turn.ready()
         running = asyncio.create_task(pgq.run(batch_size=10))
         await asyncio.sleep(0.5)
-        await lone.measure(turn.jobs, enqueue)
+        await lone.measure(turn, application)
         turn.done(samples=lone.samples)
         await asyncio.sleep(0.5)
         pgq.shutdown.set()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(running, 35)
         await connection.close()
-        await writing.close()
     done = "SELECT count(DISTINCT job_id) FROM pgqueuer_log WHERE status = 'successful'"
     turn.check("completed", await count(turn, done), turn.jobs + WARM)
 
@@ -105,5 +112,11 @@ async def enqueue_many(turn: Turn) -> None:
 
 
 if __name__ == "__main__":
-    kinds = {"drain": drain, "latency": latency, "enqueue_one": enqueue_one, "enqueue_many": enqueue_many}
+    kinds = {
+        "drain": drain,
+        "latency": latency,
+        "application": lambda turn: write(turn, application),
+        "enqueue_one": enqueue_one,
+        "enqueue_many": enqueue_many,
+    }
     play(kinds, "pgqueuer", "asyncpg", "uvloop")

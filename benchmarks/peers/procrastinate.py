@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import procrastinate
 import psycopg
 
-from benchmarks.peers.lone import WARM, Lone
+from benchmarks.lone import WARM, Enqueue, Lone, write
 from benchmarks.turn import Turn, play
 
 executed: list[int] = []
@@ -49,24 +49,32 @@ async def drain(turn: Turn) -> None:
     turn.check("completed", await count(turn, "succeeded"), turn.jobs)
 
 
+@asynccontextmanager
+async def application(turn: Turn) -> AsyncIterator[Enqueue]:
+    app = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=turn.url, min_size=1, max_size=2))
+    async with app.open_async(), await psycopg.AsyncConnection.connect(turn.url, autocommit=True) as connection:
+
+        async def enqueue(asks: Callable[[], None]) -> None:
+            async with connection.transaction():
+                await app.configure_task("waited", queue="bench", connection=connection).defer_async()
+                asks()
+
+        yield enqueue
+
+
 async def latency(turn: Turn) -> None:
-    async with app_of(turn) as app, await psycopg.AsyncConnection.connect(turn.url, autocommit=True) as writing:
+    async with app_of(turn) as app:
 
         @app.task(name="waited", queue="bench")
         async def waited() -> None:
             lone.arrived()
-
-        async def enqueue(asks: Callable[[], None]) -> None:
-            async with writing.transaction():
-                await waited.configure(connection=writing).defer_async()
-                asks()
 
         turn.ready()
         running = asyncio.create_task(
             app.run_worker_async(queues=["bench"], concurrency=10, install_signal_handlers=False)
         )
         await asyncio.sleep(0.5)
-        await lone.measure(turn.jobs, enqueue)
+        await lone.measure(turn, application)
         turn.done(samples=lone.samples)
         await asyncio.sleep(0.5)
         running.cancel()
@@ -100,5 +108,11 @@ async def enqueue_many(turn: Turn) -> None:
 
 
 if __name__ == "__main__":
-    kinds = {"drain": drain, "latency": latency, "enqueue_one": enqueue_one, "enqueue_many": enqueue_many}
+    kinds = {
+        "drain": drain,
+        "latency": latency,
+        "application": lambda turn: write(turn, application),
+        "enqueue_one": enqueue_one,
+        "enqueue_many": enqueue_many,
+    }
     play(kinds, "procrastinate", "psycopg", "uvloop")
