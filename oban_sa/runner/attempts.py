@@ -14,7 +14,7 @@ from oban_sa.models import Job
 from oban_sa.runner.acker import Acker, Outcome, report_stale
 from oban_sa.runner.database import describe
 from oban_sa.runner.executor import Executor, Interrupted, Running, about
-from oban_sa.runner.rows import in_order, job_of, unread
+from oban_sa.runner.rows import job_of, unread
 from oban_sa.states import JobState
 from oban_sa.verdicts import given_back, judge
 
@@ -71,8 +71,8 @@ class Attempts:
         return sorted(self._running)
 
     def add(self, rows: list[asyncpg.Record]) -> None:
-        """Take what was fetched."""
-        self._fetched.extend(in_order(rows))
+        """Take what was fetched, in the order in which it is to be begun."""
+        self._fetched.extend(rows)
 
     def refuse(self) -> None:
         """Begin no more: what is fetched from now on, or was and has not begun, is given back."""

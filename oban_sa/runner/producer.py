@@ -12,11 +12,13 @@ from uuid import UUID, uuid4
 from oban_sa import backoff, clock, telemetry
 from oban_sa.runner.acker import BATCH, Acker, Outcome, instead_of
 from oban_sa.runner.attempts import Attempts
+from oban_sa.runner.burst import Burst
 from oban_sa.runner.database import Database, describe
 from oban_sa.runner.disconnects import is_away, is_passing
 from oban_sa.runner.executor import Executor, Interrupted, Running
 from oban_sa.runner.tables import Tables
 from oban_sa.runner.ticker import rested
+from oban_sa.sql.fetching import BEGINNING
 
 logger = logging.getLogger("oban_sa.runner")
 
@@ -71,6 +73,7 @@ class Producer:
         self._due_in = due_in
         self._tables = Tables(database, queue, self._holder, schema=source.schema)
         self._hungry = True
+        self._burst = Burst()
         self._poll_at = 0.0
         self._planned_at = 0.0
         self._uncertain = False
@@ -281,15 +284,17 @@ class Producer:
             # Before the fetch and not after it: a job announced while it is under way asks for another.
             self._hungry = False
         started = clock.monotonic()
+        place = self._burst.place(started) if demand else BEGINNING
         # Once the statement is on its way: reading rows and doing jobs is what there is to do meanwhile.
         self._attempts.begin_soon()
         try:
-            acked, fetched = await self._tables.exchange(outcomes, demand)
+            acked, fetched = await self._tables.exchange(outcomes, demand, place)
         except Exception as error:
             self._acker.failed(perhaps_written=is_away(error))
             # The statement may have been committed all the same, and the rows it fetched be nobody's.
             self._uncertain = self._uncertain or demand > 0
             self._hungry = self._hungry or demand > 0
+            self._burst.over()
             if outcomes and not is_passing(error):
                 await self._one_by_one(error)
                 return
@@ -303,15 +308,17 @@ class Producer:
             self._acker.written(acked, duration=elapsed)
             self._expect(outcomes)
         if demand:
-            self._hungry = self._hungry or len(fetched) >= demand
+            # After a look from elsewhere another one from the beginning is due before there counts as nothing left.
+            self._hungry = self._hungry or len(fetched) >= demand or place is not BEGINNING
+            self._burst.looked(place, fetched, demand, duration=elapsed)
             self._poll_at = clock.monotonic() + self._poll_every
+            self._attempts.add(fetched)
             if telemetry.listening(telemetry.ProducerFetch):
                 telemetry.emit(
                     telemetry.ProducerFetch(
                         runner=self._source, queue=self.queue, demand=demand, count=len(fetched), duration=elapsed
                     )
                 )
-            self._attempts.add(fetched)
 
     async def _one_by_one(self, error: Exception) -> None:
         """Write outcomes singly after a batch was refused, so that one bad outcome holds up no other."""

@@ -10,8 +10,9 @@ import asyncpg
 
 from oban_sa.runner.acker import Outcome, as_arrays
 from oban_sa.runner.database import Database
+from oban_sa.runner.rows import in_order
 from oban_sa.sql.acking import acking, acking_and_fetching, completing_and_fetching
-from oban_sa.sql.fetching import fetching
+from oban_sa.sql.fetching import BEGINNING, Place, fetching
 from oban_sa.sql.holding import holding, reclaiming
 from oban_sa.sql.notifying import NOTIFY, insertions
 from oban_sa.sql.producing import leaving, registering
@@ -42,19 +43,30 @@ class Tables:
         """Have the statements planned anew, for the table as it is by now."""
         await self._line.plan_anew()
 
-    async def exchange(self, outcomes: Sequence[Outcome], demand: int) -> tuple[list[int], list[asyncpg.Record]]:
-        """Write outcomes and fetch up to `demand` jobs, in one statement: the ids of those written, and rows."""
+    async def exchange(
+        self, outcomes: Sequence[Outcome], demand: int, place: Place = BEGINNING
+    ) -> tuple[list[int], list[asyncpg.Record]]:
+        """Write outcomes and fetch up to `demand` jobs, from `place` on, in one statement.
+
+        Returns the ids of those that were written, and rows in the order in which their jobs are to be begun.
+        """
+        wanted: dict[str, Any] = {
+            "queue": self._queue,
+            "demand": demand,
+            "from_priority": place.priority,
+            "from_scheduled_at": place.scheduled_at,
+            "from_id": place.id,
+        }
         if not outcomes:
-            fetched = await self._line.fetch(self._fetching, queue=self._queue, demand=demand, holder=self._holder)
-            return [], fetched
+            return [], in_order(await self._line.fetch(self._fetching, holder=self._holder, **wanted))
         said: dict[str, Any] = {"holder": self._holder, **as_arrays(outcomes)}
         if not demand:
             return [row["id"] for row in await self._line.fetch(self._acking, **said)], []
         plain = all(outcome.verdict.plain for outcome in outcomes)
         cycle = self._completing_and_fetching if plain else self._acking_and_fetching
-        rows = await self._line.fetch(cycle, queue=self._queue, demand=demand, **said)
+        rows = await self._line.fetch(cycle, **wanted, **said)
         acked = [row["acked"] for row in rows if row["acked"] is not None]
-        return acked, [row for row in rows if row["acked"] is None]
+        return acked, in_order([row for row in rows if row["acked"] is None])
 
     async def reclaim(self, *, known: Sequence[int]) -> int:
         """Give back what is held here but not among the `known` ids: how many."""

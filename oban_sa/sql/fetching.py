@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from datetime import datetime
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import CTE, DateTime, Executable, Integer, Table, Text, bindparam, cast, func, select, update
+from sqlalchemy import (
+    CTE,
+    BigInteger,
+    DateTime,
+    Executable,
+    Integer,
+    SmallInteger,
+    Table,
+    Text,
+    bindparam,
+    cast,
+    func,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from oban_sa.models import Job
@@ -40,10 +56,23 @@ JSON_TEXT = frozenset({"args", "meta", "errors"})
 """Those of `FETCHED` that are answered as JSON text."""
 
 
-def fetching() -> Executable:
-    """Rows of `FETCHED`, at most `demand` of them, in no promised order.
+class Place(NamedTuple):
+    """A place in the order in which a queue's jobs are begun; `scheduled_at` is naive, in UTC."""
 
-    Parameters: `queue`, `demand`, `holder` (`[node, producer uuid]`).
+    priority: int
+    scheduled_at: datetime
+    id: int
+
+
+BEGINNING: Final = Place(-(2**15), datetime.min, 0)  # noqa: DTZ901 - naive, as the column is
+"""Before all jobs."""
+
+
+def fetching() -> Executable:
+    """Rows of `FETCHED`, at most `demand` of them, the first from a place on, in no promised order.
+
+    Parameters: `queue`, `demand`, `holder` (`[node, producer uuid]`), and a `Place` as `from_priority`,
+    `from_scheduled_at` and `from_id`.
     """
     taken = taking()
     return select(*(taken.c[name] for name in FETCHED))
@@ -59,6 +88,14 @@ def taking() -> CTE:
             jobs.c.state == inline("'available'"),
             jobs.c.queue == bindparam("queue", type_=Text()),
             jobs.c.attempt < jobs.c.max_attempts,
+            # Where the index is entered. What comes before it in a burst are entries of jobs that were fetched and are
+            # not yet cleaned away, thousands of them, and each fetch would pass them all again.
+            tuple_(jobs.c.priority, jobs.c.scheduled_at, jobs.c.id)
+            >= tuple_(
+                bindparam("from_priority", type_=SmallInteger()),
+                bindparam("from_scheduled_at", type_=DateTime()),
+                bindparam("from_id", type_=BigInteger()),
+            ),
         )
         .order_by(jobs.c.priority, jobs.c.scheduled_at, jobs.c.id)
         .limit(bindparam("demand", type_=Integer()))

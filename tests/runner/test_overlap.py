@@ -24,9 +24,9 @@ def exchanges(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int]]:
     seen: list[tuple[int, int, int]] = []
     exchange = Tables.exchange
 
-    async def watched(self: Tables, outcomes: Any, demand: int) -> Any:
+    async def watched(self: Tables, outcomes: Any, demand: int, *place: Any) -> Any:
         before = len(ran)
-        answer = await exchange(self, outcomes, demand)
+        answer = await exchange(self, outcomes, demand, *place)
         seen.append((len(outcomes), demand, len(ran) - before))
         return answer
 
@@ -67,9 +67,9 @@ async def test_rows_are_read_once_the_statement_is_on_its_way(
     steps: list[str] = []
     exchange, read = Tables.exchange, attempts.job_of
 
-    async def watched(self: Tables, outcomes: Any, demand: int) -> Any:
+    async def watched(self: Tables, outcomes: Any, demand: int, *place: Any) -> Any:
         steps.append("asked")
-        answer = await exchange(self, outcomes, demand)
+        answer = await exchange(self, outcomes, demand, *place)
         steps.append("answered")
         return answer
 
@@ -154,11 +154,11 @@ async def test_what_was_fetched_is_begun_though_the_next_statement_fails(
     """Jobs don't wait for the database to come back before they begin."""
     exchange, failed = Tables.exchange, []
 
-    async def second_fails(self: Tables, outcomes: Any, demand: int) -> Any:
+    async def second_fails(self: Tables, outcomes: Any, demand: int, *place: Any) -> Any:
         if outcomes and len(failed) < 3:
             failed.append(len(ran))
             raise ConnectionError("the network is gone")
-        return await exchange(self, outcomes, demand)
+        return await exchange(self, outcomes, demand, *place)
 
     monkeypatch.setattr(Tables, "exchange", second_fails)
     ids = await house.enqueue(*(at_once.new() for _ in range(64)))

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from oban_sa.runner.database import ENOUGH, PLANNING, Database, Line
 from oban_sa.runner.engine import create_engine
+from oban_sa.sql.fetching import BEGINNING
 from tests.databases import Databases
 from tests.statements.compiling import STATEMENTS, compiled
 from tests.support import plain_url
@@ -53,6 +54,9 @@ LOOKS = {"exhausted": 30_000}
 VALUES: dict[str, Any] = {
     "queue": "queue1",
     "demand": 50,
+    "from_priority": BEGINNING.priority,
+    "from_scheduled_at": BEGINNING.scheduled_at,
+    "from_id": BEGINNING.id,
     "holder": ["node", "uuid1"],
     "ids": list(range(1, 51)),
     "attempts": [1] * 50,
