@@ -14,7 +14,7 @@ from typing import Any
 import asyncpg
 
 from benchmarks import filling, floor
-from benchmarks.lone import Enqueue, Lone, write
+from benchmarks.lone import Enqueue, Lone, kinds_of
 from benchmarks.shares import Progress, Share, drained
 from benchmarks.startup import first_job
 from benchmarks.turn import Turn, play
@@ -158,8 +158,7 @@ async def startup(turn: Turn) -> None:
 
 KINDS = {
     "drain": drain,
-    "latency": latency,
-    "application": lambda turn: write(turn, application),
+    **kinds_of(latency, application),
     "loaded": loaded,
     "enqueue_one": enqueue_one,
     "enqueue_flush": enqueue_flush,

@@ -11,9 +11,9 @@ import json
 import random
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from benchmarks.turn import Turn, say
 
@@ -24,6 +24,7 @@ Enqueue: TypeAlias = Callable[[Callable[[], None]], Awaitable[None]]
 """Writes a job in a transaction; calls what it is given right before it asks for the commit."""
 
 Application: TypeAlias = Callable[[Turn], AbstractAsyncContextManager[Enqueue]]
+Kind: TypeAlias = Callable[[Turn], Coroutine[Any, Any, None]]
 
 
 class Lone:
@@ -104,7 +105,16 @@ async def _apart(turn: Turn) -> AsyncIterator[_Place]:
             await process.wait()
 
 
-async def write(turn: Turn, application: Application) -> None:
+def kinds_of(latency: Kind, application: Application) -> dict[str, Kind]:
+    """The kinds of turns that measure a pickup: whoever runs the jobs, and the application that enqueues them."""
+
+    async def apart(turn: Turn) -> None:
+        await _write(turn, application)
+
+    return {"latency": latency, "application": apart}
+
+
+async def _write(turn: Turn, application: Application) -> None:
     """Be the application in a process of its own: enqueue a job for each line that comes."""
     lines = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)

@@ -15,7 +15,7 @@ from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 
 from benchmarks import filling
-from benchmarks.lone import WARM, Enqueue, Lone, write
+from benchmarks.lone import WARM, Enqueue, Lone, kinds_of
 from benchmarks.shares import Progress, Share, drained
 from benchmarks.startup import first_job
 from benchmarks.turn import Turn, memory, play
@@ -215,8 +215,7 @@ async def _until(holds: Callable[[], bool]) -> None:
 KINDS = {
     "drain": drain,
     "idle": idle,
-    "latency": latency,
-    "application": lambda turn: write(turn, application),
+    **kinds_of(latency, application),
     "loaded": loaded,
     "schedule": schedule,
     "enqueue_one": enqueue_one,

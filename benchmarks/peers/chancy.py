@@ -12,7 +12,7 @@ from chancy import Chancy, Job, Queue, QueuedJob, Worker, job
 from chancy.app import setup_default_logger
 from psycopg.rows import dict_row
 
-from benchmarks.lone import WARM, Enqueue, Lone, write
+from benchmarks.lone import WARM, Enqueue, Lone, kinds_of
 from benchmarks.turn import Turn, play
 
 executed: list[str] = []
@@ -122,11 +122,5 @@ async def enqueue_many(turn: Turn) -> None:
 
 
 if __name__ == "__main__":
-    kinds = {
-        "drain": drain,
-        "latency": latency,
-        "application": lambda turn: write(turn, application),
-        "enqueue_one": enqueue_one,
-        "enqueue_many": enqueue_many,
-    }
+    kinds = {"drain": drain, **kinds_of(latency, application), "enqueue_one": enqueue_one, "enqueue_many": enqueue_many}
     play(kinds, "chancy", "psycopg", "uvloop")

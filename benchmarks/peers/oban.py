@@ -11,7 +11,7 @@ import oban
 from oban.schema import install
 from psycopg_pool import AsyncConnectionPool
 
-from benchmarks.lone import WARM, Enqueue, Lone, write
+from benchmarks.lone import WARM, Enqueue, Lone, kinds_of
 from benchmarks.turn import Turn, play
 
 executed: list[int] = []
@@ -110,11 +110,5 @@ async def enqueue_many(turn: Turn) -> None:
 
 
 if __name__ == "__main__":
-    kinds = {
-        "drain": drain,
-        "latency": latency,
-        "application": lambda turn: write(turn, application),
-        "enqueue_one": enqueue_one,
-        "enqueue_many": enqueue_many,
-    }
+    kinds = {"drain": drain, **kinds_of(latency, application), "enqueue_one": enqueue_one, "enqueue_many": enqueue_many}
     play(kinds, "oban", "psycopg", "uvloop")

@@ -256,7 +256,7 @@ class Line:
 class _Use:
     """One caller's use of a line.
 
-    A class, since the same as a generator takes twice as long; it stands between each notification and its job.
+    A class and no generator, which takes more Python: this stands between each notification and its job.
     """
 
     __slots__ = ("_began", "_line", "_within")
