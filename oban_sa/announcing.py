@@ -1,10 +1,10 @@
 """What one session announces: each queue that received an available job, once in each transaction.
 
-Where the session itself ends its transaction, it announces as it commits, not as it flushes: shortly before the end, so
-that sessions which commit side by side can leave it to one of them (`commits`). What others were relied on for in vain
-is announced right after the commit, on the same connection, in a transaction that writes nothing and so waits for no
-disk. Elsewhere, in a transaction that somebody else began or on AUTOCOMMIT, the flush itself announces. PostgreSQL
-delivers on commit and forgets with what rolls back.
+A flush announces right away where nobody else is about to (`commits.announces_early`), so that its commit does not wait
+for that, in a transaction that somebody else began, and on AUTOCOMMIT. Where others commit jobs as well, a session
+announces as it commits, so that those which commit side by side can leave it to one of them (`commits`). What others
+were relied on for in vain is announced right after the commit, on the same connection, in a transaction that writes
+nothing and so waits for no disk. PostgreSQL delivers on commit and forgets with what rolls back.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from weakref import ReferenceType, WeakKeyDictionary, ref
 from sqlalchemy import Connection, Engine, Pool, TwoPhaseTransaction
 from sqlalchemy.orm import Session, SessionTransaction
 
+from oban_sa import commits
 from oban_sa.commits import Commit
 from oban_sa.errors import InvalidOption
 from oban_sa.models import Job
@@ -63,6 +64,8 @@ class Announcing:
             return _news(self._waiting(transactions, connection), _schema(connection.get_execution_options()))
         if self._committing is not None and self._committing() is transactions[-1]:
             return self._depart(transactions, connection)
+        if len(transactions) == 1 and _announces_early(connection, fresh):
+            return _news(self._waiting(transactions, connection), _schema(connection.get_execution_options()))
         return None
 
     def sent(self, connection: Connection) -> None:
@@ -82,7 +85,8 @@ class Announcing:
                 commit = self._commits[engine.pool] = Commit(engine.pool, root)
                 schema = _schema(options)
                 commit.join((schema, queue) for queue in staged)
-        for connection in {connection for connection, _ in self._queues.get(root, ())}:
+        waiting = {connection for (connection, _), sent in self._queues.get(root, {}).items() if not sent}
+        for connection in waiting:
             if news := self._depart([root], connection):
                 yield connection, news
 
@@ -158,6 +162,14 @@ def _announces(session: Session, connection: Connection) -> bool:
         return False
     # PostgreSQL refuses to prepare a transaction that has notified.
     return connection.dialect.name == "postgresql" and not isinstance(connection.get_transaction(), TwoPhaseTransaction)
+
+
+def _announces_early(connection: Connection, queues: Iterable[str]) -> bool:
+    transaction = connection.get_transaction()
+    if transaction is None:
+        return False
+    schema = _schema(connection.get_execution_options())
+    return commits.announces_early(connection.engine.pool, [(schema, queue) for queue in queues], transaction)
 
 
 def _ends(session: Session, connection: Connection) -> bool:

@@ -128,6 +128,22 @@ class Commit:
         return owed
 
 
+def announces_early(database: Any, keys: Iterable[Hashable], transaction: Ending) -> bool:
+    """Whether `transaction`, which is not about to commit yet, announces `keys` all the same.
+
+    It does where nobody is just committing with one of them, and no other open transaction has announced one early.
+    Nobody relies on it, for nobody knows when it commits.
+    """
+    wanted = set(keys)
+    with _lock:
+        early = _early.setdefault(database, WeakKeyDictionary())
+        others = [taken for other, taken in early.items() if other is not transaction and other.is_active]
+        if not wanted.isdisjoint(_databases.get(database, ())) or not all(map(wanted.isdisjoint, others)):
+            return False
+        early.setdefault(transaction, set()).update(wanted)
+        return True
+
+
 class _Line:
     """What happens to one queue; counts commits whose announcement was left to others, and up to which it was made."""
 
@@ -153,6 +169,8 @@ def _is_hopeful(commit: Commit | None, now: float) -> bool:
 
 _lock = threading.Lock()
 _databases: WeakKeyDictionary[Any, dict[Any, _Line]] = WeakKeyDictionary()
+_early: WeakKeyDictionary[Any, WeakKeyDictionary[Ending, set[Any]]] = WeakKeyDictionary()
+"""What open transactions have announced that were not about to commit."""
 
 
 def _lines_of(database: Any) -> dict[Any, _Line]:
@@ -161,9 +179,10 @@ def _lines_of(database: Any) -> dict[Any, _Line]:
 
 def _forget() -> None:
     # In a child process, where the commits of the parent's other threads never end, and one may have held the lock.
-    global _lock, _databases
+    global _lock, _databases, _early
     _lock = threading.Lock()
     _databases = WeakKeyDictionary()
+    _early = WeakKeyDictionary()
 
 
 if hasattr(os, "register_at_fork"):

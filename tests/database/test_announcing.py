@@ -43,6 +43,12 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commits, "PATIENCE", 60.0)
 
 
+@pytest.fixture
+def crowd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is always another that is about to announce, so that no flush does."""
+    monkeypatch.setattr(commits, "announces_early", lambda *_: False)
+
+
 # When
 
 
@@ -58,6 +64,87 @@ def test_a_lone_commit_announces_in_its_own_transaction(place: Place) -> None:
     assert place.heard() == announced("default")
 
 
+def test_a_lone_flush_announces_so_that_its_commit_need_not(place: Place) -> None:
+    def work(session: Session) -> None:
+        enqueue(session, a_job())
+        with place.counting() as sent:
+            session.flush()
+        assert notifies(sent) == 1
+        assert place.heard() == []
+        with place.counting() as sent:
+            session.commit()
+        assert sent == []
+
+    place.run(work)
+
+    assert place.heard() == announced("default")
+
+
+def test_one_flush_at_a_time_announces_a_queue_and_the_other_sessions_do_as_they_commit(place: Place) -> None:
+    def work(session: Session) -> None:
+        enqueue(session, a_job())
+        session.flush()
+        with Session(place.engine) as other:
+            enqueue_many(other, [a_job(), a_job("apart")])
+            with place.counting() as sent:
+                other.flush()
+            assert notifies(sent) == 0
+            other.commit()
+            assert place.heard() == announced("apart", "default")
+        session.rollback()
+        enqueue(session, a_job())
+        with place.counting() as sent:
+            session.flush()
+        assert notifies(sent) == 1
+        session.commit()
+
+    place.run(work)
+
+    assert place.heard() == announced("default")
+
+
+def test_a_flush_beside_a_commit_that_announces_the_queue_leaves_it_to_the_end(place: Place) -> None:
+    sent: list[str] = []
+
+    def inner() -> None:
+        with Session(place.engine) as other:
+            enqueue(other, a_job())
+            with place.counting() as statements:
+                other.flush()
+            sent.extend(statements)
+            other.rollback()
+
+    def work(session: Session) -> None:
+        enqueue(session, a_job())
+        during_commit(session, inner)
+        session.commit()
+
+    place.run(work)
+
+    assert len(sent) == 1
+    assert "INSERT" in sent[0]
+
+
+def test_a_flush_in_a_savepoint_that_may_roll_back_leaves_it_to_the_commit(place: Place) -> None:
+    def work(session: Session) -> None:
+        savepoint = session.begin_nested()
+        enqueue(session, a_job())
+        with place.counting() as sent:
+            session.flush()
+        assert notifies(sent) == 0
+        savepoint.rollback()
+        enqueue(session, a_job())
+        with place.counting() as sent:
+            session.flush()
+        assert notifies(sent) == 1
+        session.commit()
+
+    place.run(work)
+
+    assert place.heard() == announced("default")
+
+
+@pytest.mark.usefixtures("crowd")
 def test_jobs_of_earlier_flushes_are_announced_by_the_commit_and_not_before(place: Place) -> None:
     def work(session: Session) -> None:
         with place.counting() as sent:
@@ -242,6 +329,7 @@ def beside(place: Place, queue: str = "default", *, times: int = 1, bind: Any = 
     return work
 
 
+@pytest.mark.usefixtures("crowd")
 def test_what_a_commit_leaves_to_another_is_announced_once_both_are_committed(place: Place) -> None:
     sent: list[str] = []
 
@@ -263,6 +351,7 @@ def test_what_a_commit_leaves_to_another_is_announced_once_both_are_committed(pl
     assert place.heard() == announced("default", "default")
 
 
+@pytest.mark.usefixtures("crowd")
 def test_the_last_one_out_announces_for_all(place: Place) -> None:
     def work(session: Session) -> None:
         enqueue(session, a_job())
@@ -277,6 +366,7 @@ def test_the_last_one_out_announces_for_all(place: Place) -> None:
     assert len(place.jobs()) == 6
 
 
+@pytest.mark.usefixtures("crowd")
 def test_one_that_left_it_to_another_and_commits_later_announces_itself(place: Place) -> None:
     if place.driver == "asyncpg":
         pytest.skip("its sessions need their own loop's thread")
@@ -316,6 +406,7 @@ def test_one_that_left_it_to_another_and_commits_later_announces_itself(place: P
     assert notifies(sent) == 2
 
 
+@pytest.mark.usefixtures("crowd")
 def test_what_was_left_to_a_commit_that_failed_is_announced_by_the_next(place: Place) -> None:
     def fail() -> None:
         beside(place)()
@@ -337,6 +428,7 @@ def test_what_was_left_to_a_commit_that_failed_is_announced_by_the_next(place: P
     assert place.heard() == announced("default")
 
 
+@pytest.mark.usefixtures("crowd")
 def test_nothing_is_left_to_a_commit_that_takes_long(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commits, "PATIENCE", -1.0)
 
@@ -358,6 +450,7 @@ def test_nothing_is_left_to_a_commit_that_takes_long(place: Place, monkeypatch: 
     assert place.heard() == announced("default")
 
 
+@pytest.mark.usefixtures("crowd")
 @pytest.mark.parametrize("other", ["queue", "schema", "database"])
 def test_nothing_is_left_to_a_commit_that_announces_something_else(place: Place, other: str, database_url: str) -> None:
     elsewhere = create_engine(sync_url(place.url))  # as good as another database
@@ -392,6 +485,7 @@ def test_nothing_is_left_to_a_commit_that_announces_something_else(place: Place,
     assert place.heard() == announced("default")
 
 
+@pytest.mark.usefixtures("crowd")
 def test_nothing_is_left_to_a_session_that_is_gone(place: Place) -> None:
     def work(session: Session) -> None:
         enqueue(session, a_job())
@@ -407,6 +501,7 @@ def test_nothing_is_left_to_a_session_that_is_gone(place: Place) -> None:
     assert place.heard() == announced("default")
 
 
+@pytest.mark.usefixtures("crowd")
 def test_a_transaction_of_others_and_a_silent_one_are_left_out_of_it(place: Place) -> None:
     def outer(connection: Any) -> None:
         with Session(connection) as session:
@@ -426,6 +521,7 @@ def test_a_transaction_of_others_and_a_silent_one_are_left_out_of_it(place: Plac
     assert place.heard() == announced("outer")
 
 
+@pytest.mark.usefixtures("crowd")
 def test_a_connection_lost_after_the_commit_does_no_harm(place: Place) -> None:
     pid: list[int] = []
 
@@ -446,6 +542,7 @@ def test_a_connection_lost_after_the_commit_does_no_harm(place: Place) -> None:
     assert place.heard() == announced("default")
 
 
+@pytest.mark.usefixtures("crowd")
 def test_what_a_listener_does_with_the_connection_after_the_commit_stays_its_own(place: Place) -> None:
     def work(session: Session) -> None:
         connection = session.connection()
@@ -537,6 +634,22 @@ def test_nothing_is_kept_of_queues_that_nobody_writes_to(database: Database) -> 
         assert first.committed() == [f"q{number}"]
 
     assert commits._lines_of(database) == {}
+
+
+def test_nothing_is_kept_of_transactions_that_announced_early_and_are_gone(database: Database) -> None:
+    first, second = Ending(), Ending()
+    assert commits.announces_early(database, ["a", "b"], first)
+    assert commits.announces_early(database, ["a", "c"], first)
+    assert not commits.announces_early(database, ["d", "c"], second)
+    assert commits.announces_early(database, ["d"], second)
+    assert commits.announces_early(Database(), ["a"], second)
+
+    first.is_active = False
+    assert commits.announces_early(database, ["c"], second)
+    del first
+    gc.collect()
+
+    assert [set(taken) for taken in commits._early[database].values()] == [{"c", "d"}]
 
 
 def test_what_was_committed_before_another_announced_is_covered_by_that(database: Database) -> None:

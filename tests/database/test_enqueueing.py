@@ -606,7 +606,8 @@ def test_what_has_no_value_yet_is_neither_sent_nor_fetched_back(place: Place) ->
     with place.counting() as sent:
         place.run(work)
 
-    (insert,) = sent
+    insert, announcement = sent
+    assert "pg_notify" in announcement
     for moment in ("attempted_at", "completed_at", "cancelled_at", "discarded_at"):
         assert moment not in insert
     returned = insert.partition("RETURNING")[2]

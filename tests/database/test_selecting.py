@@ -531,7 +531,7 @@ def test_rows_of_another_database_are_refused(sync_sessions: sessionmaker[Sessio
         enqueue_select(session, welcome, select(User.id.label("user_id")))
 
 
-async def test_it_is_one_statement(engine: AsyncEngine) -> None:
+async def test_it_is_one_statement_and_the_announcement(engine: AsyncEngine) -> None:
     sent: list[str] = []
 
     @event.listens_for(engine.sync_engine, "before_cursor_execute")
@@ -541,6 +541,6 @@ async def test_it_is_one_statement(engine: AsyncEngine) -> None:
     rows: Select[Any] = select(func.generate_series(1, 1_000, type_=Integer).label("user_id"))
     async with AsyncSession(engine) as session:
         assert await enqueue_select(session, welcome, rows) == 1_000
-        assert len(sent) == 1
+        assert len(sent) == 2
         await session.commit()
     assert [statement.split()[0] for statement in sent] == ["WITH", "SELECT"]  # the other announces
