@@ -17,8 +17,8 @@ from typing import Any, TypeAlias
 
 from benchmarks.turn import Turn, say
 
-WARM = 10
-"""Jobs that open connections and make plans before any is counted."""
+WARM = 100
+"""Jobs before any is counted: they open connections, and fill a table so small that its plans are made anew each time."""
 
 Enqueue: TypeAlias = Callable[[Callable[[], None]], Awaitable[None]]
 """Writes a job in a transaction; calls what it is given right before it asks for the commit."""
