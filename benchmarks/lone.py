@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 from benchmarks.turn import Turn, say
 
 WARM = 100
-"""Jobs before any is counted: they open connections, and fill a table so small that its plans are made anew each time."""
+"""Jobs before any is counted: they open connections, and fill a table too small for its plans to be kept."""
 
 Enqueue: TypeAlias = Callable[[Callable[[], None]], Awaitable[None]]
 """Writes a job in a transaction; calls what it is given right before it asks for the commit."""

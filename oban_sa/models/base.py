@@ -14,8 +14,8 @@ class Base(DeclarativeBase):
 
     metadata = MetaData(schema="public")
     # What the database sets is read back by the INSERT itself: an expired attribute would query again, and under
-    # asyncio that is an error.
-    __mapper_args__: Any = {"eager_defaults": True}  # noqa: RUF012 - the base class declares it for instances
+    # asyncio that is an error. "auto" asks for no more than that; True would look for what is left, object by object.
+    __mapper_args__: Any = {"eager_defaults": "auto"}  # noqa: RUF012 - the base class declares it for instances
 
 
 def schema_map(schema: str | None) -> dict[str | None, str | None]:
