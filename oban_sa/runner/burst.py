@@ -47,7 +47,3 @@ class Burst:
             self._place = Place(last["priority"], last["scheduled_at"].replace(tzinfo=None), last["id"])
         else:
             self._place = BEGINNING
-
-    def over(self) -> None:
-        """Take note that nobody knows what was fetched last: the next fetch begins at the beginning."""
-        self._full, self._place = 0, BEGINNING

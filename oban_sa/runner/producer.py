@@ -294,7 +294,6 @@ class Producer:
             # The statement may have been committed all the same, and the rows it fetched be nobody's.
             self._uncertain = self._uncertain or demand > 0
             self._hungry = self._hungry or demand > 0
-            self._burst.over()
             if outcomes and not is_passing(error):
                 await self._one_by_one(error)
                 return

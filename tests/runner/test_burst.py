@@ -44,17 +44,6 @@ def test_a_burst_is_looked_at_from_its_beginning_after_a_while_and_not_for_most_
     assert one.place(now + burst.SHARE) is BEGINNING
 
 
-def test_where_the_answer_was_lost_it_begins_at_the_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(burst, "LOOKS_BACK_EVERY", 3600.0)
-    one = Burst()
-    for _ in range(2):
-        one.looked(BEGINNING, rows(1), 1, duration=0.001)
-    one.over()
-    assert one.place(clock.monotonic()) is BEGINNING
-    one.looked(BEGINNING, rows(2), 1, duration=0.001)
-    assert one.place(clock.monotonic()) is BEGINNING
-
-
 ran: list[str] = []
 
 
