@@ -16,6 +16,7 @@ import argparse
 import asyncio
 import sys
 import time
+from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -80,9 +81,9 @@ def main(arguments: list[str] | None = None) -> int:
         for scenario in SCENARIOS:
             print(f"{scenario.name:16} {scenario.title}{' (only with --large)' if scenario.large else ''}")
         return 0
-    pythons, left_out = contenders(given)
     only = _names(given.only)
     chosen = [each for each in SCENARIOS if (each.name in only if only else given.large or not each.large)]
+    pythons, left_out = contenders(given, wanted={name for each in chosen for name in each.contenders})
     try:
         with server(given.database_url) as url, asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(measure(given, url, chosen, pythons, left_out))
@@ -91,14 +92,18 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def contenders(given: argparse.Namespace) -> tuple[dict[str, tuple[str, str]], dict[str, str]]:
-    """Which Python plays which module for whom; and why others are left out."""
+def contenders(
+    given: argparse.Namespace, *, wanted: Collection[str]
+) -> tuple[dict[str, tuple[str, str]], dict[str, str]]:
+    """Which Python plays which module for those of the `wanted` who can take part; and why others are left out."""
     pythons: dict[str, tuple[str, str]] = {}
     left_out: dict[str, str] = {}
     asked = _names(given.peers)
     for each in (environments.FLOOR, environments.OURS, *environments.PEERS_KNOWN):
         if not each.ours and (given.without_peers or (asked and each.name not in asked)):
             left_out[each.name] = "not asked for"
+            continue
+        if each.name not in wanted:
             continue
         try:
             pythons[each.name] = (environments.python_of(each), each.module)
