@@ -4,8 +4,8 @@
 
 Each transaction writes a row of the application's and a job. A transaction that notifies holds a lock of the whole
 database's while its commit waits for the disk, so that commits which could have shared one wait wait one by one. Off
-and on are measured in turns; the floor is bare asyncpg that notifies in every transaction, or in none. Somebody listens
-all the while, as a runner would.
+and on are measured in turns, with a flush before the commit and without; the floor is bare asyncpg that notifies in
+every transaction, or in none. Somebody listens all the while, as a runner would.
 """
 
 from __future__ import annotations
@@ -57,14 +57,16 @@ class Taken:
 Commit = Callable[[], Awaitable[None]]
 
 
-async def through_sessions(engine: AsyncEngine, *, announce: bool) -> Commit:
-    """Commit through a session of its own each time, as an application does for each request."""
+async def through_sessions(engine: AsyncEngine, *, announce: bool, flush: bool = False) -> Commit:
+    """Commit through a session of its own each time, as an application does for each request; or flush first."""
     sessions = async_sessionmaker(engine.execution_options(**{ANNOUNCE: announce}), expire_on_commit=False)
 
     async def commit() -> None:
         async with sessions.begin() as session:
             session.add(Order(note="n"))
             enqueue(session, Send.new({"user_id": 1}))  # type: ignore[attr-defined]
+            if flush:
+                await session.flush()
 
     return commit
 
@@ -114,11 +116,16 @@ async def measure(ground: Ground, options: argparse.Namespace) -> None:
     engine = create_async_engine(ground.engine.url, pool_size=options.writers, max_overflow=0)
     async with engine.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
+    writers = range(options.writers)
     kinds: dict[str, list[Commit]] = {
-        "floor, silent": [await through_connection(ground, announce=False) for _ in range(options.writers)],
-        "floor, notifying": [await through_connection(ground, announce=True) for _ in range(options.writers)],
-        "sessions, silent": [await through_sessions(engine, announce=False) for _ in range(options.writers)],
-        "sessions, announcing": [await through_sessions(engine, announce=True) for _ in range(options.writers)],
+        "floor, silent": [await through_connection(ground, announce=False) for _ in writers],
+        "floor, notifying": [await through_connection(ground, announce=True) for _ in writers],
+        "sessions, silent": [await through_sessions(engine, announce=False) for _ in writers],
+        "sessions, announcing": [await through_sessions(engine, announce=True) for _ in writers],
+        "flushing, silent": [
+            await through_sessions(engine, announce=False, flush=True) for _ in range(options.writers)
+        ],
+        "flushing, announcing": [await through_sessions(engine, announce=True, flush=True) for _ in writers],
     }
     taken: dict[str, list[Taken]] = {kind: [] for kind in kinds}
     await ground.clear()
@@ -127,7 +134,11 @@ async def measure(ground: Ground, options: argparse.Namespace) -> None:
             taken[kind].append(await round_of(ground, commits, options.seconds))
     await engine.dispose()
     rows: list[list[object]] = []
-    for silent, loud in (("floor, silent", "floor, notifying"), ("sessions, silent", "sessions, announcing")):
+    for silent, loud in (
+        ("floor, silent", "floor, notifying"),
+        ("sessions, silent", "sessions, announcing"),
+        ("flushing, silent", "flushing, announcing"),
+    ):
         for kind in (silent, loud):
             # Each against its neighbour in time, since machines drift.
             ratio = statistics.median(

@@ -64,7 +64,7 @@ class Announcing:
             return _news(self._waiting(transactions, connection), _schema(connection.get_execution_options()))
         if self._committing is not None and self._committing() is transactions[-1]:
             return self._depart(transactions, connection)
-        if len(transactions) == 1 and _announces_early(connection, fresh):
+        if _announces_early(connection, fresh):
             return _news(self._waiting(transactions, connection), _schema(connection.get_execution_options()))
         return None
 
@@ -85,8 +85,7 @@ class Announcing:
                 commit = self._commits[engine.pool] = Commit(engine.pool, root)
                 schema = _schema(options)
                 commit.join((schema, queue) for queue in staged)
-        waiting = {connection for (connection, _), sent in self._queues.get(root, {}).items() if not sent}
-        for connection in waiting:
+        for connection in {connection for connection, _ in self._queues.get(root, ())}:
             if news := self._depart([root], connection):
                 yield connection, news
 
@@ -166,7 +165,7 @@ def _announces(session: Session, connection: Connection) -> bool:
 
 def _announces_early(connection: Connection, queues: Iterable[str]) -> bool:
     transaction = connection.get_transaction()
-    if transaction is None:
+    if transaction is None or connection.in_nested_transaction():  # a savepoint may roll back and take it along
         return False
     schema = _schema(connection.get_execution_options())
     return commits.announces_early(connection.engine.pool, [(schema, queue) for queue in queues], transaction)

@@ -144,6 +144,20 @@ def test_a_flush_in_a_savepoint_that_may_roll_back_leaves_it_to_the_commit(place
     assert place.heard() == announced("default")
 
 
+def test_a_savepoint_of_the_connections_own_takes_no_announcement_along(place: Place) -> None:
+    def work(session: Session) -> None:
+        savepoint = session.connection().begin_nested()
+        enqueue(session, a_job())
+        session.flush()
+        savepoint.rollback()
+        enqueue(session, a_job())
+        session.commit()
+
+    place.run(work)
+
+    assert place.heard() == announced("default")
+
+
 @pytest.mark.usefixtures("crowd")
 def test_jobs_of_earlier_flushes_are_announced_by_the_commit_and_not_before(place: Place) -> None:
     def work(session: Session) -> None:
@@ -704,14 +718,16 @@ def test_what_is_owed_stays_so_where_the_last_one_can_not_pay(database: Database
 def test_a_child_process_knows_nothing_of_its_parents_commits() -> None:
     code = """
 import os, sys
-from oban_sa.commits import Commit
+from oban_sa.commits import Commit, announces_early
 class Thing: is_active = True
-database, ending = Thing(), Thing()
+database, ending, early = Thing(), Thing(), Thing()
+assert announces_early(database, ["e"], early)
 parents = Commit(database, ending)
 assert parents.announces(["q"], ending) == ["q"]
 assert Commit(database, ending).announces(["q"], ending) == []
 if (child := os.fork()) == 0:
-    os._exit(7 if Commit(database, ending).announces(["q"], ending) == ["q"] else 1)
+    announced = Commit(database, ending).announces(["q"], ending) == ["q"]
+    os._exit(7 if announced and announces_early(database, ["e"], ending) else 1)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     assert run_python("-c", code).returncode == 7
