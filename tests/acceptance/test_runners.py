@@ -275,7 +275,7 @@ async def test_a_database_that_goes_away_under_load_loses_nothing_and_repeats_no
 ) -> None:
     engine = create_async_engine(own_server.url, pool_pre_ping=True)
     await _sql(engine, "CREATE TABLE executions (job_id bigint PRIMARY KEY)")
-    plain = await enqueue(own_server.url, *(jobs.counted.new() for _ in range(3000)))
+    plain = await enqueue(own_server.url, *(jobs.counted.new() for _ in range(1000)))
     await enqueue(own_server.url, *(jobs.Count.new() for _ in range(500)))
     nodes = [
         runner("--queues", "default:20", "--node", name, "--log-level", "warning", *SHORT, url=own_server.url)
@@ -287,6 +287,8 @@ async def test_a_database_that_goes_away_under_load_loses_nothing_and_repeats_no
 
     await eventually(lambda: all(len(starts(node)) > 50 for node in nodes), 30)
     for outage, end in enumerate((own_server.stop, own_server.kill), start=1):
+        # However much was done while one of them was not back yet, there is work left on both sides of this outage.
+        plain += await enqueue(own_server.url, *(jobs.counted.new() for _ in range(1500)))
         await asyncio.to_thread(end)
         # What was fetched before is started all the same.
         await eventually(lambda outage=outage: all(said(node, "is away") >= outage for node in nodes), 20)
