@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Any
 
@@ -16,6 +17,8 @@ from oban_sa.runner.command.usage import Grouped
 from oban_sa.runner.scheduler import resolved
 from oban_sa.settings import Settings, load
 from oban_sa.workers.registry import registry
+
+logger = logging.getLogger("oban_sa.runner")
 
 HELP = """Work on jobs: fetch them from PostgreSQL, run them, write down what came of them.
 
@@ -198,6 +201,7 @@ def command(config: str | None, **flags: Any) -> None:
         origin = settings.origins.get("imports", "--import")
         imports.load(settings.imports, origin=origin)
         service.require_database(settings)
+        _tell_of_unserved(settings)
         shares = shared(settings)
         if settings.dry_run:
             _print_workers()
@@ -228,6 +232,18 @@ class WrongUsage(Failed):
 def refusal(error: ObanError) -> click.ClickException:
     """Return what a command raises to show this error, without a traceback and with the right exit code."""
     return (WrongUsage if isinstance(error, InvalidOption) else Failed)(str(error))
+
+
+def _tell_of_unserved(settings: Settings) -> None:
+    """Warn where this runner looks into no queue that a worker it imported puts jobs into."""
+    wanted = {definition.options.queue for definition in registry}
+    if settings.imports and settings.queues and wanted and wanted.isdisjoint(settings.queues):
+        logger.warning(
+            "this runner serves %s, but the imported workers put their jobs into %s; those are served with --queues %s",
+            ", ".join(settings.queues),
+            ", ".join(sorted(wanted)),
+            ",".join(f"{queue}:10" for queue in sorted(wanted)),
+        )
 
 
 def _print(settings: Settings) -> None:

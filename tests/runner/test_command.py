@@ -167,6 +167,18 @@ def test_a_dry_run_shows_settings_workers_and_no_password(folder: Path, database
 # Imports
 
 
+def test_a_runner_that_serves_no_queue_of_its_workers_says_so(folder: Path, database_url: str) -> None:
+    (folder / "mails.py").write_text(JOBS.replace("@job()", '@job(queue="mailers")'))
+    dry = ["-m", "oban_sa.runner", "--dry-run", "--import", "mails", "--database-url", plain_url(database_url)]
+    said = run_python(*dry, cwd=folder)
+    assert said.returncode == 0, said.stderr
+    assert (
+        "this runner serves default, but the imported workers put their jobs into mailers; "
+        "those are served with --queues mailers:10"
+    ) in said.stderr
+    assert "this runner serves" not in run_python(*dry, "--queues", "other:1,mailers:2", cwd=folder).stderr
+
+
 def test_the_current_folder_is_looked_into_by_a_console_script_too(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
