@@ -12,6 +12,7 @@ from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from oban_sa import Job, Runner, enqueue_many, telemetry
+from oban_sa.runner.decisions import Decisions
 from oban_sa.workers import Registry
 from tests.support import eventually
 
@@ -95,3 +96,13 @@ def house(engine: AsyncEngine, sessions: async_sessionmaker[AsyncSession], regis
 def of(events: list[telemetry.Event]) -> Callable[[type[telemetry.Event]], list[Any]]:
     """The events of one class seen so far."""
     return lambda kind: [event for event in events if isinstance(event, kind)]
+
+
+@pytest.fixture
+def undecided(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runners read no decisions: they see no marks of cancelled jobs, and ask no queue for what it runs."""
+
+    async def never(self: Decisions) -> float:
+        return 60.0
+
+    monkeypatch.setattr(Decisions, "tick", never)

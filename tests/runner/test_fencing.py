@@ -219,19 +219,14 @@ async def test_a_job_that_was_cancelled_as_its_attempt_ended_does_not_run_once_m
     assert (ended.cancelled_at is not None) == cancelled
 
 
-async def test_a_job_that_was_cancelled_and_completed_all_the_same_is_completed(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def never(self: Decisions) -> float:
-        return 60.0
-
+@pytest.mark.usefixtures("undecided")
+async def test_a_job_that_was_cancelled_and_completed_all_the_same_is_completed(house: House) -> None:
     @job(registry=house.registry)
     async def unaware(job: Job) -> None:
         await house.sql(MARKED, id=job.id)
 
     [job_id] = await house.enqueue(unaware.new())
-    # The runner asks for no marks meanwhile, else it may hear of the cancellation in time.
-    monkeypatch.setattr(Decisions, "tick", never)
+    # Else the runner may hear of the cancellation in time.
     await house.drain()
     ended = await house.job(job_id)
     assert (ended.state, ended.cancelled_at) == ("completed", None)

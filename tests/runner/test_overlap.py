@@ -48,6 +48,7 @@ def at_once(registry: Registry) -> Any:
     return at_once
 
 
+@pytest.mark.usefixtures("undecided")
 async def test_half_of_the_jobs_run_while_the_outcomes_of_the_others_are_written(
     house: House, at_once: Any, exchanges: list[tuple[int, int, int]]
 ) -> None:
@@ -63,6 +64,7 @@ async def test_half_of_the_jobs_run_while_the_outcomes_of_the_others_are_written
     assert max(written for written, _, _ in busy) == 32
 
 
+@pytest.mark.usefixtures("undecided")
 async def test_rows_are_read_once_the_statement_is_on_its_way(
     house: House, at_once: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
