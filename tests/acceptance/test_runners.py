@@ -275,7 +275,7 @@ async def test_a_database_that_goes_away_under_load_loses_nothing_and_repeats_no
 ) -> None:
     engine = create_async_engine(own_server.url, pool_pre_ping=True)
     await _sql(engine, "CREATE TABLE executions (job_id bigint PRIMARY KEY)")
-    plain = await enqueue(own_server.url, *(jobs.counted.new() for _ in range(1000)))
+    plain = await enqueue(own_server.url, *(jobs.counted.new() for _ in range(3000)))
     await enqueue(own_server.url, *(jobs.Count.new() for _ in range(500)))
     nodes = [
         runner("--queues", "default:20", "--node", name, "--log-level", "warning", *SHORT, url=own_server.url)
