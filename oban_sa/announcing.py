@@ -60,11 +60,10 @@ class Announcing:
         if not fresh:
             return None
         self._queues.setdefault(transactions[0], {}).update({(connection, queue): False for queue in fresh})
-        if at_once or not self._sees_commits or not _ends(session, connection):
-            return _news(self._waiting(transactions, connection), _schema(connection.get_execution_options()))
-        if self._committing is not None and self._committing() is transactions[-1]:
+        by_itself = at_once or not self._sees_commits or not _ends(session, connection)
+        if not by_itself and self._committing is not None and self._committing() is transactions[-1]:
             return self._depart(transactions, connection)
-        if _announces_early(connection, fresh):
+        if by_itself or _announces_early(connection, fresh):
             return _news(self._waiting(transactions, connection), _schema(connection.get_execution_options()))
         return None
 

@@ -8,7 +8,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from oban_sa import Cancel, Job, Record, Snooze, job, telemetry
-from oban_sa.runner.decisions import Decisions
 from tests.runner.conftest import House
 
 TAKEN_OVER = """
@@ -26,13 +25,8 @@ def unfenced(row: dict[str, object]) -> dict[str, object]:
 
 @pytest.mark.parametrize("change", [TAKEN_OVER, CANCELLED, RESCUED, SAME_NODE_AGAIN, ANOTHER_HOLDER])
 @pytest.mark.parametrize("answer", [None, Record(1), Snooze(5), Cancel("no"), ValueError("late")])
-async def test_an_outcome_that_comes_after_its_job_was_lost_changes_nothing(
-    house: House, of, monkeypatch, change, answer
-) -> None:
-    async def unheard(self: Decisions) -> float:
-        return 60  # nobody tells the job that it is lost before it has an answer
-
-    monkeypatch.setattr(Decisions, "tick", unheard)
+@pytest.mark.usefixtures("undecided")  # nobody tells the job that it is lost before it has an answer
+async def test_an_outcome_that_comes_after_its_job_was_lost_changes_nothing(house: House, of, change, answer) -> None:
     rows: list[dict[str, object]] = []
 
     @job(registry=house.registry, cancel="ask")  # so that it comes to its end although a cancel is seen
