@@ -53,9 +53,11 @@ class Leader:
         """Take the lease or renew it."""
         asked_at = clock.monotonic()
         rows = await self._line.fetch(self._electing, **self._mine(), lasts=self._lasts)
-        if not self.leading:  # an own lease that ran out is taken again as it was; but it did run out
-            self._elected_at = clock.monotonic()
         before, self._held_since = self._held_since, rows[0]["elected_at"] if rows else None
+        # An own lease that ran out is taken again as it was; but it did run out. One that is new while the last one
+        # should still hold was lost with its table, which is not logged, and so may the producers' rows be.
+        if not self.leading or self._held_since != before:
+            self._elected_at = clock.monotonic()
         self._until = asked_at + self._lasts
         if self._held_since != before:
             telemetry.emit(telemetry.LeaderElection(runner=self._source, leader=self._held_since is not None))

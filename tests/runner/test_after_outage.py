@@ -80,3 +80,20 @@ async def test_a_loop_that_stood_still_is_no_outage(house: House, caplog: pytest
         await line.fetch(slow, within=0.1)
     assert "the database is away (TimeoutError)" in caplog.text
     await line.close()
+
+
+async def test_a_lease_lost_with_its_table_is_a_new_one(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lost the lease, a crash of the server, may have emptied the producers' table too, where that is unlogged."""
+    leader = Leader(Database(house.engine), source=telemetry.Source(node="leading"), lasts=60)
+    await leader.tick()
+    ahead = 0.0
+    monotonic = clock.monotonic
+    monkeypatch.setattr(clock, "monotonic", lambda: monotonic() + ahead)
+    ahead = 20.0
+    await leader.tick()
+    assert leader.led_for >= 20
+    await house.sql("TRUNCATE oban_leaders")
+    await leader.tick()
+    assert leader.leading
+    assert leader.led_for < 10
+    await leader.close()
