@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from traceback import TracebackException
 from typing import Any, Final, NamedTuple
 
@@ -22,19 +23,26 @@ _UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
 
 # Tuples, both: one of each is made for every attempt, and they are made in a third of the time.
 class Attempt(NamedTuple):
-    """One try at a job: `attempt` counts from 1 and includes this one; `meta` is the job's as it was fetched."""
+    """One try at a job: `attempt` counts from 1 and includes this one; `meta` is the job's as it was fetched.
+
+    `holder` (`[node, producer uuid]`) and `attempted_at`, the database's moment of the fetch, tell this try from every
+    other one at the same job: a snoozed job has the same `attempt` again the next time.
+    """
 
     job_id: int
     attempt: int
     max_attempts: int
     meta: Mapping[str, Any] | None = None
+    holder: Sequence[str] = ()
+    attempted_at: datetime | None = None
 
 
 class Verdict(NamedTuple):
     """What is written about an attempt, and only where the attempt still holds its job.
 
     `delay` is seconds from the database's now to `scheduled_at`; `error` is the text of a new entry in `errors`; `meta`
-    is merged into the job's own; with `refund` the attempt is given back, one less was spent.
+    is merged into the job's own; with `refund` the attempt is given back, one less was spent. `holder` and
+    `attempted_at` are the attempt's own.
     """
 
     job_id: int
@@ -44,6 +52,8 @@ class Verdict(NamedTuple):
     error: str | None = None
     meta: dict[str, Any] | None = None
     refund: bool = False
+    holder: Sequence[str] = ()
+    attempted_at: datetime | None = None
 
     @property
     def plain(self) -> bool:
@@ -67,13 +77,13 @@ def judge(attempt: Attempt, answer: object, *, delay: Period | None = None, trac
         return _cancelled(attempt, f"{AttemptCancelled.__name__}: {_text(answer.reason)}")
     if isinstance(answer, Record):
         meta = {"recorded": True, "return": answer.encoded}
-        return Verdict(attempt.job_id, attempt.attempt, JobState.COMPLETED, meta=meta)
-    return Verdict(attempt.job_id, attempt.attempt, JobState.COMPLETED)
+        return _verdict(attempt, JobState.COMPLETED, meta=meta)
+    return _verdict(attempt, JobState.COMPLETED)
 
 
 def given_back(attempt: Attempt) -> Verdict:
     """Return the verdict on an attempt that was cut short by a shutdown: available again, nothing spent."""
-    return Verdict(attempt.job_id, attempt.attempt, JobState.AVAILABLE, refund=True)
+    return _verdict(attempt, JobState.AVAILABLE, refund=True)
 
 
 def orphaned(node: str, *, silent_for: float | None = None) -> str:
@@ -97,6 +107,19 @@ def error_text(error: BaseException, traceback: str | None = None) -> str:
     return _bounded(storable(f"{head}\n{traceback}".rstrip() if traceback else head), MAX_ERROR)
 
 
+def _verdict(
+    attempt: Attempt,
+    state: JobState,
+    delay: float | None = None,
+    error: str | None = None,
+    meta: dict[str, Any] | None = None,
+    refund: bool = False,
+) -> Verdict:
+    return Verdict(
+        attempt.job_id, attempt.attempt, state, delay, error, meta, refund, attempt.holder, attempt.attempted_at
+    )
+
+
 def storable(text: str) -> str:
     """Return `text` with NUL characters and lone surrogates, which PostgreSQL can't store, replaced by U+FFFD."""
     return _UNSTORABLE.sub("\ufffd", text)
@@ -107,13 +130,13 @@ def _failed(attempt: Attempt, error: BaseException, delay: Period | None, traceb
     if isinstance(error, AttemptCancelled):
         return _cancelled(attempt, text)
     if attempt.attempt >= attempt.max_attempts:
-        return Verdict(attempt.job_id, attempt.attempt, JobState.DISCARDED, error=text)
+        return _verdict(attempt, JobState.DISCARDED, error=text)
     try:
         wait = backoff.default(attempt.attempt, attempt.max_attempts) if delay is None else periods.seconds(delay)
     except InvalidPeriod as refused:
         wait = backoff.default(attempt.attempt, attempt.max_attempts)
         text = _bounded(f"{text}\n\nThe worker's backoff was not used: {storable(_text(refused))}", MAX_ERROR)
-    return Verdict(attempt.job_id, attempt.attempt, JobState.RETRYABLE, delay=wait, error=text)
+    return _verdict(attempt, JobState.RETRYABLE, delay=wait, error=text)
 
 
 def _snoozed(attempt: Attempt, snooze: Snooze) -> Verdict:
@@ -125,11 +148,11 @@ def _snoozed(attempt: Attempt, snooze: Snooze) -> Verdict:
             meta = {**values.to_json(snooze.meta, where="meta"), **meta}
         except InvalidArguments as refused:
             return _failed(attempt, refused, None, None)
-    return Verdict(attempt.job_id, attempt.attempt, JobState.SCHEDULED, delay=snooze.seconds, meta=meta, refund=True)
+    return _verdict(attempt, JobState.SCHEDULED, delay=snooze.seconds, meta=meta, refund=True)
 
 
 def _cancelled(attempt: Attempt, text: str) -> Verdict:
-    return Verdict(attempt.job_id, attempt.attempt, JobState.CANCELLED, error=_bounded(storable(text), MAX_ERROR))
+    return _verdict(attempt, JobState.CANCELLED, error=_bounded(storable(text), MAX_ERROR))
 
 
 def _text(value: object) -> str:

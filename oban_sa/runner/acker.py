@@ -102,7 +102,14 @@ def instead_of(outcome: Outcome, error: Exception) -> Outcome:
     """The outcome to write instead of one that the database does not take."""
     verdict = outcome.verdict
     text = f"{describe(error)}\nThe outcome of this attempt ({verdict.state}) could not be written."
-    replaced = Verdict(verdict.job_id, verdict.attempt, JobState.DISCARDED, error=text[:4000])
+    replaced = Verdict(
+        verdict.job_id,
+        verdict.attempt,
+        JobState.DISCARDED,
+        error=text[:4000],
+        holder=verdict.holder,
+        attempted_at=verdict.attempted_at,
+    )
     return Outcome(outcome.job, replaced, replaced=True)
 
 
@@ -117,4 +124,5 @@ def as_arrays(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
         "errors": [verdict.error for verdict in verdicts],
         "metas": [None if verdict.meta is None else values.dumps(verdict.meta) for verdict in verdicts],
         "refunds": [verdict.refund for verdict in verdicts],
+        "attempted_ats": [verdict.attempted_at for verdict in verdicts],
     }

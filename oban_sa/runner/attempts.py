@@ -16,7 +16,7 @@ from oban_sa.runner.database import describe
 from oban_sa.runner.executor import Executor, Interrupted, Running, about
 from oban_sa.runner.rows import job_of, unread
 from oban_sa.states import JobState
-from oban_sa.verdicts import given_back, judge
+from oban_sa.verdicts import Attempt, given_back, judge
 
 logger = logging.getLogger("oban_sa.runner")
 
@@ -111,7 +111,7 @@ class Attempts:
                 self._ended()
                 continue
             if self.refusing:
-                self._give_back(job)  # the fetch was under way when it was told to stop
+                self._give_back(job, about(job))  # the fetch was under way when it was told to stop
                 continue
             if (former := self._running.get(job_id)) is not None:
                 # Somebody rescued the job while it ran here, and this very node has fetched it again.
@@ -130,12 +130,24 @@ class Attempts:
     def give_back_all(self) -> None:
         """Give back all that is running, also what can't be stopped: this process is about to end."""
         for running in self.running.values():
-            self._give_back(running.job)
+            self._give_back(running.job, running.attempt)
         self._running.clear()
 
-    def _give_back(self, job: Job) -> None:
+    def give_back_unheard(self, rows: Iterable[asyncpg.Record]) -> None:
+        """Give back what is held by the tables and was never begun, since the answer to its fetch was lost.
+
+        It is done by an outcome like any other, which passes the fence and obeys a cancel that came meanwhile.
+        """
+        for row in rows:
+            try:
+                job = job_of(row, self._queue, self._holder)
+            except Exception:
+                job = unread(row, self._queue, self._holder)
+            self._give_back(job, about(job))
+
+    def _give_back(self, job: Job, attempt: Attempt) -> None:
         self.given_back += 1
-        self._acker.add(Outcome(job, given_back(about(job))))
+        self._acker.add(Outcome(job, given_back(attempt)))
         self._ended()
 
     async def _work(self, job_id: int, running: Running) -> None:
@@ -143,7 +155,7 @@ class Attempts:
             outcome = await self._executor.attempt(running)
         except BaseException as error:
             # Nothing is expected to come through here; were it to, the job must still end.
-            outcome = Outcome(running.job, judge(about(running.job), error))
+            outcome = Outcome(running.job, judge(running.attempt, error))
         if self._running.get(job_id) is not running:
             # Given back, or fetched again, meanwhile: this answer comes too late.
             if outcome is not None:

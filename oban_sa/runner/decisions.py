@@ -56,7 +56,8 @@ class Decisions:
         running = [job_id for producer in self._queues.all for job_id in producer.running]
         if running:
             for row in await self._line.fetch(self._asked, ids=running):
-                self._queues.cancel(row["id"])
+                # By the time the answer is here, the job may have ended and been begun again.
+                self._queues.cancel(row["id"], attempted_at=row["attempted_at"])
         return self._every
 
     async def close(self) -> None:

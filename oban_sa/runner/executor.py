@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import partial
 from types import TracebackType
@@ -38,9 +38,10 @@ class Interrupted(Enum):
 
 @dataclass(slots=True, eq=False)
 class Running:
-    """An attempt under way."""
+    """An attempt under way; `attempt` says which, whatever the code does to the job that it is given."""
 
     job: Job
+    attempt: Attempt = field(init=False)
     task: asyncio.Task[None] | None = None
     interrupted: Interrupted | None = None
     begun: bool = False
@@ -48,6 +49,9 @@ class Running:
     """Whether somebody asked for the job to be cancelled."""
     only_asked: bool = False
     """Whether the code is told of that, and not interrupted."""
+
+    def __post_init__(self) -> None:
+        self.attempt = about(self.job)
 
     def interrupt(self, why: Interrupted) -> None:
         """Ask the code to stop, and cancel it at its next await; the first reason given stays."""
@@ -130,7 +134,7 @@ class Executor:
             return await around(lambda: self._dispatch.call(definition, job, within=within))
 
         def verdict_of(answer: object) -> Verdict:
-            return judge(about(job), answer)
+            return judge(attempt.attempt, answer)
 
         return await self._dispatch.call_in_session(definition, job, verdict_of, within=within, around=around)
 
@@ -138,7 +142,7 @@ class Executor:
         job = attempt.job
         if isinstance(answer, BaseException) and (attempt.asked or attempt.interrupted is not None):
             if not attempt.asked and attempt.interrupted is Interrupted.SHUTDOWN:
-                return given_back(about(job))
+                return given_back(attempt.attempt)
             cancelled = AttemptCancelled()
             # Code that was only asked to stop may have its own way of saying that it did.
             cancelled.__cause__ = answer if attempt.interrupted is None else None
@@ -150,7 +154,7 @@ class Executor:
             except BaseException as error:
                 error.__context__ = answer
                 answer = error
-        return judge(about(job), answer, delay=delay)
+        return judge(attempt.attempt, answer, delay=delay)
 
     def _tell(self, job: Job, verdict: Verdict, answer: object, duration: float) -> None:
         if verdict.state in _FAILED:
@@ -184,7 +188,14 @@ def about(job: Job) -> Attempt:
     """The attempt that a fetched job stands for."""
     # Past the instrumentation, which would look at each attribute as if it might have to be loaded.
     loaded: dict[str, Any] = job.__dict__  # pyright: ignore[reportAssignmentType]
-    return Attempt(loaded["id"], loaded["attempt"], loaded["max_attempts"], loaded["meta"])
+    return Attempt(
+        loaded["id"],
+        loaded["attempt"],
+        loaded["max_attempts"],
+        loaded["meta"],
+        tuple(loaded["attempted_by"]),
+        loaded["attempted_at"],
+    )
 
 
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep

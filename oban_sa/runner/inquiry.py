@@ -35,7 +35,7 @@ class Inquiry:
     async def answer(self, job: Job, settled: Settled, error: BaseException) -> Settled:
         """Return what was settled if it was committed; raise `error` if not, and CommitUnanswered if nobody knows."""
         try:
-            committed = await self._committed(job, settled)
+            committed = await self._committed(settled)
         except asyncio.CancelledError:
             committed = None
         if committed is None:
@@ -55,7 +55,7 @@ class Inquiry:
             logger.info("job %s %s was committed, although the connection broke meanwhile", job.id, job.worker)
         return settled
 
-    async def _committed(self, job: Job, settled: Settled) -> bool | None:
+    async def _committed(self, settled: Settled) -> bool | None:
         until = clock.monotonic() + WITHIN
         turn = 0
         while clock.monotonic() < until:
@@ -63,9 +63,10 @@ class Inquiry:
                 [row] = await self._line.fetch(
                     self._question,
                     xid=settled.xid,
-                    job_id=job.id,
+                    job_id=settled.verdict.job_id,
                     attempt=settled.verdict.attempt,
-                    holder=job.attempted_by,
+                    attempted_at=settled.verdict.attempted_at,
+                    holder=settled.verdict.holder,
                 )
             except Exception as error:
                 if not is_away(error):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Coroutine, Mapping
+from datetime import datetime
 from typing import Any, Protocol, cast
 from uuid import UUID
 
@@ -113,10 +114,12 @@ class Queues:
             logger.info("queue %s is stopped; %d jobs of it still run", producer.queue, len(producer.running))
             self._own(self._leave(producer))
 
-    def cancel(self, job_id: int) -> None:
-        """Ask a job to stop if it runs here."""
+    def cancel(self, job_id: int, *, attempted_at: datetime | None = None) -> None:
+        """Ask a job to stop if it runs here; with `attempted_at` if this very attempt does."""
         for producer in self.all:
             running = producer.running.get(job_id)
+            if running is not None and attempted_at not in (None, running.attempt.attempted_at):
+                continue
             # Once only: code that cleans up after it was interrupted is not to be interrupted in that.
             if running is not None and running.interrupted is None:
                 running.interrupt(Interrupted.CANCELLED)

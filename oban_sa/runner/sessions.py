@@ -86,7 +86,7 @@ async def settle(
     settled: Settled | None = None
     try:
         settled = Settled(judge(await call() if around is None else await _answer(session, call, around)))
-        await session.run_sync(conclude, job, settled)
+        await session.run_sync(conclude, settled)
         await session.close()
         if loan is not None:
             loan.end()
@@ -120,7 +120,7 @@ def settle_in_thread(
         nonlocal settled
         answer = code() if around is None else _answer_in_thread(session, code, around)
         settled = Settled(judge(answer))
-        conclude(session, job, settled, committing=call.spare)
+        conclude(session, settled, committing=call.spare)
         return settled
 
     def close() -> None:

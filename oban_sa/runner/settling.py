@@ -39,7 +39,7 @@ class Settled:
     xid: int | None = None
 
 
-def conclude(session: Session, job: Job, settled: Settled, committing: Callable[[], object] | None = None) -> None:
+def conclude(session: Session, settled: Settled, committing: Callable[[], object] | None = None) -> None:
     """Write the verdict in the session's transaction and commit it; or roll back, where the job was lost.
 
     `committing` is called just before the commit. Where there is no transaction, nothing is written. Raises
@@ -55,14 +55,14 @@ def conclude(session: Session, job: Job, settled: Settled, committing: Callable[
     try:
         session.flush()
         connection = session.connection(bind_arguments=_BIND)
-        acked = connection.execute(ACKING_ONE, said(job, settled.verdict)).first()
+        acked = connection.execute(ACKING_ONE, said(settled.verdict)).first()
     except DBAPIError as error:
         if sqlstate(error) == "25P02":
             raise AttemptError(FAILED) from error
         raise
     if acked is None:
         session.rollback()
-        if _held(session, job, settled.verdict):
+        if _held(session, settled.verdict):
             raise AttemptError(TAKEN)
         settled.written = False
         return
@@ -91,10 +91,15 @@ ELSEWHERE_TOO: Final = (
 )
 
 
-def _held(session: Session, job: Job, verdict: Verdict) -> bool:
+def _held(session: Session, verdict: Verdict) -> bool:
     """Whether the job is the attempt's again, once what the worker wrote is rolled back: it can't have been lost."""
     connection = session.connection(bind_arguments=_BIND)
-    asked = {"job_id": job.id, "attempt": verdict.attempt, "holder": job.attempted_by}
+    asked = {
+        "job_id": verdict.job_id,
+        "attempt": verdict.attempt,
+        "attempted_at": verdict.attempted_at,
+        "holder": list(verdict.holder),
+    }
     held = bool(connection.execute(INQUIRING_HELD, asked).scalar_one())
     session.rollback()
     return held
@@ -112,15 +117,16 @@ FAILED: Final = (
 )
 
 
-def said(job: Job, verdict: Verdict) -> dict[str, Any]:
+def said(verdict: Verdict) -> dict[str, Any]:
     """The parameters of `ACKING_ONE`."""
     return {
-        "job_id": job.id,
-        "holder": job.attempted_by,
+        "job_id": verdict.job_id,
+        "holder": list(verdict.holder),
         "said_attempt": verdict.attempt,
         "said_state": verdict.state.value,
         "said_delay": verdict.delay,
         "said_error": verdict.error,
         "said_meta": None if verdict.meta is None else values.dumps(verdict.meta),
         "said_refund": verdict.refund,
+        "said_attempted_at": verdict.attempted_at,
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Executable, Exists, Integer, bindparam, exists, func, select
+from sqlalchemy import BigInteger, DateTime, Executable, Exists, Integer, bindparam, exists, func, select
 
 from oban_sa.sql.acking import still_held
 
@@ -11,8 +11,8 @@ def inquiring() -> Executable:
     """`status` of the transaction `xid`, and whether the attempt is `held` by its holder as before.
 
     The status is `committed`, `aborted`, `in progress`, or null where the transaction is too long ago. A server that
-    crashed may use a number again, but then the attempt is still held. Parameters: `xid`, `job_id`, `attempt` and
-    `holder`.
+    crashed may use a number again, but then the attempt is still held. Parameters: `xid`, `job_id`,
+    `attempt`, `attempted_at` and `holder`.
     """
     return select(
         func.txid_status(bindparam("xid", type_=BigInteger())).label("status"),
@@ -21,9 +21,14 @@ def inquiring() -> Executable:
 
 
 def inquiring_held() -> Executable:
-    """Whether the attempt is still held by its holder. Parameters: `job_id`, `attempt` and `holder`."""
+    """Whether the attempt is still held by its holder. Parameters: `job_id`, `attempt`, `attempted_at` and `holder`."""
     return select(_held())
 
 
 def _held() -> Exists:
-    return exists().where(still_held(bindparam("job_id", type_=BigInteger()), bindparam("attempt", type_=Integer())))
+    said = (
+        bindparam("job_id", type_=BigInteger()),
+        bindparam("attempt", type_=Integer()),
+        bindparam("attempted_at", type_=DateTime(timezone=True)),
+    )
+    return exists().where(still_held(*said))

@@ -33,7 +33,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from oban_sa.models import Job
-from oban_sa.sql.fetching import jobs
+from oban_sa.sql.fetching import answered, jobs
 from oban_sa.sql.marks import MARK, marked
 from oban_sa.sql.moments import utc_clock
 
@@ -146,12 +146,12 @@ def deleting(wanted: Select[Any]) -> Delete:
 
 
 def asked_to_stop() -> Select[Any]:
-    """Those of some running jobs that somebody cancelled: ids. Parameter: `ids`.
+    """Those of some running jobs that somebody cancelled: rows of `id`, `attempted_at`. Parameter: `ids`.
 
     They were marked during this very attempt, or an Elixir node has set them cancelled already.
     """
     ids = cast(bindparam("ids", type_=ARRAY(BigInteger())), ARRAY(BigInteger()))
-    return select(jobs.c.id).where(
+    return select(jobs.c.id, answered("attempted_at")).where(
         jobs.c.id == func.any(ids),
         or_(literal_column("'cancelled'") == _state, _executing & marked()),
     )

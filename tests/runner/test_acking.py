@@ -11,15 +11,17 @@ import asyncpg
 import pytest
 from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 
-from oban_sa import Job, Record, Snooze, job, telemetry
+from oban_sa import Job, Oban, Record, Snooze, job, telemetry
 from oban_sa.runner import producer as producers
 from oban_sa.runner.acker import Acker, Outcome, as_arrays
 from oban_sa.runner.database import Database, Line
 from oban_sa.runner.decisions import Decisions
 from oban_sa.runner.stager import Stager
+from oban_sa.runner.tables import Tables
 from oban_sa.states import JobState
 from oban_sa.verdicts import Verdict
 from tests.runner.conftest import House
+from tests.statements.compiling import STATEMENTS, compiled
 from tests.support import eventually
 
 Wrapped = Callable[..., Any]
@@ -127,8 +129,10 @@ async def test_jobs_fetched_without_an_answer_are_given_back_unspent_and_run_onc
 
     async def cutting(send, values):
         rows = await send()
-        if "demand" in values and rows and len(cut) < 2:
-            cut.append(len(rows))
+        # What was lost before is given back by an outcome, which the same statement may bring.
+        fetched = [row for row in rows if row.get("acked") is None]
+        if "demand" in values and fetched and len(cut) < 2:
+            cut.append(len(fetched))
             raise ConnectionResetError("the answer was lost")
         return rows
 
@@ -146,6 +150,79 @@ async def test_jobs_fetched_without_an_answer_are_given_back_unspent_and_run_onc
     assert runs == dict.fromkeys(ids, 1)
     assert await house.sql("SELECT DISTINCT state::text, attempt FROM oban_jobs") == [("completed", 1)]
     assert "gave back 4 jobs that it had fetched without hearing so" in caplog.text
+
+
+@pytest.mark.usefixtures("undecided")
+async def test_a_job_cancelled_while_its_fetch_went_unanswered_never_runs(house: House, between) -> None:
+    ran: list[int] = []
+    cut: list[int] = []
+    oban = Oban(house.engine)
+
+    async def cutting(send, values):
+        rows = await send()
+        if "demand" in values and rows and not cut:
+            cut.extend(row["id"] for row in rows)
+            assert await oban.cancel_job(cut[0])
+            raise ConnectionResetError("the answer was lost")
+        return rows
+
+    @job(registry=house.registry)
+    async def counted(job: Job) -> None:
+        ran.append(job.id)
+
+    between(cutting)
+    cancelled, other = await house.enqueue(counted.new(), counted.new())
+    async with house.runner():
+        await house.becomes(other, "completed")
+        done = await house.becomes(cancelled, "cancelled")
+    assert cut == [cancelled, other]
+    assert ran == [other]
+    assert done.attempt == 0
+    assert done.cancelled_at is not None
+
+
+@pytest.mark.usefixtures("undecided")
+async def test_a_late_duplicate_of_a_give_back_leaves_what_runs_now_alone(house: House, between, monkeypatch) -> None:
+    """What is held without knowing is given back by an outcome, which may arrive a second time, long after."""
+    cut: list[int] = []
+    said: list[Outcome] = []
+    written = Acker.written
+    gate = asyncio.Event()
+
+    def noting(self: Acker, acked, *, duration: float) -> None:
+        said.extend(self._writing)
+        written(self, acked, duration=duration)
+
+    async def cutting(send, values):
+        rows = await send()
+        if "demand" in values and rows and not cut:
+            cut.append(len(rows))
+            raise ConnectionResetError("the answer was lost")
+        return rows
+
+    @job(registry=house.registry)
+    async def waits() -> None:
+        await gate.wait()
+
+    monkeypatch.setattr(Acker, "written", noting)
+    between(cutting)
+    [job_id] = await house.enqueue(waits.new())
+    async with house.runner() as runner:
+        [producer] = runner._queues.all
+        await eventually(lambda: said and producer.running)
+        assert [outcome.verdict.state for outcome in said] == ["available"]
+        late = Tables(runner._database, "default", producer._holder, schema="public")
+        assert await late.exchange(said, 0) == ([], [])
+        await late.close()
+        assert (await house.job(job_id)).state == "executing"
+        gate.set()
+        assert (await house.becomes(job_id, "completed")).attempt == 1
+
+
+def test_what_is_held_without_knowing_is_only_read() -> None:
+    text, _, _ = compiled(STATEMENTS["unheard"])
+    assert text.startswith("SELECT")
+    assert "UPDATE" not in text
 
 
 async def test_what_is_not_answered_within_the_time_is_found_by_looking_now_and_then(house: House, monkeypatch) -> None:
@@ -216,7 +293,8 @@ async def test_an_outcome_that_can_not_be_written_holds_up_no_other(
     def poisoned(self: Acker, outcome: Outcome) -> None:
         if outcome.verdict.job_id == bad:
             values = {name: getattr(poison, name) for name in ("attempt", "state", "delay", "error", "meta", "refund")}
-            outcome = Outcome(outcome.job, Verdict(bad, **values))
+            held = {name: getattr(outcome.verdict, name) for name in ("holder", "attempted_at")}
+            outcome = Outcome(outcome.job, Verdict(bad, **values, **held))
         add(self, outcome)
 
     monkeypatch.setattr(Acker, "add", poisoned)
@@ -275,6 +353,7 @@ def test_arrays_hold_what_verdicts_say() -> None:
         "errors": ["e"],
         "metas": ['{"a":1}'],
         "refunds": [True],
+        "attempted_ats": [None],
     }
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from oban_sa import Cancel, Job, Record, Snooze, job, telemetry
+from oban_sa.runner.acker import Acker, Outcome
+from oban_sa.runner.tables import Tables
 from tests.runner.conftest import House
+from tests.support import eventually
 
 TAKEN_OVER = """
 UPDATE oban_jobs SET attempt = attempt + 1, attempted_by = ARRAY['other.node', 'other-uuid'] WHERE id = :id
@@ -16,6 +21,9 @@ UPDATE oban_jobs SET attempt = attempt + 1, attempted_by = ARRAY['other.node', '
 CANCELLED = "UPDATE oban_jobs SET state = 'cancelled', cancelled_at = timezone('UTC', now()) WHERE id = :id"
 RESCUED = "UPDATE oban_jobs SET state = 'available' WHERE id = :id"
 SAME_NODE_AGAIN = "UPDATE oban_jobs SET attempt = attempt + 1 WHERE id = :id"
+SAME_ATTEMPT_AGAIN = """
+UPDATE oban_jobs SET attempted_at = attempted_at + interval '1 microsecond' WHERE id = :id
+"""
 ANOTHER_HOLDER = "UPDATE oban_jobs SET attempted_by = ARRAY['other.node', 'other-uuid'] WHERE id = :id"
 
 
@@ -23,7 +31,9 @@ def unfenced(row: dict[str, object]) -> dict[str, object]:
     return {name: row[name] for name in ("state", "attempt", "attempted_by", "errors", "meta", "completed_at")}
 
 
-@pytest.mark.parametrize("change", [TAKEN_OVER, CANCELLED, RESCUED, SAME_NODE_AGAIN, ANOTHER_HOLDER])
+@pytest.mark.parametrize(
+    "change", [TAKEN_OVER, CANCELLED, RESCUED, SAME_NODE_AGAIN, SAME_ATTEMPT_AGAIN, ANOTHER_HOLDER]
+)
 @pytest.mark.parametrize("answer", [None, Record(1), Snooze(5), Cancel("no"), ValueError("late")])
 @pytest.mark.usefixtures("undecided")  # nobody tells the job that it is lost before it has an answer
 async def test_an_outcome_that_comes_after_its_job_was_lost_changes_nothing(house: House, of, change, answer) -> None:
@@ -43,6 +53,73 @@ async def test_an_outcome_that_comes_after_its_job_was_lost_changes_nothing(hous
         await house_saw(of, telemetry.JobStale)
     assert unfenced((await house.job(job_id)).__dict__) == rows[0]
     assert [event.job_id for event in of(telemetry.JobStale)] == [job_id]
+
+
+@pytest.mark.usefixtures("undecided")
+async def test_a_late_duplicate_of_a_snooze_leaves_the_next_run_alone(house: House, monkeypatch) -> None:
+    """A snooze refunds its attempt, so holder and attempt are the same when the job runs again."""
+    said: list[Outcome] = []
+    written = Acker.written
+    gate = asyncio.Event()
+
+    def noting(self: Acker, acked, *, duration: float) -> None:
+        said.extend(self._writing)
+        written(self, acked, duration=duration)
+
+    monkeypatch.setattr(Acker, "written", noting)
+
+    @job(registry=house.registry)
+    async def twice(job: Job) -> Snooze | None:
+        if not said:
+            return Snooze(0)
+        await gate.wait()
+        return None
+
+    [job_id] = await house.enqueue(twice.new())
+    async with house.runner() as runner:
+        [producer] = runner._queues.all
+        await eventually(lambda: said and producer.running)
+        before = await house.job(job_id)
+        assert (before.state, before.attempt, before.attempted_by) == ("executing", 1, producer._holder)
+        late = Tables(runner._database, "default", producer._holder, schema="public")
+        assert await late.exchange(said, 0) == ([], [])
+        await late.close()
+        assert (await house.job(job_id)).state == "executing"
+        gate.set()
+        assert (await house.becomes(job_id, "completed")).attempt == 1
+
+
+@pytest.mark.parametrize("session", [None, AsyncSession, Session])
+async def test_what_a_worker_does_to_the_job_it_is_given_changes_nothing_about_whose_it_is(house, session) -> None:
+    def spoil(job: Job) -> None:
+        job.attempted_by.append("more")
+        for name, value in {"id": 0, "attempt": 9, "max_attempts": 9, "attempted_at": None, "attempted_by": []}.items():
+            setattr(job, name, value)
+
+    if session is None:
+
+        @job(registry=house.registry, name="spoiling")
+        async def plain(job: Job) -> None:
+            spoil(job)
+
+    elif session is AsyncSession:
+
+        @job(registry=house.registry, name="spoiling")
+        async def in_async(job: Job, session: AsyncSession) -> None:
+            await session.execute(text("SELECT 1"))
+            spoil(job)
+
+    else:
+
+        @job(registry=house.registry, name="spoiling")
+        def in_sync(job: Job, session: Session) -> None:
+            session.execute(text("SELECT 1"))
+            spoil(job)
+
+    [job_id] = await house.enqueue(Job("spoiling"))
+    async with house.runner():
+        done = await house.becomes(job_id, "completed")
+    assert done.attempt == 1
 
 
 async def house_saw(of, kind: type[telemetry.Event]) -> None:
