@@ -198,6 +198,7 @@ class Runner:
                 leader,
                 source=self._source,
                 every=min(self._heartbeat_every, 2.0),
+                dead_after=self._dead_after,
                 patience=BEATS_AGAIN * self._heartbeat_every,
                 abandoned_after=abandoned,
             ),
@@ -231,7 +232,7 @@ class Runner:
         self._heartbeat = Heartbeat(
             lambda: Database(engine, schema=schema, quiet=True),
             every=self._heartbeat_every,
-            rows=lambda: [producer.row() for producer in self._queues.all],
+            rows=lambda: [producer.row() for producer in self._queues.all if producer.registered],
             lost=self._queues.recount,
         )
         self._watch: Watch | None = None
@@ -288,8 +289,9 @@ class Runner:
         await self._notifier.start()
         # What was paused stays so: nothing is fetched before that is known.
         await self._decisions.tick()
-        await self._queues.begin()
+        # Before the first job, whose code may block the loop for longer than a silent node is taken to live.
         await self._heartbeat.start()
+        await self._queues.begin()
         for ticker in self._tickers:
             await ticker.start()
         self._working = True

@@ -11,13 +11,16 @@ from oban_sa.errors import AttemptOrphaned
 from oban_sa.runner.database import Database, Transaction
 from oban_sa.runner.leader import Leader
 from oban_sa.sql.notifying import NOTIFY, insertions
-from oban_sa.sql.rescuing import LIMIT, abandoned, burying, dead, exhausted, rescuing
+from oban_sa.sql.rescuing import LIMIT, abandoned, burying, dead, exhausted, rescuing, restoring
 from oban_sa.verdicts import orphaned
 
 logger = logging.getLogger("oban_sa.runner")
 
 EXHAUSTED_EVERY = 60.0
 """Seconds between looks for available jobs whose attempts are spent; the look reads the head of every queue."""
+
+RESTORE = 3
+"""Times that producers without a row are looked for in the span after which one of them is dead."""
 
 ABANDONED = f"{AttemptOrphaned.__name__}: nobody knows the producer that ran this attempt, and it has run for too long"
 EXHAUSTED = f"{AttemptOrphaned.__name__}: the job was available with all its attempts spent"
@@ -27,7 +30,8 @@ class Lifeline:
     """Looks every `every` seconds for producers that no longer beat, and gives their jobs to others.
 
     Exact: a job is rescued because the node that runs it is dead, never because it has run for long. The dead, what
-    they ran and the lease are read in one transaction. A producer's row goes only when it holds no job any more.
+    they ran and the lease are read in one transaction. A producer's row goes only when it holds no job any more. One
+    of ours that holds jobs and has no row is given one, in which it beats or is found dead.
 
     After the database was away everybody's last beat is long ago, this node's own too, and no lease is left. So nobody
     is called dead before this node has led for `patience`, in which whoever lives has beaten again.
@@ -40,6 +44,7 @@ class Lifeline:
         *,
         source: telemetry.Source,
         every: float,
+        dead_after: float = 30.0,
         patience: float = 0.0,
         abandoned_after: float | None = None,
     ) -> None:
@@ -49,6 +54,8 @@ class Lifeline:
         self._every = every
         self._patience = patience
         self._abandoned_after = abandoned_after
+        self._dead_after = dead_after
+        self._restoring = database.prepare(restoring())
         self._dead = database.prepare(dead())
         self._rescuing = database.prepare(rescuing())
         self._burying = database.prepare(burying())
@@ -56,6 +63,7 @@ class Lifeline:
         self._exhausted = database.prepare(exhausted())
         self._announcing = database.prepare(NOTIFY)
         self._exhausted_at = -EXHAUSTED_EVERY
+        self._restored_at = -dead_after
 
     async def tick(self) -> float:
         """Rescue what there is to rescue."""
@@ -67,6 +75,9 @@ class Lifeline:
         async with self._line.transaction() as transaction:
             if not await self._leader.holds(transaction):
                 return self._every
+            if started - self._restored_at > self._dead_after / RESTORE:
+                self._restored_at = started
+                await self._restore(transaction)
             rescued = await self._rescue(transaction)
             if self._abandoned_after is not None:
                 rescued += await transaction.fetch(self._abandoned, after=self._abandoned_after, text=ABANDONED)
@@ -90,6 +101,11 @@ class Lifeline:
                 return
             discarded = await transaction.fetch(self._exhausted, text=EXHAUSTED)
         self._tell(discarded, clock.monotonic() - started)
+
+    async def _restore(self, transaction: Transaction) -> None:
+        restored = await transaction.fetch(self._restoring, name=self._source.name, dead_after=self._dead_after)
+        for node in sorted({row["node"] for row in restored}):
+            logger.warning("node %s holds jobs and had no row that says it lives; it was given one", node)
 
     async def _rescue(self, transaction: Transaction) -> list[asyncpg.Record]:
         gone = await transaction.fetch(self._dead)

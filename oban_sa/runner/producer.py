@@ -7,9 +7,10 @@ import json
 import logging
 from collections.abc import Callable
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from oban_sa import backoff, clock, telemetry
+from oban_sa.holders import new_producer
 from oban_sa.runner.acker import BATCH, Acker, Outcome, instead_of
 from oban_sa.runner.attempts import Attempts
 from oban_sa.runner.burst import Burst
@@ -56,7 +57,7 @@ class Producer:
         self.queue = queue
         self.limit = limit
         self.paused = paused
-        self.uuid: UUID = uuid4()
+        self.uuid: UUID = new_producer()
         self.started_at = clock.now()
         self.cycled_at: float | None = None
         """When a cycle last came to a good end, by this machine's monotonic clock."""
@@ -81,6 +82,8 @@ class Producer:
         self._outdated = False
         self._reclaimed_at = clock.monotonic()
         self._begun = False
+        self.registered = False
+        """Whether this producer's row was written, and is to be kept alive."""
         self._present = False
         self._awake_at = 0.0
         self._stopping = False
@@ -100,7 +103,8 @@ class Producer:
         """Write this producer's row; jobs are fetched only under a row that says who holds them."""
         began, self._begun = self._begun, True
         fresh = await self._tables.register(self.row())
-        self._present, self._awake_at = True, clock.monotonic()
+        self._present = self.registered = True
+        self._awake_at = clock.monotonic()
         if began and fresh:
             self.recount()
 
@@ -195,8 +199,9 @@ class Producer:
             try:
                 while len(self._acker):
                     await self._cycle()
-                # Also what an answer lost on the way has left behind, which nobody else would ever look for.
-                self._attempts.given_back += await self._tables.reclaim(known=[])
+                # Also what an answer lost on the way has left behind: others would rescue it much later, and count it.
+                if await self._give_back_unheard():
+                    continue
                 if self._attempts.given_back:
                     await self._tables.announce()
                 await self._tables.leave(self.uuid)
@@ -261,8 +266,9 @@ class Producer:
     async def _cycle(self) -> None:
         if not self._stopping and not self._surely_present():
             await self.register()
+        reclaimed = 0
         if self._uncertain or clock.monotonic() - self._reclaimed_at > RECLAIM_EVERY:
-            await self._reclaim()
+            reclaimed = await self._give_back_unheard()
         if self._doubtful:
             await self._let_go_of_lost()
         if self._outdated:
@@ -306,6 +312,8 @@ class Producer:
         if outcomes:
             self._acker.written(acked, duration=elapsed)
             self._expect(outcomes)
+            # What this statement has made available, only the next one sees.
+            self._hungry = self._hungry or reclaimed > 0
         if demand:
             # After a look from elsewhere another one from the beginning is due before there counts as nothing left.
             self._hungry = self._hungry or len(fetched) >= demand or place is not BEGINNING
@@ -352,14 +360,15 @@ class Producer:
         """
         return self._present and clock.monotonic() - self._awake_at < self._dead_after / 2
 
-    async def _reclaim(self) -> None:
-        known = [*self.running, *self._acker.ids()]
-        count = await self._tables.reclaim(known=known)
+    async def _give_back_unheard(self) -> int:
+        """Give back what was fetched without hearing so: how many jobs; their outcomes are still to be written."""
+        rows = await self._tables.unheard(known=[*self.running, *self._acker.ids()])
         self._uncertain = False
         self._reclaimed_at = clock.monotonic()
-        if count:
-            self._hungry = True
-            logger.warning("queue %s gave back %d jobs that it had fetched without hearing so", self.queue, count)
+        if rows:
+            self._attempts.give_back_unheard(rows)
+            logger.warning("queue %s gave back %d jobs that it had fetched without hearing so", self.queue, len(rows))
+        return len(rows)
 
     async def _write_row(self) -> None:
         self._outdated = False
@@ -370,11 +379,12 @@ class Producer:
             raise
 
     async def _let_go_of_lost(self) -> None:
-        mine = list(self.running)
-        held = await self._tables.held(mine)
+        mine = [running.attempt for running in self.running.values()]
+        held = await self._tables.held([attempt.job_id for attempt in mine])
         self._doubtful = False
         telemetry.emit(telemetry.ProducerLost(runner=self._source, queue=self.queue))
-        lost = self.interrupt(Interrupted.LOST, {job_id for job_id in mine if job_id not in held})
+        gone = {attempt.job_id for attempt in mine if (attempt.job_id, attempt.attempted_at) not in held}
+        lost = self.interrupt(Interrupted.LOST, gone)
         logger.warning(
             "queue %s was taken for dead while it lived and registers again; %d of its %d jobs were given to others",
             self.queue,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -13,7 +14,7 @@ from oban_sa.runner.database import Database
 from oban_sa.runner.rows import in_order
 from oban_sa.sql.acking import acking, acking_and_fetching, completing_and_fetching
 from oban_sa.sql.fetching import BEGINNING, Place, fetching
-from oban_sa.sql.holding import holding, reclaiming
+from oban_sa.sql.holding import holding, unheard
 from oban_sa.sql.notifying import NOTIFY, insertions
 from oban_sa.sql.producing import leaving, registering
 
@@ -27,6 +28,7 @@ class Tables:
     def __init__(self, database: Database, queue: str, holder: list[str], *, schema: str) -> None:
         self._queue = queue
         self._holder = holder
+        self._producer = UUID(holder[1])
         self._news: dict[str, Any] = insertions([queue], schema)
         self._line = database.line(keeps_plans=True)
         self._fetching = database.prepare(fetching())
@@ -34,7 +36,7 @@ class Tables:
         self._completing_and_fetching = database.prepare(completing_and_fetching())
         self._acking_and_fetching = database.prepare(acking_and_fetching())
         self._holding = database.prepare(holding())
-        self._reclaiming = database.prepare(reclaiming())
+        self._unheard = database.prepare(unheard())
         self._registering = database.prepare(registering())
         self._leaving = database.prepare(leaving())
         self._announcing = database.prepare(NOTIFY)
@@ -52,6 +54,7 @@ class Tables:
         """
         wanted: dict[str, Any] = {
             "queue": self._queue,
+            "producer": self._producer,
             "demand": demand,
             "from_priority": place.priority,
             "from_scheduled_at": place.scheduled_at,
@@ -68,14 +71,14 @@ class Tables:
         acked = [row["acked"] for row in rows if row["acked"] is not None]
         return acked, in_order([row for row in rows if row["acked"] is None])
 
-    async def reclaim(self, *, known: Sequence[int]) -> int:
-        """Give back what is held here but not among the `known` ids: how many."""
-        rows = await self._line.fetch(self._reclaiming, queue=self._queue, holder=self._holder, known=known)
-        return len(rows)
+    async def unheard(self, *, known: Sequence[int]) -> list[asyncpg.Record]:
+        """Return the rows that are held here by the tables and whose ids are not among the `known` ones."""
+        return await self._line.fetch(self._unheard, queue=self._queue, holder=self._holder, known=known)
 
-    async def held(self, ids: Sequence[int]) -> set[int]:
-        """Return those of some jobs that are still held here."""
-        return {row["id"] for row in await self._line.fetch(self._holding, ids=ids, holder=self._holder)}
+    async def held(self, ids: Sequence[int]) -> set[tuple[int, datetime]]:
+        """Return which attempts at some jobs hold them here."""
+        rows = await self._line.fetch(self._holding, ids=ids, holder=self._holder)
+        return {(row["id"], row["attempted_at"]) for row in rows}
 
     async def register(self, row: Mapping[str, Any]) -> bool:
         """Write the producer's row; whether there was none before."""

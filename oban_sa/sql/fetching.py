@@ -26,6 +26,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from oban_sa.models import Job
 from oban_sa.sql.literals import inline
 from oban_sa.sql.moments import utc_now
+from oban_sa.sql.producing import registered
 
 jobs: Table = Job.metadata.tables["public.oban_jobs"]
 
@@ -71,8 +72,8 @@ BEGINNING: Final = Place(-(2**15), datetime.min, 0)  # noqa: DTZ901 - naive, as 
 def fetching() -> Executable:
     """Rows of `FETCHED`, at most `demand` of them, the first from a place on, in no promised order.
 
-    Parameters: `queue`, `demand`, `holder` (`[node, producer uuid]`), and a `Place` as `from_priority`,
-    `from_scheduled_at` and `from_id`.
+    Parameters: `queue`, `demand`, `holder` (`[node, producer uuid]`), `producer`, the same uuid, and a `Place` as
+    `from_priority`, `from_scheduled_at` and `from_id`. Nothing is fetched unless the producer has its row.
     """
     taken = taking()
     return select(*(taken.c[name] for name in FETCHED))
@@ -88,6 +89,9 @@ def taking() -> CTE:
             jobs.c.state == inline("'available'"),
             jobs.c.queue == bindparam("queue", type_=Text()),
             jobs.c.attempt < jobs.c.max_attempts,
+            # A statement may arrive late, when its producer has left or was taken for dead: it must take nothing then.
+            # What still slips through, since the row isn't locked, the lifeline finds under no row.
+            registered(),
             # Where the index is entered. What comes before it in a burst are entries of jobs that were fetched and are
             # not yet cleaned away, thousands of them, and each fetch would pass them all again.
             tuple_(jobs.c.priority, jobs.c.scheduled_at, jobs.c.id)

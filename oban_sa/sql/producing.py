@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Delete, Table, Text, Update, Uuid, bindparam, cast, func
+from sqlalchemy import ColumnElement, Delete, Table, Text, Update, Uuid, bindparam, cast, exists, func, select
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 from sqlalchemy.sql.dml import ReturningInsert
 
@@ -35,6 +35,11 @@ def registering() -> ReturningInsert[Any]:
         index_elements=[producers.c.uuid],
         set_={"meta": row.excluded.meta, "updated_at": row.excluded.updated_at},
     ).returning(inline("(xmax = 0)").label("fresh"))  # no transaction has replaced a version of it before
+
+
+def registered() -> ColumnElement[bool]:
+    """Whether a producer has its row. Parameter: `producer`, its uuid."""
+    return exists(select(producers.c.uuid).where(producers.c.uuid == bindparam("producer", type_=Uuid())))
 
 
 def beating() -> Update:

@@ -13,19 +13,22 @@ from sqlalchemy import (
     Executable,
     Integer,
     Text,
+    Uuid,
     bindparam,
     case,
     cast,
     column,
     delete,
+    exists,
     func,
     select,
     true,
     type_coerce,
     update,
 )
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 
+from oban_sa.holders import OURS
 from oban_sa.sql.acking import error_entry
 from oban_sa.sql.fetching import jobs
 from oban_sa.sql.literals import inline
@@ -78,6 +81,44 @@ def rescuing() -> Executable:
     meta = func.coalesce(jobs.c.meta, inline("'{}'::jsonb"))
     counted = meta.op("||")(func.jsonb_build_object(inline("'rescued'"), rescued))
     return _changed(orphans, {**_given_on(), "meta": counted}, said=orphans.c.text)
+
+
+def restoring() -> Executable:
+    """Write the row of each producer of ours that holds jobs and has none: rows of `uuid` and `node`.
+
+    The row was removed while a fetch was under way, or was lost with a table that isn't logged. Where the producer
+    lives, it beats in it from now on; where not, it's found dead by it, as every other. Parameters: `name`, the
+    instance's; `dead_after`, in seconds.
+    """
+    uuid = case((HOLDER.op("~")(inline(f"'{OURS}'")), cast(HOLDER, Uuid())))
+    node = func.coalesce(type_coerce(jobs.c.attempted_by, ARRAY(Text()))[inline("1")], inline("'unknown'"))
+    holders = (
+        select(uuid.label("uuid"), node.label("node"), jobs.c.queue, func.jsonb_agg(jobs.c.id).label("running"))
+        .where(jobs.c.state == inline("'executing'"), uuid.is_not(None))
+        .group_by(uuid, node, jobs.c.queue)
+        .cte("holders")
+        .prefix_with("MATERIALIZED", dialect="postgresql")
+    )
+    meta = func.jsonb_build_object(
+        *(inline("'limit'"), func.jsonb_array_length(holders.c.running)),
+        *(inline("'local_limit'"), func.jsonb_array_length(holders.c.running)),
+        *(inline("'paused'"), inline("false")),
+        *(inline("'running'"), holders.c.running),
+        *(inline("'dead_after'"), cast(bindparam("dead_after", type_=Double()), Double)),
+    )
+    row = select(
+        holders.c.uuid,
+        cast(bindparam("name", type_=Text()), Text),
+        holders.c.node,
+        holders.c.queue,
+        meta,
+        utc_now(),
+        utc_now(),
+    ).where(~exists(select(producers.c.uuid).where(producers.c.uuid == holders.c.uuid)))
+    columns = ["uuid", "name", "node", "queue", "meta", "started_at", "updated_at"]
+    # Where the producer writes its row at the same moment, one of the two waits for the other, and there is one row.
+    written = insert(producers).from_select(columns, row).on_conflict_do_nothing(index_elements=[producers.c.uuid])
+    return written.returning(producers.c.uuid, producers.c.node)
 
 
 def _given_on() -> dict[str, Any]:

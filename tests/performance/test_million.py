@@ -24,7 +24,7 @@ from oban_sa.sql.pruning import pruning, too_many
 from oban_sa.states import JobState
 from tests.databases import Databases
 from tests.statements.compiling import STATEMENTS, compiled
-from tests.statements.test_plans import KEY, STAGING, STATE, VALUES
+from tests.statements.test_plans import KEY, REGISTER, STAGING, STATE, VALUES
 from tests.support import plain_url
 
 ROWS = int(os.environ.get("OBAN_TEST_ROWS", "1000000"))
@@ -32,7 +32,7 @@ COMPLETED = "oban_jobs_completed_at_index"
 BATCH = 50
 FILL = """
 INSERT INTO oban_jobs (worker, state, queue, attempt, attempted_by, scheduled_at, completed_at)
-SELECT 'worker', CAST({state} AS oban_job_state), 'queue' || n % 5, 1, '{{node,uuid1}}',
+SELECT 'worker', CAST({state} AS oban_job_state), 'queue' || n % 5, 1, '{{node,00000000-0000-4000-8000-000000000001}}',
        timezone('UTC', now()) + {after} * interval '1 second', timezone('UTC', now()) - n * interval '1 second'
 FROM generate_series(1, {count}) AS n
 """
@@ -82,6 +82,7 @@ def million(databases: Databases) -> Iterator[str]:
     with databases.fresh() as url:
         with psycopg.connect(plain_url(url), autocommit=True) as connection:
             connection.execute("ALTER TABLE oban_jobs SET (autovacuum_enabled = off)")
+            connection.execute(REGISTER)
             for statement in FILLS:
                 connection.execute(statement)
         yield url
@@ -167,11 +168,11 @@ async def test_staging_looks_at_what_is_due_and_one_ahead(house: asyncpg.Connect
     assert plan.read(STAGING) <= 1
 
 
-@pytest.mark.parametrize("name", ["reclaiming", "rescuing", "abandoned"])
+@pytest.mark.parametrize("name", ["unheard", "restoring", "rescuing", "abandoned"])
 async def test_looking_for_the_lost_reads_what_is_executing(
     house: asyncpg.Connection, producer: asyncpg.Connection, name: str
 ) -> None:
-    plan = await ran(producer if name == "reclaiming" else house, name)
+    plan = await ran(producer if name == "unheard" else house, name)
     assert plan.scanned == []
     assert plan.read(STATE) <= BATCH
     assert plan.buffers < 20 * BATCH

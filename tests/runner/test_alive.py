@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -14,11 +15,13 @@ from sqlalchemy import text
 
 from oban_sa import Job, Runner, job, telemetry
 from oban_sa import runner as runners
+from oban_sa.holders import OURS, new_producer
 from oban_sa.runner import lifeline as lifelines
 from oban_sa.runner.database import Database
 from oban_sa.runner.heartbeat import Heartbeat
 from oban_sa.runner.leader import Leader
 from oban_sa.runner.lifeline import Lifeline
+from oban_sa.runner.queues import Queues
 from oban_sa.runner.tables import Tables
 from tests.runner.conftest import House
 from tests.support import eventually
@@ -67,7 +70,133 @@ async def executing(house: House, holder: UUID | str, *, node: str = "web.7", **
     return job_id
 
 
+# A fetch that arrives late, and jobs that it leaves under no row
+
+
+async def test_a_fetch_takes_nothing_unless_its_producer_has_its_row(house: House) -> None:
+    """Else what arrives after the producer has left, or was taken for dead, would be held by none."""
+    uuid = new_producer()
+    tables = Tables(Database(house.engine), "default", ["web.7", str(uuid)], schema="public")
+    [job_id] = await house.enqueue(Job("worker"))
+    assert await tables.exchange([], 5) == ([], [])
+    assert (await house.job(job_id)).state == "available"
+    await tables.register({"uuid": uuid, "name": "Oban", "node": "web.7", "queue": "default", "meta": "{}"})
+    _, rows = await tables.exchange([], 5)
+    assert [row["id"] for row in rows] == [job_id]
+    await tables.leave(uuid)
+    [other] = await house.enqueue(Job("worker"))
+    assert await tables.exchange([], 5) == ([], [])
+    assert (await house.job(other)).state == "available"
+    await tables.close()
+
+
+async def test_a_job_held_by_a_producer_of_ours_without_a_row_is_rescued_once_that_is_silent(
+    house: House, leader: Leader
+) -> None:
+    held = await executing(house, new_producer())
+    theirs = await executing(house, uuid4(), node="elixir")
+    made = Lifeline(Database(house.engine), leader, source=telemetry.Source(node="leading"), every=1, dead_after=2)
+    await made.tick()
+    [row] = await house.sql("SELECT node, queue, meta->'running', meta->'dead_after' FROM oban_producers")
+    assert tuple(row) == ("web.7", "default", [held], 2)
+    assert (await house.job(held)).state == "executing"
+    await house.sql("UPDATE oban_producers SET updated_at = updated_at - interval '3 seconds'")
+    await made.tick()
+    await made.close()
+    rescued = await house.job(held)
+    assert (rescued.state, rescued.attempt, rescued.meta["rescued"]) == ("available", 1, 1)
+    assert rescued.errors[0]["error"].startswith("AttemptOrphaned: node web.7 stopped beating")
+    assert await house.sql("SELECT * FROM oban_producers") == []
+    assert (await house.job(theirs)).state == "executing"
+
+
+async def test_a_producer_that_lives_goes_on_under_the_row_that_it_was_given(house: House, leader: Leader) -> None:
+    gate = asyncio.Event()
+
+    @job(registry=house.registry)
+    async def waits() -> None:
+        await gate.wait()
+
+    [job_id] = await house.enqueue(waits.new())
+    made = Lifeline(Database(house.engine), leader, source=telemetry.Source(node="leading"), every=1, dead_after=2)
+    async with house.runner() as runner:
+        [producer] = runner._queues.all
+        await eventually(lambda: producer.running)
+        await house.sql("DELETE FROM oban_producers")
+        await made.tick()
+
+        async def beats() -> None:
+            [row] = await house.sql("SELECT uuid, updated_at > started_at FROM oban_producers")
+            assert tuple(row) == (producer.uuid, True)
+
+        await eventually(beats)
+        await made.tick()
+        assert list(producer.running) == [job_id]
+        gate.set()
+        assert (await house.becomes(job_id, "completed")).attempt == 1
+    await made.close()
+
+
+async def test_holders_that_strangers_wrote_hold_up_no_rescue(house: House, leader: Leader) -> None:
+    held = await executing(house, new_producer())
+    for holder in ("0ba5", "0ba5zzzz-0000-8000-8000-000000000000", str(new_producer()) + "\n", "x" * 100_000):
+        await executing(house, holder)
+    for nothing in ("'{}'", "NULL", "ARRAY[NULL, NULL]", f"ARRAY[NULL, '{new_producer()}']", "'{{a,b},{c,d}}'"):
+        job_id = await executing(house, "none")
+        await house.sql("ALTER TABLE oban_jobs ALTER attempted_by DROP NOT NULL")
+        await house.sql(f"UPDATE oban_jobs SET attempted_by = {nothing} WHERE id = :id", id=job_id)
+    made = Lifeline(Database(house.engine), leader, source=telemetry.Source(node="leading"), every=1, dead_after=2)
+    await made.tick()
+    await made.close()
+    rows = await house.sql("SELECT node, meta->'running' FROM oban_producers")
+    assert ("web.7", [held]) in [tuple(row) for row in rows]
+    assert {row[0] for row in rows} == {"web.7", "unknown"}
+
+
+def test_our_producers_are_told_from_all_others_by_their_uuids() -> None:
+    made = {new_producer() for _ in range(1000)}
+    assert len(made) == 1000
+    assert {uuid.version for uuid in made} == {8}
+    assert {uuid.variant for uuid in made} == {"specified in RFC 4122"}
+    assert all(re.match(OURS, str(uuid)) for uuid in made)
+    assert not any(re.match(OURS, str(uuid4())) for _ in range(1000))
+
+
 # The heartbeat
+
+
+async def test_a_node_beats_before_its_first_job_begins(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code of a first job that blocks the loop must not make a node that has just started look dead."""
+    order: list[str] = []
+    beat, begin = Heartbeat._once, Queues.begin
+
+    async def beating(self: Heartbeat, *given: Any) -> None:
+        order.append("beats")
+        await beat(self, *given)
+
+    async def beginning(self: Queues) -> None:
+        await eventually(lambda: order)
+        order.append("begins")
+        await begin(self)
+
+    monkeypatch.setattr(Heartbeat, "_once", beating)
+    monkeypatch.setattr(Queues, "begin", beginning)
+    async with house.runner(heartbeat_every=60, dead_after=120):
+        assert order == ["beats", "begins"]
+
+
+async def test_a_beat_says_nothing_of_producers_that_have_no_row_yet(house: House, of) -> None:
+    async with house.runner() as runner:
+        new = runner._queues._make("later", 1, paused=False)
+        runner._queues.serving["later"] = new
+        runner._queues._changed()
+        await eventually(lambda: new.uuid not in {row["uuid"] for row in runner._heartbeat._rows()})
+        await asyncio.sleep(0)
+        seen = [row for (row,) in await house.sql("SELECT queue FROM oban_producers")]
+        assert seen == ["default"]
+        await new.start()
+        assert new.uuid in {row["uuid"] for row in runner._heartbeat._rows()}
+    assert of(telemetry.ProducerLost) == []
 
 
 async def test_it_beats_while_the_loop_is_blocked(house: House) -> None:

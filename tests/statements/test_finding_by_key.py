@@ -14,7 +14,8 @@ from oban_sa.sql.fetching import fetching
 from tests.support import plain_url
 
 GIVEN = {
-    "holder": "'{node,uuid}'",
+    "holder": "'{node,00000000-0000-4000-8000-000000000001}'",
+    "producer": "'00000000-0000-4000-8000-000000000001'",
     "queue": "'default'",
     "demand": "200",
     "from_priority": "-32768",
@@ -27,6 +28,7 @@ GIVEN = {
     "errors": "'{NULL,NULL}'",
     "metas": "'{NULL,NULL}'",
     "refunds": "'{f,f}'",
+    "attempted_ats": "'{NULL,NULL}'",
 }
 
 

@@ -25,9 +25,18 @@ STAGING = "oban_jobs_staging_index"
 KEY = "oban_jobs_pkey"
 
 FINISHED = 200_000
+HOLDERS = "00000000-0000-4000-8000-00000000000"
+"""Of the uuids of the producers that hold jobs, all but the last digit."""
+
+REGISTER = f"""
+INSERT INTO oban_producers (uuid, name, node, queue, meta, started_at, updated_at)
+SELECT CAST('{HOLDERS}' || n AS uuid), 'Oban', 'node', 'queue1', '{{}}', timezone('UTC', now()), timezone('UTC', now())
+FROM generate_series(0, 6) AS n
+"""
 FILL = """
 INSERT INTO oban_jobs (worker, state, queue, attempt, attempted_by, scheduled_at, completed_at)
-SELECT 'worker', CAST({state} AS oban_job_state), 'queue' || n % 5, 1, ARRAY['node', 'uuid' || n % 7],
+SELECT 'worker', CAST({state} AS oban_job_state), 'queue' || n % 5, 1,
+       ARRAY['node', '00000000-0000-4000-8000-00000000000' || n % 7],
        timezone('UTC', now()) + {after} * interval '1 second', timezone('UTC', now())
 FROM generate_series(1, {count}) AS n
 """
@@ -57,7 +66,8 @@ VALUES: dict[str, Any] = {
     "from_priority": BEGINNING.priority,
     "from_scheduled_at": BEGINNING.scheduled_at,
     "from_id": BEGINNING.id,
-    "holder": ["node", "uuid1"],
+    "holder": ["node", f"{HOLDERS}1"],
+    "producer": f"{HOLDERS}1",
     "ids": list(range(1, 51)),
     "attempts": [1] * 50,
     "states": ["completed"] * 50,
@@ -65,6 +75,7 @@ VALUES: dict[str, Any] = {
     "errors": [None] * 50,
     "metas": [None] * 50,
     "refunds": [False] * 50,
+    "attempted_ats": [None] * 50,
     "job_id": 7,
     "said_attempt": 1,
     "said_state": "completed",
@@ -72,11 +83,14 @@ VALUES: dict[str, Any] = {
     "said_error": None,
     "said_meta": None,
     "said_refund": False,
+    "said_attempted_at": None,
+    "attempted_at": None,
+    "dead_after": 30.0,
     "known": [1, 2, 3],
     "limit": 5000,
     "channel": "c",
     "queues": ["queue1"],
-    "uuids": ["uuid1"],
+    "uuids": [f"{HOLDERS}1"],
     "texts": ["dead"],
     "after": 100.0,
     "text": "gone",
@@ -97,6 +111,7 @@ def table(request, databases: Databases) -> Iterator[str]:
         with psycopg.connect(plain_url(url), autocommit=True) as connection:
             # Nobody but this test decides what the planner knows.
             connection.execute("ALTER TABLE oban_jobs SET (autovacuum_enabled = off)")
+            connection.execute(REGISTER)
             for statement in TABLES["full" if request.param == "analyzed" else request.param]:
                 connection.execute(statement)
             if request.param == "analyzed":
@@ -178,7 +193,7 @@ async def test_a_fetch_walks_the_index_in_the_order_of_the_queue(connection: asy
     assert picked["Actual Rows"] <= 50
 
 
-ARRAYS = ("attempts", "states", "delays", "errors", "metas", "refunds")
+ARRAYS = ("attempts", "states", "delays", "errors", "metas", "refunds", "attempted_ats")
 
 
 @pytest.mark.parametrize("name", ["acking", "acking_and_fetching", "completing_and_fetching", "acking_one", "holding"])
@@ -198,7 +213,7 @@ async def test_staging_reads_what_is_due_and_one_row_ahead(connection: asyncpg.C
     assert sum(node["Actual Rows"] * node["Actual Loops"] for node in nodes if node.get("Index Name") == STAGING) <= 1
 
 
-@pytest.mark.parametrize("name", ["reclaiming", "rescuing", "abandoned"])
+@pytest.mark.parametrize("name", ["unheard", "restoring", "rescuing", "abandoned"])
 async def test_looking_for_the_lost_reads_what_is_executing_and_no_more(
     connection: asyncpg.Connection, name: str
 ) -> None:
@@ -223,7 +238,7 @@ async def test_no_statement_of_a_runner_reads_the_finished_jobs(connection: asyn
     assert buffers(nodes) < LOOKS.get(name, 2000)
 
 
-PRODUCERS = ("acking", "fetching", "acking_and_fetching", "completing_and_fetching", "holding", "reclaiming")
+PRODUCERS = ("acking", "fetching", "acking_and_fetching", "completing_and_fetching", "holding", "unheard")
 
 
 GROWING = """

@@ -1,0 +1,4 @@
+-- queue, holder, known
+SELECT jobs.oban_jobs.id, jobs.oban_jobs.worker, jobs.oban_jobs.attempt, jobs.oban_jobs.max_attempts, jobs.oban_jobs.priority, CAST(jobs.oban_jobs.args AS TEXT) AS args, CAST(jobs.oban_jobs.meta AS TEXT) AS meta, jobs.oban_jobs.tags, CAST(to_jsonb(jobs.oban_jobs.errors) AS TEXT) AS errors, timezone('UTC', jobs.oban_jobs.inserted_at) AS inserted_at, timezone('UTC', jobs.oban_jobs.scheduled_at) AS scheduled_at, timezone('UTC', jobs.oban_jobs.attempted_at) AS attempted_at, timezone('UTC', jobs.oban_jobs.cancelled_at) AS cancelled_at, timezone('UTC', jobs.oban_jobs.completed_at) AS completed_at, timezone('UTC', jobs.oban_jobs.discarded_at) AS discarded_at
+FROM jobs.oban_jobs
+WHERE jobs.oban_jobs.state = 'executing' AND jobs.oban_jobs.queue = $1::VARCHAR AND jobs.oban_jobs.attempted_by = CAST($2::TEXT[] AS TEXT[]) AND jobs.oban_jobs.id != all(CAST($3::BIGINT[] AS BIGINT[]))

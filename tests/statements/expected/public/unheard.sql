@@ -1,0 +1,4 @@
+-- queue, holder, known
+SELECT public.oban_jobs.id, public.oban_jobs.worker, public.oban_jobs.attempt, public.oban_jobs.max_attempts, public.oban_jobs.priority, CAST(public.oban_jobs.args AS TEXT) AS args, CAST(public.oban_jobs.meta AS TEXT) AS meta, public.oban_jobs.tags, CAST(to_jsonb(public.oban_jobs.errors) AS TEXT) AS errors, timezone('UTC', public.oban_jobs.inserted_at) AS inserted_at, timezone('UTC', public.oban_jobs.scheduled_at) AS scheduled_at, timezone('UTC', public.oban_jobs.attempted_at) AS attempted_at, timezone('UTC', public.oban_jobs.cancelled_at) AS cancelled_at, timezone('UTC', public.oban_jobs.completed_at) AS completed_at, timezone('UTC', public.oban_jobs.discarded_at) AS discarded_at
+FROM public.oban_jobs
+WHERE public.oban_jobs.state = 'executing' AND public.oban_jobs.queue = $1::VARCHAR AND public.oban_jobs.attempted_by = CAST($2::TEXT[] AS TEXT[]) AND public.oban_jobs.id != all(CAST($3::BIGINT[] AS BIGINT[]))
