@@ -18,7 +18,7 @@ logger = logging.getLogger("oban_sa.runner")
 
 
 class Heartbeat:
-    """Beats for all producers of a runner every `every` seconds.
+    """Beats for all producers of a runner, at once and then every `every` seconds.
 
     `rows` says what the rows hold and is called in the thread. A row that is gone is written again and `lost` told, on
     the runner's loop: somebody took this node for dead, or the tables lost what they held.
@@ -58,7 +58,7 @@ class Heartbeat:
             database = self._database()
             line = database.line()
             beat, register = database.prepare(beating()), database.prepare(registering())
-            failures, rest = 0, self._every
+            failures, rest = 0, 0.0
             while not self._stop.wait(rest):
                 try:
                     runner.run(self._once(line, beat, register))
