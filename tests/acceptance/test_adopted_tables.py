@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -9,20 +10,28 @@ from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
 from oban_sa import job
 from oban_sa.workers import Registry
-from tests.databases import migrate
+from tests.acceptance import jobs
+from tests.databases import Server, migrate
+from tests.ownserver import OwnServer
 from tests.runner.conftest import House
+from tests.support import eventually, plain_url, process
 
 
-@pytest.mark.parametrize("family", ["python_0_7", "elixir_v14"])
-async def test_tables_made_by_the_other_are_worked_on_as_they_are(empty_database_url: str, family: str) -> None:
+async def adopted(url: str, family: str) -> None:
+    """Make the tables as the other does, and migrate them to ours."""
     ddl = (Path(__file__).parent.parent / "migrations" / f"{family}.sql").read_text()
-    engine = create_async_engine(empty_database_url)
+    engine = create_async_engine(url)
     async with engine.begin() as connection:
         raw = await connection.get_raw_connection()
         assert raw.driver_connection is not None
         await raw.driver_connection.execute(ddl + "; RESET ALL")
     await engine.dispose()
-    migrate(empty_database_url)
+    migrate(url)
+
+
+@pytest.mark.parametrize("family", ["python_0_7", "elixir_v14"])
+async def test_tables_made_by_the_other_are_worked_on_as_they_are(empty_database_url: str, family: str) -> None:
+    await adopted(empty_database_url, family)
     engine = create_async_engine(empty_database_url)
     house = House(engine, async_sessionmaker(engine, expire_on_commit=False), Registry())
 
@@ -37,4 +46,34 @@ async def test_tables_made_by_the_other_are_worked_on_as_they_are(empty_database
     await house.drain()
     assert (await house.job(failing)).errors[0]["error"].startswith("ValueError: boo")
     assert (await house.job(working)).state == "completed"
+    await engine.dispose()
+
+
+@pytest.mark.chaos
+async def test_a_job_outlives_a_crash_that_empties_the_others_table_of_producers(own_server: OwnServer) -> None:
+    """Oban for Python makes `oban_producers` unlogged: a crash of the server forgets who held what."""
+    server = Server(own_server.url)
+    await adopted(server.create_database("adopted"), "python_0_7")
+    url = server.url_of("adopted")
+    command = [
+        *("-m", "oban_sa.runner", "--database-url", plain_url(url), "--import", "tests.acceptance.jobs"),
+        *("--heartbeat-every", "0.2", "--dead-after", "1", "--log-level", "info"),
+    ]
+    engine = create_async_engine(url, pool_pre_ping=True)
+    house = House(engine, async_sessionmaker(engine, expire_on_commit=False), Registry())
+    [job_id] = await house.enqueue(jobs.waits.new(seconds=1))
+    with process(command) as first:
+        await first.says(f"started {job_id} 1")
+        await eventually(lambda: house.sql("SELECT uuid FROM oban_producers"))
+        first.kill()
+    await asyncio.to_thread(own_server.kill)
+    await asyncio.to_thread(own_server.start)
+    assert await house.sql("SELECT uuid FROM oban_producers") == []
+    assert (await house.job(job_id)).state == "executing"
+    with process(command) as second:
+        done = await house.becomes(job_id, "completed", within=60)
+        second.terminate()
+        assert await second.ended() == 0
+    assert done.attempt == 2
+    assert done.errors[0]["error"].startswith("AttemptOrphaned: node")
     await engine.dispose()
