@@ -17,6 +17,7 @@ _CONTROL: Final = f"\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff{_BIDI}"
 
 _IN_LINE: Final = re.compile(f"[{_CONTROL}]")
 _IN_BLOCK: Final = re.compile(f"(?![\n\t])[{_CONTROL}]")
+_IN_JSON: Final = re.compile(f"[\x7f-\x9f\u2028\u2029{_BIDI}]")
 _ENDS: Final = re.compile("\r\n|[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]")
 _SHORT: Final = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
@@ -32,6 +33,11 @@ def block(text: str, *, indent: str = "") -> str:
     Tabs stay. Whatever ends a line for `str.splitlines` ends it here, so that every line is indented for every reader.
     """
     return "\n".join(indent + _IN_BLOCK.sub(_escape, each) for each in _ENDS.split(text))
+
+
+def in_json(text: str) -> str:
+    """Return a JSON text so that it stays on one line and drives no terminal; its meaning stays as well."""
+    return _IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _escape(found: re.Match[str]) -> str:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar, Final, Self, TypeVar, cast
 
+from oban_sa import failures
 from oban_sa.errors import InvalidOption
 from oban_sa.states import JobState
 
@@ -320,7 +321,7 @@ def attach(handler: Callable[[E], object], *events: type[E]) -> Callable[[], Non
     """
     if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None)):  # noqa: B004
         raise InvalidOption(
-            f"the telemetry handler {handler!r} is a coroutine function, but events don't wait; "
+            f"the telemetry handler {failures.shown(handler)} is a coroutine function, but events don't wait; "
             "attach a plain function, which may start a task of its own"
         )
     for event in cast("tuple[object, ...]", events):
@@ -360,8 +361,8 @@ def emit(event: Event) -> None:
             if not attachment.raised:
                 attachment.raised = True
                 logger.exception(
-                    "the telemetry handler %r raised on %s; it stays attached, further errors of it are not logged",
-                    attachment.handler,
+                    "the telemetry handler %s raised on %s; it stays attached, further errors of it are not logged",
+                    failures.shown(attachment.handler),
                     event.name,
                 )
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from traceback import TracebackException
 from typing import Any, Final, NamedTuple
 
-from oban_sa import backoff, periods, values
-from oban_sa.errors import AttemptCancelled, AttemptOrphaned, InvalidArguments, InvalidPeriod, ObanError
+from oban_sa import backoff, failures, periods, values
+from oban_sa.errors import AttemptCancelled, AttemptOrphaned, InvalidArguments, InvalidPeriod
 from oban_sa.outcomes import Cancel, Record, Snooze
 from oban_sa.periods import Period
 from oban_sa.states import JobState
@@ -17,7 +16,6 @@ from oban_sa.states import JobState
 MAX_ERROR: Final = 32_000
 """Characters of an error's text; of a longer one the head and the tail are kept."""
 
-_MAX_MESSAGE: Final = 8_000
 _UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
 
 
@@ -74,7 +72,7 @@ def judge(attempt: Attempt, answer: object, *, delay: Period | None = None, trac
     if isinstance(answer, Snooze):
         return _snoozed(attempt, answer)
     if isinstance(answer, Cancel):
-        return _cancelled(attempt, f"{AttemptCancelled.__name__}: {_text(answer.reason)}")
+        return _cancelled(attempt, f"{AttemptCancelled.__name__}: {failures.message(answer.reason, MAX_ERROR)}")
     if isinstance(answer, Record):
         meta = {"recorded": True, "return": answer.encoded}
         return _verdict(attempt, JobState.COMPLETED, meta=meta)
@@ -98,13 +96,12 @@ def error_text(error: BaseException, traceback: str | None = None) -> str:
     An error of ours that no code is at fault for, because a row says what doesn't fit, is its message alone. The first
     line is a summary, for dashboards show it alone. The text is bounded, and PostgreSQL can store it.
     """
-    message = _bounded(_text(error) or "no message", _MAX_MESSAGE)
-    if isinstance(error, ObanError) and not error.traced:
+    if not failures.is_traced(error):
         traceback = ""
     elif traceback is None:
-        traceback = _formatted(error)
-    head = f"{type(error).__name__}: {message}"
-    return _bounded(storable(f"{head}\n{traceback}".rstrip() if traceback else head), MAX_ERROR)
+        traceback = failures.traceback(error)
+    head = f"{failures.kind(error)}: {failures.message(error) or 'no message'}"
+    return failures.bounded(storable(f"{head}\n{traceback}".rstrip() if traceback else head), MAX_ERROR)
 
 
 def _verdict(
@@ -135,7 +132,8 @@ def _failed(attempt: Attempt, error: BaseException, delay: Period | None, traceb
         wait = backoff.default(attempt.attempt, attempt.max_attempts) if delay is None else periods.seconds(delay)
     except InvalidPeriod as refused:
         wait = backoff.default(attempt.attempt, attempt.max_attempts)
-        text = _bounded(f"{text}\n\nThe worker's backoff was not used: {storable(_text(refused))}", MAX_ERROR)
+        why = storable(failures.message(refused))
+        text = failures.bounded(f"{text}\n\nThe worker's backoff was not used: {why}", MAX_ERROR)
     return _verdict(attempt, JobState.RETRYABLE, delay=wait, error=text)
 
 
@@ -152,26 +150,4 @@ def _snoozed(attempt: Attempt, snooze: Snooze) -> Verdict:
 
 
 def _cancelled(attempt: Attempt, text: str) -> Verdict:
-    return _verdict(attempt, JobState.CANCELLED, error=_bounded(storable(text), MAX_ERROR))
-
-
-def _text(value: object) -> str:
-    try:
-        return str(value)
-    except BaseException:
-        return f"<str() of this {type(value).__name__} failed>"
-
-
-def _formatted(error: BaseException) -> str:
-    try:
-        return "".join(TracebackException.from_exception(error, compact=True).format())
-    except BaseException:  # an exception may be broken in many ways, and must still be written down
-        return ""
-
-
-def _bounded(text: str, limit: int) -> str:
-    if len(text) <= limit:
-        return text
-    head = limit // 3
-    tail = limit - head - 60
-    return f"{text[:head]}\n... {len(text) - head - tail} characters left out ...\n{text[-tail:]}"
+    return _verdict(attempt, JobState.CANCELLED, error=failures.bounded(storable(text), MAX_ERROR))

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from oban_sa import telemetry, values
+from oban_sa.failures import describe
 from oban_sa.models import Job
-from oban_sa.runner.database import describe
 from oban_sa.states import JobState
 from oban_sa.verdicts import Verdict
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable
 import asyncpg
 
 from oban_sa import telemetry
+from oban_sa.failures import describe
 from oban_sa.models import Job
 from oban_sa.runner.acker import Acker, Outcome, report_stale
-from oban_sa.runner.database import describe
 from oban_sa.runner.executor import Executor, Interrupted, Running, about
 from oban_sa.runner.rows import job_of, unread
 from oban_sa.states import JobState

@@ -15,12 +15,14 @@ from sqlalchemy import Executable
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util import greenlet_spawn
 
-from oban_sa import clock
+from oban_sa import clock, failures
 from oban_sa.errors import RunnerError, articled
 from oban_sa.models import schema_map
 from oban_sa.runner.disconnects import POOLED, is_away, is_misled
 
 logger = logging.getLogger("oban_sa.runner")
+
+describe = failures.describe
 
 WITHIN = 30.0
 """Seconds that one of the runner's statements may take; all of them are short."""
@@ -306,9 +308,3 @@ class Transaction:
     async def fetch(self, prepared: Prepared, **values: Any) -> list[asyncpg.Record]:
         """Run a statement in this transaction."""
         return await self.connection.fetch(prepared.sql, *prepared.values(values))
-
-
-def describe(error: BaseException) -> str:
-    """One line that says what an error is."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

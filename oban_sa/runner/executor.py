@@ -11,7 +11,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any
 
-from oban_sa import clock, telemetry
+from oban_sa import clock, failures, telemetry
 from oban_sa.errors import AttemptCancelled, CommitUnanswered
 from oban_sa.models import Job
 from oban_sa.runner.acker import Outcome, report_stale
@@ -110,7 +110,8 @@ class Executor:
             except BaseException as error:
                 answer = error
         if isinstance(answer, BaseException):
-            answer.__traceback__ = _of_the_worker(answer.__traceback__)
+            # Not by assigning: a frozen dataclass lets nothing be assigned.
+            failures.set_traceback(answer, _of_the_worker(failures.traceback_of(answer)))
         if isinstance(answer, Settled):
             settled = answer.verdict
             if answer.written is False:
@@ -152,7 +153,7 @@ class Executor:
             try:
                 delay = definition.backoff(job)
             except BaseException as error:
-                error.__context__ = answer
+                failures.set_context(error, answer)
                 answer = error
         return judge(attempt.attempt, answer, delay=delay)
 

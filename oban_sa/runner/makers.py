@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_scoped_session, async_sessionmaker
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
+from oban_sa import failures
 from oban_sa.errors import InvalidOption, articled
 from oban_sa.models import Job
 from oban_sa.workers.definition import Definition
@@ -61,7 +62,7 @@ class ApplicationMaker:
         try:
             session: Any = self._make()
         except Exception as error:
-            raise InvalidOption(f"sessions: making a session failed: {type(error).__name__}: {error}") from error
+            raise InvalidOption(f"sessions: making a session failed: {failures.describe(error)}") from error
         if not isinstance(session, (AsyncSession, Session)):
             if inspect.iscoroutine(session):
                 session.close()
@@ -160,7 +161,7 @@ def _engine(session: Session, schema: str) -> Engine | None:
         bind = session.get_bind(mapper=Job.__mapper__)
     except Exception as error:
         raise InvalidOption(
-            f"sessions: it doesn't say which database has the jobs ({type(error).__name__}: {error}); {_HOW}"
+            f"sessions: it doesn't say which database has the jobs ({failures.describe(error)}); {_HOW}"
         ) from error
     if not isinstance(bind, Engine):
         return None

@@ -14,7 +14,7 @@ import asyncpg
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from oban_sa import clock, telemetry
+from oban_sa import clock, failures, telemetry
 from oban_sa.errors import InvalidOption
 from oban_sa.models import schema_map
 from oban_sa.retention import Archive, Prune, Rule
@@ -223,7 +223,7 @@ class Pruner:
             logger.warning(
                 "job %d can't be pruned, nor can others like it: %s; refer to jobs with ON DELETE CASCADE or SET NULL",
                 job_id,
-                " ".join(str(error).split()),
+                failures.describe(error),
             )
 
     def _end(self) -> None:

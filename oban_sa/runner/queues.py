@@ -11,6 +11,7 @@ from uuid import UUID
 
 from oban_sa import backoff
 from oban_sa.errors import InvalidJob, InvalidOption
+from oban_sa.failures import describe
 from oban_sa.messages import EVERY
 from oban_sa.models import Job, rules
 from oban_sa.runner.executor import Interrupted
@@ -161,7 +162,9 @@ class Queues:
             except Exception as error:
                 failures += 1
                 if failures == 1:
-                    logger.warning("queue %s could not be started (%s) and is tried again", producer.queue, error)
+                    logger.warning(
+                        "queue %s could not be started (%s) and is tried again", producer.queue, describe(error)
+                    )
                 await asyncio.sleep(backoff.retrying(failures))
             else:
                 return

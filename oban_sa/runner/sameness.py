@@ -10,7 +10,8 @@ from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from oban_sa.errors import InvalidOption, RunnerError
-from oban_sa.runner.database import Database, describe
+from oban_sa.failures import describe
+from oban_sa.runner.database import Database
 from oban_sa.sql.sameness import marking
 
 

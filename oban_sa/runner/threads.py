@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from oban_sa import clock
+from oban_sa import clock, failures
 from oban_sa.errors import AttemptCancelled
 from oban_sa.runner.loop_calls import LoopCall
 
@@ -141,7 +141,7 @@ class ThreadCall:
             try:
                 self._context.run(self.afterwards)
             except BaseException as error:
-                logger.debug("a session could not be closed: %s", error)
+                logger.debug("a session could not be closed: %s", failures.describe(error))
 
     def tell(self) -> None:
         """Settle the future on its loop."""

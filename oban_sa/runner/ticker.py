@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from oban_sa import backoff, clock, telemetry
-from oban_sa.runner.database import describe
+from oban_sa.failures import describe
 from oban_sa.runner.disconnects import is_away
 from oban_sa.runner.part import Part
 

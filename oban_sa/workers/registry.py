@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from oban_sa import failures
 from oban_sa.errors import InvalidOption, WorkerNotFound
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def _imported(module: str, *, of: str) -> bool:
     except ModuleNotFoundError as error:
         if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
             return False
-        raise WorkerNotFound(f"importing {module!r}, to find {of!r}, failed: {error!r}") from error
+        raise WorkerNotFound(f"importing {module!r}, to find {of!r}, failed: {failures.describe(error)}") from error
     except Exception as error:
-        raise WorkerNotFound(f"importing {module!r}, to find {of!r}, failed: {error!r}") from error
+        raise WorkerNotFound(f"importing {module!r}, to find {of!r}, failed: {failures.describe(error)}") from error
     return True

@@ -18,6 +18,7 @@ from typing import Any
 
 from oban_sa import Cancel, Job, Record, Snooze, current_job, job, worker
 from oban_sa.workers import Registry
+from tests.hostile import HOSTILE
 
 PRIVATE = Registry()
 
@@ -155,6 +156,36 @@ def raises_what_can_not_cross(how: str) -> None:
     error = ValueError("with a lock")
     error.lock = threading.Lock()  # type: ignore[attr-defined]
     raise error
+
+
+@job(executor="process")
+def raises_something_hostile(oddity: str) -> None:
+    _, make = HOSTILE[oddity]
+    raise make()
+
+
+class Quitter:
+    """What ends the program that pickles it."""
+
+    def __reduce__(self) -> Any:
+        raise SystemExit(3)
+
+
+@job(executor="process")
+def raises_what_quits() -> None:
+    error = ValueError("with a quitter")
+    error.quitter = Quitter()  # type: ignore[attr-defined]
+    raise error
+
+
+@job(executor="process")
+def answers_what_quits() -> Any:
+    return Quitter()
+
+
+@job(executor="process")
+def logs_what_can_not_be_said() -> None:
+    logging.getLogger("tests.said").warning("odd: %s %d", HOSTILE["a __str__ that raises"][1](), 7)
 
 
 @job(executor="process")

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from oban_sa import Cancel, Job, Record, Snooze, Worker, job, telemetry, worker
+from tests.hostile import HOSTILE
 from tests.runner.conftest import House
 from tests.support import eventually
 
@@ -114,6 +115,24 @@ async def test_every_error_is_an_attempt_that_failed(house: House, where: str, e
     name = "RuntimeError" if isinstance(error, StopIteration) else type(error).__name__
     assert entry["error"].startswith(f"{name}: ")
     assert timedelta(seconds=15) < failed.scheduled_at - datetime.now(UTC) < timedelta(seconds=20)
+
+
+@pytest.mark.parametrize("oddity", HOSTILE)
+async def test_an_attempt_fails_with_words_and_an_event_whatever_it_raised(
+    house: House, where: str, oddity: str
+) -> None:
+    name, make = HOSTILE[oddity]
+    answering(house, where, make())
+    told: list[telemetry.JobException] = []
+    detach = telemetry.attach(told.append, telemetry.JobException)
+    try:
+        failed = await ended(house)
+    finally:
+        detach()
+    assert (failed.state, failed.attempt) == ("retryable", 1)
+    assert failed.errors[0]["error"].startswith(f"{name}: ")
+    [event] = told
+    assert type(event.error) is type(make())
 
 
 @pytest.mark.parametrize("error", ERRORS[:4], ids=lambda error: type(error).__name__)

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import re
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -13,13 +14,14 @@ from typing import Any
 
 import pytest
 
-from oban_sa import telemetry
+from oban_sa import failures, telemetry
 from oban_sa.errors import InvalidArguments
 from oban_sa.models import Job
 from oban_sa.runner.command import logs
 from oban_sa.runner.command.sentences import sentence
 from oban_sa.states import JobState
 from oban_sa.workers.current import running
+from tests.hostile import HOSTILE, Unprintable, raised
 
 SOURCE = telemetry.Source(node="host.1")
 FACTS: dict[str, Any] = {
@@ -109,8 +111,8 @@ def test_a_failed_job_is_a_warning_with_its_traceback(configured: Callable[..., 
         "WARNING job 42 SendWelcome failed after 2 seconds: ValueError: no such user; next attempt in 17 seconds"
         "  queue=mailers attempt=2/5"
     )
-    assert rest[0] == "Traceback (most recent call last):"
-    assert rest[-1] == "and more about it"
+    assert rest[0] == "    Traceback (most recent call last):"
+    assert rest[-1] == "    and more about it"
 
 
 def test_a_failed_job_is_still_one_line_of_json(configured: Callable[..., io.StringIO]) -> None:
@@ -300,7 +302,7 @@ def test_a_traceback_that_came_from_another_process_is_shown(
     stream = configured(log_format=log_format)
     crossed = {"name": "shop", "levelno": logging.ERROR, "levelname": "ERROR", "msg": "no luck", "exc_text": "Trace"}
     logging.getLogger("shop").handle(logging.makeLogRecord(crossed))
-    assert stream.getvalue().endswith("no luck\nTrace\n" if log_format == "text" else '"traceback":"Trace"}\n')
+    assert stream.getvalue().endswith("no luck\n    Trace\n" if log_format == "text" else '"traceback":"Trace"}\n')
 
 
 def test_one_of_several_runners_names_its_node_in_each_line(configured: Callable[..., io.StringIO]) -> None:
@@ -333,3 +335,154 @@ def test_what_a_row_says_wrongly_is_logged_without_a_traceback(configured: Calla
     telemetry.emit(event)
     assert "Traceback" not in stream.getvalue()
     assert "InvalidArguments: welcome: args.user_id must be a whole number, not 'x'" in stream.getvalue()
+
+
+# What others wrote
+
+
+FORGED = "2026-01-01 00:00:00.000 INFO    job 1 Pay completed after 1 ms  queue=default attempt=1/20"
+"""A line as the log has them, which nothing that is logged may put at the left edge."""
+
+POISON = (
+    f"a\n{FORGED}\r\n{FORGED}\r{FORGED}\u2028{FORGED}\x85{FORGED}\x0b{FORGED}\x1b[2J\x1b]0;x\x07\x9b31m\u202e\0\ud800z"
+)
+
+
+def is_safe(text: str) -> bool:
+    """Whether a terminal only writes it: no controls, no marks of direction, and it can be encoded."""
+    odd = [each for each in text if unicodedata.category(each) in ("Cc", "Cs", "Zl", "Zp") and each not in "\n\t"]
+    return not odd and "\u202e" not in text and bool(text.encode())
+
+
+def poisoned_events() -> list[telemetry.Event]:
+    facts = FACTS | {"worker": f"shop.{POISON}", "queue": POISON}
+    source = telemetry.Source(node=POISON, name=POISON, schema=POISON)
+    error = raised(ValueError(POISON))
+    return [
+        telemetry.JobStop(**facts, state=JobState.COMPLETED, duration=1.0),
+        telemetry.JobException(**facts, state=JobState.RETRYABLE, duration=1.0, error=error, retry_in=1.0),
+        telemetry.JobStale(**facts, state=JobState.COMPLETED),
+        telemetry.RunnerStart(runner=source, queues={POISON: 1}),
+        telemetry.RunnerRetry(runner=source, part=POISON, attempt=1, retry_in=1.0, error=error),
+        telemetry.NotifierDisconnected(runner=source, error=error, retry_in=1.0),
+    ]
+
+
+def log_poison() -> None:
+    for event in poisoned_events():
+        telemetry.emit(event)
+    logger = logging.getLogger("shop")
+    with running(Job(worker="shop.jobs", queue="mailers", id=7, attempt=3)) as job:
+        job.worker = POISON
+        logger.info(POISON, extra={"tags": [POISON], "node": POISON})
+    logger.info("%s", POISON, stack_info=True, exc_info=raised(ValueError(POISON)))
+    crossed = {"name": POISON, "levelno": 40, "levelname": POISON, "msg": POISON, "exc_text": POISON, "node": POISON}
+    logging.getLogger("shop").handle(logging.makeLogRecord(crossed))
+
+
+def test_nothing_that_is_logged_forges_a_line_or_drives_the_terminal(configured: Callable[..., io.StringIO]) -> None:
+    stream = configured(schemas=True)
+    log_poison()
+    text = stream.getvalue()
+    assert is_safe(text)
+    records = [line for line in text.splitlines() if not line.startswith("    ")]
+    assert len(records) == len(poisoned_events()) + 3
+    assert not [line for line in records if line.startswith(FORGED)]
+    assert "\\x1b[2J" in text
+
+
+def test_nothing_that_is_logged_breaks_a_line_of_json(configured: Callable[..., io.StringIO]) -> None:
+    stream = configured(log_format="json", schemas=True)
+    log_poison()
+    text = stream.getvalue()
+    assert is_safe(text)
+    found = [json.loads(line) for line in text.splitlines()]
+    assert len(found) == len(poisoned_events()) + 3
+    assert found[0]["worker"].startswith("shop.a\n2026-01-01")
+
+
+def test_lines_of_a_message_belong_to_its_record(configured: Callable[..., io.StringIO]) -> None:
+    stream = configured()
+    logging.getLogger("shop").info("one\n\ttwo\nthree\n")
+    assert lines(stream) == ["INFO    shop: one", "    \ttwo", "    three"]
+
+
+def test_the_sentence_of_an_event_is_one_line_for_the_loggers_of_a_program_too() -> None:
+    for event in poisoned_events():
+        assert is_safe(sentence(event))
+        assert len(sentence(event).splitlines()) == 1
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+@pytest.mark.parametrize("oddity", HOSTILE)
+def test_a_failed_attempt_is_logged_whatever_was_raised(
+    configured: Callable[..., io.StringIO], log_format: str, oddity: str
+) -> None:
+    name, make = HOSTILE[oddity]
+    stream = configured(log_format=log_format)
+    event = telemetry.JobException(**FACTS, state=JobState.DISCARDED, duration=2.0, error=raised(make()))
+    telemetry.emit(event)
+    text = stream.getvalue()
+    assert is_safe(text)
+    assert f"job 42 SendWelcome failed after 2 seconds: {name}" in text
+    assert "in raised" in text or oddity == "a huge text"
+    assert len(text) < 150_000
+    if log_format == "json":
+        [found] = map(json.loads, text.splitlines())
+        assert found["error"].startswith(name)
+    else:
+        assert [line for line in text.splitlines()[1:] if not line.startswith("    ")] == []
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+@pytest.mark.parametrize("oddity", HOSTILE)
+def test_what_a_worker_logs_of_an_exception_is_logged(
+    configured: Callable[..., io.StringIO], log_format: str, oddity: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, make = HOSTILE[oddity]
+    stream = configured(log_format=log_format)
+    error = raised(make())
+    trace = (type(error), error, failures.traceback_of(error))
+    logging.getLogger("shop").error("no luck: %s", error, exc_info=trace, extra={"cause": error, "all": [error]})
+    assert "no luck" in stream.getvalue()
+    assert name in stream.getvalue()
+    assert capsys.readouterr().err == ""  # where logging tells of what it couldn't log
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a_message_whose_parts_do_not_fit_is_logged_with_its_parts(
+    configured: Callable[..., io.StringIO], log_format: str
+) -> None:
+    stream = configured(log_format=log_format)
+    logging.getLogger("shop").info("%d of %d", "three")
+    assert "'%d of %d', 'three' (this could not be put together: TypeError:" in stream.getvalue()
+
+
+def test_extras_that_are_no_json_leave_the_others_as_they_are(configured: Callable[..., io.StringIO]) -> None:
+    stream = configured(log_format="json")
+    circle: list[Any] = []
+    circle.append(circle)
+    odd = {"circle": circle, "big": 2**70, "huge": 10**5000, "text": "\ud800", "nan": float("nan"), "fine": [1, "a"]}
+    logging.getLogger("shop").info("odd", extra={**odd, "broken": Unprintable(), "\ud800": 1})
+    [line] = stream.getvalue().splitlines()
+    found = json.loads(line, parse_constant=lambda name: pytest.fail(name))
+    assert (found["big"], found["text"], found["nan"], found["fine"]) == (2**70, "\\ud800", None, [1, "a"])
+    assert found["broken"] == "<str() of this Unprintable failed>"
+    assert found["huge"] == "<str() of this int failed>"
+    assert found["circle"] == "[[...]]"
+    assert found["\\ud800"] == 1
+
+
+def test_a_handler_without_a_repr_that_raises_is_told_of(configured: Callable[..., io.StringIO]) -> None:
+    class Handler:
+        def __call__(self, event: telemetry.Event) -> None:
+            raise Unprintable
+
+        def __repr__(self) -> str:
+            raise ValueError
+
+    stream = configured()
+    detach = telemetry.attach(Handler(), telemetry.JobStop)
+    telemetry.emit(STOP)
+    detach()
+    assert "the telemetry handler <repr() of this Handler failed> raised on oban.job.stop" in stream.getvalue()

@@ -25,7 +25,9 @@ from oban_sa.errors import (
 )
 from oban_sa.outcomes import Cancel, Record, Snooze
 from oban_sa.runner.processes import Processes
+from oban_sa.verdicts import error_text
 from oban_sa.workers import definition_of
+from tests.hostile import HOSTILE
 from tests.runner import process_jobs
 from tests.support import eventually, process
 
@@ -101,6 +103,34 @@ async def test_an_error_that_can_not_cross_is_told_in_words(processes: Processes
             await call(processes, process_jobs.raises_what_can_not_cross, how=how)
         assert "process_jobs.py" in str(caught.value.__cause__)
         assert "oban_sa/runner" not in str(caught.value.__cause__)
+
+
+@pytest.mark.parametrize("oddity", HOSTILE)
+async def test_an_error_crosses_whatever_it_is(processes: Processes, oddity: str) -> None:
+    name, _ = HOSTILE[oddity]
+    with pytest.raises(Exception) as caught:
+        await call(processes, process_jobs.raises_something_hostile, oddity=oddity)
+    text = error_text(caught.value)
+    assert text.startswith((f"{name}: ", f"AttemptError: {name}: "))
+    assert "in raises_something_hostile" in text or oddity in ("a huge text", "nothing can be read")
+    assert await call(processes, process_jobs.pid)  # the process goes on, or another does
+
+
+async def test_what_quits_while_it_is_pickled_ends_no_process(processes: Processes) -> None:
+    before = await call(processes, process_jobs.pid)
+    with pytest.raises(AttemptError, match="ValueError: with a quitter"):
+        await call(processes, process_jobs.raises_what_quits)
+    with pytest.raises(AttemptError, match="the answer, of type Quitter, can't leave its process"):
+        await call(processes, process_jobs.answers_what_quits)
+    assert await call(processes, process_jobs.pid) == before
+
+
+async def test_a_record_whose_message_can_not_be_made_crosses_with_its_parts(
+    processes: Processes, caplog: pytest.LogCaptureFixture
+) -> None:
+    await call(processes, process_jobs.logs_what_can_not_be_said)
+    [record] = [record for record in caplog.records if record.name == "tests.said"]
+    assert record.getMessage().startswith("'odd: %s %d', <repr() of this Unprintable failed>, 7 (this could not be put")
 
 
 async def test_no_error_makes_the_runner_import_anything(processes: Processes) -> None:

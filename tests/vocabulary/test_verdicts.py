@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oban_sa import backoff, verdicts
+from oban_sa import backoff, failures
 from oban_sa.errors import AttemptCancelled, AttemptOrphaned, AttemptTimedOut, InvalidArguments, WorkerNotFound
 from oban_sa.outcomes import Cancel, Record, Snooze
 from oban_sa.states import JobState
@@ -319,8 +319,11 @@ def test_an_error_whose_traceback_can_not_be_formatted_is_written_down_all_the_s
     def fail(*args: Any, **options: Any) -> Any:
         raise failure
 
-    monkeypatch.setattr(verdicts.TracebackException, "from_exception", fail)
-    assert error_text(raised(ValueError("no"))) == "ValueError: no"
+    monkeypatch.setattr(failures.tracebacks.TracebackException, "__init__", fail)
+    text = error_text(raised(ValueError("no")))
+    assert text.startswith("ValueError: no\nTraceback (most recent call last):\n")
+    assert ", in raised\n" in text
+    assert text.endswith("\nValueError: no")
 
 
 @pytest.mark.parametrize("kind", [Unprintable, Hostile, Lying])

@@ -6,23 +6,18 @@ program that uses it.
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Final, TextIO
+from typing import Final, TextIO
 
-import orjson
-
-from oban_sa import telemetry
-from oban_sa.errors import JobNotFound, ObanError
-from oban_sa.passwords import redacted
-from oban_sa.runner.command.sentences import named, sentence
+from oban_sa import failures, telemetry
+from oban_sa.errors import JobNotFound
+from oban_sa.runner.command.lines import JSONLines, TextLines
+from oban_sa.runner.command.sentences import sentence
 from oban_sa.runner.disconnects import is_away
 from oban_sa.states import JobState
 from oban_sa.workers.current import current_job
@@ -177,7 +172,13 @@ class _Story:
         level = self._level(event)
         logger = _logger(type(event))
         if level and logger.isEnabledFor(level):
-            trace = event.error if isinstance(event, telemetry.JobException) and _is_traced(event.error) else None
+            trace = None
+            if (
+                isinstance(event, telemetry.JobException)
+                and event.error is not None
+                and failures.is_traced(event.error)
+            ):
+                trace = (type(event.error), event.error, failures.traceback_of(event.error))
             logger.log(level, "%s", sentence(event), exc_info=trace, extra={"event": event})
 
     def _level(self, event: telemetry.Event) -> int:
@@ -215,10 +216,6 @@ class _Story:
         return known
 
 
-def _is_traced(error: BaseException | None) -> bool:
-    return not isinstance(error, ObanError) or error.traced
-
-
 def _is_milestone(attempt: int) -> bool:
     return attempt >= 8 and not attempt & (attempt - 1)
 
@@ -227,102 +224,5 @@ def _logger(event: type[telemetry.Event]) -> logging.Logger:
     return logging.getLogger("oban_sa." + event.name.split(".")[1])
 
 
-class TextLines(logging.Formatter):
-    """A line for people: time, level, what happened, and for jobs the queue and the attempt."""
-
-    def __init__(self, *, colors: bool = False) -> None:
-        super().__init__()
-        self._colors = colors
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the record as text, with a traceback below it where there is one, and without passwords."""
-        moment = datetime.fromtimestamp(record.created).astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
-        facts = "".join(f"{key}={value} " for key, value in _about_job(record).items()).strip()
-        name = "" if record.name.startswith("oban_sa") else f"{record.name}: "
-        level = f"{record.levelname:<7}"
-        if self._colors:
-            moment, facts = f"\x1b[2m{moment}\x1b[0m", f"\x1b[2m{facts}\x1b[0m" if facts else ""
-            level = f"\x1b[{_COLORS.get(record.levelno, 0)}m{level}\x1b[0m"
-        lines = [f"{moment} {level} {name}{record.getMessage()}{'  ' if facts else ''}{facts}"]
-        lines += [*_trace(self, record)]
-        return redacted("\n".join(lines))
-
-
-class JSONLines(logging.Formatter):
-    """One JSON object per line; what a program adds with `extra` becomes further keys."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the record as JSON, without passwords."""
-        line: dict[str, Any] = {
-            "time": datetime.fromtimestamp(record.created, UTC)
-            .isoformat(timespec="milliseconds")
-            .replace("+00:00", "Z"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": redacted(record.getMessage()),
-        }
-        for key, value in record.__dict__.items():
-            if key not in _STANDARD and key not in line:
-                line |= _facts(value) if isinstance(value, telemetry.Event) else {key: _safe(value)}
-        if trace := "\n".join(_trace(self, record)):
-            line["traceback"] = redacted(trace)
-        try:
-            return orjson.dumps(line, default=_plain, option=orjson.OPT_NON_STR_KEYS).decode()
-        except TypeError:  # a huge integer or a lone surrogate in somebody's `extra` must not cost the line
-            return json.dumps({str(key): value for key, value in line.items()}, default=str, skipkeys=True)
-
-
-_COLORS: Final = {logging.DEBUG: 2, logging.INFO: 32, logging.WARNING: 33, logging.ERROR: 31, logging.CRITICAL: 31}
-_STANDARD: Final = logging.LogRecord("", 0, "", 0, "", (), None).__dict__.keys() | {"message", "asctime", "taskName"}
-
-
 def _colors(stream: TextIO) -> bool:
     return stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
-
-
-def _about_job(record: logging.LogRecord) -> dict[str, Any]:
-    """Return what a line of text says about the job besides its message."""
-    event = getattr(record, "event", None)
-    if isinstance(event, telemetry.JobEvent):
-        facts = {"queue": event.queue, "attempt": f"{event.attempt}/{event.max_attempts}"}
-        return facts | {key: getattr(record, key) for key in ("schema", "node") if getattr(record, key, None)}
-    keys = ("job_id", "worker", "queue", "attempt", "schema", "node")
-    return {key: getattr(record, key) for key in keys if hasattr(record, key)}
-
-
-def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> Iterator[str]:
-    if record.exc_info and record.exc_info[1] is not None:
-        yield formatter.formatException(record.exc_info)
-    elif record.exc_text:  # it comes from another process
-        yield record.exc_text
-    if record.stack_info:
-        yield formatter.formatStack(record.stack_info)
-
-
-def _facts(event: telemetry.Event) -> dict[str, Any]:
-    """Return the fields of an event under the names they have in the documentation."""
-    facts: dict[str, Any] = {"event": event.name}
-    for each in dataclasses.fields(event):
-        value = getattr(event, each.name)
-        match each.name, value:
-            case "job", _:
-                pass
-            case "runner", telemetry.Source():
-                facts |= {"node": value.node, "name": value.name, "schema": value.schema}
-            case "error", BaseException():
-                facts["error"] = redacted(named(value))
-            case _, float():
-                facts[each.name] = round(value, 6)
-            case _:
-                facts[each.name] = value
-    return facts
-
-
-def _safe(value: object) -> object:
-    return redacted(value) if isinstance(value, str) else value
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, Mapping):
-        return dict(value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-    return redacted(str(value))

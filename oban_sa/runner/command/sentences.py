@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from oban_sa import telemetry
+from oban_sa import printable, telemetry
+from oban_sa.failures import named
 from oban_sa.periods import describe
 from oban_sa.states import JobState
 
 
 def sentence(event: telemetry.Event) -> str:
-    """Say in a few words what happened."""
+    """Say in a few words, and on one line, what happened."""
+    return printable.line(_sentence(event))
+
+
+def _sentence(event: telemetry.Event) -> str:
     match event:
         case telemetry.JobStart():
             return f"{_job(event)} started after {describe(event.queue_time)} in the queue"
@@ -74,14 +79,6 @@ def sentence(event: telemetry.Event) -> str:
             return f"the event loop stood still for {describe(event.lag)}{where}"
         case _:
             return event.name
-
-
-def named(error: BaseException | None) -> str:
-    """Return the class of an error and the first line of what it says."""
-    if error is None:
-        return "unknown error"
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def _job(event: telemetry.JobEvent) -> str:

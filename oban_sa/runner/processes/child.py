@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Final
 
+from oban_sa import failures
 from oban_sa.errors import AttemptCancelled, AttemptCrashed, AttemptError, AttemptTimedOut
 from oban_sa.periods import describe
 from oban_sa.runner.exits import described
@@ -239,7 +240,9 @@ class Child:
 
     def _not_started(self, error: BaseException) -> None:
         if not self._ready.done():
-            self._ready.set_exception(AttemptError(f"a process for the job could not be started: {error}"))
+            self._ready.set_exception(
+                AttemptError(f"a process for the job could not be started: {failures.describe(error)}")
+            )
         self._ended(None)
 
     def _ended(self, code: int | None) -> None:

@@ -10,11 +10,12 @@ import struct
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from traceback import TracebackException
 from types import TracebackType
 from typing import Any, Final
 
+from oban_sa import failures
 from oban_sa.errors import AttemptError
+from oban_sa.runner.command import lines
 
 HEAD: Final = struct.Struct("!Q")
 """Comes before each message: how many bytes it has."""
@@ -99,7 +100,7 @@ class Answer:
             return pickle.loads(self.pickled)  # noqa: S301 - by a process of our own, running the user's code
         except Exception as error:
             raise AttemptError(
-                f"the answer came from its process and can't be made again here: {type(error).__name__}: {error}"
+                f"the answer came from its process and can't be made again here: {failures.describe(error)}"
             ) from error
 
 
@@ -119,7 +120,7 @@ class Failure:
             error = AttemptError(self.words) if self.pickled is None else _Known(io.BytesIO(self.pickled)).load()
         except Exception:
             error = AttemptError(self.words)
-        error.__cause__ = RemoteTraceback(self.traceback)
+        failures.set_cause(error, RemoteTraceback(self.traceback))
         return error
 
 
@@ -147,10 +148,10 @@ def answered(number: int, value: object) -> Answer | Failure:
     """Return what crosses of an answer; one that can't be pickled is a failure that says so."""
     try:
         return Answer(number, pickle.dumps(value, pickle.HIGHEST_PROTOCOL))
-    except Exception as error:
+    except BaseException as error:  # as below
         refusal = AttemptError(
             f"the answer, of type {type(value).__qualname__}, can't leave its process: "
-            f"{type(error).__name__}: {_text(error)}; return what pickle takes, or None"
+            f"{failures.describe(error)}; return what pickle takes, or None"
         )
         return failed(number, refusal, None)
 
@@ -163,26 +164,23 @@ def failed(number: int, error: BaseException, traceback: TracebackType | None) -
     try:
         pickled = pickle.dumps(error, pickle.HIGHEST_PROTOCOL)
         pickle.loads(pickled)  # noqa: S301 - what this very process pickled; not everything can be made again
-    except Exception:
+    except BaseException:  # its __reduce__ may do anything, and nothing interrupts what has ended
         pickled = None
-    try:
-        text = "".join(TracebackException(type(error), error, traceback, compact=True).format())
-    except Exception:
-        text = ""
-    return Failure(number, pickled, f"{type(error).__qualname__}: {_text(error)}", text)
+    words = f"{failures.kind(error)}: {failures.message(error)}"
+    return Failure(number, pickled, words, failures.traceback_from(error, traceback))
 
 
 def said(record: logging.LogRecord) -> Said:
     """Return what crosses of a log record: its message and traceback as texts, and what `extra` holds where it can."""
     crossing = copy.copy(record)
-    crossing.msg, crossing.args = record.getMessage(), None
+    crossing.msg, crossing.args = lines.message(record), None
     if record.exc_info and record.exc_info[1] is not None and not record.exc_text:
-        crossing.exc_text = logging.Formatter().formatException(record.exc_info)
+        crossing.exc_text = failures.traceback(record.exc_info[1]).rstrip("\n")
     crossing.exc_info = None
     try:
         return Said(pickle.dumps(crossing.__dict__, pickle.HIGHEST_PROTOCOL))
     except Exception:
-        plain = {key: value if _pickles(value) else repr(value) for key, value in crossing.__dict__.items()}
+        plain = {key: value if _pickles(value) else failures.shown(value) for key, value in crossing.__dict__.items()}
         return Said(pickle.dumps(plain, pickle.HIGHEST_PROTOCOL))
 
 
@@ -192,13 +190,6 @@ def _pickles(value: object) -> bool:
     except Exception:
         return False
     return True
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:
-        return "<no message>"
 
 
 class _Known(pickle.Unpickler):

@@ -15,6 +15,7 @@ from queue import SimpleQueue
 from types import FrameType, TracebackType
 from typing import Any
 
+from oban_sa import failures
 from oban_sa.errors import AttemptCancelled, AttemptError, JobNotFound
 from oban_sa.models import Job
 from oban_sa.runner.processes import crossing
@@ -58,7 +59,7 @@ class _Inside:
                 importlib.import_module(module)
             except (Exception, SystemExit) as error:
                 logging.getLogger("oban_sa.runner").debug("importing %s failed", module, exc_info=True)
-                self._send(Refused(f"could not import {module!r}: {type(error).__name__}: {error}"))
+                self._send(Refused(f"could not import {module!r}: {failures.describe(error)}"))
                 return
         self._send(Ready())
         while (ask := self._asks.get()) is not None:
@@ -76,7 +77,7 @@ class _Inside:
             with running(job):
                 answer = self._called(definition, job)
         except BaseException as error:
-            return crossing.failed(ask.number, error, _of_the_worker(error.__traceback__))
+            return crossing.failed(ask.number, error, _of_the_worker(failures.traceback_of(error)))
         finally:
             with self._lock:
                 self._job = None
@@ -183,7 +184,14 @@ class _Inside:
             if logging.lastResort is not None:
                 logging.lastResort.handle(record)
             return
-        self._send(crossing.said(record))
+        # What is said may be put together by code of others; an interruption amid that would be taken for its failure.
+        in_main = threading.current_thread() is threading.main_thread()
+        self._sending += in_main
+        try:
+            message = crossing.said(record)
+        finally:
+            self._sending -= in_main
+        self._send(message)
 
 
 class _Through(logging.Handler):
