@@ -234,6 +234,11 @@ def logs(level: int = logging.WARNING) -> None:
 
 
 @job(executor="process")
+def logs_as_the_runner() -> None:
+    logging.getLogger("oban_sa.inside").warning("still here")
+
+
+@job(executor="process")
 def logs_an_error() -> None:
     try:
         raise ZeroDivisionError("by nothing")

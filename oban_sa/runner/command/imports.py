@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from oban_sa.errors import InvalidOption, RunnerError, nearest
+from oban_sa.runner.command import logs
 
 
 def load(modules: Iterable[str], *, origin: str = "--import") -> None:
@@ -34,6 +35,8 @@ def load(modules: Iterable[str], *, origin: str = "--import") -> None:
             raise RunnerError(f"{origin}: {_failed(module, error)}") from error
         except (Exception, SystemExit) as error:
             raise RunnerError(f"{origin}: {_failed(module, error)}") from error
+        finally:
+            logs.go_on()
 
 
 def attribute(name: str, *, origin: str) -> Any:

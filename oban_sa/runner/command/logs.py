@@ -18,6 +18,7 @@ from oban_sa import failures, telemetry
 from oban_sa.errors import JobNotFound
 from oban_sa.runner.command.lines import JSONLines, TextLines
 from oban_sa.runner.command.sentences import sentence
+from oban_sa.runner.command.voice import Voice
 from oban_sa.runner.disconnects import is_away
 from oban_sa.states import JobState
 from oban_sa.workers.current import current_job
@@ -70,14 +71,26 @@ def configure(
     if schemas:
         handler.addFilter(_with_schema)
     handler.setFormatter(JSONLines() if log_format == "json" else TextLines(colors=_colors(handler.stream)))
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(max(number, logging.INFO))
+    global _voice
+    if _voice is not None:
+        _voice.end()
+    _voice = Voice(handler)
+    _voice.raise_again()
+    logging.getLogger().setLevel(max(number, logging.INFO))
     for name in {"oban_sa", *(module.partition(".")[0] for module in verbose)}:
         logging.getLogger(name).setLevel(number)
     # Its words on every migration, "Context impl PostgresqlImpl.", are for those who write migrations.
     logging.getLogger("alembic").setLevel(max(number, logging.WARNING))
     logging.captureWarnings(True)
+
+
+_voice: Voice | None = None
+
+
+def go_on() -> None:
+    """Undo what a module that was just imported did to the log of the command; in a program of its own, nothing."""
+    if _voice is not None:
+        _voice.raise_again()
 
 
 def follow_events() -> Callable[[], None]:
@@ -171,6 +184,8 @@ class _Story:
     def write(self, event: telemetry.Event) -> None:
         level = self._level(event)
         logger = _logger(type(event))
+        if level and _voice is not None and _voice.drowned(logger):
+            go_on()  # code of a job may configure logging too, or the first import of its module
         if level and logger.isEnabledFor(level):
             trace = None
             if (

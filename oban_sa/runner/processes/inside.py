@@ -18,6 +18,7 @@ from typing import Any
 from oban_sa import failures
 from oban_sa.errors import AttemptCancelled, AttemptError, JobNotFound
 from oban_sa.models import Job
+from oban_sa.runner.command.voice import Voice
 from oban_sa.runner.processes import crossing
 from oban_sa.runner.processes.crossing import HEAD, Ask, Begun, Cancel, Failure, Interrupt, Leave, Plan, Ready, Refused
 from oban_sa.workers.current import current_job, running
@@ -53,7 +54,7 @@ class _Inside:
             signal.signal(number, self._signalled)
         for what in (self._listen, self._end_with_parent):
             threading.Thread(target=what, name=f"oban_sa {what.__name__}", daemon=True).start()
-        _log_through(self._say, self._plan)
+        voice = _log_through(self._say, self._plan)
         for module in self._plan.imports:
             try:
                 importlib.import_module(module)
@@ -61,9 +62,12 @@ class _Inside:
                 logging.getLogger("oban_sa.runner").debug("importing %s failed", module, exc_info=True)
                 self._send(Refused(f"could not import {module!r}: {failures.describe(error)}"))
                 return
+            finally:
+                voice.raise_again()
         self._send(Ready())
         while (ask := self._asks.get()) is not None:
             self._send(self._answer(ask))
+            voice.raise_again()
 
     def _answer(self, ask: Ask) -> crossing.Answer | Failure:
         try:
@@ -215,13 +219,13 @@ class _Through(logging.Handler):
             self.handleError(record)
 
 
-def _log_through(say: Any, plan: Plan) -> None:
-    root = logging.getLogger()
-    root.handlers[:] = [_Through(say)]
+def _log_through(say: Any, plan: Plan) -> Voice:
+    voice = Voice(_Through(say), quiet=True)  # the runner imports the same modules, and has told of it
     logging.disable(plan.disabled)
     for name, level in plan.levels.items():
         logging.getLogger(name).setLevel(level)
     logging.captureWarnings(plan.warnings)
+    return voice
 
 
 def _wake_main_thread() -> None:
