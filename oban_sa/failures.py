@@ -53,13 +53,13 @@ def named(error: BaseException | None) -> str:
     return _line(error, lines[0] if lines else "")
 
 
-def shown(value: object) -> str:
-    """Return the repr of a value on one line, or what class it is of; bounded."""
+def shown(value: object, limit: int = _MAX_LINE) -> str:
+    """Return the repr of a value on one line, or what class it is of; of a long one the head and the tail."""
     try:
         text = str.__str__(repr(value))
     except BaseException:
         return f"<repr() of this {kind(value)} failed>"
-    return _on_one_line(text)
+    return _on_one_line(text, limit)
 
 
 def is_traced(error: BaseException) -> bool:
@@ -133,8 +133,7 @@ def _line(error: BaseException, text: str) -> str:
     return f"{name}: {_on_one_line(text)}" if text else name
 
 
-def _on_one_line(text: str) -> str:
-    if len(text) > _MAX_LINE:
-        left = len(text) - _MAX_LINE
-        text = f"{text[: _MAX_LINE // 2]} ... {left} characters left out ... {text[-_MAX_LINE // 2 :]}"
+def _on_one_line(text: str, limit: int = _MAX_LINE) -> str:
+    if len(text) > limit:
+        text = f"{text[: limit // 2]} ... {len(text) - limit} characters left out ... {text[-limit // 2 :]}"
     return printable.line(text)

@@ -1,7 +1,8 @@
-"""What each setting of a runner may be, whether it comes as text, from TOML or as a value.
+"""What each setting of a runner may be, whether it comes as text, from TOML or as a keyword of `Runner`.
 
-Every function returns the value as it is kept, or raises `InvalidOption` with what to write instead; where the value
-came from is said by whoever reads it.
+READ takes texts for numbers and lists, as flags and variables have them; keywords (`oban_sa.runner.options`) have the
+same rules without that. Every function returns the value as it is kept, or raises `InvalidOption` with what to write
+instead; where the value came from is said by whoever reads it.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import Any, Final, cast
 
 from oban_sa.cronentry import CronEntry, entries
 from oban_sa.errors import InvalidOption, nearest
+from oban_sa.failures import shown
 from oban_sa.passwords import safe
-from oban_sa.periods import seconds
+from oban_sa.periods import describe, seconds
 from oban_sa.retention import read_prune
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
@@ -22,6 +24,22 @@ LOG_FORMATS: Final = ("text", "json")
 EMBEDDED_FOLDER: Final = "./.oban"
 
 _QUEUES_EXAMPLE: Final = "write for example default:10,mailers:5"
+
+
+LONGEST_NAME: Final = 127
+"""Characters of the name of a queue, in the family's tables."""
+
+LONGEST_IDENTITY: Final = 255
+"""Characters of a node's or an instance's name: a full name of a host, and a process."""
+
+MOST: Final = 100_000
+"""Jobs of a queue at once on a node."""
+
+SHORTEST: Final = 0.001
+LONGEST: Final = 366 * 86_400.0
+"""Seconds of the shortest and the longest span that a runner waits for anything; threads can't wait for ever."""
+
+_CONTROL: Final = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def parse_queues(value: object) -> dict[str, int]:
@@ -32,7 +50,7 @@ def parse_queues(value: object) -> dict[str, int]:
         table = cast("Mapping[object, object]", value)
         if not table:
             raise InvalidOption(f"no queue is named; {_QUEUES_EXAMPLE}")
-        return {_queue_name(str(name)): _queue_limit(str(name), limit) for name, limit in table.items()}
+        return {queue_name(name): _queue_limit(str(name), limit) for name, limit in table.items()}
     raise InvalidOption(f"{value!r} names no queues; {_QUEUES_EXAMPLE}")
 
 
@@ -47,21 +65,41 @@ def _queues_from_text(text: str) -> dict[str, int]:
         if not colon:
             named = re.split(r"[\s=;]", part)[0] or "default"
             raise InvalidOption(f"{part!r} is not a queue and its limit; write {named}:10, several with commas between")
-        name = _queue_name(name.strip())
+        name = queue_name(name.strip())
         if name in queues:
             raise InvalidOption(f"the queue {name!r} is named twice")
         queues[name] = _queue_limit(name, limit.strip())
     return queues
 
 
-def _queue_name(name: str) -> str:
+def queue_name(name: object) -> str:
+    """Accept the name of a queue that a runner serves."""
+    if not isinstance(name, str):
+        raise InvalidOption(f"{shown(name, 60)} is not the name of a queue, which is a text; {_QUEUES_EXAMPLE}")
     if not name.strip():
         raise InvalidOption(f"a queue has no name; {_QUEUES_EXAMPLE}")
-    if len(name) > 127 or "\0" in name:
+    if len(name) > LONGEST_NAME:
         raise InvalidOption(
-            f"the queue {name[:20]!r}... has a name of {len(name)} characters; at most 127 are possible"
+            f"the queue {name[:20]!r}... has a name of {len(name)} characters; at most {LONGEST_NAME} are possible"
         )
+    _refuse_controls(name, "the name of a queue")
     return name
+
+
+def queue_limit(name: str, limit: object) -> int:
+    """Accept how many jobs of a queue run at once."""
+    if not isinstance(limit, int) or isinstance(limit, bool):
+        raise InvalidOption(
+            f"the queue {name!r} has the limit {shown(limit, 60)}, which is not a whole number; write {name}:10"
+        )
+    if not 1 <= limit <= MOST:
+        raise InvalidOption(f"the queue {name!r} has the limit {shown(limit, 60)}; it runs 1 to {MOST} jobs at once")
+    return limit
+
+
+def _refuse_controls(text: str, what: str) -> None:
+    if _CONTROL.search(text):
+        raise InvalidOption(f"{what} is {text[:60]!r}; leave out its control characters")
 
 
 def _queue_limit(name: str, limit: object) -> int:
@@ -73,11 +111,7 @@ def _queue_limit(name: str, limit: object) -> int:
             if key != "limit":
                 raise InvalidOption(f"the queue {name!r} has an unknown option {key!r}{nearest(key, ['limit'])}")
         limit = options.get("limit", 10)
-    if not isinstance(limit, int) or isinstance(limit, bool):
-        raise InvalidOption(f"the queue {name!r} has the limit {limit!r}, which is not a whole number; write {name}:10")
-    if not 1 <= limit <= 100_000:
-        raise InvalidOption(f"the queue {name!r} has the limit {limit}; it runs 1 to 100000 jobs at once")
-    return limit
+    return queue_limit(name, limit)
 
 
 def _url(value: object) -> str:
@@ -89,22 +123,27 @@ def _url(value: object) -> str:
 
 def _text(value: object) -> str:
     if not isinstance(value, str) or not value.strip() or "\0" in value:
-        raise InvalidOption(f"{value!r} is not a text")
+        raise InvalidOption(f"{shown(value, 60)} is not a text")
     return value.strip()
 
 
 def _schemas(value: object) -> tuple[str, ...]:
     """Read one schema, several with commas between, or a list of them."""
-    schemas = [_schema(name) for name in _listed(value, "write for example tenant_a,tenant_b")]
-    for schema in schemas:
-        if schemas.count(schema) > 1:
-            raise InvalidOption(f"the schema {schema!r} is named twice")
+    schemas = [schema(name) for name in _listed(value, "write for example tenant_a,tenant_b")]
+    for each in schemas:
+        if schemas.count(each) > 1:
+            raise InvalidOption(f"the schema {each!r} is named twice")
     return tuple(schemas)
 
 
 def _translate(value: object) -> tuple[str | None, ...]:
     """Read names of schemas as models have them; `none` is for tables that name no schema."""
-    names = dict.fromkeys(_listed(value, "write for example tenant, or none for tables that name no schema"))
+    given: object = value
+    if isinstance(value, list | tuple):
+        given = ["none" if each is None else each for each in cast("Sequence[object]", value)]
+    names = dict.fromkeys(_listed(given, "write for example tenant, or none for tables that name no schema"))
+    for name in names:
+        _refuse_controls(name, "the schema")
     if "public" in names:
         raise InvalidOption("'public' stands for the runner's schema anyway; name other schemas of your models")
     return tuple(None if name.lower() == "none" else name for name in names)
@@ -120,8 +159,10 @@ def _listed(value: object, example: str) -> list[str]:
     return parts
 
 
-def _schema(value: object) -> str:
+def schema(value: object) -> str:
+    """Accept the name of one schema."""
     text = _text(value)
+    _refuse_controls(text, "the schema")
     # The longest channel is <schema>.oban_cronitor, and PostgreSQL has 63 bytes for a channel.
     if len(text.encode()) > 49:
         raise InvalidOption(f"{text!r} is longer than the 49 bytes which leave room for the names of channels")
@@ -184,10 +225,15 @@ def _port(value: object) -> int:
 
 
 def _count(value: object) -> int:
-    if isinstance(value, str) and re.fullmatch(r"\d{1,9}", value.strip()):
-        value = int(value)
+    return count(int(value) if isinstance(value, str) and re.fullmatch(r"\d{1,9}", value.strip()) else value)
+
+
+def count(value: object) -> int:
+    """Accept how many there are of something: 1 to 999,999,999."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InvalidOption(f"{value!r} is not a whole number of at least 1; write for example 4")
+        raise InvalidOption(f"{shown(value, 60)} is not a whole number of at least 1; write for example 4")
+    if value > 999_999_999:
+        raise InvalidOption(f"{shown(value, 60)} is more than anything here counts; write for example 4")
     return value
 
 
@@ -213,11 +259,44 @@ def _crontab(value: object) -> tuple[CronEntry, ...]:
     return tuple(found)
 
 
-def _positive(value: object) -> float:
+def span(value: object) -> float:
+    """Accept a span of time that may be none at all."""
     period = seconds(cast("Any", value))
-    if period <= 0:
-        raise InvalidOption("0 seconds is no interval; write for example 1")
+    if period > LONGEST:
+        raise InvalidOption(f"{describe(period)} is longer than a year; a runner waits for nothing that long")
     return period
+
+
+def _above_zero(zero: str) -> Callable[[object], float]:
+    def read(value: object) -> float:
+        period = span(value)
+        if period <= 0:
+            raise InvalidOption(zero)
+        if period < SHORTEST:
+            raise InvalidOption(f"{period:g} seconds is shorter than a millisecond; write for example 1")
+        return period
+
+    return read
+
+
+_interval: Final = _above_zero("0 seconds is no interval; write for example 1")
+
+
+def check_death(heartbeat_every: float, dead_after: float) -> None:
+    """Refuse a node to be taken for dead that is one beat late."""
+    if dead_after < 2 * heartbeat_every:
+        raise InvalidOption(
+            f"with dead_after {dead_after:g} and heartbeat_every {heartbeat_every:g} "
+            "one late beat would pass for death; make dead_after at least twice heartbeat_every"
+        )
+
+
+def _identity(value: object) -> str:
+    text = _text(value)
+    _refuse_controls(text, "this")
+    if len(text) > LONGEST_IDENTITY:
+        raise InvalidOption(f"{text[:20]!r}... has {len(text)} characters; at most {LONGEST_IDENTITY} are possible")
+    return text
 
 
 def _flag(value: object) -> bool:
@@ -260,22 +339,22 @@ READ: Final[Mapping[str, Callable[[object], object]]] = {
     "crontab": _crontab,
     "schema": _schemas,
     "translate": _translate,
-    "name": _text,
-    "node": _text,
-    "grace": lambda value: seconds(cast("Any", value)),
-    "heartbeat_every": _positive,
-    "dead_after": _positive,
-    "abandoned_after": _positive,
+    "name": _identity,
+    "node": _identity,
+    "grace": span,
+    "heartbeat_every": _interval,
+    "dead_after": _interval,
+    "abandoned_after": _interval,
     "metrics": _flag,
     "prune": read_prune,
     "middleware": _attributes,
     "health_port": _port,
-    "health_host": _text,
-    "blocked_after": _positive,
+    "health_host": _identity,
+    "blocked_after": _above_zero("every loop is blocked for 0 seconds; write for example 1"),
     "sessions": _attribute,
-    "idle_in_transaction_after": _positive,
-    "poll_every": _positive,
-    "stage_every": _positive,
+    "idle_in_transaction_after": _above_zero("every transaction is idle for 0 seconds; write for example 30"),
+    "poll_every": _interval,
+    "stage_every": _interval,
     "processes": _count,
     "process_pool": _count,
     "recycle_after": _count,

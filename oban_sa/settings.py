@@ -18,7 +18,7 @@ from typing import Any, Final, cast
 from oban_sa.cronentry import CronEntry
 from oban_sa.errors import InvalidOption, nearest
 from oban_sa.passwords import safe
-from oban_sa.readings import READ
+from oban_sa.readings import READ, check_death
 from oban_sa.retention import Prune
 
 
@@ -118,12 +118,11 @@ def load(
             values[name], origins[name] = value, origin
     named = {_FIELD.get(name, name): value for name, value in values.items()}
     settings = Settings(**named, origins=origins)
-    if settings.dead_after < 2 * settings.heartbeat_every:
-        where = origins.get("dead_after") or origins["heartbeat_every"]
-        raise InvalidOption(
-            f"{where}: with dead_after {settings.dead_after:g} and heartbeat_every {settings.heartbeat_every:g} "
-            "one late beat would pass for death; make dead_after at least twice heartbeat_every"
-        )
+    try:
+        check_death(settings.heartbeat_every, settings.dead_after)
+    except InvalidOption as error:
+        where = origins.get("dead_after") or origins.get("heartbeat_every", "dead_after")
+        raise InvalidOption(f"{where}: {error}") from None
     return settings
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import socket
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -15,9 +13,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from oban_sa import clock, messages, telemetry
 from oban_sa.client.verifying import verify
 from oban_sa.cronentry import CronEntry
-from oban_sa.errors import InvalidOption, RunnerError
-from oban_sa.periods import Period, seconds
-from oban_sa.retention import Prune, read_prune
+from oban_sa.errors import RunnerError
+from oban_sa.periods import Period
+from oban_sa.readings import check_death
+from oban_sa.retention import Prune
+from oban_sa.runner import options
 from oban_sa.runner.checks import Checks
 from oban_sa.runner.command import logs
 from oban_sa.runner.database import Database
@@ -34,11 +34,12 @@ from oban_sa.runner.lifeline import Lifeline
 from oban_sa.runner.makers import ApplicationMaker, Sessions, maker
 from oban_sa.runner.metrics import Metrics
 from oban_sa.runner.notifier import Notifier
+from oban_sa.runner.options import checked, or_none
 from oban_sa.runner.part import Part
 from oban_sa.runner.processes import Processes
 from oban_sa.runner.producer import Producer
 from oban_sa.runner.pruner import Pruner
-from oban_sa.runner.queues import Queues, checked
+from oban_sa.runner.queues import Queues
 from oban_sa.runner.sameness import check_same_database
 from oban_sa.runner.scheduler import Scheduler
 from oban_sa.runner.sessions import AttemptSessions
@@ -47,10 +48,10 @@ from oban_sa.runner.stager import Stager
 from oban_sa.runner.ticker import Ticker
 from oban_sa.runner.waiting import until
 from oban_sa.runner.watch import Watch
+from oban_sa.settings import default_node
 from oban_sa.sql.staging import unfinished
 from oban_sa.workers.middleware import Chain, Middleware
 from oban_sa.workers.registry import Registry
-from oban_sa.workers.registry import registry as default_registry
 
 logger = logging.getLogger("oban_sa.runner")
 
@@ -135,31 +136,36 @@ class Runner:
         imports: Iterable[str] = (),
         registry: Registry | None = None,
     ) -> None:
-        self.name = name
-        self.node = node or f"{socket.gethostname()}.{os.getpid()}"
-        self.schema = schema
-        self.queues = checked(queues if queues is not None else {"default": 10})
-        self._grace = seconds(grace)
-        self._heartbeat_every = seconds(heartbeat_every)
-        self._dead_after = seconds(dead_after)
-        if self._dead_after < 2 * self._heartbeat_every:
-            raise InvalidOption(
-                f"dead_after ({self._dead_after:g} s) must be at least twice heartbeat_every "
-                f"({self._heartbeat_every:g} s): a node that is one beat late is not dead"
-            )
-        self._engine = engine
+        self._engine = engine = options.engine(engine)
+        self.name = name = checked("name", name)
+        self.node = default_node() if node is None else checked("node", node)
+        self.schema = schema = checked("schema", schema)
+        self.queues: dict[str, int] = checked("queues", {"default": 10} if queues is None else queues)
+        self._grace: float = checked("grace", grace)
+        self._heartbeat_every: float = checked("heartbeat_every", heartbeat_every)
+        self._dead_after: float = checked("dead_after", dead_after)
+        check_death(self._heartbeat_every, self._dead_after)
+        poll: float = checked("poll_every", poll_every)
+        self._stage_every: float = checked("stage_every", stage_every)
+        allow = checked("allow", allow)
         self._source = telemetry.Source(node=self.node, name=name, schema=schema)
         self._database = Database(engine, schema=schema)
         self._line = self._database.house
         self._unfinished = self._database.prepare(unfinished())
         self._maker = maker(sessions, engine)
-        self._registry = registry or default_registry
-        lender = Lender(schema=schema, translate=translate, connections=connections)
-        processes = Processes(limit=process_pool, recycle_after=recycle_after, imports=imports)
+        self._registry = registry = options.registry(registry)
+        lender = Lender(
+            schema=schema, translate=checked("translate", translate), connections=or_none("connections", connections)
+        )
+        processes = Processes(
+            limit=or_none("process_pool", process_pool),
+            recycle_after=or_none("recycle_after", recycle_after),
+            imports=checked("imports", imports),
+        )
         self._dispatch = Dispatch(AttemptSessions(self._maker, lender, Inquiry(self._database)), processes)
         executor = Executor(
             self._dispatch,
-            registry or default_registry,
+            registry,
             allow=tuple(allow),
             middleware=Chain(middleware),
             source=self._source,
@@ -172,7 +178,7 @@ class Runner:
                 database=self._database,
                 executor=executor,
                 source=self._source,
-                poll_every=seconds(poll_every),
+                poll_every=poll,
                 dead_after=self._dead_after,
                 due_in=self._due_in,
                 paused=paused,
@@ -183,15 +189,12 @@ class Runner:
             self._database, self._queues, name=name, node=self.node, every=self._heartbeat_every
         )
         signals = Signals(self._queues, name=name, node=self.node)
-        abandoned = None if abandoned_after is None else seconds(abandoned_after)
         leader = Leader(self._database, source=self._source, lasts=min(LEASE, self._dead_after * 2 / 3))
         scheduler = Scheduler(
-            self._database, crontab, source=self._source, registry=registry or default_registry, allow=tuple(allow)
+            self._database, checked("crontab", crontab), source=self._source, registry=registry, allow=tuple(allow)
         )
         parts: dict[str, Part] = {
-            "stager": Stager(
-                self._database, source=self._source, every=seconds(stage_every), staged=self._queues.nudge
-            ),
+            "stager": Stager(self._database, source=self._source, every=self._stage_every, staged=self._queues.nudge),
             "leader": leader,
             "lifeline": Lifeline(
                 self._database,
@@ -200,16 +203,19 @@ class Runner:
                 every=min(self._heartbeat_every, 2.0),
                 dead_after=self._dead_after,
                 patience=BEATS_AGAIN * self._heartbeat_every,
-                abandoned_after=abandoned,
+                abandoned_after=or_none("abandoned_after", abandoned_after),
             ),
             "scheduler": scheduler,
             "decisions": self._decisions,
         }
         if idle_in_transaction_after is not None:
             parts["idle"] = IdleTransactions(
-                self._database, lender, after=idle_in_transaction_after, source=self._source
+                self._database,
+                lender,
+                after=checked("idle_in_transaction_after", idle_in_transaction_after),
+                source=self._source,
             )
-        if metrics:
+        if checked("metrics", metrics):
             parts["metrics"] = Metrics(
                 self._database,
                 source=self._source,
@@ -217,17 +223,16 @@ class Runner:
                 leading=lambda: leader.leading,
                 crontab=scheduler.entries,
             )
-        if prune is not None and (pruning := read_prune(prune)) is not None:
+        if (pruning := or_none("prune", prune)) is not None:
             parts["pruner"] = Pruner(self._database, leader, pruning, engine=engine, source=self._source)
         tickers = {name: Ticker(name, part, source=self._source) for name, part in parts.items()}
         self._tickers = list(tickers.values())
         self._stager, self._leader = tickers["stager"], tickers["leader"]
-        self._stage_every = seconds(stage_every)
         self._notifier = Notifier(
             self._database,
             {"insert": self._inserted, "signal": signals.receive, "leader": self._resigned},
             source=self._source,
-            listen_url=listen_url,
+            listen_url=or_none("listen_url", listen_url),
         )
         self._heartbeat = Heartbeat(
             lambda: Database(engine, schema=schema, quiet=True),
@@ -237,16 +242,19 @@ class Runner:
         )
         self._watch: Watch | None = None
         if blocked_after is not None:
-            self._watch = Watch(after=blocked_after, source=self._source, concerns=self._queues.hold)
+            self._watch = Watch(
+                after=checked("blocked_after", blocked_after), source=self._source, concerns=self._queues.hold
+            )
         self._checks = Checks(
             self._database,
             notifier=self._notifier,
             producers=lambda: self._queues.serving.values(),
             watch=self._watch,
-            poll_every=seconds(poll_every),
+            poll_every=poll,
             idle_because=self._idle_because,
         )
         self._health: Health | None = None
+        health_host = checked("health_host", health_host)
         if health_port is not None:
             reports = {"/live": self._checks.live, "/ready": self._checks.ready}
             self._health = Health(reports, host=health_host, port=health_port)

@@ -6,8 +6,7 @@ import logging
 from typing import Final
 
 from oban_sa import clock, printable, telemetry
-from oban_sa.errors import InvalidOption
-from oban_sa.periods import Period, describe, seconds
+from oban_sa.periods import describe
 from oban_sa.runner.database import Database
 from oban_sa.runner.lending import Lender, Loan
 from oban_sa.sql.idling import idling
@@ -25,12 +24,8 @@ class IdleTransactions:
     its client keeps its locks, and keeps the dead rows of all tables from being removed.
     """
 
-    def __init__(self, database: Database, lender: Lender, *, after: Period, source: telemetry.Source) -> None:
-        self._after = seconds(after)
-        if self._after <= 0:
-            raise InvalidOption(
-                "idle_in_transaction_after: every transaction is idle for 0 seconds; write for example 30, or None"
-            )
+    def __init__(self, database: Database, lender: Lender, *, after: float, source: telemetry.Source) -> None:
+        self._after = after
         self._line = database.house
         self._idling = database.prepare(idling())
         self._lender = lender

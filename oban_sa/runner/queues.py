@@ -6,14 +6,13 @@ import asyncio
 import logging
 from collections.abc import Collection, Coroutine, Mapping
 from datetime import datetime
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 from uuid import UUID
 
 from oban_sa import backoff
-from oban_sa.errors import InvalidJob, InvalidOption
 from oban_sa.failures import describe
 from oban_sa.messages import EVERY
-from oban_sa.models import Job, rules
+from oban_sa.models import Job
 from oban_sa.runner.executor import Interrupted
 from oban_sa.runner.producer import Producer
 
@@ -178,24 +177,3 @@ class Queues:
         stopping = asyncio.create_task(producer.stop())
         self._stopping.add(stopping)
         stopping.add_done_callback(self._stopping.discard)
-
-
-def checked(given: Any) -> dict[str, int]:
-    """Return queues and their limits, as a runner can use them; raises InvalidOption for what it can't."""
-    if not isinstance(given, Mapping):
-        raise InvalidOption(f'queues have limits, and {given!r} says none; write for example queues={{"default": 10}}')
-    queues = cast("Mapping[str, int]", given)
-    for queue, limit in queues.items():
-        try:
-            rules.name(queue, "queue")
-        except InvalidJob as error:
-            raise InvalidOption(str(error)) from None
-        if not _is_limit(limit):
-            raise InvalidOption(f"the limit of queue {queue!r} is a whole number of at least 1, not {limit!r}")
-    if not queues:
-        raise InvalidOption('a runner needs at least one queue, such as queues={"default": 10}')
-    return dict(queues)
-
-
-def _is_limit(limit: object) -> bool:
-    return isinstance(limit, int) and not isinstance(limit, bool) and limit >= 1

@@ -12,6 +12,7 @@ from oban_sa.errors import InvalidOption, RunnerError, articled
 from oban_sa.runner import Runner
 from oban_sa.runner.checks import Checks
 from oban_sa.runner.health import Check, Health
+from oban_sa.runner.options import checked
 from oban_sa.runner.waiting import until
 
 
@@ -37,6 +38,7 @@ class Runners:
         self.names = _names(runners)
         """What each runner is called in reports of health, in their order."""
         self._health: Health | None = None
+        health_host = checked("health_host", health_host)
         if health_port is not None:
             reports = {
                 "/live": lambda: self._report(lambda checks: checks.live()),

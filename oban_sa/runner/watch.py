@@ -16,9 +16,8 @@ from types import FrameType
 from typing import Any, Final
 
 from oban_sa import clock, printable, telemetry
-from oban_sa.errors import InvalidOption
 from oban_sa.models import Job
-from oban_sa.periods import Period, describe, seconds
+from oban_sa.periods import describe
 from oban_sa.runner.threads import joined
 from oban_sa.workers.current import current_job
 
@@ -36,10 +35,8 @@ class Watch:
     share a loop.
     """
 
-    def __init__(self, *, after: Period, source: telemetry.Source, concerns: Callable[[Job], bool]) -> None:
-        self._after = seconds(after)
-        if self._after <= 0:
-            raise InvalidOption("blocked_after: every loop is blocked for 0 seconds; write for example 1, or None")
+    def __init__(self, *, after: float, source: telemetry.Source, concerns: Callable[[Job], bool]) -> None:
+        self._after = after
         self._source = source
         self._concerns = concerns
         self._loop: asyncio.AbstractEventLoop | None = None
