@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias, cast
 
+from oban_sa import callables
+
 Hook: TypeAlias = Callable[[Any], object]
 """A function of one `Job`; what it returns is ignored."""
 
@@ -58,6 +60,10 @@ class _Hooks:
     def add(self, hook: Hook) -> Callable[[], None]:
         if not callable(hook):
             raise TypeError(f"a hook is a function of one job, not {hook!r}")
+        if callables.is_async(hook) or callables.yields(hook):
+            # Nobody would await what it gives, so it would never run.
+            how = "yields" if callables.yields(hook) else "is async"
+            raise TypeError(f"a hook is called where the job is made, and {callables.named(hook)} {how}; write `def`")
         registration = (object(), hook)
         with _lock:
             self.hooks = (*self.hooks, registration)

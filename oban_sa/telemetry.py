@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar, Final, Self, TypeVar, cast
 
-from oban_sa import failures
+from oban_sa import callables, failures
 from oban_sa.errors import InvalidOption
 from oban_sa.states import JobState
 
@@ -319,9 +319,10 @@ def attach(handler: Callable[[E], object], *events: type[E]) -> Callable[[], Non
 
     Returns a function that detaches it. A coroutine function is refused: events do not wait.
     """
-    if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None)):  # noqa: B004
+    if callables.is_async(handler) or callables.yields(handler):
+        how = "generator" if callables.yields(handler) else "coroutine"
         raise InvalidOption(
-            f"the telemetry handler {failures.shown(handler)} is a coroutine function, but events don't wait; "
+            f"the telemetry handler {failures.shown(handler)} is a {how} function, but events don't wait; "
             "attach a plain function, which may start a task of its own"
         )
     for event in cast("tuple[object, ...]", events):

@@ -59,16 +59,24 @@ class Verdict(NamedTuple):
         return self.state is JobState.COMPLETED and self.meta is None
 
 
-def judge(attempt: Attempt, answer: object, *, delay: Period | None = None, traceback: str | None = None) -> Verdict:
+def judge(
+    attempt: Attempt,
+    answer: object,
+    *,
+    delay: Period | None = None,
+    undecided: BaseException | None = None,
+    traceback: str | None = None,
+) -> Verdict:
     """Return what happens to a job whose attempt ended with `answer`: what the code returned, or what it raised.
 
     Every `BaseException` is an answer, `SystemExit` and `CancelledError` among them; only `AttemptCancelled` means that
     the attempt was asked to stop. `delay` is how long the worker wants to wait before the next attempt; where it is
-    None, or no span of time, the family's backoff decides, and the error says so. `traceback` replaces the one of the
+    None, or no span of time, the family's backoff decides, and the error says so, or what the worker's own backoff
+    raised, `undecided`. `traceback` replaces the one of the
     exception, for those that come from another process.
     """
     if isinstance(answer, BaseException):
-        return _failed(attempt, answer, delay, traceback)
+        return _failed(attempt, answer, delay, traceback, undecided)
     if isinstance(answer, Snooze):
         return _snoozed(attempt, answer)
     if isinstance(answer, Cancel):
@@ -122,7 +130,13 @@ def storable(text: str) -> str:
     return _UNSTORABLE.sub("\ufffd", text)
 
 
-def _failed(attempt: Attempt, error: BaseException, delay: Period | None, traceback: str | None) -> Verdict:
+def _failed(
+    attempt: Attempt,
+    error: BaseException,
+    delay: Period | None = None,
+    traceback: str | None = None,
+    undecided: BaseException | None = None,
+) -> Verdict:
     text = error_text(error, traceback)
     if isinstance(error, AttemptCancelled):
         return _cancelled(attempt, text)
@@ -132,8 +146,10 @@ def _failed(attempt: Attempt, error: BaseException, delay: Period | None, traceb
         wait = backoff.default(attempt.attempt, attempt.max_attempts) if delay is None else periods.seconds(delay)
     except InvalidPeriod as refused:
         wait = backoff.default(attempt.attempt, attempt.max_attempts)
-        why = storable(failures.message(refused))
-        text = failures.bounded(f"{text}\n\nThe worker's backoff was not used: {why}", MAX_ERROR)
+        undecided = refused
+    if undecided is not None:
+        why = failures.message(undecided) if isinstance(undecided, InvalidPeriod) else error_text(undecided)
+        text = failures.bounded(f"{text}\n\nThe worker's backoff was not used: {storable(why)}", MAX_ERROR)
     return _verdict(attempt, JobState.RETRYABLE, delay=wait, error=text)
 
 
@@ -145,7 +161,7 @@ def _snoozed(attempt: Attempt, snooze: Snooze) -> Verdict:
         try:  # it was JSON when the Snooze was made, but a dict can be changed since
             meta = {**values.to_json(snooze.meta, where="meta"), **meta}
         except InvalidArguments as refused:
-            return _failed(attempt, refused, None, None)
+            return _failed(attempt, refused)
     return _verdict(attempt, JobState.SCHEDULED, delay=snooze.seconds, meta=meta, refund=True)
 
 

@@ -136,7 +136,7 @@ class Runner:
         imports: Iterable[str] = (),
         registry: Registry | None = None,
     ) -> None:
-        self._engine = engine = options.engine(engine)
+        self._engine = engine
         self.name = name = checked("name", name)
         self.node = default_node() if node is None else checked("node", node)
         self.schema = schema = checked("schema", schema)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any
 
-from oban_sa import clock, failures, telemetry
+from oban_sa import clock, failures, printable, telemetry
 from oban_sa.errors import AttemptCancelled, CommitUnanswered
 from oban_sa.models import Job
 from oban_sa.runner.acker import Outcome, report_stale
@@ -23,6 +24,8 @@ from oban_sa.workers.current import running
 from oban_sa.workers.definition import Definition
 from oban_sa.workers.middleware import Chain
 from oban_sa.workers.registry import Registry
+
+logger = logging.getLogger("oban_sa.runner")
 
 
 class Interrupted(Enum):
@@ -148,14 +151,21 @@ class Executor:
             # Code that was only asked to stop may have its own way of saying that it did.
             cancelled.__cause__ = answer if attempt.interrupted is None else None
             answer = cancelled
-        delay = None
+        delay, undecided = None, None
         if isinstance(answer, Exception) and definition is not None:
             try:
                 delay = definition.backoff(job)
             except BaseException as error:
-                failures.set_context(error, answer)
-                answer = error
-        return judge(attempt.attempt, answer, delay=delay)
+                # What the attempt failed of is worth more than this.
+                undecided = error
+                logger.warning(
+                    "the backoff of job %s %s was not used: %s",
+                    job.id,
+                    printable.line(job.worker),
+                    failures.describe(error),
+                    extra={"job_id": job.id, "worker": job.worker, "queue": job.queue, "attempt": job.attempt},
+                )
+        return judge(attempt.attempt, answer, delay=delay, undecided=undecided)
 
     def _tell(self, job: Job, verdict: Verdict, answer: object, duration: float) -> None:
         if verdict.state in _FAILED:

@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_scoped_session, async_sessionmaker
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
-from oban_sa import failures
+from oban_sa import callables, failures
 from oban_sa.errors import InvalidOption, articled
 from oban_sa.models import Job
 from oban_sa.workers.definition import Definition
@@ -134,9 +134,9 @@ def _callable(sessions: Any) -> Callable[[], Any]:
         raise InvalidOption(f"sessions: {_a(sessions)} is one session, and each attempt has its own; {_HOW}")
     if isinstance(sessions, (AsyncEngine, Engine)):
         raise InvalidOption(f"sessions: {_a(sessions)} makes no sessions; {_HOW}")
-    if inspect.iscoroutinefunction(sessions) or inspect.isasyncgenfunction(sessions):
+    if callables.is_async(sessions):
         raise InvalidOption(f"sessions: {sessions!r} has to be awaited, and a session is made at once; {_HOW}")
-    if inspect.isgeneratorfunction(sessions):
+    if callables.yields(sessions):
         raise InvalidOption(f"sessions: {sessions!r} yields sessions instead of returning one; {_HOW}")
     if not callable(sessions):
         raise InvalidOption(f"sessions: {sessions!r} is no sessionmaker; {_HOW}")

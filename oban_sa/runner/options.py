@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, cast
 
-from sqlalchemy import Engine
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from oban_sa import readings
 from oban_sa.cronentry import CronEntry, entries
 from oban_sa.errors import InvalidOption
@@ -34,16 +31,6 @@ def or_none(name: str, value: Any) -> Any:
     return None if value is None else checked(name, value)
 
 
-def engine(given: Any) -> AsyncEngine:
-    """Accept what the runner's connections are made with."""
-    if isinstance(given, AsyncEngine):
-        return given
-    if isinstance(given, (str, Engine)):
-        what = "a URL" if isinstance(given, str) else "an Engine"
-        raise InvalidOption(f"engine is an AsyncEngine, not {what}; write create_async_engine(...) of the same URL")
-    raise InvalidOption(f"engine is an AsyncEngine, not {shown(given, 60)}; write create_async_engine(...)")
-
-
 def registry(given: Any) -> Registry:
     """Accept where workers are looked up; None is where `@worker` and `@job` put them."""
     if given is None:
@@ -68,11 +55,11 @@ def _listed(example: str, read: Callable[[object], Any]) -> Callable[[object], t
 def _queues(value: object) -> dict[str, int]:
     if not isinstance(value, Mapping):
         raise InvalidOption(
-            f'queues have limits, and {shown(value, 60)} says none; write for example {{"default": 10}}'
+            f'queues have limits, and {shown(value, 60)} says none; write for example queues={{"default": 10}}'
         )
     table = cast("Mapping[object, object]", value)
     if not table:
-        raise InvalidOption('a runner needs at least one queue; write for example {"default": 10}')
+        raise InvalidOption('a runner needs at least one queue; write for example queues={"default": 10}')
     return {readings.queue_name(name): readings.queue_limit(str(name), limit) for name, limit in table.items()}
 
 

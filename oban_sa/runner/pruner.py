@@ -14,7 +14,7 @@ import asyncpg
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from oban_sa import clock, failures, telemetry
+from oban_sa import callables, clock, failures, telemetry
 from oban_sa.errors import InvalidOption
 from oban_sa.models import schema_map
 from oban_sa.retention import Archive, Prune, Rule
@@ -257,7 +257,6 @@ class _Statements:
 def _checked(archive: Archive | str | None) -> Archive | None:
     if archive is None:
         return None
-    called = archive if inspect.isroutine(archive) else getattr(archive, "__call__", None)  # noqa: B004
-    if isinstance(archive, str) or not inspect.iscoroutinefunction(called):
+    if isinstance(archive, str) or inspect.isclass(archive) or not callables.is_async(archive):
         raise InvalidOption(f"archive is an async function of a session and a list of jobs, not {archive!r}")
     return archive

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
+from oban_sa import callables
 from oban_sa.errors import InvalidOption
 from oban_sa.models import Job
 from oban_sa.periods import Period
@@ -66,8 +67,7 @@ class Body(Protocol):
 
 def check_function(function: Any, *, what: str) -> None:
     """Refuse what can't answer with one value."""
-    inner = inspect.unwrap(function)
-    if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
+    if callables.yields(function):
         raise InvalidOption(f"{what} yields, but a job has one answer; return it")
 
 
@@ -80,7 +80,7 @@ def place(function: Any, asked: Executor | None, *, what: str) -> Executor:
         if asked == "thread":
             raise InvalidOption(f'{what} is async and runs on the loop; write `def`, or leave out executor="thread"')
         return asked or "loop"
-    return asked or ("loop" if inspect.iscoroutinefunction(inspect.unwrap(function)) else "thread")
+    return asked or ("loop" if callables.is_async(function) else "thread")
 
 
 def check_session(

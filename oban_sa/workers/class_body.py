@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 
 from sqlalchemy.orm import Session
 
-from oban_sa import targets, values
+from oban_sa import callables, targets, values
 from oban_sa.errors import EntityLocked, EntityNotFound, InvalidArguments, InvalidOption
 from oban_sa.models import Job
 from oban_sa.periods import Period
@@ -249,8 +249,10 @@ class ClassBody:
             return None
         if not callable(method):
             raise InvalidOption(f"{cls.__qualname__}.{name} is not a method; write it as @worker({name}={method!r})")
-        if inspect.iscoroutinefunction(method):
+        if callables.is_async(method):
             raise InvalidOption(f"{cls.__qualname__}.{name} is async, but it is asked between attempts; write `def`")
+        if callables.yields(method):
+            raise InvalidOption(f"{cls.__qualname__}.{name} yields, but it is one span of time; return it")
         try:
             inspect.signature(method).bind(*([None] * (1 if _is_bound(cls, name) else 2)))
         except TypeError:

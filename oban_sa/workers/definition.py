@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
@@ -13,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from oban_sa import backoff
-from oban_sa.errors import InvalidArguments, InvalidJob, InvalidOption
+from oban_sa.errors import InvalidArguments, InvalidJob, InvalidOption, InvalidPeriod
 from oban_sa.models import Job, rules
 from oban_sa.models.pattern import Pattern
 from oban_sa.periods import Period, seconds
@@ -91,7 +92,7 @@ class Definition:
         if limit is None or isinstance(limit, (int, float)):
             return limit
         answer = limit(job)
-        return None if answer is None else seconds(answer)
+        return None if answer is None else _span(answer)
 
     def backoff(self, job: Job) -> float:
         """Return how many seconds to wait after this failed attempt: what the worker says, else the family's default.
@@ -102,7 +103,7 @@ class Definition:
         if isinstance(wait, (int, float)):
             return wait
         answer = None if wait is None else wait(job)
-        return backoff.default(job.attempt, job.max_attempts) if answer is None else seconds(answer)
+        return backoff.default(job.attempt, job.max_attempts) if answer is None else _span(answer)
 
     def __repr__(self) -> str:
         return f"<Definition {self.name}>"
@@ -122,6 +123,13 @@ class Definition:
             return rules.name(name, "the name of a worker")
         except InvalidJob as error:
             raise InvalidOption(f"{error}; give {self.target.__name__} another: {option}") from error
+
+
+def _span(answer: Any) -> float:
+    if inspect.iscoroutine(answer):
+        answer.close()
+        raise InvalidPeriod("it gave a coroutine instead of a span of time; write `def`, and await nothing in it")
+    return seconds(answer)
 
 
 def definition_of(target: Any) -> Definition:

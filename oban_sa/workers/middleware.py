@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
+from oban_sa import callables
 from oban_sa.errors import InvalidOption, RunnerError
 from oban_sa.models import Job
 from oban_sa.workers.definition import Definition
@@ -72,8 +73,7 @@ def _checked(given: Any) -> Middleware:
         raise InvalidOption(f"the middleware {given.__qualname__} is a class; give an object: {given.__qualname__}()")
     if not callable(given):
         raise InvalidOption(f"a middleware is an async function of a job and what comes next, not {given!r}")
-    routine: Any = given if inspect.isroutine(given) or hasattr(given, "func") else given.__call__
-    if not inspect.iscoroutinefunction(inspect.unwrap(routine)):
+    if callables.yields(given) or not callables.is_async(given):
         raise InvalidOption(
             f"the middleware {_shown(given)} is no coroutine function; write async def "
             f"{_shown(given)}(job, call_next): return await call_next(job)"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict, get_args
 
-from oban_sa import periods, values
+from oban_sa import callables, periods, values
 from oban_sa.cronentry import CronEntry, workerless
 from oban_sa.errors import InvalidJob, InvalidOption, nearest
 from oban_sa.models import rules
@@ -184,11 +185,26 @@ def _period(value: Any, *, what: str) -> float | Callable[[Job], Period] | None:
     if value is None:
         return None
     if callable(value):
-        return value  # type: ignore[no-any-return]
+        return _asked(value, what=what)
     try:
         return periods.seconds(value)
     except InvalidOption as error:
         raise type(error)(f"{what}: {error}") from None
+
+
+def _asked(function: Any, *, what: str) -> Callable[[Job], Period]:
+    """Accept a function that says a span of time for a job."""
+    name = callables.named(function)
+    example = f"{what}=lambda job: 60 * job.attempt"
+    if inspect.isclass(function):
+        raise InvalidOption(f"{what} is the class {name}; give a span of time, or a function that says it: {example}")
+    if callables.is_async(function):
+        raise InvalidOption(f"{what} is asked between attempts, and {name} is async; write `def`, or {example}")
+    if callables.yields(function):
+        raise InvalidOption(f"{what} is one span of time, and {name} yields; return it: {example}")
+    if not callables.takes(function, 1):
+        raise InvalidOption(f"{what} is asked with one job, which {name} doesn't take; write for example {example}")
+    return function  # type: ignore[no-any-return]
 
 
 def _executor(value: object) -> Executor | None:

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeAlias, cast
 
-from oban_sa import values
+from oban_sa import callables, values
 from oban_sa.errors import InvalidArguments, InvalidOption
 from oban_sa.models import Job
 
@@ -34,8 +34,10 @@ class Versions:
             raise InvalidOption(
                 f"{what} has an upgrade, but version 1 is the first and has nothing to upgrade; write version=2"
             )
-        elif inspect.iscoroutinefunction(upgrade):
+        elif callables.is_async(upgrade):
             raise InvalidOption(f"upgrade of {what} is async, but only makes a dict of another; write `def`")
+        elif callables.yields(upgrade):
+            raise InvalidOption(f"upgrade of {what} yields, but makes one dict of another; return it")
         elif not takes_two(upgrade):
             raise InvalidOption(f"upgrade of {what} takes the args and their version: `def upgrade(args, version)`")
         self.number: Final = number

@@ -237,6 +237,40 @@ async def test_a_backoff_that_fails_costs_neither_the_retry_nor_the_error(house:
     assert timedelta(seconds=15) < failed.scheduled_at - datetime.now(UTC) < timedelta(seconds=20)
 
 
+async def later(job: Job) -> int:
+    return 60
+
+
+@pytest.mark.parametrize(
+    ("backoff", "words"),
+    [
+        (lambda job: 1 / 0, "ZeroDivisionError: division by zero"),
+        (lambda job: -1, "a span of time can't be negative, and -1 is"),
+        (lambda job: "soon", "'soon' is not a span of time"),
+        (lambda job: float("nan"), "nan is not a finite span of time"),
+        (lambda job: 10**12, "1000000000000 is longer than a thousand years"),
+        (lambda job: True, "True is not a span of time"),
+        (lambda job: later(job), "it gave a coroutine instead of a span of time"),
+    ],
+)
+async def test_an_error_is_what_the_code_raised_and_says_why_its_backoff_was_not_used(
+    house: House, backoff: Any, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    answering(house, "loop", ValueError("boo"), backoff=backoff)
+    told: list[telemetry.JobException] = []
+    detach = telemetry.attach(told.append, telemetry.JobException)
+    try:
+        failed = await ended(house)
+    finally:
+        detach()
+    [entry] = failed.errors
+    assert entry["error"].startswith("ValueError: boo\nTraceback")
+    assert f"\n\nThe worker's backoff was not used: {words}" in entry["error"]
+    assert timedelta(seconds=15) < failed.scheduled_at - datetime.now(UTC) < timedelta(seconds=20)
+    assert str(told[0].error) == "boo"
+    assert "the backoff of job" in caplog.text
+
+
 async def test_a_timeout_that_can_not_be_said_is_a_failed_attempt(house: House) -> None:
     answering(house, "loop", None, timeout=lambda job: 1 / 0)
     failed = await ended(house)
