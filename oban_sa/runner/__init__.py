@@ -20,6 +20,7 @@ from oban_sa.retention import Prune
 from oban_sa.runner import options
 from oban_sa.runner.checks import Checks
 from oban_sa.runner.command import logs
+from oban_sa.runner.command.lines import in_line
 from oban_sa.runner.database import Database
 from oban_sa.runner.decisions import Decisions
 from oban_sa.runner.dispatch import Dispatch
@@ -54,6 +55,7 @@ from oban_sa.workers.middleware import Chain, Middleware
 from oban_sa.workers.registry import Registry
 
 logger = logging.getLogger("oban_sa.runner")
+logger.addFilter(in_line)
 
 PRUNE = Prune()
 """What is deleted unless told otherwise."""
@@ -166,7 +168,7 @@ class Runner:
         executor = Executor(
             self._dispatch,
             registry,
-            allow=tuple(allow),
+            allow=allow,
             middleware=Chain(middleware),
             source=self._source,
         )
@@ -191,7 +193,7 @@ class Runner:
         signals = Signals(self._queues, name=name, node=self.node)
         leader = Leader(self._database, source=self._source, lasts=min(LEASE, self._dead_after * 2 / 3))
         scheduler = Scheduler(
-            self._database, checked("crontab", crontab), source=self._source, registry=registry, allow=tuple(allow)
+            self._database, checked("crontab", crontab), source=self._source, registry=registry, allow=allow
         )
         parts: dict[str, Part] = {
             "stager": Stager(self._database, source=self._source, every=self._stage_every, staged=self._queues.nudge),
@@ -209,12 +211,8 @@ class Runner:
             "decisions": self._decisions,
         }
         if idle_in_transaction_after is not None:
-            parts["idle"] = IdleTransactions(
-                self._database,
-                lender,
-                after=checked("idle_in_transaction_after", idle_in_transaction_after),
-                source=self._source,
-            )
+            after: float = checked("idle_in_transaction_after", idle_in_transaction_after)
+            parts["idle"] = IdleTransactions(self._database, lender, after=after, source=self._source)
         if checked("metrics", metrics):
             parts["metrics"] = Metrics(
                 self._database,

@@ -107,7 +107,8 @@ class Attempts:
                 # A row that nobody can read fails by itself, and holds up no other.
                 job = unread(row, self._queue, self._holder)
                 self._acker.add(Outcome(job, judge(about(job), error)))
-                logger.error("job %d of queue %s can't be read: %s", job_id, self._queue, describe(error))
+                facts = {"job_id": job_id, "worker": job.worker, "queue": self._queue, "attempt": job.attempt}
+                logger.error("job %d of queue %s can't be read: %s", job_id, self._queue, describe(error), extra=facts)
                 self._ended()
                 continue
             if self.refusing:

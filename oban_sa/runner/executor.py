@@ -12,7 +12,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any
 
-from oban_sa import clock, failures, printable, telemetry
+from oban_sa import clock, failures, telemetry
 from oban_sa.errors import AttemptCancelled, CommitUnanswered
 from oban_sa.models import Job
 from oban_sa.runner.acker import Outcome, report_stale
@@ -161,7 +161,7 @@ class Executor:
                 logger.warning(
                     "the backoff of job %s %s was not used: %s",
                     job.id,
-                    printable.line(job.worker),
+                    job.worker,
                     failures.describe(error),
                     extra={"job_id": job.id, "worker": job.worker, "queue": job.queue, "attempt": job.attempt},
                 )

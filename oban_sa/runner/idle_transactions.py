@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from oban_sa import clock, printable, telemetry
+from oban_sa import clock, telemetry
 from oban_sa.periods import describe
 from oban_sa.runner.database import Database
 from oban_sa.runner.lending import Lender, Loan
@@ -61,7 +61,7 @@ class IdleTransactions:
             "job %s %s has left its connection idle in a transaction for %s, which keeps locks and holds up vacuum; "
             "let it commit or roll back before it waits for something else",
             job.id,
-            printable.line(job.worker),
+            job.worker,
             describe(round(idle, 1)),
             extra={"job_id": job.id, "worker": job.worker, "queue": job.queue, "attempt": job.attempt},
         )

@@ -8,7 +8,7 @@ from typing import Final
 
 from sqlalchemy.exc import DBAPIError
 
-from oban_sa import clock, printable
+from oban_sa import clock
 from oban_sa.errors import CommitUnanswered
 from oban_sa.models import Job
 from oban_sa.runner.database import Database, describe
@@ -47,14 +47,12 @@ class Inquiry:
             logger.error(
                 "job %s %s was committed, and an error came after that: %s",
                 job.id,
-                printable.line(job.worker),
+                job.worker,
                 describe(error),
                 exc_info=error,
             )
         else:
-            logger.info(
-                "job %s %s was committed, although the connection broke meanwhile", job.id, printable.line(job.worker)
-            )
+            logger.info("job %s %s was committed, although the connection broke meanwhile", job.id, job.worker)
         return settled
 
     async def _committed(self, settled: Settled) -> bool | None:

@@ -14,7 +14,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.util import await_only, greenlet_spawn
 
-from oban_sa import clock, printable
+from oban_sa import clock
 from oban_sa.errors import AttemptError, InvalidOption
 from oban_sa.models import Job
 from oban_sa.runner.bridge import in_greenlet
@@ -165,7 +165,7 @@ class Loan:
                     "job %s %s waits for a connection: others hold all that its pool may open (%s); "
                     "give it a larger pool_size, or see who keeps them",
                     self.job.id,
-                    printable.line(self.job.worker),
+                    self.job.worker,
                     engine.pool.status(),
                 )
         try:

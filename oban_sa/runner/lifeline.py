@@ -6,7 +6,7 @@ import logging
 
 import asyncpg
 
-from oban_sa import clock, printable, telemetry
+from oban_sa import clock, telemetry
 from oban_sa.errors import AttemptOrphaned
 from oban_sa.runner.database import Database, Transaction
 from oban_sa.runner.leader import Leader
@@ -116,7 +116,7 @@ class Lifeline:
         rescued = await transaction.fetch(self._rescuing, uuids=uuids, texts=texts)
         await transaction.fetch(self._burying, uuids=uuids)
         for node in sorted({row["node"] for row in gone}):
-            logger.warning("node %s is dead; its jobs are given to others", printable.line(node))
+            logger.warning("node %s is dead; its jobs are given to others", node)
         return rescued
 
     def _tell(self, rescued: list[asyncpg.Record], duration: float) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Final
 
-from oban_sa import clock, printable, telemetry
+from oban_sa import clock, telemetry
 from oban_sa.models import Job
 from oban_sa.periods import describe
 from oban_sa.runner.threads import joined
@@ -115,8 +115,8 @@ class Watch:
             "Let it await what it waits for, or write def instead of async def to run it in a thread",
             span,
             job.id,
-            printable.line(job.worker),
-            printable.line(at),
+            job.worker,
+            at,
             extra={"job_id": job.id, "worker": job.worker, "queue": job.queue, "attempt": job.attempt},
         )
 

@@ -486,3 +486,56 @@ def test_a_handler_without_a_repr_that_raises_is_told_of(configured: Callable[..
     telemetry.emit(STOP)
     detach()
     assert "the telemetry handler <repr() of this Handler failed> raised on oban.job.stop" in stream.getvalue()
+
+
+def test_what_the_runner_says_of_others_stays_on_its_line_in_the_log_of_a_program(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    logger = logging.getLogger("oban_sa.runner")
+    logger.warning("queue %s is started, %d jobs at once", f"a\n{FORGED}\x1b[2J", 7)
+    logger.warning("no argument, %%s")
+    assert [record.getMessage() for record in caplog.records] == [
+        f"queue a\\n{FORGED}\\x1b[2J is started, 7 jobs at once",
+        "no argument, %%s",
+    ]
+
+
+@pytest.mark.parametrize("state", [*JobState])
+def test_the_line_of_an_attempt_says_which_job_it_was_and_what_became_of_it(
+    configured: Callable[..., io.StringIO], state: JobState
+) -> None:
+    kind: Any = telemetry.JobException if state in ("retryable", "discarded") else telemetry.JobStop
+    words = {
+        "scheduled": "snoozed",
+        "available": "given back",
+        "retryable": "failed after 2 seconds: unknown error; next attempt in 9 seconds",
+        "discarded": "failed after 2 seconds: unknown error; discarded",
+    }.get(state, str(state))
+    more = {"retry_in": 9.0} if state == "retryable" else {}
+    event = kind(**FACTS, state=state, duration=2.0, **more)
+    stream = configured()
+    telemetry.emit(event)
+    [line] = lines(stream)
+    for part in ("job 42 SendWelcome", words, "after 2 seconds", "queue=mailers", "attempt=2/5"):
+        assert part in line
+    stream = configured(log_format="json")
+    telemetry.emit(event)
+    found = json.loads(stream.getvalue().splitlines()[0])  # both follow
+    facts = {key: found[key] for key in ("job_id", "worker", "queue", "attempt", "duration", "state")}
+    assert facts == {
+        "job_id": 42,
+        "worker": "shop.jobs.SendWelcome",
+        "queue": "mailers",
+        "attempt": 2,
+        "duration": 2.0,
+        "state": str(state),
+    }
+
+
+def test_a_rescue_says_which_jobs_it_was_about() -> None:
+    def told(count: int) -> str:
+        ids = tuple(range(1, count + 1))
+        return sentence(telemetry.LifelineRescue(runner=SOURCE, count=count, discarded=1, job_ids=ids, duration=0.1))
+
+    assert told(2) == "jobs rescued from dead nodes: 2, 1 of them discarded (1, 2)"
+    assert told(12).endswith("(1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 2 more)")

@@ -23,6 +23,16 @@ INDENT: Final = "    "
 _MAX_TRACEBACK: Final = 64_000
 
 
+def in_line(record: logging.LogRecord) -> bool:
+    """Keep what rows, signals and settings say on the line of a message of ours, also in the log of a program.
+
+    A filter of the runner's logger. Exceptions among the arguments stay, and the lines of their messages.
+    """
+    if isinstance(record.args, tuple):
+        record.args = tuple(printable.line(each) if isinstance(each, str) else each for each in record.args)
+    return True
+
+
 class TextLines(logging.Formatter):
     """A line for people: time, level, what happened, and for jobs the queue and the attempt."""
 

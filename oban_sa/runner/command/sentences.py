@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from oban_sa import printable, telemetry
 from oban_sa.failures import named
 from oban_sa.periods import describe
@@ -44,7 +46,7 @@ def _sentence(event: telemetry.Event) -> str:
             return "this node is the leader now" if event.leader else "this node is not the leader any more"
         case telemetry.LifelineRescue():
             lost = f", {event.discarded} of them discarded" if event.discarded else ""
-            return f"jobs rescued from dead nodes: {event.count}{lost}"
+            return f"jobs rescued from dead nodes: {event.count}{lost}{_ids(event.job_ids)}"
         case telemetry.PrunerPrune():
             return f"pruned {event.count} jobs that were over, in {describe(event.duration)}"
         case telemetry.SchedulerTick():
@@ -79,6 +81,16 @@ def _sentence(event: telemetry.Event) -> str:
             return f"the event loop stood still for {describe(event.lag)}{where}"
         case _:
             return event.name
+
+
+def _ids(job_ids: tuple[int, ...]) -> str:
+    if not job_ids:
+        return ""
+    more = f" and {len(job_ids) - _MOST_IDS} more" if len(job_ids) > _MOST_IDS else ""
+    return f" ({', '.join(str(job_id) for job_id in job_ids[:_MOST_IDS])}{more})"
+
+
+_MOST_IDS: Final = 10
 
 
 def _job(event: telemetry.JobEvent) -> str:
