@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
+import types
 from collections.abc import Iterator
 from typing import Any
+
+from oban_sa.failures import kind
 
 
 def is_async(given: Any) -> bool:
@@ -31,16 +34,16 @@ def takes(given: Any, count: int) -> bool:
 
 def named(given: Any) -> str:
     """Return how messages call it."""
-    return str(getattr(given, "__qualname__", None) or getattr(type(given), "__qualname__", "it"))
+    return str(getattr(given, "__qualname__", None) or kind(given))
 
 
 def _layers(given: Any) -> Iterator[Any]:
     """Yield it and what is inside of it, outermost first."""
     for _ in range(100):  # a wrapper may wrap itself
         yield given
-        if isinstance(given, (functools.partial, functools.partialmethod)):
+        if issubclass(type(given), (functools.partial, functools.partialmethod)):
             given = given.func
-        elif inspect.ismethod(given) or isinstance(given, (staticmethod, classmethod)):
+        elif issubclass(type(given), (types.MethodType, staticmethod, classmethod)):
             given = given.__func__
         elif (wrapped := inspect.getattr_static(given, "__wrapped__", None)) is not None:
             given = wrapped

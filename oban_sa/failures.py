@@ -123,7 +123,7 @@ def set_context(error: BaseException, context: BaseException | None) -> None:
         _CONTEXT.__set__(error, context)
 
 
-def _is_real(error: BaseException) -> bool:
+def _is_real(error: object) -> bool:
     """Whether it is an exception, and doesn't only say so, as the stand-ins of tests do."""
     return issubclass(type(error), BaseException)
 

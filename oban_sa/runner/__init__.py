@@ -149,7 +149,7 @@ class Runner:
         check_death(self._heartbeat_every, self._dead_after)
         poll: float = checked("poll_every", poll_every)
         self._stage_every: float = checked("stage_every", stage_every)
-        allow = checked("allow", allow)
+        allowed: tuple[str, ...] = checked("allow", allow)
         self._source = telemetry.Source(node=self.node, name=name, schema=schema)
         self._database = Database(engine, schema=schema)
         self._line = self._database.house
@@ -168,7 +168,7 @@ class Runner:
         executor = Executor(
             self._dispatch,
             registry,
-            allow=allow,
+            allow=allowed,
             middleware=Chain(middleware),
             source=self._source,
         )
@@ -193,7 +193,7 @@ class Runner:
         signals = Signals(self._queues, name=name, node=self.node)
         leader = Leader(self._database, source=self._source, lasts=min(LEASE, self._dead_after * 2 / 3))
         scheduler = Scheduler(
-            self._database, checked("crontab", crontab), source=self._source, registry=registry, allow=allow
+            self._database, checked("crontab", crontab), source=self._source, registry=registry, allow=allowed
         )
         parts: dict[str, Part] = {
             "stager": Stager(self._database, source=self._source, every=self._stage_every, staged=self._queues.nudge),

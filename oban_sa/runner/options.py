@@ -42,10 +42,11 @@ def registry(given: Any) -> Registry:
 
 def _listed(example: str, read: Callable[[object], Any]) -> Callable[[object], tuple[Any, ...]]:
     def checked_list(value: object) -> tuple[Any, ...]:
+        said = shown(value, 60)
         if isinstance(value, (str, bytes)):  # each of its characters would be taken for one
-            raise InvalidOption(f"{shown(value, 60)} is one text, and this is a list; write [{shown(value, 60)}]")
+            raise InvalidOption(f"{said} is one text, and this is a list; write [{said}]")
         if isinstance(value, Mapping) or not isinstance(value, Iterable):
-            raise InvalidOption(f"{shown(value, 60)} is no list; write for example {example}")
+            raise InvalidOption(f"{said} is no list; write for example {example}")
         found = tuple(cast("Iterable[object]", value))
         return tuple(read(found)) if found else ()
 
@@ -76,11 +77,12 @@ def _switch(value: object) -> bool:
     return value
 
 
-def _crontab(value: object) -> list[Any]:
+def _crontab(value: object) -> list[CronEntry]:
+    said = shown(value, 60)
     if isinstance(value, (str, bytes, CronEntry, Mapping)) or not isinstance(value, Iterable):
         what = "is one entry" if isinstance(value, (CronEntry, Mapping)) else "is no list of entries"
-        raise InvalidOption(f"{shown(value, 60)} {what}; write for example [CronEntry('@daily', MyWorker)]")
-    return list(entries(list(value)))
+        raise InvalidOption(f"{said} {what}; write for example [CronEntry('@daily', MyWorker)]")
+    return list(entries(list(cast("Iterable[object]", value))))
 
 
 _KEYWORDS: Final[Mapping[str, Callable[[object], Any]]] = {
