@@ -239,10 +239,8 @@ class Runner:
             lost=self._queues.recount,
         )
         self._watch: Watch | None = None
-        if blocked_after is not None:
-            self._watch = Watch(
-                after=checked("blocked_after", blocked_after), source=self._source, concerns=self._queues.hold
-            )
+        if (still := or_none("blocked_after", blocked_after)) is not None:
+            self._watch = Watch(after=still, source=self._source, concerns=self._queues.hold)
         self._checks = Checks(
             self._database,
             notifier=self._notifier,
@@ -252,10 +250,10 @@ class Runner:
             idle_because=self._idle_because,
         )
         self._health: Health | None = None
-        health_host = checked("health_host", health_host)
+        host: str = checked("health_host", health_host)
         if health_port is not None:
             reports = {"/live": self._checks.live, "/ready": self._checks.ready}
-            self._health = Health(reports, host=health_host, port=health_port)
+            self._health = Health(reports, host=host, port=health_port)
         self._working = False
         self._stop_asked = asyncio.Event()
         self._started_at: float | None = None
