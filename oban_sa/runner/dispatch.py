@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from oban_sa.errors import AttemptCancelled, AttemptError, AttemptTimedOut
 from oban_sa.models import Job
 from oban_sa.periods import describe
+from oban_sa.runner import forks
 from oban_sa.runner.handover import Handover
 from oban_sa.runner.processes import Processes
 from oban_sa.runner.sessions import Around, AroundCode, AttemptSessions, Call, Judge
@@ -38,7 +39,7 @@ class Dispatch:
             return await _within(TimeLimit(within), lambda: definition.call(job))
         if definition.executor == "process":
             return await self._processes.call(definition, job, within=within)
-        return await _thread_ended(self._threads.call(lambda: definition.call(job)), TimeLimit(within))
+        return await _thread_ended(self._threads.call(lambda: forks.called(definition.call, job)), TimeLimit(within))
 
     async def call_in_session(
         self, definition: Definition, job: Job, judge: Judge, *, within: float | None, around: Around | None = None

@@ -15,6 +15,7 @@ from typing import Any
 from oban_sa import clock, failures, telemetry
 from oban_sa.errors import AttemptCancelled, CommitUnanswered
 from oban_sa.models import Job
+from oban_sa.runner import forks
 from oban_sa.runner.acker import Outcome, report_stale
 from oban_sa.runner.dispatch import Dispatch
 from oban_sa.runner.settling import Settled
@@ -97,6 +98,7 @@ class Executor:
         definition: Definition | None = None
         settled: Verdict | None = None
         answer: Any
+        generation = forks.generation
         with running(job):
             try:
                 definition = self._registry.find(job.worker, self._allow)
@@ -112,6 +114,8 @@ class Executor:
                     task.uncancel()
             except BaseException as error:
                 answer = error
+        if forks.generation != generation:
+            forks.leave(answer)
         if isinstance(answer, BaseException):
             # Not by assigning: a frozen dataclass lets nothing be assigned.
             failures.set_traceback(answer, _of_the_worker(failures.traceback_of(answer)))

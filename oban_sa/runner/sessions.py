@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.util import greenlet_spawn
 
 from oban_sa.models import Job
+from oban_sa.runner import forks
 from oban_sa.runner.bridge import bridged
 from oban_sa.runner.inquiry import Inquiry, unanswered
 from oban_sa.runner.lending import Lender, Loan
@@ -52,9 +53,11 @@ class AttemptSessions:
         """Run code that takes an asynchronous session, on the loop; `around` stands around it, before its outcome."""
         session = self._maker.asynchronous(definition)
         loan = Loan(self._lender, session.sync_session, job, time_limit=time_limit)
-        return await settle(
-            session, job, judge, lambda: definition.call(job, session), around, loan=loan, inquiry=self._inquiry
-        )
+
+        def code() -> Awaitable[Any]:
+            return forks.awaited(definition.call(job, session))
+
+        return await settle(session, job, judge, code, around, loan=loan, inquiry=self._inquiry)
 
     def settled_in_thread(
         self,
@@ -68,7 +71,7 @@ class AttemptSessions:
         """Run code that takes a synchronous session, in this thread; what it sends is sent on the loop of `call`."""
         session = self._maker.synchronous(definition)
         loan = Loan(self._lender, session, job, time_limit=time_limit, thread=call)
-        code = partial(definition.call, job, session)
+        code = partial(forks.called, definition.call, job, session)
         return settle_in_thread(session, job, judge, code, around, call=call, loan=loan, inquiry=self._inquiry)
 
 

@@ -7,13 +7,58 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
+from types import FrameType
 from typing import Any
+
+from oban_sa.runner import forks
 
 logger = logging.getLogger("oban_sa.runner")
 
 Stop = Callable[[], object]
+
+
+class Stopped(SystemExit):
+    """SIGTERM came while there was nothing to stop yet; raised wherever the command is just then."""
+
+
+@contextmanager
+def listening() -> Generator[None]:
+    """Let SIGTERM end the block with `Stopped`, which is exit code 0, as long as nothing else is said about it.
+
+    Also where this is the first process of a container (PID 1), for which the system drops signals without a handler.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # nothing may be said about signals here
+        return
+    global _came
+    _came = False
+    former = signal.signal(signal.SIGTERM, _end)
+    forks.take(signal.SIGTERM, _end)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGTERM) is _end:
+            signal.signal(signal.SIGTERM, former)
+            forks.leave_alone(signal.SIGTERM)
+        _came = False
+
+
+def came() -> bool:
+    """Whether SIGTERM has come by now, though code that was being imported may have kept it from ending the command."""
+    return _came
+
+
+def hear(number: int, callback: Callable[[int], object]) -> None:
+    """Have a signal call this on the loop that runs here, and nothing in forks of this process."""
+    loop = asyncio.get_running_loop()
+    forks.take(number, None)
+    try:
+        loop.add_signal_handler(number, callback, number)
+    except NotImplementedError:  # Windows
+        signal.signal(number, lambda number, _: void(loop.call_soon_threadsafe(callback, number)))
 
 
 @asynccontextmanager
@@ -23,12 +68,10 @@ async def stoppable() -> AsyncGenerator[Callable[[Stop], None]]:
     The block hands over its way to stop gracefully as soon as it has one; before that, a signal just leaves the block.
     """
     signals = _Signals(asyncio.current_task())
-    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        try:
-            loop.add_signal_handler(number, signals.received, number)
-        except NotImplementedError:  # Windows
-            signal.signal(number, lambda number, _: void(loop.call_soon_threadsafe(signals.received, number)))
+        hear(number, signals.received)
+    if came():
+        signals.received(signal.SIGTERM)
     try:
         yield signals.stop_with
     except asyncio.CancelledError:
@@ -59,6 +102,15 @@ class _Signals:
         elif self.task is not None:
             self.left = True
             self.task.cancel()
+
+
+_came = False
+
+
+def _end(_number: int, _frame: FrameType | None) -> None:
+    global _came
+    _came = True
+    raise Stopped(0)
 
 
 def leave_at_once() -> None:

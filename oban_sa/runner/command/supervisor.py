@@ -15,6 +15,7 @@ import orjson
 from oban_sa.errors import InvalidOption
 from oban_sa.runner.command import service
 from oban_sa.runner.command.shares import shared
+from oban_sa.runner.command.stopping import came, hear
 from oban_sa.runner.command.supervised import Member, Unusable
 from oban_sa.runner.health import Check, Health
 from oban_sa.settings import Settings
@@ -54,9 +55,10 @@ class Supervisor:
 
     async def run(self) -> int:
         """Run all until they have stopped; returns the exit code. Raises `RunnerError` where health can't be served."""
-        loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._received, number)
+            hear(number, self._received)
+        if came():
+            self._received(signal.SIGTERM)
         health: Health | None = None
         if self._settings.health_port is not None:
             reports = {"/live": self._live, "/ready": self._ready}

@@ -19,6 +19,7 @@ from oban_sa import failures
 from oban_sa.errors import AttemptCancelled, AttemptError, JobNotFound
 from oban_sa.models import Job
 from oban_sa.runner.command.voice import Voice
+from oban_sa.runner import forks
 from oban_sa.runner.processes import crossing
 from oban_sa.runner.processes.crossing import HEAD, Ask, Begun, Cancel, Failure, Interrupt, Leave, Plan, Ready, Refused
 from oban_sa.workers.current import current_job, running
@@ -52,6 +53,8 @@ class _Inside:
         # Not SIG_IGN, which programs that a job starts would inherit.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._signalled)
+            # What the code forks is to end where it says `Process.terminate()`, as it would in any program.
+            forks.take(number, self._signalled)
         for what in (self._listen, self._end_with_parent):
             threading.Thread(target=what, name=f"oban_sa {what.__name__}", daemon=True).start()
         voice = _log_through(self._say, self._plan)
@@ -93,7 +96,7 @@ class _Inside:
             try:
                 self._interruptible = True
                 self._raise_if_interrupted()  # it may have been while the worker was imported
-                answer = definition.call(job)
+                answer = forks.called(definition.call, job)
                 answered = True
             finally:
                 self._interruptible = False

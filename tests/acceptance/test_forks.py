@@ -1,0 +1,139 @@
+"""Jobs that fork in real runners: whatever becomes of the children, the runner works on, and no child does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
+
+from oban_sa import Job, enqueue_many
+from oban_sa.recorded import decode
+from tests.acceptance import fork_jobs
+from tests.support import ROOT, Process, eventually, plain_url, process
+
+PLACES = ["in_thread", "on_loop", "in_process", "in_session", "in_async_session"]
+
+
+@pytest.fixture
+async def engine_of_test(database_url: str) -> AsyncIterator[AsyncEngine]:
+    engine = create_async_engine(database_url)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def loop(request: Any, tmp_path: Path) -> dict[str, str]:
+    """The environment in which a runner has this event loop."""
+    if request.param == "uvloop":
+        pytest.importorskip("uvloop")
+        return {}
+    (tmp_path / "uvloop.py").write_text("raise ImportError")
+    return {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+
+
+@contextmanager
+def runner(url: str, env: dict[str, str], *arguments: str) -> Iterator[Process]:
+    command = ["-m", "oban_sa.runner", "--database-url", plain_url(url), "--import", "tests.acceptance.fork_jobs"]
+    with process([*command, *arguments], env=env) as running:
+        yield running
+
+
+async def enqueue(engine: AsyncEngine, *wanted: Job) -> list[int]:
+    async with async_sessionmaker(engine, expire_on_commit=False).begin() as session:
+        enqueue_many(session, wanted)
+    return [job.id for job in wanted]
+
+
+async def sql(engine: AsyncEngine, statement: str) -> list[Any]:
+    async with engine.begin() as connection:
+        result = await connection.execute(text(statement))
+        return [tuple(row) for row in result.all()] if result.returns_rows else []
+
+
+@pytest.mark.parametrize("place", PLACES)
+async def test_children_of_a_job_end_as_they_would_anywhere_and_the_runner_works_on(
+    database_url: str, engine_of_test: AsyncEngine, loop: dict[str, str], place: str
+) -> None:
+    await sql(engine_of_test, "CREATE TABLE effects (id serial)")
+    worker = getattr(fork_jobs, place)
+    ids = await enqueue(engine_of_test, *(worker.new(kind=kind) for kind in fork_jobs.KINDS))
+    kinds = dict(zip(fork_jobs.KINDS, ids, strict=True))
+    with runner(database_url, loop, "--queues", "default:1", "--until-idle") as running:
+        assert await running.ended(90) == 0, running.output
+        found = dict(await sql(engine_of_test, "SELECT id, meta->>'return' FROM oban_jobs WHERE state = 'completed'"))
+        assert {kind: decode(found.get(job_id)) for kind, job_id in kinds.items()} == fork_jobs.ENDS, running.output
+        assert "received" not in running.output
+    if "session" in place:
+        assert await sql(engine_of_test, "SELECT count(*) FROM effects") == [(len(kinds),)]
+
+
+@pytest.mark.parametrize("arguments", [(), ("--processes", "2")], ids=["one", "supervised"])
+async def test_a_runner_whose_jobs_forked_still_stops_when_it_is_told_to(
+    database_url: str, engine_of_test: AsyncEngine, loop: dict[str, str], arguments: tuple[str, ...]
+) -> None:
+    with runner(database_url, loop, *arguments) as running:
+        for place in ("in_thread", "on_loop"):
+            await enqueue(engine_of_test, getattr(fork_jobs, place).new(kind="terminated"))
+
+        async def done() -> None:
+            states = await sql(engine_of_test, "SELECT state::text, count(*) FROM oban_jobs GROUP BY 1")
+            assert states == [("completed", 2)], running.output
+
+        await eventually(done, 60)
+        await enqueue(engine_of_test, fork_jobs.fine.new())
+        await eventually(lambda: completed(engine_of_test, 3), 30)
+        assert "SIGTERM received" not in running.output
+        running.terminate()
+        assert await running.ended(30) == 0, running.output
+        assert "SIGTERM received" in running.output
+
+
+async def completed(engine: AsyncEngine, count: int) -> bool:
+    return await sql(engine, "SELECT count(*) FROM oban_jobs WHERE state = 'completed'") == [(count,)]
+
+
+GUEST = """
+import asyncio, signal, sys
+from sqlalchemy.ext.asyncio import create_async_engine
+from oban_sa import Runner
+from tests.acceptance import fork_jobs
+
+async def main():
+    asked = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asked.set)
+    signal.signal(signal.SIGUSR1, handler)
+    async with Runner(create_async_engine(sys.argv[1]), queues={"default": 1}) as runner:
+        await runner.until_idle()
+        print("stopped by a child" if asked.is_set() else "worked on", flush=True)
+        print("kept" if signal.getsignal(signal.SIGUSR1) is handler else "lost", flush=True)
+        await asked.wait()
+    print("stopped when told", flush=True)
+
+def handler(number, frame):
+    pass
+
+asyncio.run(main())
+"""
+
+
+async def test_a_program_that_runs_a_runner_keeps_its_own_handlers(
+    database_url: str, engine_of_test: AsyncEngine
+) -> None:
+    places = ("in_thread", "on_loop")
+    await enqueue(engine_of_test, *(getattr(fork_jobs, place).new(kind="terminated") for place in places))
+    with process([sys.executable, "-c", GUEST, database_url]) as program:
+        await program.says("worked on", 60)
+        await program.says("kept")
+        program.send(signal.SIGTERM)
+        await program.says("stopped when told")
+        assert await program.ended() == 0
+    found = await sql(engine_of_test, "SELECT meta->>'return' FROM oban_jobs")
+    assert [decode(each) for (each,) in found] == [-signal.SIGTERM] * 2
