@@ -12,6 +12,7 @@ from oban_sa.errors import InvalidOption, ObanError
 from oban_sa.readings import EMBEDDED_FOLDER, LOG_FORMATS, LOG_LEVELS
 from oban_sa.runner.command import imports, logs, service
 from oban_sa.runner.command.shares import shared
+from oban_sa.runner.command.stopping import listening
 from oban_sa.runner.command.supervisor import supervise
 from oban_sa.runner.command.usage import Grouped
 from oban_sa.runner.scheduler import resolved
@@ -192,6 +193,11 @@ runner. A second Ctrl-C ends it at once. It exits with 0 when it stopped cleanly
 @click.option("--dry-run", is_flag=True, default=None, help="Check settings, imports and tables, print them, and exit.")
 def command(config: str | None, **flags: Any) -> None:
     """Read the settings, check what they name, and work."""
+    with listening():
+        _work(config, flags)
+
+
+def _work(config: str | None, flags: dict[str, Any]) -> None:
     try:
         settings = load(config, flags=flags)
         several = len(settings.schemas) > 1

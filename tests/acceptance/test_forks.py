@@ -2,41 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import pytest
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from oban_sa import Job, enqueue_many
 from oban_sa.recorded import decode
 from tests.acceptance import fork_jobs
-from tests.support import ROOT, Process, eventually, plain_url, process
+from tests.acceptance.house import enqueue, sql
+from tests.support import Process, eventually, plain_url, process
 
 PLACES = ["in_thread", "on_loop", "in_process", "in_session", "in_async_session"]
-
-
-@pytest.fixture
-async def engine_of_test(database_url: str) -> AsyncIterator[AsyncEngine]:
-    engine = create_async_engine(database_url)
-    yield engine
-    await engine.dispose()
-
-
-@pytest.fixture(params=["asyncio", "uvloop"])
-def loop(request: Any, tmp_path: Path) -> dict[str, str]:
-    """The environment in which a runner has this event loop."""
-    if request.param == "uvloop":
-        pytest.importorskip("uvloop")
-        return {}
-    (tmp_path / "uvloop.py").write_text("raise ImportError")
-    return {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
 
 
 @contextmanager
@@ -44,18 +23,6 @@ def runner(url: str, env: dict[str, str], *arguments: str) -> Iterator[Process]:
     command = ["-m", "oban_sa.runner", "--database-url", plain_url(url), "--import", "tests.acceptance.fork_jobs"]
     with process([*command, *arguments], env=env) as running:
         yield running
-
-
-async def enqueue(engine: AsyncEngine, *wanted: Job) -> list[int]:
-    async with async_sessionmaker(engine, expire_on_commit=False).begin() as session:
-        enqueue_many(session, wanted)
-    return [job.id for job in wanted]
-
-
-async def sql(engine: AsyncEngine, statement: str) -> list[Any]:
-    async with engine.begin() as connection:
-        result = await connection.execute(text(statement))
-        return [tuple(row) for row in result.all()] if result.returns_rows else []
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -105,6 +72,7 @@ import asyncio, signal, sys
 from sqlalchemy.ext.asyncio import create_async_engine
 from oban_sa import Runner
 from tests.acceptance import fork_jobs
+from tests.acceptance.house import enqueue, sql
 
 async def main():
     asked = asyncio.Event()

@@ -13,6 +13,7 @@ from typing import Any
 
 from oban_sa.errors import InvalidOption, RunnerError, nearest
 from oban_sa.runner.command import logs
+from oban_sa.runner.command.stopping import Stopped, came
 
 
 def load(modules: Iterable[str], *, origin: str = "--import") -> None:
@@ -33,10 +34,14 @@ def load(modules: Iterable[str], *, origin: str = "--import") -> None:
             if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
                 raise InvalidOption(f"{origin}: {_missing(module, error.name, here)}") from error
             raise RunnerError(f"{origin}: {_failed(module, error)}") from error
+        except Stopped:
+            raise
         except (Exception, SystemExit) as error:
             raise RunnerError(f"{origin}: {_failed(module, error)}") from error
         finally:
             logs.go_on()
+        if came():
+            raise Stopped(0)  # the module has caught it
 
 
 def attribute(name: str, *, origin: str) -> Any:

@@ -8,6 +8,8 @@ import os
 import sys
 from typing import Final
 
+from oban_sa.runner.command.completing import completed
+
 logger = logging.getLogger("oban_sa.runner")
 
 PATIENCE: Final = 0.2
@@ -17,7 +19,7 @@ PATIENCE: Final = 0.2
 def closed(runner: asyncio.Runner) -> bool:
     """Close the loop and return True; where something on it refuses to end, leave it, never to run again: False."""
     loop = runner.get_loop()
-    if loop.run_until_complete(_ended()):
+    if completed(loop, loop.create_task(_ended())):
         runner.close()
         return True
     loop.set_exception_handler(lambda _loop, _context: None)  # that tasks are lost with it is known
@@ -44,4 +46,8 @@ async def _ended() -> bool:
         logger.warning("%d tasks that jobs had started, or jobs themselves, ignored their cancellation", len(stubborn))
     if busy:
         logger.warning("threads that jobs had started with asyncio.to_thread still run, and end with this process")
-    return not stubborn and not busy
+    if stubborn or busy:
+        return False
+    # By what closes the loop too, but there nothing that they raise may come out.
+    await asyncio.get_running_loop().shutdown_asyncgens()
+    return True

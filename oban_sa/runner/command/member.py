@@ -24,6 +24,7 @@ from typing import Any, Final, cast
 from oban_sa.errors import InvalidOption, ObanError
 from oban_sa.runner import Runner
 from oban_sa.runner.command import imports, logs, service
+from oban_sa.runner.command.stopping import listening
 from oban_sa.runner.runners import Runners
 from oban_sa.settings import Settings, default_node
 
@@ -56,6 +57,11 @@ def _frozen(mapping: dict[str, Any]) -> MappingProxyType[str, Any]:
 
 def main() -> None:
     """Be a runner with the settings that the supervisor sends, until it says to stop or is gone."""
+    with listening():
+        _work()
+
+
+def _work() -> None:
     # Programs that jobs start must neither read from the supervisor nor keep its line open.
     channel = socket.socket(fileno=os.dup(0))
     nothing = os.open(os.devnull, os.O_RDONLY)

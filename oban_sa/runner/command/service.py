@@ -19,6 +19,7 @@ from oban_sa.migrations import migrate
 from oban_sa.retention import Prune
 from oban_sa.runner import Runner, verify
 from oban_sa.runner.command import imports, logs
+from oban_sa.runner.command.completing import completed
 from oban_sa.runner.command.leaving import closed, leave
 from oban_sa.runner.command.stopping import stoppable
 from oban_sa.runner.engine import connect_arguments, create_engine, explained
@@ -92,10 +93,16 @@ def tell_of_embedded(settings: Settings, url: str) -> None:
 
 
 def run(work: Coroutine[Any, Any, T], left_behind: threading.Event | None = None) -> T:
-    """Run on an event loop of its own, uvloop's where it is installed; tell of what would not end with the work."""
+    """Run on an event loop of its own, uvloop's where it is installed.
+
+    With `left_behind` code of jobs runs there: it can't end the loop, and what would not end with the work is told.
+    """
     runner = asyncio.Runner(loop_factory=_loop_factory())
     try:
-        return runner.run(work)
+        if left_behind is None:
+            return runner.run(work)
+        loop = runner.get_loop()
+        return completed(loop, loop.create_task(work))
     finally:
         if not closed(runner) and left_behind is not None:
             left_behind.set()
