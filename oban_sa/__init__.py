@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from oban_sa.client import Oban as Oban
 from oban_sa.enqueueing import enqueue as enqueue
 from oban_sa.enqueueing import enqueue_many as enqueue_many
+from oban_sa.first import heard as _heard  # isort: split # before what takes a while
 from oban_sa.models import Job as Job
 from oban_sa.models import schema_map as schema_map
 from oban_sa.outcomes import Cancel as Cancel
@@ -37,6 +38,8 @@ else:
             return Runners
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
+
+del _heard
 
 __all__ = [
     "Cancel",

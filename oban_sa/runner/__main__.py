@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import Any
 
@@ -208,6 +209,7 @@ def _work(config: str | None, flags: dict[str, Any]) -> None:
         imports.load(settings.imports, origin=origin)
         service.require_database(settings)
         _tell_of_unserved(settings)
+        _tell_of_first_process(settings)
         shares = shared(settings)
         if settings.dry_run:
             _print_workers()
@@ -249,6 +251,19 @@ def _tell_of_unserved(settings: Settings) -> None:
             ", ".join(settings.queues),
             ", ".join(sorted(wanted)),
             ",".join(f"{queue}:10" for queue in sorted(wanted)),
+        )
+
+
+def _tell_of_first_process(settings: Settings) -> None:
+    """Warn where what jobs leave behind becomes this process's to look after, which it doesn't.
+
+    It can't: to wait for any child at all takes the exit codes away from those who wait for a certain one, such as
+    `subprocess` in the code of a job.
+    """
+    if os.getpid() == 1 and not settings.dry_run:
+        logger.warning(
+            "this runner is the first process of its container (PID 1), and programs that jobs leave running stay as "
+            "zombies once they end; start the container with an init, as `docker run --init` does"
         )
 
 

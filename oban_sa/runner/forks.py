@@ -22,7 +22,7 @@ from oban_sa.workers.current import current_job
 
 T = TypeVar("T")
 
-generation = 0
+generation: int = 0
 """How many forks there are between this process and the one that imported this; compared before and after a job."""
 
 _taken: Final[dict[int, Any]] = {}
