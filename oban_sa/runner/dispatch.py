@@ -94,8 +94,11 @@ class Dispatch:
         except BaseException:
             if handover.call is not None:
                 handover.drop()
+                # Only waited for: to raise here what it ends with would tie that and the error in hand to each other.
                 with contextlib.suppress(BaseException):
-                    await _thread_ended(handover.call, TimeLimit(None))
+                    await _waited(handover.call, TimeLimit(None))
+                    handover.call.future.exception()
+                handover.call.forget()
             raise
         # Where the code was not even begun, there is still an outcome to write, and it's written the same way.
         call = handover.call or handover.skip(start)
@@ -136,9 +139,24 @@ async def _within(time_limit: TimeLimit, call: Callable[[], Awaitable[T]]) -> T:
 
 
 async def _thread_ended(call: ThreadCall | Handover, time_limit: TimeLimit) -> Any:
+    """Wait until the thread has really ended, and return or raise what came of the code."""
+    reason = await _waited(call, time_limit)
+    error = call.future.exception()
+    if error is None:
+        return call.future.result()
+    call.forget()
+    try:
+        if reason is not None and isinstance(error, type(reason)):
+            raise reason.with_traceback(error.__traceback__) from None
+        raise error
+    finally:
+        del error, reason  # a traceback refers to this frame
+
+
+async def _waited(call: ThreadCall | Handover, time_limit: TimeLimit) -> AttemptError | None:
     """Wait until the thread has really ended: a job whose code still runs must not be started again elsewhere.
 
-    When time is up, or the attempt is cancelled, the code is interrupted at its next Python instruction.
+    When time is up, or the attempt is cancelled, the code is interrupted at its next Python instruction; returns why.
     """
     reason: AttemptError | None = None
 
@@ -158,12 +176,7 @@ async def _thread_ended(call: ThreadCall | Handover, time_limit: TimeLimit) -> A
                 call.interrupt(AttemptCancelled)
     finally:
         time_limit.end()
-    error = call.future.exception()
-    if error is None:
-        return call.future.result()
-    if reason is not None and isinstance(error, type(reason)):
-        raise reason.with_traceback(error.__traceback__) from None
-    raise error
+    return reason
 
 
 def _timed_out(time_limit: TimeLimit) -> AttemptTimedOut:

@@ -116,19 +116,24 @@ class Executor:
                 answer = error
         if forks.generation != generation:
             forks.leave(answer)
-        if isinstance(answer, BaseException):
-            # Not by assigning: a frozen dataclass lets nothing be assigned.
-            failures.set_traceback(answer, _of_the_worker(failures.traceback_of(answer)))
-        if isinstance(answer, Settled):
-            settled = answer.verdict
-            if answer.written is False:
-                report_stale(self._source, job, settled.state)
+        try:
+            if isinstance(answer, BaseException):
+                # Not by assigning: a frozen dataclass lets nothing be assigned.
+                failures.set_traceback(answer, _of_the_worker(failures.traceback_of(answer)))
+            if isinstance(answer, Settled):
+                settled = answer.verdict
+                if answer.written is False:
+                    report_stale(self._source, job, settled.state)
+                    return None
+            verdict = settled or self._judge(definition, attempt, answer)
+            self._tell(job, verdict, answer, clock.monotonic() - started)
+            if isinstance(answer, Settled) and answer.written:
                 return None
-        verdict = settled or self._judge(definition, attempt, answer)
-        self._tell(job, verdict, answer, clock.monotonic() - started)
-        if isinstance(answer, Settled) and answer.written:
-            return None
-        return Outcome(job, verdict, perhaps_written=isinstance(answer, CommitUnanswered))
+            return Outcome(job, verdict, perhaps_written=isinstance(answer, CommitUnanswered))
+        finally:
+            # From an error lead its traceback, and frames that were called by this one, back to here: what the code had
+            # in its variables would stay until the garbage collector finds it.
+            del answer
 
     async def _run(self, definition: Definition, attempt: Running) -> Any:
         job = attempt.job
@@ -156,20 +161,23 @@ class Executor:
             cancelled.__cause__ = answer if attempt.interrupted is None else None
             answer = cancelled
         delay, undecided = None, None
-        if isinstance(answer, Exception) and definition is not None:
-            try:
-                delay = definition.backoff(job)
-            except BaseException as error:
-                # What the attempt failed of is worth more than this.
-                undecided = error
-                logger.warning(
-                    "the backoff of job %s %s was not used: %s",
-                    job.id,
-                    job.worker,
-                    failures.describe(error),
-                    extra={"job_id": job.id, "worker": job.worker, "queue": job.queue, "attempt": job.attempt},
-                )
-        return judge(attempt.attempt, answer, delay=delay, undecided=undecided)
+        try:
+            if isinstance(answer, Exception) and definition is not None:
+                try:
+                    delay = definition.backoff(job)
+                except BaseException as error:
+                    # What the attempt failed of is worth more than this.
+                    undecided = error
+                    logger.warning(
+                        "the backoff of job %s %s was not used: %s",
+                        job.id,
+                        job.worker,
+                        failures.describe(error),
+                        extra={"job_id": job.id, "worker": job.worker, "queue": job.queue, "attempt": job.attempt},
+                    )
+            return judge(attempt.attempt, answer, delay=delay, undecided=undecided)
+        finally:
+            del answer, undecided
 
     def _tell(self, job: Job, verdict: Verdict, answer: object, duration: float) -> None:
         if verdict.state in _FAILED:

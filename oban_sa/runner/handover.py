@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from oban_sa.runner.threads import ThreadCall, raise_in
+from oban_sa.runner.threads import ThreadCall, raise_in, settled_future
 
 
 class Handover:
@@ -45,6 +45,10 @@ class Handover:
             if self.call is not None and not self._over:
                 self.call.interrupt(error)
 
+    def forget(self) -> None:
+        """Hold what came of the code no longer: an error's frames hold this, and would keep themselves alive."""
+        self.future = settled_future(self._loop)
+
     def decide(self, answer: Any) -> None:
         """Let the thread commit, with this for an answer."""
         self._answer = answer
@@ -72,7 +76,10 @@ class Handover:
                     error = raised
             self._tell(answer, error)
         if not self._kept.result():
-            raise error or Dropped
+            try:
+                raise error or Dropped
+            finally:
+                del error  # a traceback refers to this frame
         return self._answer
 
     def _end(self) -> None:
@@ -92,6 +99,10 @@ class Handover:
     def _settle(self, answer: Any, error: BaseException | None) -> None:
         if self.future.done():
             return
+        if isinstance(error, StopIteration):  # a future refuses it
+            wrapped = RuntimeError("the code raised StopIteration")
+            wrapped.__cause__ = error
+            error = wrapped
         if error is not None:
             self.future.set_exception(error)
         else:

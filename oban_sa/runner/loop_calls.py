@@ -63,12 +63,13 @@ class LoopCall:
         error = self._error
         if error is None:
             return self._value
-        if isinstance(error, asyncio.CancelledError) and self._reason is not None:
-            raise self._reason from error
+        reason = self._reason
         try:
+            if isinstance(error, asyncio.CancelledError) and reason is not None:
+                raise reason from error
             raise error
         finally:
-            self._error = error = None  # a traceback refers to this frame
+            self._error = self._reason = error = reason = None  # a traceback refers to this frame
 
     def _begin(self) -> None:
         # The context is that of the thread: `call_soon_threadsafe` has taken it along.

@@ -119,6 +119,11 @@ class ThreadCall:
         if not self.future.done():
             self.future.set_exception(AttemptCancelled("the code could not be interrupted and was left behind"))
 
+    def forget(self) -> None:
+        """Hold what came of the call no longer: an error's frames hold the call, and would keep themselves alive."""
+        self._error = self._answer = None
+        self.future = settled_future(self._loop)
+
     def run(self) -> None:
         """Make the call, in whichever thread this is; `tell` passes on what came of it."""
         with self._lock:
@@ -149,9 +154,9 @@ class ThreadCall:
             self._loop.call_soon_threadsafe(self._settle)
 
     def _settle(self) -> None:
+        error, self._error = self._error, None
         if self.future.done():
             return
-        error = self._error
         if isinstance(error, StopIteration):  # a future refuses it
             wrapped = RuntimeError("the code raised StopIteration")
             wrapped.__cause__ = error
@@ -238,6 +243,13 @@ async def joined(threads: Iterable[threading.Thread], within: float) -> None:
 
     threading.Thread(target=wait, name="oban_sa joining", daemon=True).start()
     await ended.wait()
+
+
+def settled_future(loop: asyncio.AbstractEventLoop) -> asyncio.Future[Any]:
+    """A future that is done and holds nothing."""
+    future: asyncio.Future[Any] = loop.create_future()
+    future.set_result(None)
+    return future
 
 
 def raise_in(thread_id: int, error: type[BaseException] | None) -> None:

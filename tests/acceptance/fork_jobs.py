@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -112,3 +113,28 @@ ENDS = {
     "exits": 7,
     "raises": 1,
 }
+
+
+def inheritable() -> list[str]:
+    """What programs would inherit that a job starts without closing anything."""
+    found: list[str] = []
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            if int(name) > 2 and os.get_inheritable(int(name)):
+                found.append(f"{name}: {os.readlink(f'/proc/self/fd/{name}')}")
+    return found
+
+
+@job()
+def inherits_in_thread() -> Record:
+    return Record(inheritable())
+
+
+@job()
+async def inherits_on_loop() -> Record:
+    return Record(inheritable())
+
+
+@job(executor="process")
+def inherits_in_process() -> Record:
+    return Record(inheritable())

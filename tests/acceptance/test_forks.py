@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -105,3 +106,18 @@ async def test_a_program_that_runs_a_runner_keeps_its_own_handlers(
         assert await program.ended() == 0
     found = await sql(engine_of_test, "SELECT meta->>'return' FROM oban_jobs")
     assert [decode(each) for (each,) in found] == [-signal.SIGTERM] * 2
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="this system doesn't show what a process has open")
+@pytest.mark.parametrize("arguments", [(), ("--processes", "2")], ids=["one", "supervised"])
+async def test_programs_that_jobs_start_inherit_nothing(
+    database_url: str, engine_of_test: AsyncEngine, loop: dict[str, str], arguments: tuple[str, ...]
+) -> None:
+    """The channel of a process, for one, leads to the runner, which unpickles what comes out of it."""
+    workers = [fork_jobs.inherits_in_thread, fork_jobs.inherits_on_loop, *[fork_jobs.inherits_in_process] * 4]
+    await enqueue(engine_of_test, *(each.new() for each in workers))
+    options = ["--queues", "default:4", "--process-pool", "4", "--health-port", "0", "--until-idle", *arguments]
+    with runner(database_url, loop, *options) as running:
+        assert await running.ended(60) == 0, running.output
+        found = await sql(engine_of_test, "SELECT meta->>'return' FROM oban_jobs WHERE state = 'completed'")
+        assert [decode(each) for (each,) in found] == [[]] * len(workers), running.output

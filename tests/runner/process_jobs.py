@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import gc
 import logging
 import os
 import signal
@@ -13,6 +14,7 @@ import sys
 import threading
 import time
 import warnings
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -301,3 +303,23 @@ def closes_everything() -> None:
 @job(executor="process", registry=PRIVATE, name="private")
 def private() -> str:
     return "found"
+
+
+class Big:
+    """As a table of numbers would be, in a local variable."""
+
+
+_held: list[weakref.ref[Big]] = []
+
+
+@job(executor="process")
+def holds() -> None:
+    gc.disable()
+    big = Big()
+    _held.append(weakref.ref(big))
+    raise ValueError("held")
+
+
+@job(executor="process")
+def still_held() -> Record:
+    return Record(any(ref() is not None for ref in _held) or not _held)

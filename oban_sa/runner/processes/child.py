@@ -145,14 +145,18 @@ class Child:
         ended = call.future.result()
         if isinstance(ended, Answer):
             return ended.value()
-        if isinstance(ended, Failure):
-            error = ended.error()
-            # The reason as it was given here, where the code just let it pass.
-            if call.reason is not None and isinstance(error, type(call.reason)):
-                raise call.reason from error.__cause__
-            raise error
-        if call.reason is not None:
-            raise call.reason
+        reason, call.reason = call.reason, None
+        error = ended.error() if isinstance(ended, Failure) else None
+        try:
+            if error is not None:
+                # The reason as it was given here, where the code just let it pass.
+                if reason is not None and isinstance(error, type(reason)):
+                    raise reason from error.__cause__
+                raise error
+            if reason is not None:
+                raise reason
+        finally:
+            del error, reason  # a traceback refers to this frame
         if not call.begun:
             raise NotBegun
         raise self.crashed(call.name)

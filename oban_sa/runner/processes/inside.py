@@ -30,6 +30,7 @@ _PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__fil
 
 def main(channel: socket.socket, plan: Plan) -> None:
     """Work for the runner at the other end of `channel` until it says that there is no more to do, or is gone."""
+    _keep_from_programs()
     _Inside(channel, plan).work()
 
 
@@ -220,6 +221,19 @@ class _Through(logging.Handler):
             raise
         except Exception:
             self.handleError(record)
+
+
+def _keep_from_programs() -> None:
+    """Let no program that a job starts inherit what this process was given when it was spawned.
+
+    The runner unpickles what comes out of the channel, and waits for the end of the pipes. To be inherited is how they
+    came here, and nobody has said which they are: besides the channel there are two pipes of multiprocessing's.
+    """
+    with contextlib.suppress(FileNotFoundError):  # Windows
+        for name in os.listdir("/dev/fd"):
+            with contextlib.suppress(OSError):
+                if int(name) > 2:
+                    os.set_inheritable(int(name), False)
 
 
 def _log_through(say: Any, plan: Plan) -> Voice:
