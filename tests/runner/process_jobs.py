@@ -15,6 +15,7 @@ import threading
 import time
 import warnings
 import weakref
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -323,3 +324,44 @@ def holds() -> None:
 @job(executor="process")
 def still_held() -> Record:
     return Record(any(ref() is not None for ref in _held) or not _held)
+
+
+class Noting(logging.Handler):
+    """An application's own handler, which this module sets up wherever it is imported."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with Path(record.path).open("a") as file:  # type: ignore[attr-defined]
+            file.write(f"{os.getpid()} {record.getMessage()}\n")
+
+
+for _name, _propagate in (("myapp.own", True), ("myapp.apart", False)):
+    logging.getLogger(_name).addHandler(Noting())
+    logging.getLogger(_name).propagate = _propagate
+
+requested_by: ContextVar[str] = ContextVar("requested_by", default="nobody")
+
+
+@job(executor="process")
+def logs_by_a_handler(name: str, path: str) -> None:
+    logging.getLogger(name).warning("hello", extra={"path": path})
+
+
+@job(executor="process")
+def logs_by_a_handler_of_its_own(path: str) -> int:
+    mine = Noting()
+    logger.addHandler(mine)
+    logger.warning("hello", extra={"path": path})
+    logger.removeHandler(mine)
+    return os.getpid()
+
+
+@job(executor="process")
+def remembers(name: str) -> tuple[int, str]:
+    before = requested_by.get()
+    requested_by.set(name)
+    return os.getpid(), before
+
+
+@job(executor="process")
+async def remembers_on_a_loop(name: str) -> tuple[int, str]:
+    return await asyncio.to_thread(remembers, name)

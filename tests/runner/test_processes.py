@@ -468,3 +468,38 @@ async def test_warnings_are_logged_where_the_runner_logs_them(
     finally:
         logging.captureWarnings(False)
     assert [record.name for record in records.records] == ["py.warnings"]
+
+
+@pytest.mark.parametrize("name", ["myapp.own", "myapp.apart"])
+async def test_a_handler_that_is_set_up_on_both_sides_handles_a_record_once(
+    processes: Processes, tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / "log"
+    for _ in range(2):
+        await call(processes, process_jobs.logs_by_a_handler, name=name, path=str(path))
+    await eventually(lambda: path.exists() and path.read_text().splitlines() == [f"{os.getpid()} hello"] * 2)
+
+
+async def test_a_handler_that_code_adds_itself_handles_what_it_logs(
+    processes: Processes, records: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    path = tmp_path / "log"
+    pid = await call(processes, process_jobs.logs_by_a_handler_of_its_own, path=str(path))
+    assert path.read_text() == f"{pid} hello\n"
+    assert [record.getMessage() for record in records.records] == ["hello"]
+
+
+async def test_an_application_that_sets_up_logging_cuts_nothing_off(records: pytest.LogCaptureFixture) -> None:
+    processes = Processes(imports=["tests.runner.sets_up_logging"])
+    await call(processes, process_jobs.logs)
+    assert [record.getMessage() for record in records.records] == ["resized cat.png"]
+    await processes.close()
+
+
+@pytest.mark.parametrize("target", [process_jobs.remembers, process_jobs.remembers_on_a_loop])
+async def test_context_variables_of_one_job_are_not_there_for_the_next(target: Any) -> None:
+    processes = Processes(limit=1)
+    [(one, first), (other, second)] = [await call(processes, target, name=name) for name in ("Ann", "Bob")]
+    assert one == other
+    assert (first, second) == ("nobody", "nobody")
+    await processes.close()

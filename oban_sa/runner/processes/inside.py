@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import importlib
 import logging
 import os
 import pickle
 import signal
 import socket
+import sys
 import threading
 import time
 from queue import SimpleQueue
@@ -58,7 +60,9 @@ class _Inside:
             forks.take(number, self._signalled)
         for what in (self._listen, self._end_with_parent):
             threading.Thread(target=what, name=f"oban_sa {what.__name__}", daemon=True).start()
-        voice = _log_through(self._say, self._plan)
+        self._log = _Through(self._say)
+        voice = Voice(self._log, quiet=True)  # the runner imports the same modules, and has told of it
+        _log_through(self._log, self._plan)
         for module in self._plan.imports:
             try:
                 importlib.import_module(module)
@@ -68,6 +72,8 @@ class _Inside:
                 return
             finally:
                 voice.raise_again()
+        # Again: what was imported may have set up logging, as it has in the runner.
+        _log_through(self._log, self._plan)
         self._send(Ready())
         while (ask := self._asks.get()) is not None:
             self._send(self._answer(ask))
@@ -75,15 +81,18 @@ class _Inside:
 
     def _answer(self, ask: Ask) -> crossing.Answer | Failure:
         try:
+            known = ask.module in sys.modules
             definition = found_by_name(ask.name, ask.module, self._plan.imports)
+            if not known:
+                _log_through(self._log, self._plan)
             job = Job.from_row(ask.row)
             with self._lock:
                 self._job, self._number = job, ask.number
                 if self._asked_to_stop == ask.number:
                     job.request_cancel()
             self._send(Begun(ask.number))
-            with running(job):
-                answer = self._called(definition, job)
+            # In a context of its own, as a task or a thread has it: what one job sets there is not for the next.
+            answer = contextvars.copy_context().run(self._called, definition, job)
         except BaseException as error:
             return crossing.failed(ask.number, error, _of_the_worker(failures.traceback_of(error)))
         finally:
@@ -97,7 +106,8 @@ class _Inside:
             try:
                 self._interruptible = True
                 self._raise_if_interrupted()  # it may have been while the worker was imported
-                answer = forks.called(definition.call, job)
+                with running(job):
+                    answer = forks.called(definition.call, job)
                 answered = True
             finally:
                 self._interruptible = False
@@ -236,13 +246,20 @@ def _keep_from_programs() -> None:
                     os.set_inheritable(int(name), False)
 
 
-def _log_through(say: Any, plan: Plan) -> Voice:
-    voice = Voice(_Through(say), quiet=True)  # the runner imports the same modules, and has told of it
+def _log_through(through: _Through, plan: Plan) -> None:
+    """Give every record to the runner, whose loggers have the handlers that were set up here by imports, too.
+
+    What is logged here would else be handled twice. Handlers that code adds while it runs are its own, and stay.
+    """
+    for known in list(logging.root.manager.loggerDict.values()):
+        if isinstance(known, logging.Logger):
+            known.handlers.clear()
+            known.propagate = True  # the runner's logger of that name says how far it goes
+    logging.root.handlers[:] = [through]
     logging.disable(plan.disabled)
     for name, level in plan.levels.items():
         logging.getLogger(name).setLevel(level)
     logging.captureWarnings(plan.warnings)
-    return voice
 
 
 def _wake_main_thread() -> None:
