@@ -20,8 +20,8 @@ from typing import Any
 from oban_sa import failures
 from oban_sa.errors import AttemptCancelled, AttemptError, JobNotFound
 from oban_sa.models import Job
-from oban_sa.runner.command.voice import Voice
 from oban_sa.runner import forks
+from oban_sa.runner.command.voice import Voice
 from oban_sa.runner.processes import crossing
 from oban_sa.runner.processes.crossing import HEAD, Ask, Begun, Cancel, Failure, Interrupt, Leave, Plan, Ready, Refused
 from oban_sa.workers.current import current_job, running
