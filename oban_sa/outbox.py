@@ -10,6 +10,10 @@ what has changed by the end of the flush is put right there, by one UPDATE for a
 second flush instead would take them out of the session for the first, where an object with a relationship to the job
 loses it. This way a reference may point at another job, at the job itself, or at an object that points back at the job.
 
+*Spans.* What `schedule_in` says is counted by the database's clock. A job that is alone in its flush with that leaves
+the addition to its own INSERT. Several would each need an INSERT of their own so, because an expression can't be a
+parameter of a batch; for them the clock is asked once, and they are added to what it says.
+
 *Announcements.* Queues that received jobs which are available, or due in a moment, are announced once in a transaction,
 shortly before its end (`announcing`). It is only the shortcut: a runner that hears nothing finds the job by polling.
 """
@@ -18,7 +22,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any, Final
 from weakref import ref
 
@@ -30,7 +35,8 @@ from oban_sa import clock, hooks, targets
 from oban_sa.announcing import ANNOUNCE, Announcing
 from oban_sa.binds import Homes
 from oban_sa.models import Job
-from oban_sa.sql import notifying, resolving
+from oban_sa.models.later import Later
+from oban_sa.sql import moments, notifying, resolving
 from oban_sa.states import JobState
 from oban_sa.values import dumps, has_references, is_flat, replace_references, to_json
 
@@ -54,11 +60,12 @@ def stage(session: Session, jobs: list[Job]) -> None:
 class Outbox:
     """What one session's flush is writing, and what its transaction announces."""
 
-    __slots__ = ("_announcing", "_at_once", "_homes", "_landing", "_listens", "_owner", "_unresolved")
+    __slots__ = ("_announcing", "_at_once", "_clocks", "_homes", "_landing", "_listens", "_owner", "_unresolved")
 
     def __init__(self, session: Session, *, flushing: bool) -> None:
         self._owner = ref(session)  # weak: the session holds the outbox
         self._landing: dict[Connection, set[str]] = {}
+        self._clocks: dict[Connection, datetime] = {}
         self._homes = Homes()
         self._unresolved: list[_Unresolved] = []
         self._listens = False
@@ -87,6 +94,7 @@ class Outbox:
         """Let go of what a failed flush left behind."""
         self._unresolved = []
         self._landing = {}
+        self._clocks = {}
         self._at_once = False
 
     def land(self, session: Session, connection: Connection, job: Job) -> None:
@@ -103,6 +111,10 @@ class Outbox:
                 loaded[column] = value  # its row is written from here; there is no history to keep
         if _concerns_runners(loaded):
             queues.add(loaded.get("queue", "default"))
+        if (later := loaded.get("scheduled_at")).__class__ is Later and (
+            connection in self._clocks or _several_spans(session)
+        ):
+            loaded["scheduled_at"] = self._clock(connection) + later.span
 
     def change(self, session: Session, connection: Connection, job: Job) -> None:
         """Take note of a job that is about to be updated on `connection`."""
@@ -111,6 +123,16 @@ class Outbox:
         for column, value in self._convert(session, connection, job).items():
             if value != vars(job)[column]:
                 setattr(job, column, value)
+        if (later := vars(job).get("scheduled_at")).__class__ is Later:
+            # An UPDATE with an expression would leave the attribute to be read by another query.
+            job.scheduled_at = self._clock(connection) + later.span
+
+    def _clock(self, connection: Connection) -> datetime:
+        """Return the moment that the database's clock showed when this flush first asked for it."""
+        if (now := self._clocks.get(connection)) is None:
+            found: datetime = connection.execute(moments.CLOCK).scalar_one()
+            now = self._clocks[connection] = found.replace(tzinfo=UTC)
+        return now
 
     def _convert(self, session: Session, connection: Connection, job: Job) -> dict[str, Any]:
         """Return the job's args and meta as plain JSON, with what is known by now in place of references."""
@@ -132,6 +154,7 @@ class Outbox:
         self._homes.check(session)
         unresolved, self._unresolved = self._unresolved, []
         landing, self._landing = self._landing, {}
+        self._clocks = {}
         at_once, self._at_once = self._at_once, False
         changed: dict[Connection, list[dict[str, Any]]] = {}
         for each in unresolved:
@@ -200,7 +223,14 @@ def _concerns_runners(loaded: Mapping[str, Any]) -> bool:
 def _due_soon(loaded: Mapping[str, Any]) -> bool:
     """Whether a scheduled job is due before runners would look for due jobs by themselves."""
     moment = loaded.get("scheduled_at") if loaded.get("state") == JobState.SCHEDULED else None
+    if moment.__class__ is Later:
+        return moment.span <= SOON
     return moment is not None and moment <= clock.now() + SOON
+
+
+def _several_spans(session: Session) -> bool:
+    spans = (True for each in session.new if vars(each).get("scheduled_at").__class__ is Later)
+    return len(list(islice(spans, 2))) > 1
 
 
 def _listen_to_commits(session: Session) -> bool:

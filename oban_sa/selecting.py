@@ -36,7 +36,7 @@ from oban_sa.outbox import Outbox
 from oban_sa.periods import Period, seconds
 from oban_sa.sql.documents import constant, converter, document
 from oban_sa.sql.inserting import inserting, integer, labels, text
-from oban_sa.sql.moments import seconds_later, utc_now
+from oban_sa.sql.moments import seconds_later, utc_clock
 from oban_sa.targets import entity_name
 from oban_sa.workers.definition import Definition, definition_of
 from oban_sa.workers.fitting import step
@@ -221,7 +221,7 @@ def _described(options: Mapping[str, Any], by_row: Mapping[str, ColumnElement[An
     elif (at := rules.moment(options.get("scheduled_at"), "scheduled_at")) is not None:
         described["scheduled_at"] = sql_cast(literal(at, UTCDateTime()), DateTime())
     elif (span := options.get("schedule_in")) is not None:
-        described["scheduled_at"] = seconds_later(utc_now(), literal(seconds(span), Double()))
+        described["scheduled_at"] = seconds_later(utc_clock(), literal(seconds(span), Double()))
     return described
 
 
@@ -236,9 +236,9 @@ def _moment(column: ColumnElement[Any]) -> ColumnElement[Any]:
 
 def _later(column: ColumnElement[Any]) -> ColumnElement[Any]:
     if isinstance(column.type, (Interval, INTERVAL)):
-        return type_coerce(utc_now() + column, DateTime())
+        return type_coerce(utc_clock() + column, DateTime())
     if isinstance(column.type, Numeric) or column.type.python_type is int:
-        return seconds_later(utc_now(), column)
+        return seconds_later(utc_clock(), column)
     kind = type(column.type).__name__
     raise InvalidOption(f"schedule_in is an expression of type {kind}; it needs an Interval, or a number of seconds")
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import suppress
+from datetime import datetime, timedelta
 from typing import Any, Final, TypeAlias
 
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.orm import Session
 
-from oban_sa import values
+from oban_sa import clock, values
 from oban_sa.client.encoding import COLUMNS, HEADER, TRAILER, Encode, encoder, enqueueable, plain
 from oban_sa.errors import InvalidJob, InvalidOption
 from oban_sa.models import Job
@@ -46,8 +47,15 @@ async def copy(engine: AsyncEngine, jobs: Any, *, schema: str, announcing: bool)
     async with engine.connect() as connection, connection.begin():
         # The transaction begins with a statement of SQLAlchemy's, not with what the driver is told behind its back.
         found: Any = (await connection.execute(layout(schema))).one()
+        asked = clock.monotonic()
+
+        def moment() -> datetime:
+            # Jobs may be streamed for hours, in which what the database said once goes on like its own clock.
+            now: datetime = found.clock + timedelta(seconds=clock.monotonic() - asked)
+            return now
+
         queues: set[str] = set()
-        encode = encoder(values.from_json(found.columns or "{}"), found.now, queues)
+        encode = encoder(values.from_json(found.columns or "{}"), found.now, moment, queues)
         send = None if encode is None else await _sender(connection, schema)
         writing = _Writing(connection, encode, send, queues)
         try:

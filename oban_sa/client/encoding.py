@@ -17,6 +17,7 @@ from sqlalchemy.orm.attributes import instance_state
 from oban_sa import hooks, values
 from oban_sa.errors import InvalidArguments, InvalidJob
 from oban_sa.models import Job, rules
+from oban_sa.models.later import Later
 from oban_sa.states import FINAL, JobState
 
 Encode: TypeAlias = Callable[[Job], bytes | None]
@@ -47,11 +48,14 @@ _EMPTY: Final = _jsonb(3, 1) + b"{}"
 _MOST_REMEMBERED: Final = 1_000
 
 
-def encoder(columns: Mapping[str, str], now: datetime, queues: set[str]) -> Encode | None:
+def encoder(
+    columns: Mapping[str, str], now: datetime, clock: Callable[[], datetime], queues: set[str]
+) -> Encode | None:
     """Return what makes rows for a table with these `columns` and their types, or None where it is an unknown one.
 
-    `now` is the moment of jobs without a schedule. `queues` gets the queue of every available job. The function raises
-    `TypeError` for what is no job, `InvalidJob` for one that can't be enqueued, `InvalidArguments` for its values.
+    `now` is the moment of jobs without a schedule; `clock` says what spans count from. `queues` gets the queue of every
+    available job. The function raises `TypeError` for what is no job, `InvalidJob` for one that can't be enqueued,
+    `InvalidArguments` for its values.
     """
     if not _known(columns):
         return None
@@ -87,7 +91,10 @@ def encoder(columns: Mapping[str, str], now: datetime, queues: set[str]) -> Enco
                 labels.clear()
             tagged = labels[key] = _labels(key, element)
         noted = _dumped(meta, "meta") if meta else b"{}"
-        when = _since(now if moment is None else rules.moment(moment, "scheduled_at"))
+        if moment.__class__ is Later:
+            when = _since(clock() + moment.span)
+        else:
+            when = _since(now if moment is None else rules.moment(moment, "scheduled_at"))
         return b"".join((start, tagged, _jsonb(len(noted) + 1, 1), noted, when, _jsonb(len(written) + 1, 1), written))
 
     def _start(worker: Any, queue: Any, state: Any, max_attempts: Any, priority: Any) -> bytes:

@@ -112,9 +112,10 @@ class Job(Base):
     ) -> None:
         """Make a job for `worker`, the name it is registered under; raise InvalidJob for values no runner could use.
 
-        `schedule_in` takes seconds, a timedelta or a text such as "5 minutes", counted from now; `scheduled_in` is a
-        synonym. A job with a schedule is `scheduled` unless another state is given. Moments left out are set by the
-        database when the job is written. `extra` lives as long as this object and is never stored.
+        `schedule_in` takes seconds, a timedelta or a text such as "5 minutes", counted by the database's clock from
+        when the job is written; until then `scheduled_at` is this machine's estimate. `scheduled_in` is a synonym. A
+        job with a schedule is `scheduled` unless another state is given. Moments left out are set by the database when
+        the job is written. `extra` lives as long as this object and is never stored.
         """
         # Past the instrumentation, whose events cost more than all the rest: what has no row yet has no history.
         loaded: dict[str, Any] = self.__dict__  # pyright: ignore[reportAssignmentType]

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from oban_sa import clock
 from oban_sa.errors import InvalidJob, nearest
+from oban_sa.models.later import Later
 from oban_sa.periods import seconds
 from oban_sa.states import JobState
 
@@ -141,14 +141,14 @@ def moment(value: Any, field: str) -> datetime | None:
 
 
 def schedule(scheduled_at: Any, schedule_in: Any, scheduled_in: Any) -> datetime | None:
-    """Return the moment that a schedule names, or None where none is given; a span counts from now."""
+    """Return the moment that a schedule names, or None where none is given; a span counts from the database's now."""
     if schedule_in is None:
         schedule_in = scheduled_in
     elif scheduled_in is not None:
         raise InvalidJob("schedule_in and scheduled_in mean the same; give one of them")
     if schedule_in is None:
         return moment(scheduled_at, "scheduled_at")
-    return clock.now() + timedelta(seconds=seconds(schedule_in))
+    return Later.after(timedelta(seconds=seconds(schedule_in)))
 
 
 def changes(given: Mapping[str, Any]) -> dict[str, Any]:

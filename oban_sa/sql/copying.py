@@ -6,23 +6,24 @@ from typing import Any
 
 from sqlalchemy import Select, Text, cast, column, func, select, table
 
-from oban_sa.sql.moments import utc_now
+from oban_sa.sql.moments import utc_clock, utc_now
 
 _columns: Any = table("pg_attribute", *map(column, ("attrelid", "attname", "atttypid", "attnum")), schema="pg_catalog")
 _types: Any = table("pg_type", *map(column, ("oid", "typname")), schema="pg_catalog")
 
 
 def layout(schema: str) -> Select[Any]:
-    """The database's moment, and the type of each column of the table of jobs in `schema`, as a JSON object in a text.
+    """The transaction's `now`, the `clock`, and the type of each column of the table of jobs in `schema` as `columns`.
 
-    The text is NULL where there is no such table.
+    These are a JSON object in a text, which is NULL where there is no such table.
     """
     types: Any = (
         select(cast(func.json_object_agg(_columns.c.attname, _types.c.typname), Text))
         .select_from(_columns.join(_types, _types.c.oid == _columns.c.atttypid))
         .where(_columns.c.attrelid == func.to_regclass(func.quote_ident(schema) + ".oban_jobs"), _columns.c.attnum > 0)
     )
-    moment: Any = utc_now()
+    now: Any = utc_now()
+    clock: Any = utc_clock()
     columns: Any = types.scalar_subquery()
-    found: Any = select(moment.label("now"), columns.label("columns"))
+    found: Any = select(now.label("now"), clock.label("clock"), columns.label("columns"))
     return found  # type: ignore[no-any-return]

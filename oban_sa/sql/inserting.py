@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, FromClause, Integer, Select, Text, case, c
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from oban_sa.sql.fetching import jobs
-from oban_sa.sql.moments import utc_now
+from oban_sa.sql.moments import utc_clock, utc_now
 from oban_sa.states import JobState
 
 COLUMNS: Final = ("worker", "queue", "state", "args", "meta", "tags", "max_attempts", "priority", "scheduled_at")
@@ -27,7 +27,8 @@ def inserting(rows: FromClause, columns: Mapping[str, ColumnElement[Any]]) -> Se
     chosen = {**columns, "scheduled_at": now, "state": available}
     if "scheduled_at" in columns:
         chosen["scheduled_at"] = moment = func.coalesce(columns["scheduled_at"], now)
-        chosen["state"] = case((moment > now, scheduled), else_=available)
+        # The clock, because spans are counted by it: a span of nothing must not be later than the transaction's now.
+        chosen["state"] = case((moment > utc_clock(), scheduled), else_=available)
     made = (
         insert(jobs)
         .from_select(list(COLUMNS), select(*(chosen[name].label(name) for name in COLUMNS)).select_from(rows))

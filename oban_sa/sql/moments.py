@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, DateTime, Double, cast, extract, func, type_coerce
+from sqlalchemy import ColumnElement, DateTime, Double, cast, extract, func, select, type_coerce
 
 from oban_sa.sql.literals import inline
 
@@ -20,6 +20,10 @@ def utc_now() -> ColumnElement[datetime]:
 def utc_clock() -> ColumnElement[datetime]:
     """This very moment, also late in a long transaction; volatile, so only for values that are written."""
     return func.timezone(inline("'UTC'"), func.clock_timestamp(), type_=DateTime())
+
+
+CLOCK: Any = select(utc_clock())
+"""What the database's clock shows, as a naive datetime in UTC."""
 
 
 def seconds_later(moment: ColumnElement[datetime], seconds: ColumnElement[Any]) -> ColumnElement[datetime]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from oban_sa import clock, values
+from oban_sa import values
 from oban_sa.errors import InvalidOption
 from oban_sa.models import Job, rules
 from oban_sa.periods import describe, seconds
@@ -19,14 +19,19 @@ DRIFT = timedelta(seconds=1)
 
 @dataclass(frozen=True, slots=True)
 class Criteria:
-    """What was asked for; what is left out does not matter."""
+    """What was asked for; what is left out does not matter.
+
+    A `span` counts from the database's now, which `at` puts into what is asked.
+    """
 
     asked: Mapping[str, Any]
+    span: timedelta | None = None
 
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> Criteria:
         """Bring what the caller wrote into the form that jobs have it in."""
         asked: dict[str, Any] = {}
+        span: timedelta | None = None
         for name, value in given.items():
             if value is None:
                 continue
@@ -37,14 +42,18 @@ class Criteria:
             elif name == "tags":
                 asked[name] = rules.tags(value)
             elif name == "schedule_in":
-                asked["scheduled_at"] = clock.now() + timedelta(seconds=seconds(value))
+                span = timedelta(seconds=seconds(value))
             elif name == "scheduled_at":
                 asked[name] = rules.moment(value, name)
             else:
                 asked[name] = value
         if given.get("schedule_in") is not None and given.get("scheduled_at") is not None:
             raise InvalidOption("schedule_in and scheduled_at say the same; write one of them")
-        return cls(asked)
+        return cls(asked, span)
+
+    def at(self, now: datetime) -> Criteria:
+        """Return what is asked for where this is the present moment."""
+        return self if self.span is None else Criteria({**self.asked, "scheduled_at": now + self.span})
 
     def differences(self, job: Job) -> list[str]:
         """Say in what a job is not what was asked for: one line for each difference, none where it is."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias, TypedDict, TypeVar, Unpack, overload
 
 from sqlalchemy import select
@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session, scoped_session
 from oban_sa.errors import InvalidOption, nearest
 from oban_sa.models import Job
 from oban_sa.periods import Period
+from oban_sa.sql.moments import CLOCK
 from oban_sa.states import JobState
 from oban_sa.testing.criteria import Criteria
 from oban_sa.testing.places import proper
@@ -60,7 +61,8 @@ def all_enqueued(session: Any, **wanted: Any) -> Any:
     criteria, states = _read(wanted)
 
     def answer(session: Session) -> list[Job]:
-        return [job for job in _jobs(session, states) if not criteria.differences(job)]
+        jobs, wanted = _looked(session, states, criteria)
+        return [job for job in jobs if not wanted.differences(job)]
 
     return _asked(session, answer)
 
@@ -79,15 +81,13 @@ def assert_enqueued(session: Any, *, count: int | None = None, **wanted: Any) ->
     criteria, states = _read(wanted)
 
     def answer(session: Session) -> list[Job]:
-        jobs = _jobs(session, states)
-        found = [job for job in jobs if not criteria.differences(job)]
+        jobs, wanted = _looked(session, states, criteria)
+        found = [job for job in jobs if not wanted.differences(job)]
         if (count is None and found) or len(found) == count:
             return found
         expected = "a job" if count is None else f"{count} {'job' if count == 1 else 'jobs'}"
         seen = f"{len(found)} of {len(jobs)}" if found else "none"
-        raise AssertionError(
-            f"expected {expected} with {criteria} to be enqueued, found {seen}{_shown(jobs, criteria)}"
-        )
+        raise AssertionError(f"expected {expected} with {wanted} to be enqueued, found {seen}{_shown(jobs, wanted)}")
 
     return _asked(session, answer)
 
@@ -101,9 +101,10 @@ def refute_enqueued(session: Any, **wanted: Any) -> Any:
     criteria, states = _read(wanted)
 
     def answer(session: Session) -> None:
-        found = [job for job in _jobs(session, states) if not criteria.differences(job)]
+        jobs, wanted = _looked(session, states, criteria)
+        found = [job for job in jobs if not wanted.differences(job)]
         if found:
-            raise AssertionError(f"expected no job with {criteria} to be enqueued{_shown(found, Criteria({}))}")
+            raise AssertionError(f"expected no job with {wanted} to be enqueued{_shown(found, Criteria({}))}")
 
     return _asked(session, answer)
 
@@ -125,6 +126,15 @@ def _asked(session: Any, answer: Callable[[Session], T]) -> Any:
     if isinstance(found, Session):
         return answer(found)
     raise TypeError(f"the session comes first, and this is {session!r}; write assert_enqueued(session, worker=...)")
+
+
+def _looked(session: Session, states: tuple[JobState, ...], criteria: Criteria) -> tuple[list[Job], Criteria]:
+    """Return the jobs there are, and what is wanted of them by the clock that their spans were counted by."""
+    jobs = _jobs(session, states)
+    if criteria.span is not None:
+        bind = {"bind_arguments": {"mapper": Job.__mapper__}}
+        criteria = criteria.at(session.scalar(CLOCK, **bind).replace(tzinfo=UTC))
+    return jobs, criteria
 
 
 def _jobs(session: Session, states: tuple[JobState, ...]) -> list[Job]:

@@ -45,6 +45,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scop
 
 from oban_sa import Job, JobState, Worker, enqueue, enqueue_select, job, schema_map, values, worker
 from oban_sa.errors import InvalidArguments, InvalidJob, InvalidOption
+from oban_sa.sql.moments import CLOCK
 from oban_sa.workers import Registry
 from tests.database.places import Order, Pair, Place, User
 
@@ -332,16 +333,19 @@ def test_no_columns_but_a_row_is_a_job_without_args(place: Place) -> None:
 
 def test_a_moment_to_come_is_a_schedule_and_one_past_is_none(place: Place) -> None:
     later = datetime(2999, 1, 1, tzinfo=UTC)
+    looks: list[datetime] = []
 
     def work(session: Session) -> None:
         users(session, "later", "past", None)
         rows = select(User.id.label("user_id")).order_by(User.id)
         moment = case((User.email == "later", later), (User.email == "past", later - timedelta(days=400_000)))
+        looks.append(session.execute(CLOCK).scalar_one().replace(tzinfo=UTC))
         enqueue_select(session, welcome, rows, scheduled_at=type_coerce(moment, DateTime(timezone=True)))
         enqueue_select(session, welcome, rows.limit(1), scheduled_at=later)
         enqueue_select(session, welcome, rows.limit(1), schedule_in="1 hour")
         enqueue_select(session, welcome, rows.limit(1), schedule_in=cast(User.visits, Integer))
         enqueue_select(session, welcome, rows.limit(1), schedule_in=func.make_interval(0, 0, 0, 1, type_=Interval))
+        looks.append(session.execute(CLOCK).scalar_one().replace(tzinfo=UTC))
         session.commit()
 
     place.run(work)
@@ -353,8 +357,9 @@ def test_a_moment_to_come_is_a_schedule_and_one_past_is_none(place: Place) -> No
     moments = place.run(read)
     assert (moments[0][0], moments[3][0]) == (later, later)
     assert moments[2][0] == moments[2][1]
-    spans = [scheduled - inserted for scheduled, inserted in moments[4:]]
-    assert spans == [timedelta(hours=1), timedelta(seconds=7), timedelta(days=1)]
+    spans = timedelta(hours=1), timedelta(seconds=7), timedelta(days=1)
+    counted_from = [scheduled - span for (scheduled, _), span in zip(moments[4:], spans, strict=True)]
+    assert [looks[0], *counted_from, looks[1]] == sorted([looks[0], *counted_from, looks[1]])
 
 
 def test_queue_and_priority_may_come_from_the_row(place: Place) -> None:
