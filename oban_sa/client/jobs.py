@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from oban_sa.models.types import UTCDateTime
 from oban_sa.periods import seconds
 from oban_sa.sql.counting import counting, estimate, estimating
 from oban_sa.sql.moments import seconds_later, utc_clock
-from oban_sa.sql.steering import cancelling, deleting, retrying, updating
+from oban_sa.sql.steering import cancelling, deleting, locking, retrying, updating
 from oban_sa.states import JobState
 from oban_sa.values import has_references, to_json
 
@@ -35,10 +35,11 @@ class JobCount:
 class JobControl:
     """What can be done about jobs that are stored.
 
-    Jobs are named by id, as `Job`, by a list of these, by `select(Job)...`, or by conditions on `Job`. Each method is
-    one statement in a transaction of its own or, given a `session`, in that session's transaction, which is flushed
-    first; jobs that the session holds are brought up to date. Methods on one job return it as it is afterwards and
-    raise `JobNotFound` where there is none; those on several return how many were changed.
+    Jobs are named by id, as `Job`, by a list of these, by `select(Job)...`, or by conditions on `Job`; one that others
+    change meanwhile, so that it is not meant any more, is left alone. Each method is one statement, or two for a SELECT
+    of more than conditions on jobs, in a transaction of its own or, given a `session`, in that session's transaction,
+    which is flushed first; jobs that the session holds are brought up to date. Methods on one job return it as it is
+    afterwards and raise `JobNotFound` where there is none; those on several return how many were changed.
     """
 
     _transactions: Transactions
@@ -172,19 +173,26 @@ def _not_found(job_id: int, work: Work) -> JobNotFound:
     return JobNotFound(f"no job in schema {work.schema!r} has the id {job_id}; it was deleted or pruned, or never was")
 
 
-def _parameters(chosen: Selection, **channels: str | None) -> tuple[Select[Any], dict[str, Any]] | None:
+def _parameters(
+    work: Work, command: Callable[..., Any], chosen: Selection, **channels: str | None
+) -> tuple[Select[Any], dict[str, Any]] | None:
     """Return the SELECT of the jobs chosen and what it takes, or None where none was chosen."""
     parameters: dict[str, Any] = {name: channel for name, channel in channels.items() if channel is not None}
+    if chosen.query is not None and chosen.again is None:
+        return chosen.query, parameters
     if chosen.query is None:
         parameters["ids"] = chosen.ids()
-        if not parameters["ids"]:
-            return None
+    else:
+        # By a statement of its own: the next one then sees the rows as those left them who held their locks.
+        parameters["ids"] = list(work.execute(locking(command, chosen.query)).scalars())
+    if not parameters["ids"]:
+        return None
     return chosen.statement(), parameters
 
 
 def _retry(work: Work, chosen: Selection) -> int:
     channel = work.channel("insert")
-    given = _parameters(chosen, insert=channel)
+    given = _parameters(work, retrying, chosen, insert=channel)
     if given is None:
         return 0
     row = work.execute(retrying(given[0], announcing=channel is not None), given[1]).one()
@@ -193,7 +201,7 @@ def _retry(work: Work, chosen: Selection) -> int:
 
 def _cancel(work: Work, chosen: Selection) -> int:
     channel = work.channel("signal", always=True)
-    given = _parameters(chosen, signal=channel)
+    given = _parameters(work, cancelling, chosen, signal=channel)
     if given is None:
         return 0
     row = work.execute(cancelling(given[0], signalling=channel is not None), given[1]).one()
@@ -201,7 +209,7 @@ def _cancel(work: Work, chosen: Selection) -> int:
 
 
 def _delete(work: Work, chosen: Selection) -> int:
-    given = _parameters(chosen)
+    given = _parameters(work, deleting, chosen)
     if given is None:
         return 0
     # Only a session that holds jobs needs to hear which are gone.
@@ -213,7 +221,7 @@ def _update(work: Work, chosen: Selection, changes: _Changes) -> int:
     if not changes.columns and changes.moment is None:
         return 0
     channel = work.channel("insert") if changes.may_make_available else None
-    given = _parameters(chosen, insert=channel)
+    given = _parameters(work, updating, chosen, insert=channel)
     if given is None:
         return 0
     statement = updating(given[0], changes.columns, moment=changes.moment, announcing=channel is not None)

@@ -1,4 +1,9 @@
-"""Which jobs somebody means: an id, a job, several of them, a SELECT, or conditions."""
+"""Which jobs somebody means: an id, a job, several of them, a SELECT, or conditions.
+
+Others change jobs between the moment a SELECT finds them and the moment their rows are locked. A condition on the job's
+own columns is looked at again by the statement that locks. What other SELECTs found is locked first, and they are asked
+again by a second statement, which sees what was committed until then: only jobs that both found are changed.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +11,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, CompoundSelect, Select, inspect, select
+from sqlalchemy import BigInteger, ColumnElement, CompoundSelect, Select, bindparam, cast, func, inspect, select
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql.selectable import SelectBase
 
 from oban_sa.errors import InvalidJob, InvalidOption
 from oban_sa.models import Job, rules
 from oban_sa.sql.fetching import jobs
+from oban_sa.sql.rechecking import condition_of, condition_on_jobs, unlimited
 from oban_sa.sql.steering import by_ids
 
 Which: TypeAlias = int | Job | Iterable[int | Job] | Select[Any] | CompoundSelect[Any] | ColumnElement[bool]
@@ -24,10 +31,12 @@ class Selection:
 
     query: Select[Any] | None
     chosen: tuple[int | Job, ...] = ()
+    again: Select[Any] | None = None
+    """Finds which of the jobs in the parameter `ids` are still meant, where `query` can't say so once it has locked."""
 
     def statement(self) -> Select[Any]:
-        """Return the SELECT of their ids, with a parameter `ids` where they were chosen one by one."""
-        return by_ids() if self.query is None else self.query
+        """Return the SELECT of their ids, with a parameter `ids` where they were chosen one by one, or found before."""
+        return by_ids() if self.query is None else self.query if self.again is None else self.again
 
     def ids(self) -> list[int]:
         """Return the ids of those chosen one by one; pending jobs must have been flushed.
@@ -46,9 +55,9 @@ def selection(which: Any, more: tuple[Any, ...] = ()) -> Selection:
                 raise InvalidOption(
                     f"{condition!r} is no condition on jobs; write Job.queue == 'mailers', or give ids as one list"
                 )
-        return Selection(select(jobs.c.id).where(*conditions))
+        return _asked(select(jobs.c.id).where(*conditions))
     if isinstance(which, SelectBase):
-        return Selection(_ids_of(which))
+        return _asked(which)
     if isinstance(which, (int, Job)):
         return Selection(None, (_one(which),))
     if isinstance(which, Iterable) and not isinstance(which, (str, bytes)):
@@ -86,6 +95,17 @@ def _one(which: Any) -> int | Job:
 
 def _is_condition(which: object) -> bool:
     return isinstance(which, ColumnElement) and not isinstance(which, SelectBase)
+
+
+def _asked(query: SelectBase) -> Selection:
+    if (plain := condition_of(query)) is not None:
+        return Selection(plain)
+    found = _ids_of(query)
+    if condition_on_jobs(found) is not None:
+        return Selection(found)
+    locked = cast(bindparam("ids", type_=ARRAY(BigInteger())), ARRAY(BigInteger()))
+    still = _ids_of(unlimited(query)).scalar_subquery()
+    return Selection(found, again=select(jobs.c.id).where(jobs.c.id == func.any(locked), jobs.c.id.in_(still)))
 
 
 def _ids_of(query: SelectBase) -> Select[Any]:

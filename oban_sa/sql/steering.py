@@ -2,12 +2,13 @@
 
 What each statement is given is a SELECT of one column, the ids. The rows are locked in the order of their ids, so that
 two such statements never wait for each other, and looked at again once they are locked: a job that a runner took in
-the meantime is treated as the executing job that it is.
+the meantime is treated as the executing job that it is, and one that is no longer what was asked for is left alone.
+PostgreSQL looks again at the conditions of the SELECT that locks, and at no other's; see `rechecking`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from sqlalchemy import (
@@ -36,6 +37,7 @@ from oban_sa.models import Job
 from oban_sa.sql.fetching import answered, jobs
 from oban_sa.sql.marks import MARK, marked
 from oban_sa.sql.moments import utc_clock
+from oban_sa.sql.rechecking import condition_on_jobs
 
 CANCELLABLE = ("available", "scheduled", "suspended", "retryable", "executing")
 
@@ -45,6 +47,7 @@ _ATTEMPT: ColumnElement[Any] = literal_column("1")
 # As text, which no index serves: rows are found by their ids, and the planner must not prefer an index on the state.
 _state = cast(jobs.c.state, Text)
 _executing: ColumnElement[bool] = _state == literal_column("'executing'")
+_not_executing: ColumnElement[bool] = _state != literal_column("'executing'")
 _SIGNAL = bindparam("signal", type_=Text())
 _INSERT = bindparam("insert", type_=Text())
 
@@ -60,7 +63,7 @@ def cancelling(wanted: Select[Any], *, signalling: bool = True) -> Any:
 
     Parameters: `signal`, the channel, where it is `signalling`.
     """
-    chosen = _chosen(wanted, _state.in_(_literals(CANCELLABLE)))
+    chosen = _chosen(wanted, _guard(cancelling))
     now = utc_clock()
     changed = (
         _changing(chosen)
@@ -87,7 +90,7 @@ def retrying(wanted: Select[Any], *, announcing: bool = True) -> Any:
 
     Those available or executing already stay as they are. Parameters: `insert`, the channel, where it is `announcing`.
     """
-    chosen = _chosen(wanted, _state.not_in(_literals(("available", "executing"))))
+    chosen = _chosen(wanted, _guard(retrying))
     unique: ColumnElement[Any] = literal_column("'uniq_bmp'")
     changed = (
         _changing(chosen)
@@ -122,7 +125,7 @@ def updating(
     it, and become scheduled or available by the database's clock. Parameters: `insert`, the channel, where it is
     `announcing`.
     """
-    chosen = _chosen(wanted, None)
+    chosen = _chosen(wanted, _guard(updating))
     most = select(func.max(chosen.c.attempt)).scalar_subquery()
     setting: dict[str, Any] = dict(values)
     if moment is not None:
@@ -141,8 +144,22 @@ def updating(
 
 def deleting(wanted: Select[Any]) -> Delete:
     """Delete jobs that are not executing; an ORM statement, so that a session forgets them too."""
-    chosen = _chosen(wanted, ~_executing)
+    chosen = _chosen(wanted, _guard(deleting))
     return delete(Job).where(Job.id.in_(select(chosen.c.id)))
+
+
+def locking(command: Callable[..., Any], wanted: Select[Any]) -> Select[Any]:
+    """Lock the jobs that `command`, one of the above, would change: their ids."""
+    return select(_chosen(wanted, _guard(command)).c.id)
+
+
+def _guard(command: Callable[..., Any]) -> ColumnElement[bool] | None:
+    """Which jobs a command leaves alone whatever it is given."""
+    if command is cancelling:
+        return _state.in_(_literals(CANCELLABLE))
+    if command is retrying:
+        return _state.not_in(_literals(("available", "executing")))
+    return _not_executing if command is deleting else None
 
 
 def asked_to_stop() -> Select[Any]:
@@ -158,9 +175,13 @@ def asked_to_stop() -> Select[Any]:
 
 
 def _chosen(wanted: Select[Any], guard: ColumnElement[bool] | None) -> CTE:
-    # MATERIALIZED, because a SELECT with a LIMIT must not be run again when a row turns out to have changed.
-    picked = wanted.cte("oban_picked").prefix_with("MATERIALIZED", dialect="postgresql")
-    statement = select(jobs.c.id, jobs.c.attempt).where(jobs.c.id.in_(select(*picked.c)))
+    statement = select(jobs.c.id, jobs.c.attempt)
+    if (condition := condition_on_jobs(wanted)) is not None:
+        statement = statement.where(condition)
+    else:
+        # MATERIALIZED, because a SELECT with a LIMIT must not be run again when a row turns out to have changed.
+        picked = wanted.cte("oban_picked").prefix_with("MATERIALIZED", dialect="postgresql")
+        statement = statement.where(jobs.c.id.in_(select(*picked.c)))
     if guard is not None:
         statement = statement.where(guard)
     return (

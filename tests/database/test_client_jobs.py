@@ -263,7 +263,7 @@ async def test_a_job_that_a_runner_takes_meanwhile_is_signalled_and_not_ended(
     await listening.heard()
     async with engine.begin() as runner:
         await runner.execute(text("UPDATE oban_jobs SET state = 'executing', attempt = 1"))
-        cancelling = asyncio.create_task(oban.cancel_jobs(Job.state == JobState.AVAILABLE))
+        cancelling = asyncio.create_task(oban.cancel_jobs(Job.queue == "default"))
         await eventually(lambda: _waits(engine))
     assert await cancelling == 1
     assert await states(driven) == ["executing"]
