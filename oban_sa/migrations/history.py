@@ -11,6 +11,7 @@ from sqlalchemy import Connection, text
 
 from oban_sa.errors import InvalidOption
 from oban_sa.migrations import ddl
+from oban_sa.migrations.turns import turn
 from oban_sa.migrations.versions import v01_everything
 
 RECORD: Final = "oban_queues"
@@ -40,20 +41,24 @@ def installed(connection: Connection, schema: str = "public") -> int:
 def upgrade(operations: Operations, *, version: int | None, schema: str) -> None:
     """Bring a schema up to `version`, or to the newest; do nothing where it is there already."""
     target = LATEST if version is None else _checked(version, lowest=1)
-    found = _found(operations, schema, otherwise=0)
-    for number in range(found + 1, target + 1):
-        VERSIONS[number - 1].up(operations, schema)
-        _record(operations, schema, number)
+    with turn(operations, schema) as still_ours:
+        found = _found(operations, schema, otherwise=0)
+        for number in range(found + 1, target + 1):
+            VERSIONS[number - 1].up(operations, schema)
+            still_ours()
+            _record(operations, schema, number)
 
 
 def downgrade(operations: Operations, *, version: int, schema: str) -> None:
     """Bring a schema down to `version`; 0 drops everything that oban_sa made, jobs included."""
     target = _checked(version, lowest=0)
-    found = _found(operations, schema, otherwise=LATEST)
-    for number in range(found, target, -1):
-        VERSIONS[number - 1].down(operations, schema)
-        if number > 1:
-            _record(operations, schema, number - 1)
+    with turn(operations, schema) as still_ours:
+        found = _found(operations, schema, otherwise=LATEST)
+        for number in range(found, target, -1):
+            VERSIONS[number - 1].down(operations, schema)
+            still_ours()
+            if number > 1:
+                _record(operations, schema, number - 1)
 
 
 def _found(operations: Operations, schema: str, *, otherwise: int) -> int:
