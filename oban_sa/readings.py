@@ -115,7 +115,10 @@ def _queue_limit(name: str, limit: object) -> int:
 
 
 def _url(value: object) -> str:
-    text = _text(value)
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        # Without the value, whose password would be in it.
+        raise InvalidOption("this is not a URL; write for example postgresql://user:password@host:5432/name")
+    text = value.strip()
     if "://" not in text:
         raise InvalidOption(f"{safe(text)!r} is not a URL; write for example postgresql://user:password@host:5432/name")
     return text

@@ -17,7 +17,7 @@ from typing import Any, Final, cast
 
 from oban_sa.cronentry import CronEntry
 from oban_sa.errors import InvalidOption, nearest
-from oban_sa.passwords import safe
+from oban_sa.passwords import redacted, safe
 from oban_sa.readings import READ, check_death
 from oban_sa.retention import Prune
 
@@ -133,7 +133,7 @@ def _shown(value: object) -> str:
         case str() if "://" in value:
             return safe(value)
         case tuple():
-            return ",".join("none" if each is None else str(each) for each in cast("tuple[object, ...]", value))
+            return ",".join("none" if each is None else redacted(str(each)) for each in value)
         case Mapping():
             return ",".join(f"{name}:{limit}" for name, limit in cast("Mapping[str, int]", value).items())
         case float():
@@ -167,6 +167,8 @@ def _read(given: Mapping[str, object], origin: Callable[[str], str]) -> _Source:
         try:
             value = READ[name](raw)
         except InvalidOption as error:
+            if isinstance(raw, str) and "://" in raw and "@" in raw and READ[name] is not READ["database_url"]:
+                raise InvalidOption(f"{where}: this is a URL, which the setting does not take") from None
             raise InvalidOption(f"{where}: {error}") from None
         if name in source and source[name][0] != value:
             raise InvalidOption(f"{source[name][1]} and {where} mean the same and disagree; give only one of them")

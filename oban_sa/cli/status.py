@@ -88,7 +88,8 @@ def command(settings: Settings, *, as_json: bool) -> None:
             }
         )
         return
-    click.echo(f"{settings.name} in schema {settings.schema} of {safe(settings.database_url or 'a private database')}")
+    place = safe(settings.database_url) if settings.database_url else "a private database"
+    click.echo(f"{settings.name} in schema {settings.schema} of {place}")
     nodes = seen.nodes()
     dead = sum(not node["alive"] for node in nodes)
     alive = f"{len(nodes) - dead} running" + (f", {dead} silent" if dead else "")

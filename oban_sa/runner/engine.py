@@ -15,7 +15,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from oban_sa.errors import InvalidOption, RunnerError, nearest
-from oban_sa.passwords import safe
+from oban_sa.passwords import safe, unambiguous
 from oban_sa.runner.disconnects import POOLED, is_away, unwrapped
 
 CONNECT_TIMEOUT: Final = 10.0
@@ -101,6 +101,8 @@ def explained(error: BaseException, url: str) -> RunnerError | None:
         else cause
     )
     parsed = make_url(url)
+    if not unambiguous(url):  # what passes for a host may be the end of a password
+        parsed = URL.create("postgresql")
     where = f"{parsed.host or 'the local server'}:{parsed.port or 5432}"
     shown = safe(url)
     match cause:
