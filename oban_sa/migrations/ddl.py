@@ -5,9 +5,11 @@ What oban_sa makes carries a comment, so that a downgrade drops that and nothing
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import count
 from textwrap import dedent, indent
 from typing import Final
 
@@ -44,7 +46,7 @@ class Index:
 
 def quoted(name: str) -> str:
     """Write the name of a schema as SQL has it; raise InvalidOption for one that notifications could not use."""
-    if not name.strip() or "\0" in name or len(name.encode()) > _LONGEST_SCHEMA:
+    if not name.strip() or len(name.encode()) > _LONGEST_SCHEMA or re.search(r"[\x00-\x1f\x7f]", name):
         raise InvalidOption(
             f"the schema {name!r} can't be used; write a name of 1 to {_LONGEST_SCHEMA} characters, such as 'jobs'"
         )
@@ -52,19 +54,28 @@ def quoted(name: str) -> str:
 
 
 def literal(value: str) -> str:
-    """Write a string as SQL has it."""
-    return "'" + value.replace("'", "''") + "'"
+    """Write a string as SQL has it, whatever `standard_conforming_strings` says."""
+    written = "'" + value.replace("'", "''") + "'"
+    return f" E{written}".replace("\\", "\\\\") if "\\" in value else written
 
 
 def execute(operations: Operations, statement: str) -> None:
     """Run one statement, or print it."""
-    operations.execute(text(dedent(statement).strip().replace(":", "\\:")))
+    written = dedent(statement).strip()
+    context = operations.get_context()
+    if context.as_sql:  # as it is: Alembic would double each "%", for a driver that is not there
+        context.impl.static_output(written + context.impl.command_terminator)
+    else:
+        operations.execute(text(written.replace(":", "\\:")))
 
 
 def when(operations: Operations, condition: str, *statements: str) -> None:
     """Run statements where the database finds `condition` true."""
     body = ";\n".join(dedent(statement).strip() for statement in statements)
-    execute(operations, f"DO $oban$\nBEGIN\nIF {condition} THEN\n{indent(body, '    ')};\nEND IF;\nEND\n$oban$")
+    block = f"BEGIN\nIF {condition} THEN\n{indent(body, '    ')};\nEND IF;\nEND"
+    # The name of a schema may hold a tag, and what stood behind it would then be run.
+    tag = next(tag for number in count() if (tag := f"$oban{number or ''}$") not in block)
+    execute(operations, f"DO {tag}\n{block}\n{tag}")
 
 
 def make_schema(operations: Operations, schema: str) -> None:
