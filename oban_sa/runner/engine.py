@@ -6,6 +6,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -17,6 +18,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from oban_sa.errors import InvalidOption, RunnerError, nearest
 from oban_sa.passwords import safe, unambiguous
 from oban_sa.runner.disconnects import POOLED, is_away, unwrapped
+from oban_sa.runner.hosts import connect as connect_to_one
+from oban_sa.runner.hosts import without_hosts
 
 CONNECT_TIMEOUT: Final = 10.0
 
@@ -53,6 +56,7 @@ _HINTS: Final = frozenset(
         "sslsni",
     }
 )
+_BEHIND: Final = (asyncpg.PostgresError, asyncpg.TargetServerAttributeNotMatched)
 _ONLY_LIBPQ: Final = {"channel_binding": "require", "gssencmode": "require"}
 
 
@@ -82,8 +86,15 @@ def _still_open(connection: Any, _record: object, _proxy: object) -> None:
         raise DisconnectionError("the server closed this connection")
 
 
+async def connect(url: str, *, application_name: str = "oban_sa") -> asyncpg.Connection:
+    """Return a connection of asyncpg's to the database of this URL."""
+    arguments = connect_arguments(url, application_name=application_name)
+    made: Any = arguments.pop("async_creator_fn", asyncpg.connect)
+    return await made(**arguments)  # type: ignore[no-any-return]
+
+
 def connect_arguments(url: str, *, application_name: str = "oban_sa") -> dict[str, Any]:
-    """Return what `asyncpg.connect` takes to reach the database of this URL."""
+    """Return what `asyncpg.connect` takes to reach the database of this URL; where it names hosts, `connect` does."""
     parsed, arguments = _translated(url, application_name)
     dialect: Any = parsed.get_dialect()()
     found: dict[str, Any] = dialect.create_connect_args(parsed)[1]
@@ -97,13 +108,17 @@ def explained(error: BaseException, url: str) -> RunnerError | None:
     cause = error.orig if isinstance(error, DBAPIError) else error
     cause = (
         cause.__cause__
-        if isinstance(cause, Exception) and isinstance(cause.__cause__, asyncpg.PostgresError)
+        if isinstance(cause, Exception)
+        and isinstance(cause.__cause__, (asyncpg.PostgresError, asyncpg.TargetServerAttributeNotMatched))
         else cause
     )
-    parsed = make_url(url)
+    rest, several = without_hosts(url)
+    parsed = make_url(rest)
     if not unambiguous(url):  # what passes for a host may be the end of a password
-        parsed = URL.create("postgresql")
+        parsed, several = URL.create("postgresql"), []
     where = f"{parsed.host or 'the local server'}:{parsed.port or 5432}"
+    if several:
+        where = ", ".join(f"{host}:{port}" for host, port in several)
     shown = safe(url)
     match cause:
         case asyncpg.InvalidPasswordError():
@@ -133,13 +148,15 @@ def explained(error: BaseException, url: str) -> RunnerError | None:
         case asyncpg.InvalidSQLStatementNameError() | asyncpg.DuplicatePreparedStatementError():
             return RunnerError(f"{shown} leads to {POOLED}\n{cause}")
         case socket.gaierror():
-            what = f"the host {parsed.host!r} is unknown"
+            what = f"the host {where if several else parsed.host!r} is unknown"
         case ConnectionRefusedError():
             what = f"nothing listens at {where}; is PostgreSQL running there?"
         case asyncio.TimeoutError() | TimeoutError():
             what = f"{where} did not answer within {CONNECT_TIMEOUT:g} seconds"
         case FileNotFoundError():
-            what = f"there is no socket of PostgreSQL at {parsed.host or 'the usual places'}"
+            what = f"there is no socket of PostgreSQL at {where if several else parsed.host or 'the usual places'}"
+        case asyncpg.TargetServerAttributeNotMatched():
+            what = f"none of {where} is what target_session_attrs asks for"
         case ConnectionError() if "SSL" in str(cause):
             what = f"no encrypted connection to {where} could be made: {cause}"
         case OSError() | asyncpg.InterfaceError():
@@ -154,8 +171,9 @@ def explained(error: BaseException, url: str) -> RunnerError | None:
 
 
 def _translated(url: str, application_name: str) -> tuple[URL, dict[str, Any]]:
+    plain, several = without_hosts(url)
     try:
-        parsed = make_url(url)
+        parsed = make_url(plain)
     except (ArgumentError, ValueError):  # neither says which part is wrong, and a port that is none shows as ValueError
         raise InvalidOption(
             f"{safe(url)!r} is not a URL; write for example postgresql://user:password@host:5432/name, with the "
@@ -171,11 +189,11 @@ def _translated(url: str, application_name: str) -> tuple[URL, dict[str, Any]]:
         raise InvalidOption(f"{safe(url)!r} names an unknown driver {driver!r}; write postgresql://")
     arguments: dict[str, Any] = {"timeout": CONNECT_TIMEOUT}
     rest: dict[str, str] = {}
-    hosts: dict[str, Any] = {}
+    ports: dict[str, Any] = {}
     for key, value in parsed.query.items():
         last = value if isinstance(value, str) else value[-1]
-        if key in ("host", "port"):
-            hosts[key] = value
+        if key == "port":
+            ports[key] = value
         elif key in _NUMBERS or key == "connect_timeout":
             name = "timeout" if key == "connect_timeout" else key
             arguments[name] = _number(key, last)
@@ -192,7 +210,11 @@ def _translated(url: str, application_name: str) -> tuple[URL, dict[str, Any]]:
     if rest:
         # asyncpg reads libpq's parameters from a DSN only, certificates among them; what else is given beside it wins.
         arguments["dsn"] = f"postgresql://?{urlencode(rest)}"
-    return parsed.set(drivername="postgresql+asyncpg", query=hosts), arguments
+    if len(several) == 1:
+        arguments["host"], arguments["port"] = several[0]
+    elif several:
+        arguments["async_creator_fn"] = partial(connect_to_one, several)
+    return parsed.set(drivername="postgresql+asyncpg", query=ports), arguments
 
 
 def _number(key: str, value: str) -> float:

@@ -13,7 +13,7 @@ import asyncpg
 
 from oban_sa import backoff, clock, messages, telemetry
 from oban_sa.runner.database import LATE, Database, describe
-from oban_sa.runner.engine import connect_arguments
+from oban_sa.runner.engine import connect
 from oban_sa.runner.ticker import rested
 from oban_sa.sql.notifying import NOTIFY
 
@@ -129,7 +129,7 @@ class Notifier:
         return connection
 
     async def _connected_to(self, url: str) -> asyncpg.Connection:
-        return await asyncpg.connect(**connect_arguments(url, application_name=f"oban_sa {self._source.node}"))
+        return await connect(url, application_name=f"oban_sa {self._source.node}")
 
     async def _probed(self, connection: asyncpg.Connection) -> bool:
         self._nonce = uuid4().hex
