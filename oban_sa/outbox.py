@@ -111,7 +111,7 @@ class Outbox:
                 loaded[column] = value  # its row is written from here; there is no history to keep
         if _concerns_runners(loaded):
             queues.add(loaded.get("queue", "default"))
-        if (later := loaded.get("scheduled_at")).__class__ is Later and (
+        if isinstance(later := loaded.get("scheduled_at"), Later) and (
             connection in self._clocks or _several_spans(session)
         ):
             loaded["scheduled_at"] = self._clock(connection) + later.span
@@ -123,7 +123,7 @@ class Outbox:
         for column, value in self._convert(session, connection, job).items():
             if value != vars(job)[column]:
                 setattr(job, column, value)
-        if (later := vars(job).get("scheduled_at")).__class__ is Later:
+        if isinstance(later := vars(job).get("scheduled_at"), Later):
             # An UPDATE with an expression would leave the attribute to be read by another query.
             job.scheduled_at = self._clock(connection) + later.span
 
@@ -223,13 +223,13 @@ def _concerns_runners(loaded: Mapping[str, Any]) -> bool:
 def _due_soon(loaded: Mapping[str, Any]) -> bool:
     """Whether a scheduled job is due before runners would look for due jobs by themselves."""
     moment = loaded.get("scheduled_at") if loaded.get("state") == JobState.SCHEDULED else None
-    if moment.__class__ is Later:
+    if isinstance(moment, Later):
         return moment.span <= SOON
     return moment is not None and moment <= clock.now() + SOON
 
 
 def _several_spans(session: Session) -> bool:
-    spans = (True for each in session.new if vars(each).get("scheduled_at").__class__ is Later)
+    spans = (True for each in session.new if isinstance(vars(each).get("scheduled_at"), Later))
     return len(list(islice(spans, 2))) > 1
 
 

@@ -133,7 +133,8 @@ def _shown(value: object) -> str:
         case str() if "://" in value:
             return safe(value)
         case tuple():
-            return ",".join("none" if each is None else redacted(str(each)) for each in value)
+            names = cast("tuple[object, ...]", value)
+            return ",".join("none" if each is None else redacted(str(each)) for each in names)
         case Mapping():
             return ",".join(f"{name}:{limit}" for name, limit in cast("Mapping[str, int]", value).items())
         case float():

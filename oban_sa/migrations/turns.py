@@ -11,7 +11,7 @@ the transactions of all who have one, and so whoever builds would wait for those
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Final
@@ -24,7 +24,7 @@ _EVERY: Final = 0.05
 
 
 @contextmanager
-def turn(operations: Operations, schema: str) -> Iterator[Callable[[], None]]:
+def turn(operations: Operations, schema: str) -> Generator[Callable[[], None]]:
     """Wait until nobody else migrates the schema, and keep others waiting until the transaction has ended.
 
     Gives a function that has to be called after what may have left the transaction.
@@ -50,7 +50,7 @@ def turn(operations: Operations, schema: str) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def _second(connection: Connection) -> Iterator[Connection]:
+def _second(connection: Connection) -> Generator[Connection]:
     """Give another connection to the same database, beside the application's pool, which may have but one."""
     engine = connection.engine
     pool = engine.pool.recreate()

@@ -54,7 +54,8 @@ async def connect(hosts: Hosts, **arguments: Any) -> asyncpg.Connection:
     for kind in kinds:
         for host, port in hosts:
             try:
-                return await asyncpg.connect(**{**arguments, **kind, "host": host, "port": port})
+                given: Any = {**arguments, **kind, "host": host, "port": port}
+                return await asyncpg.connect(**given)
             except _NEXT as error:
                 failure = error
     raise failure

@@ -6,7 +6,7 @@ that WHERE takes from elsewhere, from a subquery or another table, stays what it
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import Column, ColumnElement, Select, Table, TextClause, and_, select, true
 from sqlalchemy.sql import visitors
@@ -21,7 +21,7 @@ def condition_of(query: SelectBase) -> Select[Any] | None:
     """Return a SELECT of ids for `select(Job).where(...)` on nothing but jobs' own columns; None for any other."""
     if not isinstance(query, Select):
         return None
-    bare: Select[Any] = query.order_by(None)
+    bare: Any = cast("Any", query).order_by(None)
     condition = bare.whereclause
     ways: list[tuple[Any, ...]] = [() if condition is None else (condition,)]
     if isinstance(condition, BooleanClauseList):
@@ -47,12 +47,12 @@ def condition_on_jobs(wanted: Select[Any]) -> ColumnElement[bool] | None:
     return and_(condition) if all(map(_is_on_jobs, visitors.iterate(condition))) else None
 
 
-def unlimited(query: SelectBase) -> SelectBase:
+def unlimited(query: Any) -> SelectBase:
     """Return a SELECT without its order and limit, by which other jobs might come first when it is asked again."""
-    if not isinstance(query, Select) or query._distinct or query._group_by_clauses:
-        return query
-    every: Select[Any] = query.limit(None).offset(None).order_by(None)
-    return every
+    asked: Any = query
+    if not isinstance(query, Select) or asked._distinct or asked._group_by_clauses:
+        return asked  # type: ignore[no-any-return]
+    return asked.limit(None).offset(None).order_by(None)  # type: ignore[no-any-return]
 
 
 def _same(one: Select[Any], other: Select[Any]) -> bool:

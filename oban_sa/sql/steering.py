@@ -148,7 +148,7 @@ def deleting(wanted: Select[Any]) -> Delete:
     return delete(Job).where(Job.id.in_(select(chosen.c.id)))
 
 
-def locking(command: Callable[..., Any], wanted: Select[Any]) -> Select[Any]:
+def locking(command: Callable[..., Any], wanted: Select[Any]) -> Any:
     """Lock the jobs that `command`, one of the above, would change: their ids."""
     return select(_chosen(wanted, _guard(command)).c.id)
 
