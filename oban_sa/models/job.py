@@ -9,7 +9,7 @@ from sqlalchemy import DDL, BigInteger, CheckConstraint, Identity, Index, Intege
 from sqlalchemy.orm import InstanceState, Mapped, Mapper, mapped_column
 from sqlalchemy.orm.interfaces import EXT_CONTINUE
 
-from oban_sa import hooks, recorded, values
+from oban_sa import hooks, jsontext, recorded, values
 from oban_sa.models import rules
 from oban_sa.models.base import UTC_NOW, Base
 from oban_sa.models.pattern import Pattern
@@ -21,7 +21,10 @@ from oban_sa.models.types import (
     ScheduledAt,
     State,
     UTCDateTime,
+    args_from_database,
     errors_from_database,
+    labels_from_database,
+    object_from_database,
 )
 from oban_sa.periods import Period
 from oban_sa.states import JobState
@@ -141,8 +144,8 @@ class Job(Base):
         loaded["discarded_at"] = None if discarded_at is None else rules.moment(discarded_at, "discarded_at")
         if id is not None:
             loaded["id"] = rules.identity(id)
-        if errors:
-            loaded["errors"] = rules.entries(errors)
+        if errors is not None and (entries := rules.entries(errors)):
+            loaded["errors"] = entries
         if extra is not None:
             self._extra = extra
         hooks.made(self)
@@ -177,17 +180,15 @@ class Job(Base):
         loaded["state"] = _STATES[row["state"]]
         loaded["queue"] = row["queue"]
         loaded["worker"] = row["worker"]
-        value = row["args"]
-        loaded["args"] = orjson.loads(value) if isinstance(value, (str, bytes)) else value
-        value = row["meta"]
-        loaded["meta"] = orjson.loads(value) if isinstance(value, (str, bytes)) else value if value is not None else {}
+        loaded["args"] = args_from_database(row["args"])
+        loaded["meta"] = object_from_database(row["meta"])
         value = row["errors"]
         loaded["errors"] = errors_from_database(value) if value else []
         loaded["attempt"] = row["attempt"]
         loaded["max_attempts"] = row["max_attempts"]
         loaded["priority"] = row["priority"]
-        loaded["tags"] = row["tags"] or []
-        loaded["attempted_by"] = row["attempted_by"] or []
+        loaded["tags"] = labels_from_database(row["tags"])
+        loaded["attempted_by"] = labels_from_database(row["attempted_by"])
         for column in _MOMENTS:
             value = row[column]
             loaded[column] = value if value is None or value.tzinfo is UTC else _as_utc(value)
@@ -282,7 +283,10 @@ def _as_json(args: Any) -> str:
     try:
         return orjson.dumps(args, default=repr, option=orjson.OPT_PASSTHROUGH_DATACLASS).decode()
     except TypeError:  # keys that are not strings, numbers beyond 64 bits, cycles: still worth showing
-        return repr(args)
+        try:
+            return repr(args)
+        except Exception:  # nested too deep, or of a class whose repr() fails
+            return jsontext.write(args, default=repr)
 
 
 # The migrations make the table so; this is for those who call `create_all`, in tests for instance.

@@ -3,7 +3,6 @@
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import orjson
 from sqlalchemy import (
     DateTime,
     Dialect,
@@ -22,8 +21,9 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import BindParameter, ColumnElement
 from sqlalchemy.sql.functions import FunctionElement
 
-from oban_sa import values
+from oban_sa import jsontext, values
 from oban_sa.errors import InvalidArguments, InvalidJob
+from oban_sa.models.reading import array_text_of, column_read, readable, text_of
 from oban_sa.states import JobState
 
 State = Enum(
@@ -36,7 +36,10 @@ State = Enum(
 
 
 class UTCDateTime(TypeDecorator[datetime]):
-    """An aware UTC datetime in Python, a `timestamp without time zone` in the database; a naive one is taken as UTC."""
+    """An aware UTC datetime in Python, a `timestamp without time zone` in the database; a naive one is taken as UTC.
+
+    What the database has before the year 1 or after 9999, or infinite, comes out as the nearest moment Python knows.
+    """
 
     impl = DateTime
     cache_ok = True
@@ -46,18 +49,36 @@ class UTCDateTime(TypeDecorator[datetime]):
             return value
         return value.astimezone(UTC).replace(tzinfo=None)
 
+    def column_expression(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        return column_read(column, readable(column, self), self)
+
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         return None if value is None else value.replace(tzinfo=UTC)
 
 
 class Labels(TypeDecorator[list[str]]):
-    """A list of strings; NULL, which Elixir's tables allow, comes out as an empty list."""
+    """A list of strings; NULL, which Elixir's tables allow, comes out as an empty list, and is left out of others."""
 
     impl = ARRAY(Text)
     cache_ok = True
 
     def process_result_value(self, value: Any, dialect: Dialect) -> list[str]:
-        return [] if value is None else list(value)
+        return labels_from_database(value)
+
+
+def labels_from_database(value: Any) -> list[str]:
+    """Read an array of text, which may be NULL, hold NULL, and have other arrays inside."""
+    if not value:
+        return []
+    if all(type(entry) is str for entry in value):
+        return list(value)
+    found: list[str] = []
+    for entry in value:
+        if isinstance(entry, (list, tuple)):
+            found += labels_from_database(entry)
+        elif entry is not None:
+            found.append(str(entry))
+    return found
 
 
 if TYPE_CHECKING:
@@ -69,7 +90,8 @@ else:
 class JSONObject(TypeDecorator[dict[str, Any]]):
     """A JSON object; what JSON has no word for is converted, or refused with the path that leads to it.
 
-    `where` is how paths start: `args` or `meta`. NULL, which Elixir's tables allow for `meta`, comes out as `{}`.
+    `where` is how paths start: `args` or `meta`. NULL, which Elixir's tables allow for `meta`, comes out as `{}`, and
+    so does what is no object, but for args, which are what they are. Integers come out exactly, whatever their size.
     """
 
     impl = JSONB(none_as_null=True)
@@ -99,12 +121,10 @@ class JSONObject(TypeDecorator[dict[str, Any]]):
         return process
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Any:
-        def process(value: Any) -> Any:
-            if isinstance(value, (str, bytes)):
-                value = orjson.loads(value)
-            return {} if value is None else value
+        return args_from_database if self.where == "args" else object_from_database
 
-        return process
+    def column_expression(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        return column_read(column, text_of(column), self)
 
 
 class Errors(TypeDecorator[list[dict[str, Any]]]):
@@ -122,6 +142,9 @@ class Errors(TypeDecorator[list[dict[str, Any]]]):
 
     def bind_processor(self, dialect: Dialect) -> Any:
         return _to_text
+
+    def column_expression(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        return column_read(column, array_text_of(column), self)
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Any:
         return errors_from_database
@@ -157,13 +180,35 @@ def _render_errors_of(element: _ErrorsOf, compiler: SQLCompiler, **kw: Any) -> s
     return f"({compiler.process(element.clauses.clauses[0], **kw)}).errors"
 
 
+def args_from_database(value: Any) -> Any:
+    """Read `args` as any driver brings them: an object, unless somebody wrote something else."""
+    value = _read(value)
+    return {} if value is None else value
+
+
+def object_from_database(value: Any) -> dict[str, Any]:
+    """Read an object as any driver brings it; `{}` where it is none."""
+    value = _read(value)
+    return value if isinstance(value, dict) else {}  # pyright: ignore[reportUnknownVariableType]
+
+
 def errors_from_database(value: Any) -> list[Any]:
-    """Read `errors` as any driver brings it from a column of either type."""
+    """Read `errors` as any driver brings it from a column of either type; what is no list is the only one."""
     if value is None:
         return []
-    if isinstance(value, (str, bytes)):
-        value = orjson.loads(value)
-    return [orjson.loads(entry) if isinstance(entry, (str, bytes)) else entry for entry in value]
+    if isinstance(value, list):
+        return [_read(entry) for entry in value]  # pyright: ignore[reportUnknownVariableType]
+    value = _read(value)
+    return value if isinstance(value, list) else [value]  # pyright: ignore[reportUnknownVariableType]
+
+
+def _read(value: Any) -> Any:
+    if not isinstance(value, (str, bytes)):
+        return value
+    try:
+        return jsontext.read(value)
+    except ValueError:  # the driver has read it already, and it was text
+        return value
 
 
 def _to_text(value: Any) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import MAXYEAR
 from typing import Final
 
 import asyncpg
@@ -42,8 +43,8 @@ class Burst:
             self._looks_back_at = clock.monotonic() + max(LOOKS_BACK_EVERY, SHARE * duration)
         self._full = self._full + 1 if len(fetched) >= demand else 0
         # Not after one: on a queue that runs one job at a time, a lone job is all that was asked for.
-        if self._full > 1:
-            last = fetched[-1]
+        # And not after a moment that may have been later still, nor is the last one: the driver sends it as infinity.
+        if self._full > 1 and (last := fetched[-1])["scheduled_at"].year < MAXYEAR:
             self._place = Place(last["priority"], last["scheduled_at"].replace(tzinfo=None), last["id"])
         else:
             self._place = BEGINNING

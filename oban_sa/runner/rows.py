@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC
 from operator import itemgetter
 from typing import Any, Final
 
 import asyncpg
-import orjson
 
+from oban_sa import jsontext
 from oban_sa.errors import InvalidArguments
 from oban_sa.models import Job
-from oban_sa.models.types import errors_from_database
+from oban_sa.models.types import errors_from_database, labels_from_database
 from oban_sa.sql.fetching import FETCHED, MOMENTS
 from oban_sa.states import JobState
 
@@ -23,10 +22,7 @@ def in_order(rows: list[asyncpg.Record]) -> list[asyncpg.Record]:
     """Put fetched rows in the order in which their jobs are begun: RETURNING keeps none."""
     if len(rows) < 2:
         return rows
-    try:
-        rows.sort(key=_URGENCY)
-    except TypeError:  # an infinite moment is naive, and does not compare with others
-        rows.sort(key=lambda row: (row["priority"], row["scheduled_at"].replace(tzinfo=None), row["id"]))
+    rows.sort(key=_URGENCY)
     return rows
 
 
@@ -34,13 +30,9 @@ def job_of(row: asyncpg.Record, queue: str, attempted_by: list[str]) -> Job:
     """Make the job of a fetched row; raises what keeps it from being read, such as args that are no object."""
     columns: dict[str, Any] = dict(zip(FETCHED, row, strict=False))
     args, meta, errors = columns["args"], columns["meta"], columns["errors"]
-    try:
-        columns["args"] = orjson.loads(args)
-        columns["meta"] = {} if meta == "{}" or meta is None else orjson.loads(meta)
-        columns["errors"] = [] if errors == "[]" or errors is None else errors_from_database(errors)
-    except orjson.JSONDecodeError:
-        # jsonb holds numbers of any size, for which Python's own reader has more room.
-        columns |= {"args": json.loads(args), "meta": json.loads(meta or "{}"), "errors": json.loads(errors or "[]")}
+    columns["args"] = jsontext.read(args)
+    columns["meta"] = {} if meta == "{}" or meta is None else jsontext.read(meta)
+    columns["errors"] = [] if errors == "[]" or errors is None else errors_from_database(errors)
     if not isinstance(columns["args"], dict):
         raise InvalidArguments(f"args of a job are a JSON object; this one's are {args:.100}")
     if not isinstance(columns["meta"], dict):
@@ -48,7 +40,7 @@ def job_of(row: asyncpg.Record, queue: str, attempted_by: list[str]) -> Job:
     columns["state"] = JobState.EXECUTING
     columns["queue"] = queue
     columns["attempted_by"] = attempted_by.copy()
-    columns["tags"] = columns["tags"] or []
+    columns["tags"] = labels_from_database(columns["tags"])
     for name in MOMENTS:
         if (moment := columns[name]) is not None and moment.tzinfo is not UTC:
             columns[name] = moment.replace(tzinfo=UTC)

@@ -24,6 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from oban_sa.models import Job
+from oban_sa.models.reading import readable
 from oban_sa.sql.literals import inline
 from oban_sa.sql.moments import utc_now
 from oban_sa.sql.producing import registered
@@ -51,7 +52,7 @@ FETCHED = (
 
 
 MOMENTS = tuple(name for name in FETCHED if name.endswith("_at"))
-"""Those of `FETCHED` that are moments, aware but for infinite ones, which asyncpg reads as naive."""
+"""Those of `FETCHED` that are moments, aware."""
 
 JSON_TEXT = frozenset({"args", "meta", "errors"})
 """Those of `FETCHED` that are answered as JSON text."""
@@ -130,6 +131,10 @@ def answered(name: str) -> Any:
     """One of `FETCHED` as a fetch answers it."""
     column: Any = jobs.c[name]
     if name.endswith("_at"):
+        # Those that others may have written, of which one that Python can't hold would keep the whole answer from being
+        # read: the rows it claims would stay executing, and be fetched in vain for ever.
+        if name != "attempted_at":
+            column = readable(column, DateTime())
         # Aware, as jobs hold it: making it aware in Python costs more than reading all the rest of the row.
         return func.timezone(inline("'UTC'"), column, type_=DateTime(timezone=True)).label(name)
     if name == "errors":

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import Counter
 from collections.abc import Collection, Coroutine, Iterable, Mapping
 from typing import Any, Final, TypeAlias, overload
 from uuid import uuid4
 
-import orjson
 from sqlalchemy import Connection, Engine, Executable, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
@@ -20,7 +18,7 @@ from oban_sa.runner.acker import Outcome, as_arrays
 from oban_sa.runner.dispatch import Dispatch
 from oban_sa.runner.executor import Executor, Interrupted, Running
 from oban_sa.sql.acking import acking
-from oban_sa.sql.fetching import FETCHED, JSON_TEXT, answered, jobs
+from oban_sa.sql.fetching import FETCHED, answered, jobs
 from oban_sa.sql.literals import inline as literal
 from oban_sa.sql.moments import utc_clock, utc_now
 from oban_sa.states import JobState
@@ -233,9 +231,4 @@ def _refresh(session: Session, ran: Collection[int]) -> None:
 
 
 def _job(row: Mapping[str, Any], holder: list[str]) -> Job:
-    loaded: dict[str, Any] = {**row, "state": JobState.EXECUTING.value, "attempted_by": list(holder)}
-    try:
-        return Job.from_row(loaded)
-    except orjson.JSONDecodeError:
-        # jsonb holds numbers of any size; Python's own reader takes them all.
-        return Job.from_row({**loaded, **{name: json.loads(loaded[name] or "null") for name in JSON_TEXT}})
+    return Job.from_row({**row, "state": JobState.EXECUTING.value, "attempted_by": list(holder)})
