@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -94,7 +95,7 @@ def given_back(attempt: Attempt) -> Verdict:
 
 def orphaned(node: str, *, silent_for: float | None = None) -> str:
     """Return the text of the error that a rescued attempt leaves: the node died."""
-    since = "" if silent_for is None else f" {periods.describe(silent_for)} ago"
+    since = "" if silent_for is None or not math.isfinite(silent_for) else f" {periods.describe(silent_for)} ago"
     return storable(f"{AttemptOrphaned.__name__}: node {node} stopped beating{since} while it ran this attempt")
 
 

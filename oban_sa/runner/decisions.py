@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Final, cast
 
-from oban_sa import messages
+from oban_sa import jsontext, messages
 from oban_sa.messages import EVERY
 from oban_sa.runner.database import Database
 from oban_sa.runner.queues import Queues
@@ -16,6 +15,9 @@ from oban_sa.sql.governing import decided
 from oban_sa.sql.steering import asked_to_stop
 
 logger = logging.getLogger("oban_sa.runner")
+
+LARGEST_LIMIT: Final = 2**31 - 1
+"""Jobs at once; a larger limit is none that `scale_queue` takes, so a stranger wrote it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ class Decisions:
     def _carry_out(self, queue: str, setting: str, value: Any) -> None:
         if setting == "paused":
             (self._queues.pause if value is True else self._queues.resume)(queue)
-        elif isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        elif isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST_LIMIT:
             self._queues.scale(queue, value)
 
 
@@ -80,13 +82,14 @@ def latest(
         for ident in (name, messages.ident(name, node)):
             kept = _settings(metas.get(row, {}).get(ident))
             if setting in kept:
-                found.append(Decision(kept[setting], str(kept.get(f"{setting}_at", ""))))
+                at = kept.get(f"{setting}_at", "")
+                found.append(Decision(kept[setting], at if isinstance(at, str) else ""))
     # Of two decisions of one moment the narrower one holds.
     return max(reversed(found), key=lambda decision: decision.at, default=None)
 
 
 def _object(text: str | None) -> dict[str, Any]:
-    return _settings(json.loads(text) if text else None)
+    return _settings(jsontext.read(text) if text else None)
 
 
 def _settings(value: Any) -> dict[str, Any]:

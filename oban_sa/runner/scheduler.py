@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-import orjson
-
 from oban_sa import clock, cronentry, hooks, messages, telemetry, values
 from oban_sa.cronentry import MOST_CAUGHT_UP, CronEntry, Due, Span, Written
 from oban_sa.errors import InvalidJob, InvalidOption, WorkerNotFound
 from oban_sa.models import Job, rules
+from oban_sa.models.types import args_from_database
 from oban_sa.runner.database import Database
 from oban_sa.sql import ticking
 from oban_sa.sql.leading import lease_name
@@ -29,6 +28,7 @@ _JUST_BEFORE: Final = timedelta(seconds=1)
 """The same for a leader that knows of none before it, as after a restart of the only node."""
 
 _EVER: Final = datetime.min.replace(tzinfo=UTC)
+_NEVER: Final = datetime.max.replace(tzinfo=UTC)
 _FOLLOW_EVERY: Final = 1.0
 _LEAD_EVERY: Final = 5.0
 
@@ -91,7 +91,8 @@ class Scheduler:
         if node is not None:
             expires_at = _aware(rows[0]["expires_at"])
             leads = node == self._source.node and expires_at > now
-            self._led = _Led.seen(now, _aware(rows[0]["elected_at"]), expires_at, self._led)
+            # Elected in the future is nobody; were it believed, all until then would count as missed.
+            self._led = _Led.seen(now, min(_aware(rows[0]["elected_at"]), now), expires_at, self._led)
             missed = self._led.without
         known = {row["key"]: _Known.of(dict(row)) for row in rows if row["key"] is not None}
         return _Seen(now=now, at=at, leads=leads, missed=missed, known=known)
@@ -222,7 +223,7 @@ class _Led:
     def seen(cls, now: datetime, elected_at: datetime, expires_at: datetime, before: _Led | None) -> _Led:
         """Take a lease into account: what its holder, frozen or dead, left undone while it ran was not missed."""
         if before is None:
-            return cls(expires_at, Span(_EVER, elected_at - _JUST_BEFORE))
+            return cls(expires_at, Span(_EVER, max(elected_at, _EVER + _JUST_BEFORE) - _JUST_BEFORE))
         until = max(before.until, expires_at)
         if expires_at <= now or now <= before.until:
             return cls(until, before.without)
@@ -239,26 +240,28 @@ class _Known:
     expression: str
     timezone: str
     worker: str
-    opts: Mapping[str, Any]
+    opts: Any
     last_at: datetime | None
     defined_at: datetime
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> _Known:
-        opts = row["opts"]
         return cls(
             row["expression"],
             row["timezone"],
             row["worker"],
-            orjson.loads(opts) if isinstance(opts, (str, bytes)) else opts,
+            args_from_database(row["opts"]),
             None if row["last_at"] is None else _aware(row["last_at"]),
             _aware(row["defined_at"]),
         )
 
     @property
     def dealt_with(self) -> datetime:
-        """The moment up to which nothing is left to do: the last tick, or the entry's beginning."""
-        return self.defined_at if self.last_at is None else max(self.last_at, self.defined_at)
+        """The moment up to which nothing is left to do: the last tick, or the entry's beginning.
+
+        A last tick at the end of all time was written by somebody else, and is none.
+        """
+        return self.defined_at if self.last_at in (None, _NEVER) else max(self.last_at, self.defined_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,9 +296,10 @@ class _Claim:
 
 
 def _same(entry: CronEntry, known: _Known | None) -> bool:
-    if known is None:
+    if known is None or known.defined_at in (_EVER, _NEVER) or type(known.opts) is not dict:
         return False
-    opts = {name: value for name, value in known.opts.items() if name != ticking.LAST_JOB}
+    held: dict[str, Any] = known.opts  # pyright: ignore[reportUnknownVariableType]
+    opts = {name: value for name, value in held.items() if name != ticking.LAST_JOB}
     written = (known.expression, known.timezone, known.worker, opts)
     return written == (entry.expression, entry.timezone, entry.worker, _described(entry))
 

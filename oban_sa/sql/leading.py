@@ -21,6 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 
 from oban_sa.models import Leader
+from oban_sa.models.reading import strange
 from oban_sa.sql.moments import seconds_later, utc_clock
 
 leaders: Table = Leader.metadata.tables["public.oban_leaders"]
@@ -39,6 +40,7 @@ def electing() -> Executable:
     """Take the lease if it is free, or renew one's own: a row of `elected_at` for the leader, none for the others.
 
     A lease is one's own where both node and `elected_at` are: two processes that were given one node name stay two.
+    One that lasts for ever was written by no node, and is free.
     Parameters: `lease`, `holder`, `held_since` (what the last election answered, or None), `lasts` (seconds).
     """
     now = utc_clock()
@@ -56,7 +58,7 @@ def electing() -> Executable:
             "elected_at": case((own, leaders.c.elected_at), else_=row.excluded.elected_at),
             "expires_at": row.excluded.expires_at,
         },
-        where=own | (leaders.c.expires_at <= now),
+        where=own | (leaders.c.expires_at <= now) | strange(leaders.c.expires_at),
     ).returning(leaders.c.elected_at)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, DateTime, Double, cast, extract, func, select, type_coerce
+from sqlalchemy import ColumnElement, DateTime, Double, cast, func, select, type_coerce
 
 from oban_sa.sql.literals import inline
 
@@ -37,5 +37,11 @@ def seconds_earlier(moment: ColumnElement[datetime], seconds: ColumnElement[Any]
 
 
 def seconds_between(earlier: ColumnElement[Any], later: ColumnElement[Any]) -> ColumnElement[float]:
-    """Seconds from `earlier` to `later`, as a float."""
-    return cast(extract("epoch", later - earlier), Double)
+    """Seconds from `earlier` to `later`, as a float: infinite where one of them is, which others may have written."""
+    # Not of `later - earlier`: before version 17 PostgreSQL can't subtract infinite moments, nor any that lie further
+    # apart than an interval is long, and one row that holds such a moment would fail the statement for all.
+    return _epoch(later) - _epoch(earlier)
+
+
+def _epoch(moment: ColumnElement[Any]) -> ColumnElement[float]:
+    return func.date_part(inline("'epoch'"), moment, type_=Double())

@@ -29,6 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from oban_sa.holders import OURS
+from oban_sa.models.reading import strange
 from oban_sa.sql.acking import error_entry
 from oban_sa.sql.fetching import jobs
 from oban_sa.sql.literals import inline
@@ -53,7 +54,8 @@ def dead() -> Executable:
     silent_for = seconds_between(producers.c.updated_at, utc_now())
     return (
         select(producers.c.uuid, producers.c.node, producers.c.queue, silent_for.label("silent_for"))
-        .where(silent_for > promised)
+        # A beat is never at a moment that no clock says; whoever lives beats again.
+        .where((silent_for > promised) | (strange(producers.c.updated_at) & promised.is_not(None)))
         .with_for_update(skip_locked=True)
     )
 

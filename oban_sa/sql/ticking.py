@@ -36,6 +36,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 
 from oban_sa.models import Cron, Job, Leader
+from oban_sa.models.reading import readable, strange
 from oban_sa.sql.moments import utc_clock
 from oban_sa.states import FINAL
 
@@ -70,7 +71,7 @@ def looking() -> Executable:
     """The database's clock, who leads, and the entries that are known, in rows that repeat the first two.
 
     Columns: `now`, `node` and `elected_at` and `expires_at` of the lease, `key`, `expression`, `timezone`, `worker`,
-    `opts`, `last_at`, `defined_at`. Parameters: `lease` and `keys`.
+    `opts` as JSON text, `last_at`, `defined_at`. A lease for ever is none. Parameters: `lease` and `keys`.
     """
     clock = select(utc_clock().label("now")).cte("clock").prefix_with("MATERIALIZED", dialect="postgresql")
     lease = _leaders.alias("lease")
@@ -79,20 +80,20 @@ def looking() -> Executable:
     columns: list[Any] = [
         clock.c.now,
         lease.c.node,
-        type_coerce(lease.c.elected_at, DateTime()).label("elected_at"),
-        type_coerce(lease.c.expires_at, DateTime()).label("expires_at"),
+        readable(lease.c.elected_at, DateTime()).label("elected_at"),
+        readable(lease.c.expires_at, DateTime()).label("expires_at"),
         cron.c.name.label("key"),
         cron.c.expression,
         cron.c.timezone,
         cron.c.worker,
-        type_coerce(cron.c.opts, JSONB()).label("opts"),
-        type_coerce(cron.c.last_at, DateTime()).label("last_at"),
-        type_coerce(cron.c.updated_at, DateTime()).label("defined_at"),
+        cast(cron.c.opts, Text).label("opts"),
+        readable(cron.c.last_at, DateTime()).label("last_at"),
+        readable(cron.c.updated_at, DateTime()).label("defined_at"),
     ]
     return select(*columns).select_from(
-        clock.outerjoin(lease, lease.c.name == bindparam("lease", type_=Text())).outerjoin(
-            cron, cron.c.name == func.any(keys)
-        )
+        clock.outerjoin(
+            lease, (lease.c.name == bindparam("lease", type_=Text())) & ~strange(lease.c.expires_at)
+        ).outerjoin(cron, cron.c.name == func.any(keys))
     )
 
 
@@ -110,7 +111,7 @@ def defining() -> Executable:
         ["name", "expression", "worker", "timezone", "opts", "inserted_at", "updated_at"], rows.where(_leads())
     )
     new = statement.excluded
-    reset = (_crons.c.expression != new.expression) | (_crons.c.timezone != new.timezone)
+    reset = (_crons.c.expression != new.expression) | (_crons.c.timezone != new.timezone) | strange(_crons.c.updated_at)
     last_job = func.jsonb_strip_nulls(
         func.jsonb_build_object(
             literal_column(f"'{LAST_JOB}'"), _crons.c.opts.op("->")(literal_column(f"'{LAST_JOB}'"))
@@ -142,13 +143,16 @@ def claiming() -> Executable:
     """
     claim = _records("claims", CLAIM, "claim")
     cron = _crons.alias("cron")
-    last_job = cast(cron.c.opts.op("->>")(literal_column(f"'{LAST_JOB}'")), BigInteger)
+    noted: Any = cron.c.opts.op("->>")(literal_column(f"'{LAST_JOB}'"))
+    # Whoever has written there what is no id, it must not fail the claims of all entries.
+    last_job = case((noted.op("~")(literal_column("'^[0-9]{1,18}$'")), cast(noted, BigInteger)))
     final: list[Any] = [literal_column(f"'{state}'") for state in sorted(FINAL)]
     unfinished = exists(select(_jobs.c.id).where(_jobs.c.id == last_job, _jobs.c.state.not_in(final)))
     claimed = (
         select(claim.c.key, claim.c.name, claim.c.until, claim.c.overlap, (~claim.c.overlap & unfinished).label("busy"))
         .select_from(cron.join(claim, cron.c.name == claim.c.key))
-        .where(type_coerce(cron.c.last_at, DateTime()).is_not_distinct_from(claim.c.seen), _leads())
+        # As it was read: what Python has no moment for is moved on from there too.
+        .where(readable(cron.c.last_at, DateTime()).is_not_distinct_from(claim.c.seen), _leads())
         # In one order, so that two that claim the same entries wait for each other instead of deadlocking.
         .order_by(cron.c.name)
         .with_for_update(of=cron)

@@ -30,7 +30,7 @@ def test_every_table_is_looked_for_in_the_schema(statement: object, schema: str)
 def test_a_claim_is_one_statement_that_compares_locks_inserts_and_moves_on() -> None:
     sql = compiled(ticking.claiming(), "public")
     order = [
-        "cron.last_at IS NOT DISTINCT FROM claim.seen",
+        "ELSE cron.last_at END IS NOT DISTINCT FROM claim.seen",
         "FOR UPDATE OF cron",
         "INSERT INTO public.oban_jobs (worker, queue, args, meta, tags, priority, max_attempts)",
         "WHERE NOT claimed.busy",

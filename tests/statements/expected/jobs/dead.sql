@@ -1,4 +1,4 @@
 --
-SELECT jobs.oban_producers.uuid, jobs.oban_producers.node, jobs.oban_producers.queue, CAST(EXTRACT(epoch FROM timezone('UTC', now()) - jobs.oban_producers.updated_at) AS DOUBLE PRECISION) AS silent_for
+SELECT jobs.oban_producers.uuid, jobs.oban_producers.node, jobs.oban_producers.queue, date_part('epoch', timezone('UTC', now())) - date_part('epoch', jobs.oban_producers.updated_at) AS silent_for
 FROM jobs.oban_producers
-WHERE CAST(EXTRACT(epoch FROM timezone('UTC', now()) - jobs.oban_producers.updated_at) AS DOUBLE PRECISION) > CASE WHEN ((jobs.oban_producers.meta ->> 'dead_after') ~ '^[0-9]{1,8}([.][0-9]+)?$') THEN CAST(jobs.oban_producers.meta ->> 'dead_after' AS DOUBLE PRECISION) END FOR UPDATE SKIP LOCKED
+WHERE date_part('epoch', timezone('UTC', now())) - date_part('epoch', jobs.oban_producers.updated_at) > CASE WHEN ((jobs.oban_producers.meta ->> 'dead_after') ~ '^[0-9]{1,8}([.][0-9]+)?$') THEN CAST(jobs.oban_producers.meta ->> 'dead_after' AS DOUBLE PRECISION) END OR (jobs.oban_producers.updated_at NOT BETWEEN timestamp '0001-01-01 00:00:00' AND timestamp '9999-12-31 23:59:59.999999') AND CASE WHEN ((jobs.oban_producers.meta ->> 'dead_after') ~ '^[0-9]{1,8}([.][0-9]+)?$') THEN CAST(jobs.oban_producers.meta ->> 'dead_after' AS DOUBLE PRECISION) END IS NOT NULL FOR UPDATE SKIP LOCKED

@@ -1,4 +1,4 @@
 --
-SELECT public.oban_producers.uuid, public.oban_producers.node, public.oban_producers.queue, CAST(EXTRACT(epoch FROM timezone('UTC', now()) - public.oban_producers.updated_at) AS DOUBLE PRECISION) AS silent_for
+SELECT public.oban_producers.uuid, public.oban_producers.node, public.oban_producers.queue, date_part('epoch', timezone('UTC', now())) - date_part('epoch', public.oban_producers.updated_at) AS silent_for
 FROM public.oban_producers
-WHERE CAST(EXTRACT(epoch FROM timezone('UTC', now()) - public.oban_producers.updated_at) AS DOUBLE PRECISION) > CASE WHEN ((public.oban_producers.meta ->> 'dead_after') ~ '^[0-9]{1,8}([.][0-9]+)?$') THEN CAST(public.oban_producers.meta ->> 'dead_after' AS DOUBLE PRECISION) END FOR UPDATE SKIP LOCKED
+WHERE date_part('epoch', timezone('UTC', now())) - date_part('epoch', public.oban_producers.updated_at) > CASE WHEN ((public.oban_producers.meta ->> 'dead_after') ~ '^[0-9]{1,8}([.][0-9]+)?$') THEN CAST(public.oban_producers.meta ->> 'dead_after' AS DOUBLE PRECISION) END OR (public.oban_producers.updated_at NOT BETWEEN timestamp '0001-01-01 00:00:00' AND timestamp '9999-12-31 23:59:59.999999') AND CASE WHEN ((public.oban_producers.meta ->> 'dead_after') ~ '^[0-9]{1,8}([.][0-9]+)?$') THEN CAST(public.oban_producers.meta ->> 'dead_after' AS DOUBLE PRECISION) END IS NOT NULL FOR UPDATE SKIP LOCKED

@@ -9,7 +9,7 @@ staged AS
 counted AS
 (SELECT staged.queue AS queue, count(*) AS count, pg_notify($1::VARCHAR, CAST(json_build_object('queue', staged.queue) AS TEXT)) AS announced
 FROM staged GROUP BY staged.queue)
- SELECT counted.queue, counted.count, counted.announced, CAST(EXTRACT(epoch FROM ahead.at - timezone('UTC', clock_timestamp())) AS DOUBLE PRECISION) AS seconds
+ SELECT counted.queue, counted.count, counted.announced, date_part('epoch', ahead.at) - date_part('epoch', timezone('UTC', clock_timestamp())) AS seconds
 FROM (SELECT min(public.oban_jobs.scheduled_at) AS at
 FROM public.oban_jobs
 WHERE public.oban_jobs.state IN ('scheduled', 'retryable') AND public.oban_jobs.scheduled_at > timezone('UTC', now())) AS ahead LEFT OUTER JOIN counted ON true

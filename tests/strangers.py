@@ -1,0 +1,164 @@
+"""Rows as nobody of ours would write them, for each table: what a stranger's SQL may leave behind."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import strategies as st
+
+
+class Long(str):
+    """A text that is not shown in full where a test fails."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<{self[:20]!r} and so on, {len(self)} characters>"
+
+
+MOMENTS = (
+    "infinity",
+    "-infinity",
+    "4713-01-01 00:00:00 BC",
+    "0044-03-15 12:00:00 BC",
+    "0001-01-01 00:00:00",
+    "9999-12-31 23:59:59.999999",
+    "10000-01-01 00:00:00",
+    "294276-12-31 23:59:59.999999",
+)
+DEPTH = 3_000
+DEEP = Long('{"a":[' * (DEPTH // 2) + "1" + "]}" * (DEPTH // 2))
+JSON = (
+    "null",
+    "[]",
+    '"text"',
+    '"12"',
+    "7",
+    "true",
+    "1e400",
+    "[1e400, -1e-400, 1e20, 12345678901234567890123]",
+    '{"n": 12345678901234567890123, "f": 1e20, "huge": 1e400}',
+    Long('{"digits": ' + "9" * 5_000 + ', "fraction": ' + "9" * 400 + ".5}"),
+    DEEP,
+    '{"recorded": true, "return": 5}',
+    '{"recorded": true, "return": "gw"}',
+    '{"recorded": [], "return": {}}',
+    '{"dead_after": 1e400}',
+    '{"dead_after": -5}',
+    '{"dead_after": "\\u001b"}',
+    '{"limit": 1e400, "local_limit": true, "paused": []}',
+    '{"Oban": {"limit": 1e400, "limit_at": "z", "paused": "no", "paused_at": 9}}',
+    '{"Oban": []}',
+    '{"last_job_id": "x"}',
+    '{"last_job_id": 1e30}',
+    '{"rescued": 1e30, "cancel_requested": []}',
+    json.dumps({"\u001b[31m": "\u202e\u009b\r\u0007"}),
+)
+TEXTS = (
+    "\u001b[31mred",
+    "a\rb",
+    "\u0007",
+    "\u202eturned",
+    "\u009b2J",
+    "'\"\\%s:x{}$1",
+    "[bold]x[/]",
+    "*",
+    "Ünïcödé\u200b",
+)
+LONG = Long("q" * 200_000)
+ARRAYS: tuple[Any, ...] = (None, [], [None], ["one"], ["a", None], [["a", "b"], ["c", None]], ["\u001b[2J", "\u202e"])
+
+moments = st.sampled_from(MOMENTS)
+jsons = st.sampled_from(JSON)
+texts = st.sampled_from(TEXTS)
+arrays = st.sampled_from(ARRAYS)
+maybe_moments = st.none() | moments
+
+jobs = st.fixed_dictionaries(
+    {
+        "state": st.sampled_from(
+            ["available", "scheduled", "executing", "retryable", "completed", "cancelled", "discarded", "suspended"]
+        ),
+        "queue": st.just("default") | texts,
+        "worker": st.just("known") | texts,
+        "args": jsons,
+        "meta": st.none() | jsons,
+        "errors": st.lists(st.none() | jsons, max_size=3),
+        "tags": arrays,
+        "attempted_by": arrays,
+        "attempt": st.sampled_from([0, 3]),
+        "max_attempts": st.sampled_from([3, 20, 2**31 - 1]),
+        "priority": st.sampled_from([0, 9]),
+        "inserted_at": moments,
+        "scheduled_at": moments,
+        "attempted_at": maybe_moments,
+        "completed_at": maybe_moments,
+        "cancelled_at": maybe_moments,
+        "discarded_at": maybe_moments,
+    }
+)
+producers = st.fixed_dictionaries(
+    {
+        "uuid": st.uuids().map(str),
+        "name": st.just("Oban") | texts,
+        "node": texts,
+        "queue": texts | st.just(LONG),
+        "meta": jsons,
+        "started_at": moments,
+        "updated_at": moments,
+    }
+)
+leaders = st.fixed_dictionaries(
+    {
+        "name": st.just("oban_sa.Oban") | texts,
+        "node": texts,
+        "elected_at": moments,
+        "expires_at": st.sampled_from(["infinity", "-infinity", "0044-03-15 12:00:00 BC", "294276-12-31 23:59:59"]),
+    }
+)
+peers = st.fixed_dictionaries({"name": texts, "node": texts, "started_at": moments, "expires_at": moments})
+queues = st.fixed_dictionaries({"name": st.just("default") | texts, "meta": jsons, "updated_at": moments})
+crons = st.fixed_dictionaries(
+    {
+        "name": st.just("tick") | texts | st.just(LONG),
+        "expression": st.sampled_from(["* * * * *", "0 0 31 2 *"]) | texts,
+        "worker": st.just("known") | texts,
+        "timezone": st.sampled_from(["Etc/UTC", "Pacific/Kiritimati", "America/Adak", "/etc/passwd", ""]) | texts,
+        "opts": jsons,
+        "last_at": maybe_moments,
+        "inserted_at": moments,
+        "updated_at": moments,
+    }
+)
+
+TABLES = {
+    "oban_jobs": jobs,
+    "oban_producers": producers,
+    "oban_leaders": leaders,
+    "oban_peers": peers,
+    "oban_queues": queues,
+    "oban_crons": crons,
+}
+_TYPES = {"meta": "jsonb", "opts": "jsonb", "args": "jsonb", "uuid": "uuid", "state": "oban_job_state"}
+
+
+def insert(table: str, row: dict[str, Any]) -> tuple[str, list[Any]]:
+    """An INSERT of a row, with the values for psycopg's placeholders; a row whose key is taken is left out."""
+    places: list[str] = []
+    values: list[Any] = []
+    for name, value in row.items():
+        kind = _TYPES.get(name) or ("timestamp" if name.endswith("_at") else None)
+        if name == "errors":
+            places.append(f"ARRAY[{', '.join(['%s::jsonb'] * len(value))}]::jsonb[]")
+            values += value
+        elif name in ("tags", "attempted_by"):
+            places.append("%s::text[]")
+            values.append(value)
+        else:
+            places.append("%s" if kind is None else f"%s::{kind}")
+            values.append(value)
+    return (
+        f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join(places)}) ON CONFLICT DO NOTHING",
+        [str(value) if isinstance(value, Long) else value for value in values],
+    )
