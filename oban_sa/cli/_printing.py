@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -9,18 +10,27 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import click
-import orjson
+
+from oban_sa import jsontext
 
 Row = Sequence[object]
 
 LEFT_OUT: Final = "…"
 
+WIDEST: Final = 300
+"""Characters of a cell: every row of a table is as wide as its widest one, and names may be of any length."""
+
 _UNITS: Final = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 def document(value: Mapping[str, Any]) -> None:
-    """Print one JSON document; moments are ISO 8601 in UTC."""
-    click.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2, default=str).decode())
+    """Print one JSON document; moments are ISO 8601 in UTC, and numbers that are none null."""
+    click.echo(jsontext.write(value, indent=True))
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print a line that may hold names and texts of others, without what a terminal would obey."""
+    click.echo(clean(text), err=err)
 
 
 def table(columns: Sequence[str], rows: Sequence[Row], *, right: Sequence[str] = (), wide: str | None = None) -> None:
@@ -29,7 +39,7 @@ def table(columns: Sequence[str], rows: Sequence[Row], *, right: Sequence[str] =
     Columns in `right` are numbers. What is too wide for the terminal is cut in the column `wide`; a file or another
     program gets all of it.
     """
-    cells = [["-" if cell is None or cell == "" else _clean(str(cell)) for cell in row] for row in rows]
+    cells = [["-" if cell is None or cell == "" else _clipped(clean(str(cell))) for cell in row] for row in rows]
     terminal = sys.stdout.isatty()
     if terminal and _rich(columns, cells, right, wide):
         return
@@ -44,6 +54,8 @@ def table(columns: Sequence[str], rows: Sequence[Row], *, right: Sequence[str] =
 
 def span(seconds: float) -> str:
     """A span of time in its two largest units: "3 min 20 s"; "0.4 s" below a second."""
+    if math.isinf(seconds):  # a moment that is none, which somebody wrote into a row
+        return "for ever" if seconds > 0 else span(0)
     seconds = max(0.0, seconds)
     if seconds < 1:
         return f"{seconds:.1f} s"
@@ -67,7 +79,12 @@ def ago(moment: datetime | None, now: datetime) -> str:
 
 def moment(value: datetime | None, now: datetime) -> str:
     """A moment in UTC to the second, and how long ago it was."""
-    return "-" if value is None else f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC  ({ago(value, now)})"
+    if value is None:
+        return "-"
+    try:
+        return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC  ({ago(value, now)})"
+    except OverflowError:  # in a time zone in which it isn't the year 1 or 9999 yet, or any more
+        return value.isoformat()
 
 
 def count(number: int, noun: str) -> str:
@@ -77,17 +94,31 @@ def count(number: int, noun: str) -> str:
 
 def compact(value: object) -> str:
     """A JSON value on one line."""
-    return orjson.dumps(value, default=str).decode()
+    return jsontext.write(value)
 
 
 def pretty(value: object) -> str:
     """A JSON value on as many lines as it takes."""
-    return orjson.dumps(value, default=str, option=orjson.OPT_INDENT_2).decode()
+    return jsontext.write(value, indent=True)
 
 
-def _clean(text: str) -> str:
-    """Text of others on one line, without what a terminal would obey."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
+def clean(text: str) -> str:
+    """Text of others on one line: what a terminal would obey, or turn around, is written as an escape."""
+    return text if text.isprintable() else "".join(map(_letter, text))
+
+
+def _letter(letter: str) -> str:
+    if letter.isprintable():
+        return letter
+    # Spaces of all kinds are no more than that.
+    return " " if letter.isspace() and letter not in _LINE_ENDS else letter.encode("unicode_escape").decode()
+
+
+_LINE_ENDS: Final = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
+
+
+def _clipped(cell: str) -> str:
+    return cell if len(cell) <= WIDEST else cell[: WIDEST - 1] + LEFT_OUT
 
 
 def _fitted(text: str, width: int, right: bool) -> str:

@@ -59,7 +59,10 @@ class _Entry:
 
     def local(self, moment: datetime) -> str:
         zone = UTC if self.schedule is None else self.schedule.zone
-        return f"{moment.astimezone(zone):%a %Y-%m-%d %H:%M:%S %Z}"
+        try:
+            return f"{moment.astimezone(zone):%a %Y-%m-%d %H:%M:%S %Z}"
+        except OverflowError:  # a row may hold the first or the last moment there is
+            return f"{moment:%a %Y-%m-%d %H:%M:%S %Z}"
 
 
 @command.command("list", help=LIST_HELP, short_help="Show each entry with its last and its next moment.")

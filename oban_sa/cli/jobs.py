@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from oban_sa.cli._connecting import asked, database_options, json_option
 from oban_sa.cli._groups import CONTEXT, Suggesting
-from oban_sa.cli._printing import ago, compact, count, document, moment, pretty, span, table
+from oban_sa.cli._printing import ago, clean, compact, count, document, moment, pretty, say, span, table
 from oban_sa.client import Oban
 from oban_sa.errors import InvalidOption, JobNotFound, nearest
 from oban_sa.models import Job
@@ -169,7 +169,7 @@ def show(settings: Settings, *, job_id: int, as_json: bool) -> None:
     if as_json:
         document(_described(job))
         return
-    click.echo(f"Job {job.id}  {job.worker}")
+    say(f"Job {job.id}  {job.worker}")
     lines: list[tuple[str, object]] = [
         ("state", job.state.value),
         ("queue", job.queue),
@@ -185,16 +185,17 @@ def show(settings: Settings, *, job_id: int, as_json: bool) -> None:
     ]
     for name, value in lines:
         if value != "":
-            click.echo(f"  {name:<10} {value}")
+            say(f"  {name:<10} {value}")
     for name, held in (("args", job.args), ("meta", job.meta)):
         click.echo(f"\n{name}")
         click.echo(_indented(pretty(held)))
     if job.meta.get("recorded") is True:
         click.echo("\nrecorded")
         click.echo(_indented(_recorded(job)))
-    for error in job.errors or ():
-        click.echo(f"\nerror of attempt {error.get('attempt', '?')}  {_said_at(error.get('at'), now)}")
-        click.echo(_indented(str(error.get("error", "")).rstrip()))
+    for known in map(_entry, job.errors):
+        click.echo()
+        say(f"error of attempt {_text(known.get('attempt', '?'))}  {_said_at(known.get('at'), now)}")
+        click.echo(_indented(_text(known.get("error", "")).rstrip()))
 
 
 @command.command(
@@ -348,18 +349,26 @@ def _recorded(job: Job) -> str:
         return f"can't be decoded: {error}"
 
 
-def _said_at(text: Any, now: datetime) -> str:
+def _entry(error: Any) -> dict[str, Any]:
+    """One of a job's errors, whatever stands there."""
+    return error if isinstance(error, dict) else {"error": error}  # pyright: ignore[reportUnknownVariableType]
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else compact(value)
+
+
+def _said_at(text: object, now: datetime) -> str:
     try:
-        at = datetime.fromisoformat(str(text))
+        at = datetime.fromisoformat(text) if isinstance(text, str) else None
     except ValueError:
         return ""
-    return moment(at if at.tzinfo else at.replace(tzinfo=now.tzinfo), now)
+    return "" if at is None else moment(at if at.tzinfo else at.replace(tzinfo=now.tzinfo), now)
 
 
 def _indented(text: str) -> str:
-    # Line ends of other systems too, but nothing else that a terminal would obey.
-    lines = ("".join(c if c.isprintable() or c == "\t" else " " for c in line) for line in text.splitlines())
-    return "\n".join(f"  {line}" for line in lines)
+    # On lines of their own after the line ends of other systems too.
+    return "\n".join(f"  {clean(line)}" for line in text.splitlines())
 
 
 async def _now(session: AsyncSession) -> datetime:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import click
 
 from oban_sa.cli._connecting import asked, database_options, instance_option, json_option
 from oban_sa.cli._groups import CONTEXT, Suggesting
-from oban_sa.cli._printing import document, span, table
+from oban_sa.cli._printing import document, say, span, table
 from oban_sa.client import Oban
 from oban_sa.errors import InvalidOption, nearest
 from oban_sa.settings import Settings
@@ -60,7 +61,7 @@ def list_(settings: Settings, *, as_json: bool) -> None:
     else:
         click.echo(f"No node of {settings.name} runs.")
     for name, number in orphans.items():
-        click.echo(f"Nobody works on the queue {name}, which has {number:,} available.")
+        say(f"Nobody works on the queue {name}, which has {number:,} available.")
 
 
 def described(check: Any, settings: Settings) -> dict[str, Any]:
@@ -72,7 +73,7 @@ def described(check: Any, settings: Settings) -> dict[str, Any]:
         "paused": check.paused,
         "running": list(check.running),
         "started_at": check.started_at,
-        "silent_for": round(check.silent_for, 3),
+        "silent_for": round(check.silent_for, 3),  # infinite where the last heartbeat is no moment
         "alive": check.silent_for < settings.dead_after,
     }
 
@@ -87,13 +88,17 @@ def print_queues(queues: Sequence[dict[str, Any]], waiting: dict[str, int]) -> N
             len(queue["running"]),
             waiting.get(queue["queue"], 0),
             "silent" if not queue["alive"] else "paused" if queue["paused"] else "running",
-            f"{span(queue['silent_for'])} ago",
+            _ago(queue["silent_for"]),
             f"{queue['started_at']:%Y-%m-%d %H:%M:%S} UTC",
         )
         for queue in queues
     ]
     columns = ("queue", "node", "limit", "executing", "available", "state", "heartbeat", "started")
     table(columns, rows, right=("limit", "executing", "available"), wide="node")
+
+
+def _ago(seconds: float) -> str:
+    return "never" if math.isinf(seconds) else f"{span(seconds)} ago"
 
 
 @command.command("pause", help="Start no more jobs of queues; those that run go on.", no_args_is_help=True)
@@ -192,6 +197,6 @@ def _say(
     else:
         where = f"on the node {node}" if node is not None else f"on all nodes of {settings.name}"
         for queue in queues:
-            click.echo(f"{'Every queue' if queue == '*' else f'The queue {queue}'} {done} {where}.")
+            say(f"{'Every queue' if queue == '*' else f'The queue {queue}'} {done} {where}.")
     for warning in unknown:
-        click.echo(f"Note: {warning}", err=True)
+        say(f"Note: {warning}", err=True)

@@ -10,7 +10,7 @@ import click
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from oban_sa.cli._connecting import asked, database_options, instance_option, json_option
-from oban_sa.cli._printing import document, span, table
+from oban_sa.cli._printing import document, say, span, table
 from oban_sa.cli.queues import described, print_queues
 from oban_sa.client import JobCount, Oban
 from oban_sa.passwords import safe
@@ -89,21 +89,21 @@ def command(settings: Settings, *, as_json: bool) -> None:
         )
         return
     place = safe(settings.database_url) if settings.database_url else "a private database"
-    click.echo(f"{settings.name} in schema {settings.schema} of {place}")
+    say(f"{settings.name} in schema {settings.schema} of {place}")
     nodes = seen.nodes()
     dead = sum(not node["alive"] for node in nodes)
     alive = f"{len(nodes) - dead} running" + (f", {dead} silent" if dead else "")
     click.echo(f"  nodes    {alive}")
-    click.echo(f"  leader   {'nobody' if seen.leader is None else seen.leader['node']}")
+    say(f"  leader   {'nobody' if seen.leader is None else seen.leader['node']}")
     if seen.waiting_longest is not None:
         waits = seen.waiting_longest
-        click.echo(f"  waiting  {span(waits['waiting_for'])}: job {waits['id']}, {waits['worker']} in {waits['queue']}")
+        say(f"  waiting  {span(waits['waiting_for'])}: job {waits['id']}, {waits['worker']} in {waits['queue']}")
     click.echo()
     waiting = {each.queue: each.count for each in seen.counts if each.state is JobState.AVAILABLE}
     if seen.queues:
         print_queues(seen.queues, waiting)
     for name in sorted(waiting.keys() - {queue["queue"] for queue in seen.queues}):
-        click.echo(f"Nobody works on the queue {name}, which has {waiting[name]:,} available.")
+        say(f"Nobody works on the queue {name}, which has {waiting[name]:,} available.")
     if seen.queues or waiting:
         click.echo()
     rows = [(state.value, f"{'' if exact else '~'}{number:,}") for state, (number, exact) in backlog.items() if number]

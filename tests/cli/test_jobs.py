@@ -82,7 +82,7 @@ def test_a_job_is_shown_with_its_errors_readable(people: People) -> None:
         '    "to": "ada"\n',
         '    "trace": "abc"\n',
         "error of attempt 1  2024-05-06 07:08:09 UTC",
-        "  ValueError: no\n  Traceback:\n    line 3 [31m\n",
+        "  ValueError: no\n  Traceback:\n    line 3\\x1b[31m\n",
     ):
         assert part in shown
     assert "\x1b" not in shown
