@@ -28,9 +28,18 @@ except ImportError:  # it has no wheel, and needs a compiler to install
 MAX_DEPTH: Final = 256
 """Containers inside each other; erlpack writes no more."""
 
-MAX_UNFOLDED_SIZE: Final = 64_000_000
-MAX_UNFOLDED_TERMS: Final = 10_000_000
-"""What a compressed term may unfold to. Our own are never compressed; a few bytes could claim gigabytes."""
+MAX_UNFOLDED_SIZE: Final = 16_000_000
+MAX_UNFOLDED_TERMS: Final = 2_000_000
+"""Bytes and terms that a compressed term may unfold to, at most. Our own are never compressed."""
+
+UNFOLDED_SIZE: Final = (500_000, 50)
+UNFOLDED_TERMS: Final = (100_000, 20)
+"""The same for a small one: so many, and so many more for each byte it was compressed to; a few bytes could claim
+millions, each of which takes as long to read as one that was written out."""
+
+MAX_ALIKE: Final = 64
+"""Keys of one map whose hashes are equal, as a stranger can choose them: finding each takes a look at all the others.
+Of integers of 64 bits no more than eight have one hash, of floats a few dozen."""
 
 _VERSION: Final = 131
 _ATOM, _SMALL_ATOM, _ATOM_UTF8, _SMALL_ATOM_UTF8 = 100, 115, 118, 119
@@ -57,6 +66,10 @@ def decode(text: str) -> Any:
 
     Binaries become str, or bytes where they are not UTF-8; the atoms nil, true and false become None, True and False,
     others str; a list of small integers is a list of integers, even where Erlang would show it as text.
+
+    What it takes grows with the text's length. Refused too are terms that were compressed more than thirtyfold or so,
+    once they are large, and maps with keys that are one key in Python (1 and 1.0, an atom and a binary), or whose
+    hashes are alike.
     """
     if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance] - a row may hold anything
         raise ValueError(f"a recorded value is text, not {type(text).__name__}")
@@ -192,7 +205,8 @@ class _Reader:
         self._term = _unfolded(binary) if folded else binary[1:]
         self._at = 0
         # A few kilobytes may unfold to millions of empty lists; what stands there in full was paid for by its writer.
-        self._left = MAX_UNFOLDED_TERMS if folded else len(self._term)
+        self._most = _bound(binary, UNFOLDED_TERMS, MAX_UNFOLDED_TERMS) if folded else len(self._term)
+        self._left = self._most
 
     def read(self) -> Any:
         value = self._value(0)
@@ -212,8 +226,17 @@ class _Reader:
             raise ValueError(f"the recorded value holds a term of kind {tag}, which is no plain value")
         if tag == _MAP:
             found: dict[Any, Any] = {}
+            alike: dict[int, int] = {}
+            spelled: dict[Any, bytes] = {}
             for _ in range(self._count(4, each=2)):
-                key = _hashable(self._value(depth + 1))
+                began = self._at
+                key = self._value(depth + 1)
+                _check_key(key, alike)
+                spelling = self._term[began : self._at]
+                if (
+                    spelled.setdefault(key, spelling) != spelling
+                ):  # an atom and a binary, 1 and 1.0: one of them is lost
+                    raise ValueError(f"the recorded value holds a map with two keys that are {_shown(key)} in Python")
                 found[key] = self._value(depth + 1)
             return found
         items: list[Any] = []
@@ -243,10 +266,21 @@ class _Reader:
         count = self._number(size)
         if count * each > len(self._term) - self._at:
             raise ValueError(f"the recorded value is cut short: {count} elements claimed")
-        self._left -= count * each
-        if self._left < 0:
-            raise ValueError(f"the recorded value unfolds to more than {MAX_UNFOLDED_TERMS} terms")
+        self._spend(count * each)
         return count
+
+    def _spend(self, count: int) -> None:
+        self._left -= count
+        if self._left < 0:
+            raise ValueError(
+                f"the recorded value unfolds to more than {self._most} terms, which is too many for its size"
+            )
+
+    def _string(self) -> list[int]:
+        """Bytes, each of which becomes an element of a list."""
+        content = self._take(self._number(2))
+        self._spend(len(content))
+        return list(content)
 
     def _atom(self, size: int, encoding: str) -> str | bool | None:
         try:
@@ -290,9 +324,10 @@ class _Reader:
 
 def _unfolded(binary: bytes) -> bytes:
     claimed = int.from_bytes(binary[2:6], "big")
-    if len(binary) < 6 or claimed > MAX_UNFOLDED_SIZE:
+    most = _bound(binary, UNFOLDED_SIZE, MAX_UNFOLDED_SIZE)
+    if len(binary) < 6 or claimed > most:
         raise ValueError(
-            f"the recorded value claims to unfold to {claimed} bytes; at most {MAX_UNFOLDED_SIZE} are read"
+            f"the recorded value claims to unfold to {claimed} bytes; at most {most} are read of one of {len(binary)}"
         )
     unpacker = zlib.decompressobj()
     try:
@@ -304,12 +339,29 @@ def _unfolded(binary: bytes) -> bytes:
     return term
 
 
-def _hashable(key: Any) -> Any:
+def _bound(binary: bytes, bound: tuple[int, int], most: int) -> int:
+    """What a term of this size may unfold to: so much, and so much more for each byte, but no more than `most`."""
+    some, for_each = bound
+    return min(some + for_each * len(binary), most)
+
+
+def _check_key(key: Any, alike: dict[int, int]) -> None:
+    """Refuse a key that no dict can have, or the hash of too many others; `alike` counts the hashes of one map."""
     try:
-        hash(key)
+        known = hash(key)
     except TypeError:
         raise ValueError(f"the recorded value holds a map with a {type(key).__name__} in a key") from None
-    return key
+    if not isinstance(key, (str, bytes)):  # whose hashes nobody can foresee
+        alike[known] = count = alike.get(known, 0) + 1
+        if count > MAX_ALIKE:
+            raise ValueError(f"the recorded value holds a map with more than {MAX_ALIKE} keys that have one hash")
+
+
+def _shown(key: Any) -> str:
+    try:
+        return f"{key!r:.60}"
+    except Exception:  # an integer of more digits than Python writes
+        return f"one {type(key).__name__}"
 
 
 _ATOMS: Final[dict[str, bool | None]] = {"nil": None, "true": True, "false": False}
@@ -326,6 +378,6 @@ _SCALARS: Final[dict[int, Callable[[_Reader], Any]]] = {
     _ATOM_UTF8: lambda reader: reader._atom(2, "utf-8"),
     _SMALL_ATOM_UTF8: lambda reader: reader._atom(1, "utf-8"),
     _BINARY: lambda reader: reader._text(),
-    _STRING: lambda reader: list(reader._take(reader._number(2))),
+    _STRING: lambda reader: reader._string(),
     _NIL: lambda _: [],
 }
