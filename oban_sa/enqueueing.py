@@ -78,9 +78,14 @@ def _accepted(session: Session, job: Any) -> tuple[Any, Any]:
         raise InvalidJob(f"a job that is {loaded['state']} can't be enqueued; session.add(job) stores one as it is")
     args, meta = loaded.get("args"), loaded.get("meta")
     return (
-        _as_json(session, args, "args") if args else None,
-        _as_json(session, meta, "meta") if meta else None,
+        None if _is_empty(args) else _as_json(session, args, "args"),
+        None if _is_empty(meta) else _as_json(session, meta, "meta"),
     )
+
+
+def _is_empty(value: Any) -> bool:
+    # A dict of another class may say anything of itself.
+    return value is None or (type(value) is dict and not value)
 
 
 def _as_json(session: Session, value: Any, where: str) -> Any:

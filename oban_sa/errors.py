@@ -158,6 +158,15 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
+def shown(value: object, most: int = 200) -> str:
+    """Show a value in a message, in `most` characters, whatever it is: its repr() may fail, or be without end."""
+    try:
+        text = repr(value)
+    except Exception:  # nested too deep, an integer of more digits than Python writes, a class of the user's own
+        return f"this {type(value).__name__}"
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def articled(noun: str) -> str:
     """Put the article that a message needs before the name of a class: `a Job`, `an Engine`, `a User`."""
     vowel = noun[:1] in "aeiouAEIOU" and not _AS_YOU.match(noun)

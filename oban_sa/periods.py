@@ -18,7 +18,7 @@ import re
 from datetime import timedelta
 from typing import Final, TypeAlias
 
-from oban_sa.errors import InvalidPeriod, nearest
+from oban_sa.errors import InvalidPeriod, nearest, shown
 
 Period: TypeAlias = int | float | timedelta | str
 
@@ -46,12 +46,15 @@ def seconds(period: Period) -> float:
     """
     if isinstance(period, bool):
         raise InvalidPeriod(f"{period!r} is not a span of time; {_EXAMPLES}")
-    if isinstance(period, (int, float)):
-        return _checked(period, period)
+    # Of a subclass the plain value, whatever it says of itself.
+    if isinstance(period, int):
+        return _checked(int.__index__(period), period)
+    if isinstance(period, float):
+        return _checked(float.__float__(period), period)
     if isinstance(period, timedelta):
-        return _checked(period.total_seconds(), period)
+        return _checked(timedelta.total_seconds(period), period)
     if isinstance(period, str):  # pyright: ignore[reportUnnecessaryIsInstance] - it may come from anywhere
-        return _checked(_read(period), period)
+        return _checked(_read(str.__str__(period)), period)
     raise InvalidPeriod(f"{_shown(period)} is not a span of time; {_EXAMPLES}")
 
 
@@ -115,11 +118,7 @@ def _checked(amount: float, period: Period) -> float:
 
 
 def _shown(period: object) -> str:
-    try:
-        shown = repr(period)
-    except Exception:  # an int of more than 4,300 digits can't be written out, nor can what is broken
-        return f"this {type(period).__name__}"
-    return shown if len(shown) <= 60 else f"{shown[:57]}..."
+    return shown(period, 60)
 
 
 def _plural(amount: float, unit: str) -> str:

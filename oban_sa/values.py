@@ -33,7 +33,7 @@ from weakref import WeakKeyDictionary
 
 import orjson
 
-from oban_sa.errors import InvalidArguments, articled
+from oban_sa.errors import InvalidArguments, ObanError, articled
 from oban_sa.references import Reference
 
 MAX_DEPTH: Final = 200
@@ -112,12 +112,10 @@ def dumps_at_once(value: Any) -> bytes | None:
 def is_flat(value: Any) -> bool:
     """Tell whether `to_json` would make an equal dict, without anything inside another; False says that it has to look.
 
-    Also True for what is empty. Most args are flat, and this is all they need.
+    Also True for an empty one and for None. Most args are flat, and this is all they need.
     """
-    if not value:
-        return True
     if type(value) is not dict:
-        return False
+        return value is None
     for key, item in value.items():
         kind = type(item)
         if kind is str:
@@ -201,6 +199,10 @@ def _plain_object(value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
     except _NotJSONError as refused:
         refused.steps.append(key)
         raise
+    except (RecursionError, ObanError):
+        raise
+    except Exception as error:
+        raise _unreadable(value, error) from error
     return plain
 
 
@@ -215,6 +217,10 @@ def _plain_list(value: Any, depth: int) -> list[Any]:
     except _NotJSONError as refused:
         refused.steps.append(len(plain))
         raise
+    except (RecursionError, ObanError):
+        raise
+    except Exception as error:
+        raise _unreadable(value, error) from error
     return plain
 
 
@@ -376,6 +382,10 @@ def _instead(value: Any, kind: type[Any]) -> str:
 
 def _key_instead(key: object) -> str:
     return "write str(key)" if isinstance(key, (int, float, UUID, Decimal, date)) else "write text"
+
+
+def _unreadable(value: object, error: Exception) -> _NotJSONError:
+    return _NotJSONError(f"is {articled(type(value).__name__)} that can't be read ({error}); write a plain one")
 
 
 def _too_deep() -> _NotJSONError:

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from oban_sa.errors import InvalidJob, nearest
+from oban_sa import values
+from oban_sa.errors import InvalidJob, nearest, shown
 from oban_sa.models.later import Later
 from oban_sa.periods import seconds
 from oban_sa.states import JobState
@@ -36,16 +37,17 @@ def name(value: Any, field: str) -> str:
     if type(value) is str and value in _names:  # a program has few names, and jobs without number
         return value
     if not isinstance(value, str):
-        raise InvalidJob(f"{field} must be a string, got {value!r}")
-    if not value.strip():
+        raise InvalidJob(f"{field} must be a string, got {shown(value)}")
+    plain = str.__str__(value)  # of a subclass, whatever it says of itself
+    if not plain.strip():
         raise InvalidJob(f"{field} must not be blank")
-    if "\0" in value:
-        raise InvalidJob(f"{field} must not contain NUL characters, got {value!r}")
-    if len(value) > LONGEST_NAME:
-        raise InvalidJob(f"{field} must be at most {LONGEST_NAME} characters long, {value!r} has {len(value)}")
+    if "\0" in plain:
+        raise InvalidJob(f"{field} must not contain NUL characters, got {shown(plain)}")
+    _check_encodable(plain, field)
+    if len(plain) > LONGEST_NAME:
+        raise InvalidJob(f"{field} must be at most {LONGEST_NAME} characters long, {shown(plain)} has {len(plain)}")
     if len(_names) >= _MOST_NAMES:
         _names.clear()
-    plain = str(value)
     _names.add(plain)
     return plain
 
@@ -54,7 +56,7 @@ def max_attempts(value: Any) -> int:
     """Accept a positive whole number."""
     number = _integer(value, "max_attempts")
     if number <= 0:
-        raise InvalidJob(f"max_attempts must be greater than 0, got {number}")
+        raise InvalidJob(f"max_attempts must be greater than 0, got {shown(number)}")
     return number
 
 
@@ -62,7 +64,7 @@ def attempt(value: Any, limit: int) -> int:
     """Accept how many attempts were made: 0 up to `limit`, the job's max_attempts."""
     number = _integer(value, "attempt")
     if not 0 <= number <= limit:
-        raise InvalidJob(f"attempt must be between 0 and max_attempts ({limit}), got {number}")
+        raise InvalidJob(f"attempt must be between 0 and max_attempts ({limit}), got {shown(number)}")
     return number
 
 
@@ -70,26 +72,30 @@ def priority(value: Any) -> int:
     """Accept 0, the first to run, to 9."""
     number = _integer(value, "priority")
     if not 0 <= number <= 9:
-        raise InvalidJob(f"priority must be between 0 and 9, got {number}")
+        raise InvalidJob(f"priority must be between 0 and 9, got {shown(number)}")
     return number
 
 
 def identity(value: Any) -> int:
     """Accept a positive whole number of at most 64 bits."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**63:
-        raise InvalidJob(f"id must be a positive whole number, got {value!r}; leave it out to let the database choose")
-    return value
+    number = 0 if isinstance(value, bool) or not isinstance(value, int) else int.__index__(value)
+    if not 0 < number < 2**63:
+        raise InvalidJob(
+            f"id must be a positive whole number, got {shown(value)}; leave it out to let the database choose"
+        )
+    return number
 
 
 def state(value: Any) -> JobState:
     """Accept a state or its name."""
     if type(value) is JobState:
         return value
+    plain = str.__str__(value) if isinstance(value, str) else ""
     try:
-        return JobState(value)
+        return JobState(plain)
     except ValueError:
-        hint = nearest(value, [str(known) for known in JobState]) if isinstance(value, str) else ""
-        raise InvalidJob(f"state must be one of {', '.join(JobState)}, got {value!r}{hint}") from None
+        hint = nearest(plain[:100], [str(known) for known in JobState])
+        raise InvalidJob(f"state must be one of {', '.join(JobState)}, got {shown(value)}{hint}") from None
 
 
 def json_object(value: Any, field: str) -> dict[str, Any]:
@@ -105,30 +111,56 @@ def tags(value: Any) -> list[str]:
     """Strip, lower, de-duplicate and sort tags, without the blank ones."""
     if value is None:
         return []
-    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
-        raise InvalidJob(f"tags must be a list of strings, got {value!r}")
-    cleaned = {str(tag).strip().lower() for tag in value if tag is not None}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-    if any("\0" in tag for tag in cleaned):
-        raise InvalidJob("tags must not contain NUL characters")
+    cleaned = {tag.strip().lower() for tag in _texts(value, "tags")}
     return sorted(cleaned - {""})
 
 
 def strings(value: Any, field: str) -> list[str]:
     """Accept a list of strings, or None for an empty one."""
-    if value is None:
-        return []
-    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
-        raise InvalidJob(f"{field} must be a list of strings, got {value!r}")
-    return [str(entry) for entry in value]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    return [] if value is None else _texts(value, field)
+
+
+def _texts(value: Any, field: str) -> list[str]:
+    """Accept anything that gives texts, or values with a text of their own such as numbers, but for None."""
+    if isinstance(value, (str, bytes, bytearray, Mapping)) or not isinstance(value, Iterable):
+        raise InvalidJob(f"{field} must be a list of strings, got {shown(value)}")  # pyright: ignore[reportUnknownArgumentType]
+    given: Iterable[Any] = value  # pyright: ignore[reportUnknownVariableType]
+    try:
+        return [_text(entry, field) for entry in given if entry is not None]
+    except InvalidJob:
+        raise
+    except Exception as error:  # of code of the caller's: a generator, a class that says how it is written
+        raise InvalidJob(f"{field} must be a list of strings, and {shown(given)} can't be read: {error}") from error
+
+
+def _text(entry: Any, field: str) -> str:
+    if isinstance(entry, (bytes, bytearray, Mapping, list, tuple, set, frozenset)):
+        raise InvalidJob(f"{field} must be a list of strings, and in it stands {shown(entry)}")  # pyright: ignore[reportUnknownArgumentType]
+    text = str.__str__(entry) if isinstance(entry, str) else str(entry)
+    if "\0" in text:
+        raise InvalidJob(f"{field} must not contain NUL characters")
+    _check_encodable(text, field)
+    return text
+
+
+def _check_encodable(text: str, field: str) -> None:
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise InvalidJob(
+                f"{field} must not contain lone surrogates, which are no characters, got {shown(text)}"
+            ) from None
 
 
 def entries(value: Any) -> list[Any]:
-    """Accept the list of a job's errors, or None for an empty one."""
+    """Accept the list of a job's errors, or None for an empty one; raises InvalidArguments for what is not JSON."""
     if value is None:
         return []
     if not isinstance(value, (list, tuple)):
-        raise InvalidJob(f"errors must be a list, got {value!r}")
-    return list(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+        raise InvalidJob(f"errors must be a list, got {shown(value)}")
+    plain: list[Any] = values.to_json(value, where="errors")
+    return plain
 
 
 def moment(value: Any, field: str) -> datetime | None:
@@ -136,8 +168,11 @@ def moment(value: Any, field: str) -> datetime | None:
     if value is None:
         return None
     if not isinstance(value, datetime):
-        raise InvalidJob(f"{field} must be a datetime, got {value!r}")
-    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        raise InvalidJob(f"{field} must be a datetime, got {shown(value)}")
+    try:
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    except OverflowError:
+        raise InvalidJob(f"{field} must be a moment from the year 1 to 9999 in UTC, got {shown(value)}") from None
 
 
 def schedule(scheduled_at: Any, schedule_in: Any, scheduled_in: Any) -> datetime | None:
@@ -182,7 +217,8 @@ def _integer(value: Any, field: str) -> int:
     if type(value) is int and value <= _LARGEST_INTEGER:
         return value
     if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidJob(f"{field} must be a whole number, got {value!r}")
-    if value > _LARGEST_INTEGER:
-        raise InvalidJob(f"{field} must be at most {_LARGEST_INTEGER}, got {value}")
-    return int(value)
+        raise InvalidJob(f"{field} must be a whole number, got {shown(value)}")
+    number = int.__index__(value)
+    if number > _LARGEST_INTEGER:
+        raise InvalidJob(f"{field} must be at most {_LARGEST_INTEGER}, got {shown(number)}")
+    return number
