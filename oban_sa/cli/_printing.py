@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import click
 
-from oban_sa import jsontext
+from oban_sa import jsontext, printable
 
 Row = Sequence[object]
 
@@ -25,12 +25,12 @@ _UNITS: Final = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 def document(value: Mapping[str, Any]) -> None:
     """Print one JSON document; moments are ISO 8601 in UTC, and numbers that are none null."""
-    click.echo(jsontext.write(value, indent=True))
+    click.echo(printable.in_json(jsontext.write(value, indent=True)))
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """Print a line that may hold names and texts of others, without what a terminal would obey."""
-    click.echo(clean(text), err=err)
+    """Print a line that may hold names and texts of others, with what a terminal would obey written as escapes."""
+    click.echo(printable.line(text), err=err)
 
 
 def table(columns: Sequence[str], rows: Sequence[Row], *, right: Sequence[str] = (), wide: str | None = None) -> None:
@@ -39,7 +39,9 @@ def table(columns: Sequence[str], rows: Sequence[Row], *, right: Sequence[str] =
     Columns in `right` are numbers. What is too wide for the terminal is cut in the column `wide`; a file or another
     program gets all of it.
     """
-    cells = [["-" if cell is None or cell == "" else _clipped(clean(str(cell))) for cell in row] for row in rows]
+    cells = [
+        ["-" if cell is None or cell == "" else _clipped(printable.line(str(cell))) for cell in row] for row in rows
+    ]
     terminal = sys.stdout.isatty()
     if terminal and _rich(columns, cells, right, wide):
         return
@@ -100,21 +102,6 @@ def compact(value: object) -> str:
 def pretty(value: object) -> str:
     """A JSON value on as many lines as it takes."""
     return jsontext.write(value, indent=True)
-
-
-def clean(text: str) -> str:
-    """Text of others on one line: what a terminal would obey, or turn around, is written as an escape."""
-    return text if text.isprintable() else "".join(map(_letter, text))
-
-
-def _letter(letter: str) -> str:
-    if letter.isprintable():
-        return letter
-    # Spaces of all kinds are no more than that.
-    return " " if letter.isspace() and letter not in _LINE_ENDS else letter.encode("unicode_escape").decode()
-
-
-_LINE_ENDS: Final = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 
 
 def _clipped(cell: str) -> str:

@@ -11,9 +11,10 @@ import click
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from oban_sa import printable
 from oban_sa.cli._connecting import asked, database_options, json_option
 from oban_sa.cli._groups import CONTEXT, Suggesting
-from oban_sa.cli._printing import ago, clean, compact, count, document, moment, pretty, say, span, table
+from oban_sa.cli._printing import ago, compact, count, document, moment, pretty, say, span, table
 from oban_sa.client import Oban
 from oban_sa.errors import InvalidOption, JobNotFound, nearest
 from oban_sa.models import Job
@@ -367,8 +368,7 @@ def _said_at(text: object, now: datetime) -> str:
 
 
 def _indented(text: str) -> str:
-    # On lines of their own after the line ends of other systems too.
-    return "\n".join(f"  {clean(line)}" for line in text.splitlines())
+    return printable.block(text, indent="  ")
 
 
 async def _now(session: AsyncSession) -> datetime:

@@ -13,7 +13,7 @@ from sqlalchemy import create_engine, select
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-from oban_sa import Job, Oban, enqueue, jsontext, telemetry
+from oban_sa import Job, Oban, enqueue, jsontext, printable, telemetry
 from oban_sa import job as as_job
 from oban_sa.cli import group
 from oban_sa.cronentry import CronEntry
@@ -43,8 +43,7 @@ def says(url: str, *words: str) -> str:
     if "--json" in words:
         assert isinstance(jsontext.read(result.stdout), dict)
     else:
-        odd = {letter for letter in result.output if not letter.isprintable() and letter != "\n"}
-        assert not odd, (words, odd)
+        assert printable.block(result.output) == result.output, words
     return result.stdout
 
 
