@@ -1,4 +1,4 @@
--- xid, job_id, attempted_at, holder
+-- xid, job_id, attempt, attempted_at, holder
 SELECT txid_status($1::BIGINT) AS status, EXISTS (SELECT *
 FROM jobs.oban_jobs
-WHERE jobs.oban_jobs.id = $2::BIGINT AND CAST(jobs.oban_jobs.state AS TEXT) = 'executing' AND jobs.oban_jobs.attempted_at IS NOT DISTINCT FROM timezone('UTC', $3::TIMESTAMP WITH TIME ZONE) AND jobs.oban_jobs.attempted_by = CAST($4::TEXT[] AS TEXT[])) AS held
+WHERE jobs.oban_jobs.id = $2::BIGINT AND CAST(jobs.oban_jobs.state AS TEXT) = 'executing' AND jobs.oban_jobs.attempt = $3::INTEGER AND jobs.oban_jobs.attempted_at IS NOT DISTINCT FROM timezone('UTC', $4::TIMESTAMP WITH TIME ZONE) AND jobs.oban_jobs.attempted_by = CAST($5::TEXT[] AS TEXT[])) AS held
