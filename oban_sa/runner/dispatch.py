@@ -55,7 +55,8 @@ class Dispatch:
             return await self._call_around(definition, job, judge, time_limit, around)
         if definition.session == "async":
             return await _within(time_limit, lambda: self._sessions.settled(definition, job, judge, None, time_limit))
-        settled: Settled = await _thread_ended(self._in_thread(definition, job, judge, None, time_limit), time_limit)
+        call = self._in_thread(definition, job, judge, None, time_limit)
+        settled: Settled = await _thread_ended(self._threads.start(call), time_limit)
         return settled
 
     async def _call_around(
@@ -82,11 +83,14 @@ class Dispatch:
 
         handover = Handover()
 
-        def start() -> ThreadCall:
-            return self._in_thread(definition, job, judge, handover.around, time_limit)
+        def begin(*, skip: bool = False) -> ThreadCall:
+            # Made just now: the context variables of its code are those that are set here.
+            call = self._in_thread(definition, job, judge, handover.around, time_limit)
+            handover.begin(call, skip=skip)
+            return self._threads.start(call)
 
         async def code() -> Any:
-            handover.begin(start)
+            begin()
             return await _thread_ended(handover, time_limit)
 
         try:
@@ -101,7 +105,7 @@ class Dispatch:
                 handover.call.forget()
             raise
         # Where the code was not even begun, there is still an outcome to write, and it's written the same way.
-        call = handover.call or handover.skip(start)
+        call = handover.call or begin(skip=True)
         handover.decide(answer)
         settled: Settled = await _thread_ended(call, time_limit)
         return settled
@@ -113,7 +117,7 @@ class Dispatch:
             return self._sessions.settled_in_thread(definition, job, judge, around, time_limit, call)
 
         call = ThreadCall(settled)
-        return self._threads.start(call)
+        return call
 
     async def close(self) -> None:
         """Let threads and processes go; code that still runs in a thread is left behind."""

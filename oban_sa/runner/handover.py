@@ -6,10 +6,13 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
+from functools import partial
 from typing import Any
 
-from oban_sa.runner.threads import ThreadCall, raise_in, settled_future
+from oban_sa.runner.loop_calls import LOOK_EVERY
+from oban_sa.runner.strikes import met
+from oban_sa.runner.threads import ThreadCall, settled_future
 
 
 class Handover:
@@ -28,16 +31,11 @@ class Handover:
         self._over = False
         self._lock = threading.Lock()
 
-    def begin(self, start: Callable[[], ThreadCall]) -> ThreadCall:
-        """Start the thread's call."""
-        self.call = start()
-        self.call.future.add_done_callback(self._thread_left)
-        return self.call
-
-    def skip(self, start: Callable[[], ThreadCall]) -> ThreadCall:
-        """Start it without the code: nobody wanted that to run."""
-        self._skipped = True
-        return self.begin(start)
+    def begin(self, call: ThreadCall, *, skip: bool = False) -> None:
+        """Take up a thread's call before it is started; `skip` leaves out the code, which nobody wanted to run."""
+        self.call = call
+        self._skipped = skip
+        call.future.add_done_callback(self._thread_left)
 
     def interrupt(self, error: type[BaseException]) -> None:
         """Raise `error` in the code, and only there."""
@@ -60,41 +58,48 @@ class Handover:
 
     def around(self, code: Callable[[], Any]) -> Any:
         """In the thread: run the code, tell the loop how it ended, and wait for what it says."""
+        call = self.call
+        assert call is not None  # noqa: S101 - it was told before the thread began
+        answer: Any = None
         error: BaseException | None = None
         if not self._skipped:
-            answer: Any = None
-            answered = False
+            answered, target = False, call.target
+            # Assignments on one line: at most one interruption is on its way after that.
             try:
-                try:
-                    answer = code()
-                    answered = True
-                finally:
-                    self._end()
+                answer, answered, target.open = code(), True, False
             except BaseException as raised:
-                self._end()
-                if not answered:  # else the interruption came just as the code ended, and interrupts nothing
-                    error = raised
-            self._tell(answer, error)
-        if not self._kept.result():
+                target.open, error = False, raised
             try:
-                raise error or Dropped
+                met()
+            except BaseException:
+                call.late += 1
+            with self._lock:
+                self._over = True
+            call.spare()
+            if answered:
+                error = None  # it came just as the code ended, and interrupts nothing
+        # In a list that is emptied: were it to pass here again, its traceback would refer to these frames.
+        errors, error = [error], None
+        return call.shielded(partial(self._decided, call, answer, errors))
+
+    def _decided(self, call: ThreadCall, answer: Any, errors: list[BaseException | None]) -> Any:
+        error = errors.pop()
+        # What follows the decision may be interrupted again; what comes before it is made up for then.
+        call.target.open = True
+        if not self._skipped:
+            self._tell(answer, error)
+        while not self._kept.done() and not self._loop.is_closed():
+            wait([self._kept], timeout=LOOK_EVERY)
+        if not self._kept.done() or not self._kept.result():
+            try:
+                raise Dropped if error is None else error
             finally:
                 del error  # a traceback refers to this frame
         return self._answer
 
-    def _end(self) -> None:
-        # What follows is not the code's any more, and nothing may be raised into it.
-        while not self._over:
-            with contextlib.suppress(BaseException), self._lock:
-                raise_in(threading.get_ident(), None)
-                self._over = True
-
     def _tell(self, answer: Any, error: BaseException | None) -> None:
-        try:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody will decide any more
             self._loop.call_soon_threadsafe(self._settle, answer, error)
-        except RuntimeError:  # the loop is closed: nobody will decide any more
-            with contextlib.suppress(Exception):
-                self._kept.set_result(False)
 
     def _settle(self, answer: Any, error: BaseException | None) -> None:
         if self.future.done():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import ctypes
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Iterable
@@ -15,6 +14,7 @@ from typing import Any, TypeVar
 from oban_sa import clock, failures
 from oban_sa.errors import AttemptCancelled
 from oban_sa.runner.loop_calls import LoopCall
+from oban_sa.runner.strikes import Target, met
 
 logger = logging.getLogger("oban_sa.runner")
 
@@ -33,14 +33,18 @@ class ThreadCall:
         self.afterwards: Callable[[], object] | None = None
         self._function: Callable[[], Any] | None = function
         self._context = contextvars.copy_context()
-        self._thread_id: int | None = None
-        self._spared = False
+        self.target = Target()
+        """The code, where it may be interrupted."""
+        self.late = 0
+        """Interruptions that were sent while the code ended, and interrupted nothing."""
+        self._begun = False
         self._refusal: type[BaseException] | None = None
         self._left_behind = False
         self._loop_call: LoopCall | None = None
         self._shielded = False
         self._held_back = False
         self._struck: type[BaseException] | None = None
+        self._strikes = 0
         self._answered = False
         self._answer: Any = None
         self._error: BaseException | None = None
@@ -51,70 +55,82 @@ class ThreadCall:
         """Whether the code was interrupted, at whatever it was doing."""
         return self._struck is not None
 
+    @property
+    def met(self) -> type[BaseException] | None:
+        """What the code was interrupted with, and not just told when it had ended; ask where it is spared."""
+        return self._struck if self._strikes > self.late else None
+
     def interrupt(self, error: type[BaseException]) -> None:
         """Raise `error` in the code at its next Python instruction; code that waits inside C first returns.
 
         What the code has done for it on the loop is cancelled at once. Code that has not begun yet never does.
         """
         with self._lock:
-            if self._spared:
-                return
-            if self._thread_id is None:
+            if not self._begun:
                 self._refusal = error
                 return
-            self._struck = error
+            if not self.target.open:
+                return
             if self._loop_call is not None:
                 self._loop_call.cancel(error)
             elif self._shielded:
                 self._held_back = True
-            else:
-                raise_in(self._thread_id, error)
+            elif not self.target.strike(error):
+                return
+            self._struck = error
+            self._strikes += 1
 
     def on_loop(self, awaitable: Awaitable[Any]) -> Any:
-        """In the thread: have something done on the loop that the call came from, and wait for what comes of it."""
+        """In the thread: have something done on the loop that the call came from, and wait for what comes of it.
+
+        Where it is interrupted meanwhile, that is what is raised, whatever came of it.
+        """
         loop_call = LoopCall(self._loop, awaitable)
         try:
             with self._lock:
-                _struck_now()  # or not while waiting: from here on an interruption cancels the loop_call instead
-                if self._left_behind and not self._spared:
+                met()  # or not while waiting: from here on an interruption cancels the loop_call instead
+                if self._left_behind and self.target.open:
                     raise AttemptCancelled("the runner has stopped and left this code behind")
                 self._loop_call = loop_call
         except BaseException:
             loop_call.drop()
             raise
-        loop_call.go()
-        loop_call.wait()
-        with self._lock:
-            self._loop_call = None
-            if loop_call.missed is not None and not self._spared and self._struck is not None:
-                raise_in(threading.get_ident(), self._struck)
+        try:
+            loop_call.go()
+            loop_call.wait()
+        finally:
+            with self._lock:
+                self._loop_call = None
         return loop_call.result()
 
     def shielded(self, function: Callable[[], T]) -> T:
         """In the thread: call what must not be interrupted half-way; an interruption is made up for after it."""
         with self._lock:
-            _struck_now()
+            met()
             self._shielded, self._held_back = True, False
         try:
             return function()
         finally:
             with self._lock:
                 self._shielded = False
-                if self._held_back and self._struck is not None and not self._spared:
-                    raise_in(threading.get_ident(), self._struck)
+                if self._held_back and self._struck is not None:
+                    raise self._struck
 
     def spare(self) -> None:
         """In the thread: let nothing be raised into it from here on, where it does what has to be done."""
-        while not self._spared:
-            with contextlib.suppress(BaseException), self._lock:
-                raise_in(threading.get_ident(), None)
-                self._spared = True
+        self.target.open = False
+        try:
+            with self._lock:
+                pass  # an interruption that is under way has been sent now, or was not
+            met()
+        except BaseException:  # it was sent while the code ended, and interrupts nothing
+            self.late += 1
 
     def abandon(self) -> None:
         """Wait for the code no longer: this process is about to end, or nobody wants the answer."""
         self._left_behind = True
         with self._lock:
-            if self._loop_call is not None and not self._spared:
+            if self._loop_call is not None and self.target.open:
                 self._loop_call.cancel(AttemptCancelled)
         if not self.future.done():
             self.future.set_exception(AttemptCancelled("the code could not be interrupted and was left behind"))
@@ -125,28 +141,46 @@ class ThreadCall:
         self.future = settled_future(self._loop)
 
     def run(self) -> None:
-        """Make the call, in whichever thread this is; `tell` passes on what came of it."""
-        with self._lock:
-            self._thread_id = threading.get_ident()
+        """Make the call, in whichever thread this is; `tell` passes on what came of it. Never raises."""
+        target = self.target
+        # Assignments on one line: at most one interruption is on its way after that, and `spare` meets it.
         try:
             try:
-                if self._refusal is not None:
-                    raise self._refusal
-                function, self._function = self._function, None
-                if function is not None:  # a call is made once
-                    self._answer = self._context.run(function)
-                    self._answered = True
-            finally:
-                self.spare()
-        except BaseException as error:
-            self.spare()
-            if not self._answered:  # else the interruption came just as the code ended, and interrupts nothing
-                self._error = error
+                self._call(target)
+            except BaseException as error:
+                target.open, self._error = False, error
+        except BaseException as error:  # in our own lines, where a trace function runs and is interrupted too
+            target.open, self._error = False, error if self._error is None else self._error
+        try:
+            met()
+        except BaseException:
+            self.late += 1
+        self.spare()
+        if self._answered and self._error is not None:  # it came just as the code ended, and interrupts nothing
+            self._error = None
+            self.late += 1
         if self.afterwards is not None:
             try:
                 self._context.run(self.afterwards)
             except BaseException as error:
                 logger.debug("a session could not be closed: %s", failures.describe(error))
+
+    def fail(self, error: BaseException) -> None:
+        """Let it end with this error, if nothing came of it."""
+        self.target.open = False
+        if not self._answered and self._error is None:
+            self._error = error
+
+    def _call(self, target: Target) -> None:
+        with self._lock:
+            self._begun = True
+            function, self._function = self._function, None
+            if self._refusal is not None:
+                raise self._refusal
+            target.thread_id = threading.get_ident()
+            target.open = function is not None
+        if function is not None:  # a call is made once
+            self._answer, self._answered, target.open = self._context.run(function), True, False
 
     def tell(self) -> None:
         """Settle the future on its loop."""
@@ -154,7 +188,8 @@ class ThreadCall:
             self._loop.call_soon_threadsafe(self._settle)
 
     def _settle(self) -> None:
-        error, self._error = self._error, None
+        answer, error = self._answer, self._error
+        self._answer = self._error = None  # a traceback refers to this object
         if self.future.done():
             return
         if isinstance(error, StopIteration):  # a future refuses it
@@ -164,7 +199,7 @@ class ThreadCall:
         if error is not None:
             self.future.set_exception(error)
         else:
-            self.future.set_result(self._answer)
+            self.future.set_result(answer)
 
 
 class Threads:
@@ -178,6 +213,7 @@ class Threads:
         self._threads: list[threading.Thread] = []
         self._working: dict[threading.Thread, ThreadCall] = {}
         self._free = 0
+        self._closed = False
         self._lock = threading.Lock()
 
     def call(self, function: Callable[[], Any]) -> ThreadCall:
@@ -185,15 +221,13 @@ class Threads:
         return self.start(ThreadCall(function))
 
     def start(self, call: ThreadCall) -> ThreadCall:
-        """Make a call in a thread that is free, or in another one."""
-        with self._lock:
-            if self._free > 0:
-                self._free -= 1
-            else:
-                thread = threading.Thread(target=self._work, name=f"oban_sa-{len(self._threads)}", daemon=True)
-                self._threads.append(thread)
-                thread.start()
-        self._calls.put(call)
+        """Make a call in a thread that is free, or in another one; the call fails where none can be started."""
+        try:
+            self._have_one()
+        except (RuntimeError, AttemptCancelled) as error:
+            call.future.set_exception(error)
+        else:
+            self._calls.put(call)
         return call
 
     def abandon(self) -> None:
@@ -206,18 +240,34 @@ class Threads:
     async def close(self, within: float) -> None:
         """Let the threads end; those that are free are given some time, those at work end once their code returns."""
         with self._lock:
-            threads, self._threads, self._free = self._threads, [], 0
+            self._closed = True
+            threads, self._threads = self._threads, []
             busy = set(self._working)
         for _ in threads:
             self._calls.put(None)
         await joined([thread for thread in threads if thread not in busy], within)
+
+    def _have_one(self) -> None:
+        with self._lock:
+            if self._closed:
+                raise AttemptCancelled("the runner has stopped and begins no code any more")
+            if self._free > 0:
+                self._free -= 1
+            else:
+                thread = threading.Thread(target=self._work, name=f"oban_sa-{len(self._threads)}", daemon=True)
+                thread.start()
+                self._threads.append(thread)  # only now: one that could not be started can't be joined either
 
     def _work(self) -> None:
         me = threading.current_thread()
         while (call := self._calls.get()) is not None:
             with self._lock:
                 self._working[me] = call
-            call.run()
+            try:
+                call.run()
+            except BaseException as error:
+                # Nothing is expected to come through here; were it to, the call must still end, and this thread go on.
+                call.fail(error)
             with self._lock:
                 del self._working[me]
                 # Before anybody hears that the call has ended, and makes the next one.
@@ -241,7 +291,10 @@ async def joined(threads: Iterable[threading.Thread], within: float) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(ended.set)
 
-    threading.Thread(target=wait, name="oban_sa joining", daemon=True).start()
+    try:
+        threading.Thread(target=wait, name="oban_sa joining", daemon=True).start()
+    except RuntimeError:  # no more threads can be started; those here are daemons, and end without being waited for
+        return
     await ended.wait()
 
 
@@ -250,13 +303,3 @@ def settled_future(loop: asyncio.AbstractEventLoop) -> asyncio.Future[Any]:
     future: asyncio.Future[Any] = loop.create_future()
     future.set_result(None)
     return future
-
-
-def raise_in(thread_id: int, error: type[BaseException] | None) -> None:
-    """Raise an error in a thread at its next instruction; None takes back one that it has not met yet."""
-    raised = None if error is None else ctypes.py_object(error)
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread_id), raised)
-
-
-def _struck_now() -> None:
-    """Do nothing, but be a call: where an interruption waits for this thread's next instruction, it's met here."""
