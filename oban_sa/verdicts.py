@@ -57,7 +57,7 @@ class Verdict(NamedTuple):
     @property
     def plain(self) -> bool:
         """Whether the attempt is completed and nothing else is said of it, as of most."""
-        return self.state is JobState.COMPLETED and self.meta is None
+        return self.state is JobState.COMPLETED and self.meta is None and self.error is None
 
 
 def judge(
@@ -91,6 +91,18 @@ def judge(
 def given_back(attempt: Attempt) -> Verdict:
     """Return the verdict on an attempt that was cut short by a shutdown: available again, nothing spent."""
     return _verdict(attempt, JobState.AVAILABLE, refund=True)
+
+
+def in_spite_of(verdict: Verdict, interruption: BaseException) -> Verdict:
+    """Return the verdict on an attempt whose code caught its interruption and went on to an answer, which counts.
+
+    The interruption is kept among the job's errors, unless there is an error to keep already.
+    """
+    if verdict.error is not None:
+        return verdict
+    said = failures.message(interruption).removesuffix(".")
+    text = f"{type(interruption).__name__}: {said}; the code caught this and went on, so its answer counts"
+    return verdict._replace(error=text)
 
 
 def orphaned(node: str, *, silent_for: float | None = None) -> str:

@@ -13,11 +13,13 @@ from oban_sa.models import Job
 from oban_sa.periods import describe
 from oban_sa.runner import forks
 from oban_sa.runner.handover import Handover
+from oban_sa.runner.overtime import Overtime
 from oban_sa.runner.processes import Processes
 from oban_sa.runner.sessions import Around, AroundCode, AttemptSessions, Call, Judge
 from oban_sa.runner.settling import Settled
 from oban_sa.runner.threads import ThreadCall, Threads
 from oban_sa.runner.time_limit import TimeLimit
+from oban_sa.verdicts import Verdict
 from oban_sa.workers.definition import Definition
 
 T = TypeVar("T")
@@ -31,18 +33,34 @@ class Dispatch:
         self._threads = Threads()
         self._processes = processes or Processes()
 
-    async def call(self, definition: Definition, job: Job, *, within: float | None) -> Any:
-        """Run the code and return its answer; raises what it raises, and `AttemptTimedOut` after `within` seconds."""
+    async def call(
+        self, definition: Definition, job: Job, *, within: float | None, overtime: Overtime | None = None
+    ) -> Any:
+        """Run the code and return its answer; raises what it raises, and `AttemptTimedOut` after `within` seconds.
+
+        `overtime` hears of an interruption, and of code that went on to an answer after it.
+        """
+        if definition.executor == "loop" and within is None:
+            return await definition.call(job)
+        overtime = overtime or Overtime(job)
         if definition.executor == "loop":
-            if within is None:
-                return await definition.call(job)
-            return await _within(TimeLimit(within), lambda: definition.call(job))
+            return await _within(TimeLimit(within), overtime, lambda: definition.call(job))
         if definition.executor == "process":
-            return await self._processes.call(definition, job, within=within)
-        return await _thread_ended(self._threads.call(lambda: forks.called(definition.call, job)), TimeLimit(within))
+            return await self._processes.call(definition, job, within=within, overtime=overtime)
+        call, time_limit = self._threads.call(lambda: forks.called(definition.call, job)), TimeLimit(within)
+        answer = await _thread_ended(call, time_limit, overtime)
+        overtime.ignored = _ignored(call, time_limit)
+        return answer
 
     async def call_in_session(
-        self, definition: Definition, job: Job, judge: Judge, *, within: float | None, around: Around | None = None
+        self,
+        definition: Definition,
+        job: Job,
+        judge: Judge,
+        *,
+        within: float | None,
+        overtime: Overtime | None = None,
+        around: Around | None = None,
     ) -> Settled:
         """Run code that takes a session; what it wrote and how the job ended are committed together, or neither.
 
@@ -50,24 +68,38 @@ class Dispatch:
         was written: it was not where the attempt had lost its job, and is still to be where there was nothing to commit
         with it. Raises what the code raises, after rolling back.
         """
-        time_limit = TimeLimit(within)
+        time_limit, overtime = TimeLimit(within), overtime or Overtime(job)
         if around is not None:
-            return await self._call_around(definition, job, judge, time_limit, around)
+            return await self._call_around(definition, job, judge, time_limit, overtime, around)
         if definition.session == "async":
-            return await _within(time_limit, lambda: self._sessions.settled(definition, job, judge, None, time_limit))
-        call = self._in_thread(definition, job, judge, None, time_limit)
-        settled: Settled = await _thread_ended(self._threads.start(call), time_limit)
+
+            def judged(answer: object) -> Verdict:
+                if time_limit.over:
+                    overtime.ignored = _timed_out(time_limit)
+                return judge(answer)
+
+            return await _within(
+                time_limit, overtime, lambda: self._sessions.settled(definition, job, judged, None, time_limit)
+            )
+        call = self._in_thread(definition, job, judge, None, time_limit, overtime)
+        settled: Settled = await _thread_ended(self._threads.start(call), time_limit, overtime)
         return settled
 
     async def _call_around(
-        self, definition: Definition, job: Job, judge: Judge, time_limit: TimeLimit, around: Around
+        self,
+        definition: Definition,
+        job: Job,
+        judge: Judge,
+        time_limit: TimeLimit,
+        overtime: Overtime,
+        around: Around,
     ) -> Settled:
         """The same with something around the code. Time counts for the code, and anew for what is written after it."""
         if definition.session == "async":
             timeout = asyncio.timeout(None)
 
             async def timed(call: Call) -> Any:
-                answer = await around(lambda: _within(time_limit, call))
+                answer = await around(lambda: _within(time_limit, overtime, call))
                 time_limit.begin(partial(timeout.reschedule, 0))
                 return answer
 
@@ -85,13 +117,13 @@ class Dispatch:
 
         def begin(*, skip: bool = False) -> ThreadCall:
             # Made just now: the context variables of its code are those that are set here.
-            call = self._in_thread(definition, job, judge, handover.around, time_limit)
+            call = self._in_thread(definition, job, judge, handover.around, time_limit, overtime)
             handover.begin(call, skip=skip)
             return self._threads.start(call)
 
         async def code() -> Any:
             begin()
-            return await _thread_ended(handover, time_limit)
+            return await _thread_ended(handover, time_limit, overtime)
 
         try:
             answer = await around(code)
@@ -100,21 +132,31 @@ class Dispatch:
                 handover.drop()
                 # Only waited for: to raise here what it ends with would tie that and the error in hand to each other.
                 with contextlib.suppress(BaseException):
-                    await _waited(handover.call, TimeLimit(None))
+                    await _waited(handover.call, TimeLimit(None), overtime)
                     handover.call.future.exception()
                 handover.call.forget()
             raise
         # Where the code was not even begun, there is still an outcome to write, and it's written the same way.
         call = handover.call or begin(skip=True)
         handover.decide(answer)
-        settled: Settled = await _thread_ended(call, time_limit)
+        settled: Settled = await _thread_ended(call, time_limit, overtime)
         return settled
 
     def _in_thread(
-        self, definition: Definition, job: Job, judge: Judge, around: AroundCode | None, time_limit: TimeLimit
+        self,
+        definition: Definition,
+        job: Job,
+        judge: Judge,
+        around: AroundCode | None,
+        time_limit: TimeLimit,
+        overtime: Overtime,
     ) -> ThreadCall:
+        def judged(answer: object) -> Verdict:
+            overtime.ignored = _ignored(call, time_limit)
+            return judge(answer)
+
         def settled() -> Settled:
-            return self._sessions.settled_in_thread(definition, job, judge, around, time_limit, call)
+            return self._sessions.settled_in_thread(definition, job, judged, around, time_limit, call)
 
         call = ThreadCall(settled)
         return call
@@ -126,14 +168,22 @@ class Dispatch:
         await self._processes.close()
 
 
-async def _within(time_limit: TimeLimit, call: Callable[[], Awaitable[T]]) -> T:
+async def _within(time_limit: TimeLimit, overtime: Overtime, call: Callable[[], Awaitable[T]]) -> T:
     if time_limit.seconds is None:
         return await call()
     timeout = asyncio.timeout(None)
+
+    def expired() -> None:
+        timeout.reschedule(0)
+        overtime.begin(_timed_out(time_limit))
+
     try:
         async with timeout:
-            time_limit.begin(partial(timeout.reschedule, 0))
-            return await call()
+            time_limit.begin(expired)
+            answer = await call()
+        if timeout.expired():
+            overtime.ignored = _timed_out(time_limit)
+        return answer
     except TimeoutError as error:
         if timeout.expired():
             raise _timed_out(time_limit) from error
@@ -142,9 +192,9 @@ async def _within(time_limit: TimeLimit, call: Callable[[], Awaitable[T]]) -> T:
         time_limit.end()
 
 
-async def _thread_ended(call: ThreadCall | Handover, time_limit: TimeLimit) -> Any:
+async def _thread_ended(call: ThreadCall | Handover, time_limit: TimeLimit, overtime: Overtime) -> Any:
     """Wait until the thread has really ended, and return or raise what came of the code."""
-    reason = await _waited(call, time_limit)
+    reason = await _waited(call, time_limit, overtime)
     error = call.future.exception()
     if error is None:
         return call.future.result()
@@ -157,7 +207,7 @@ async def _thread_ended(call: ThreadCall | Handover, time_limit: TimeLimit) -> A
         del error, reason  # a traceback refers to this frame
 
 
-async def _waited(call: ThreadCall | Handover, time_limit: TimeLimit) -> AttemptError | None:
+async def _waited(call: ThreadCall | Handover, time_limit: TimeLimit, overtime: Overtime) -> AttemptError | None:
     """Wait until the thread has really ended: a job whose code still runs must not be started again elsewhere.
 
     When time is up, or the attempt is cancelled, the code is interrupted at its next Python instruction; returns why.
@@ -168,6 +218,7 @@ async def _waited(call: ThreadCall | Handover, time_limit: TimeLimit) -> Attempt
         nonlocal reason
         if reason is None:
             reason = _timed_out(time_limit)
+            overtime.begin(reason)
             call.interrupt(AttemptTimedOut)
 
     time_limit.begin(expired)
@@ -181,6 +232,13 @@ async def _waited(call: ThreadCall | Handover, time_limit: TimeLimit) -> Attempt
     finally:
         time_limit.end()
     return reason
+
+
+def _ignored(call: ThreadCall, time_limit: TimeLimit) -> AttemptError | None:
+    ignored = call.ignored()
+    if ignored is None:
+        return None
+    return _timed_out(time_limit) if ignored is AttemptTimedOut else AttemptCancelled()
 
 
 def _timed_out(time_limit: TimeLimit) -> AttemptTimedOut:

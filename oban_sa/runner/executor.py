@@ -13,14 +13,15 @@ from types import TracebackType
 from typing import Any
 
 from oban_sa import clock, failures, telemetry
-from oban_sa.errors import AttemptCancelled, CommitUnanswered
+from oban_sa.errors import AttemptCancelled, AttemptError, AttemptTimedOut, CommitUnanswered
 from oban_sa.models import Job
 from oban_sa.runner import forks
 from oban_sa.runner.acker import Outcome, report_stale
 from oban_sa.runner.dispatch import Dispatch
+from oban_sa.runner.overtime import Overtime, tell
 from oban_sa.runner.settling import Settled
 from oban_sa.states import JobState
-from oban_sa.verdicts import Attempt, Verdict, given_back, judge
+from oban_sa.verdicts import Attempt, Verdict, given_back, in_spite_of, judge
 from oban_sa.workers.current import running
 from oban_sa.workers.definition import Definition
 from oban_sa.workers.middleware import Chain
@@ -53,6 +54,7 @@ class Running:
     """Whether somebody asked for the job to be cancelled."""
     only_asked: bool = False
     """Whether the code is told of that, and not interrupted."""
+    overtime: Overtime | None = None
 
     def __post_init__(self) -> None:
         self.attempt = about(self.job)
@@ -68,6 +70,24 @@ class Running:
         # A task that is cancelled before it begins never runs at all, and nobody would hear of its job again.
         if self.task is not None and self.begun:
             self.task.cancel()
+            self.overtime = self.overtime or Overtime(self.job)
+            if why is Interrupted.SHUTDOWN:
+                self.overtime.end()
+            else:
+                self.overtime.begin(AttemptCancelled(_LOST if why is Interrupted.LOST else None))
+
+    def ignored(self, definition: Definition) -> AttemptError | None:
+        """The interruption that the code caught and went on after, now that it has come to an answer."""
+        ignored = None if self.overtime is None else self.overtime.ignored
+        if isinstance(ignored, AttemptTimedOut):
+            return ignored
+        # An answer that is given although the runner stops is as good as any.
+        if self.interrupted is not Interrupted.CANCELLED:
+            return None
+        return AttemptCancelled() if definition.executor == "loop" else ignored
+
+
+_LOST = "the job was given to another attempt while this one ran"
 
 
 class Executor:
@@ -116,6 +136,8 @@ class Executor:
                 answer = error
         if forks.generation != generation:
             forks.leave(answer)
+        if attempt.overtime is not None:
+            attempt.overtime.end()
         try:
             if isinstance(answer, BaseException):
                 # Not by assigning: a frozen dataclass lets nothing be assigned.
@@ -138,18 +160,23 @@ class Executor:
     async def _run(self, definition: Definition, attempt: Running) -> Any:
         job = attempt.job
         within = definition.timeout(job)
+        if within is not None or definition.executor != "loop":
+            attempt.overtime = Overtime(job)
+        overtime = attempt.overtime
         around = None
         if self._middleware is not None:
             around = partial(self._middleware.around, job=job, definition=definition)
         if definition.session is None:
             if around is None:
-                return await self._dispatch.call(definition, job, within=within)
-            return await around(lambda: self._dispatch.call(definition, job, within=within))
+                return await self._dispatch.call(definition, job, within=within, overtime=overtime)
+            return await around(lambda: self._dispatch.call(definition, job, within=within, overtime=overtime))
 
         def verdict_of(answer: object) -> Verdict:
-            return judge(attempt.attempt, answer)
+            return self._in_spite(definition, attempt, answer, judge(attempt.attempt, answer))
 
-        return await self._dispatch.call_in_session(definition, job, verdict_of, within=within, around=around)
+        return await self._dispatch.call_in_session(
+            definition, job, verdict_of, within=within, overtime=overtime, around=around
+        )
 
     def _judge(self, definition: Definition | None, attempt: Running, answer: object) -> Verdict:
         job = attempt.job
@@ -175,9 +202,19 @@ class Executor:
                         failures.describe(error),
                         extra={"job_id": job.id, "worker": job.worker, "queue": job.queue, "attempt": job.attempt},
                     )
-            return judge(attempt.attempt, answer, delay=delay, undecided=undecided)
+            verdict = judge(attempt.attempt, answer, delay=delay, undecided=undecided)
+            return self._in_spite(definition, attempt, answer, verdict)
         finally:
             del answer, undecided
+
+    def _in_spite(self, definition: Definition | None, attempt: Running, answer: object, verdict: Verdict) -> Verdict:
+        """The verdict, with the interruption that the code went on after."""
+        if attempt.overtime is None or definition is None or isinstance(answer, BaseException):
+            return verdict
+        if (ignored := attempt.ignored(definition)) is None:
+            return verdict
+        tell(attempt.job, ignored, verdict.state)
+        return in_spite_of(verdict, ignored)
 
     def _tell(self, job: Job, verdict: Verdict, answer: object, duration: float) -> None:
         if verdict.state in _FAILED:

@@ -55,10 +55,14 @@ class ThreadCall:
         """Whether the code was interrupted, at whatever it was doing."""
         return self._struck is not None
 
-    @property
-    def met(self) -> type[BaseException] | None:
-        """What the code was interrupted with, and not just told when it had ended; ask where it is spared."""
-        return self._struck if self._strikes > self.late else None
+    def ignored(self) -> type[BaseException] | None:
+        """In the thread, or once it has ended: what the code was interrupted with and went on after.
+
+        An interruption that is only on its way is met here.
+        """
+        with self._lock:
+            met()
+            return self._struck if self._strikes > self.late else None
 
     def interrupt(self, error: type[BaseException]) -> None:
         """Raise `error` in the code at its next Python instruction; code that waits inside C first returns.

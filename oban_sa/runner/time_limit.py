@@ -15,11 +15,14 @@ class TimeLimit:
 
     def __init__(self, seconds: float | None) -> None:
         self.seconds = seconds
+        self.over = False
+        """Whether the time was over since it began."""
         self._expired: Callable[[], object] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, expired: Callable[[], object]) -> None:
         """Let the time pass from now on."""
+        self.over = False
         if self.seconds is not None:
             self._expired = expired
             self._start(self.seconds)
@@ -52,4 +55,5 @@ class TimeLimit:
     def _over(self) -> None:
         self._timer = None
         if self._expired is not None:
+            self.over = True
             self._expired()

@@ -365,3 +365,13 @@ def remembers(name: str) -> tuple[int, str]:
 @job(executor="process")
 async def remembers_on_a_loop(name: str) -> tuple[int, str]:
     return await asyncio.to_thread(remembers, name)
+
+
+@job(executor="process", timeout=0.3)
+def swallows_its_timeout() -> str:
+    for _ in range(2):
+        with contextlib.suppress(Exception):
+            time.sleep(30)
+            raise AssertionError("nothing interrupted it")
+        break
+    return "went on"

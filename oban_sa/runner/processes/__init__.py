@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from oban_sa.errors import InvalidOption
 from oban_sa.models import Job
+from oban_sa.runner.overtime import Overtime
 from oban_sa.runner.processes.child import Child, NotBegun
 from oban_sa.runner.processes.crossing import Plan
 from oban_sa.workers.definition import Definition
@@ -40,12 +41,15 @@ class Processes:
         self._free: list[Child] = []
         self._all: set[Child] = set()
 
-    async def call(self, definition: Definition, job: Job, *, within: float | None = None) -> Any:
+    async def call(
+        self, definition: Definition, job: Job, *, within: float | None = None, overtime: Overtime | None = None
+    ) -> Any:
         """Run a worker's code in a process and return its answer, or raise what it raised.
 
         `within` seconds count from the moment the code begins. When they are over, or the caller is cancelled, the code
-        is interrupted, and its process is killed where that doesn't end it within a second. Raises `AttemptCrashed`
-        where the process died, and `AttemptError` where none could be started.
+        is interrupted, and its process is killed where that doesn't end it within a second. `overtime` hears of code
+        that answers in spite of that. Raises `AttemptCrashed` where the process died, and `AttemptError` where none
+        could be started.
         """
         loop = asyncio.get_running_loop()
         async with self._room:
@@ -54,7 +58,10 @@ class Processes:
                 used = child.calls > 0
                 job.when_asked_to_stop(partial(loop.call_soon_threadsafe, child.ask_to_stop))
                 try:
-                    return await child.call(definition.name, definition.module, _row(job), within=within)
+                    answer = await child.call(definition.name, definition.module, _row(job), within=within)
+                    if overtime is not None:
+                        overtime.ignored = child.ignored
+                    return answer
                 except NotBegun:
                     if not used:
                         raise child.crashed(definition.name) from None

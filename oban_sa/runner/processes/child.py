@@ -54,6 +54,8 @@ class Child:
         """`ended` is called on the loop when the process is no more."""
         self.calls = 0
         self.usable = True
+        self.ignored: AttemptError | None = None
+        """The interruption in spite of which its last call came to an answer."""
         self._plan = plan
         self._tell_ended = ended
         self._loop = asyncio.get_running_loop()
@@ -144,6 +146,7 @@ class Child:
     def _outcome(self, call: _Call) -> Any:
         ended = call.future.result()
         if isinstance(ended, Answer):
+            self.ignored = call.reason if ended.interrupted else None
             return ended.value()
         reason, call.reason = call.reason, None
         error = ended.error() if isinstance(ended, Failure) else None

@@ -89,10 +89,11 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the code returned, pickled."""
+    """What the code returned, pickled, and whether it had been interrupted before."""
 
     number: int
     pickled: bytes
+    interrupted: bool = False
 
     def value(self) -> Any:
         """Return it; raises `AttemptError` where it can't be made again here."""
@@ -144,10 +145,10 @@ def framed(message: object) -> bytes:
     return HEAD.pack(len(pickled)) + pickled
 
 
-def answered(number: int, value: object) -> Answer | Failure:
+def answered(number: int, value: object, *, interrupted: bool = False) -> Answer | Failure:
     """Return what crosses of an answer; one that can't be pickled is a failure that says so."""
     try:
-        return Answer(number, pickle.dumps(value, pickle.HIGHEST_PROTOCOL))
+        return Answer(number, pickle.dumps(value, pickle.HIGHEST_PROTOCOL), interrupted)
     except BaseException as error:  # as below
         refusal = AttemptError(
             f"the answer, of type {type(value).__qualname__}, can't leave its process: "

@@ -49,6 +49,7 @@ class _Inside:
         self._asked_to_stop = 0
         self._interrupt: Interrupt | None = None
         self._interruptible = False
+        self._interrupted = 0
         self._sending = 0
 
     def work(self) -> None:
@@ -98,7 +99,7 @@ class _Inside:
         finally:
             with self._lock:
                 self._job = None
-        return crossing.answered(ask.number, answer)
+        return crossing.answered(ask.number, answer, interrupted=self._interrupted == ask.number)
 
     def _called(self, definition: Definition, job: Job) -> Any:
         answered, answer = False, None
@@ -113,8 +114,9 @@ class _Inside:
                 self._interruptible = False
         except BaseException:
             self._interruptible = False
-            if not answered:  # else the interruption came just as the code ended, and interrupts nothing
+            if not answered:
                 raise
+            self._interrupted = 0  # the interruption came just as the code ended, and interrupts nothing
         return answer
 
     # Interruptions
@@ -132,6 +134,7 @@ class _Inside:
         if interrupt is None or not self._interruptible or self._sending or interrupt.number != self._number:
             return
         self._interrupt = None
+        self._interrupted = interrupt.number
         raise interrupt.error
 
     def _listen(self) -> None:
