@@ -2,7 +2,7 @@
 # Paths are relative, so that the repository may lie anywhere, in a folder with spaces too.
 
 .SUFFIXES:
-.PHONY: help venv test lint check bench demo matrix clean
+.PHONY: help venv test lint check bench demo matrix coverage clean
 .DEFAULT_GOAL := help
 
 MAKEFLAGS += --no-print-directory
@@ -24,14 +24,15 @@ export npm_config_update_notifier = false
 in_venv = .venv/bin/python -m
 
 help:
-	@echo 'make demo     see it work: jobs index the Python standard library, on a PostgreSQL of their own'
-	@echo 'make test     every check and every test, as CI runs them'
-	@echo 'make lint     the checks alone: ruff, mypy, pyright, import-linter'
-	@echo 'make check    the tests alone; PYTEST_ARGS="tests/database -x" chooses, WORKERS=0 runs them in one process'
-	@echo 'make bench    measure, beside the floor and other queues; BENCH_ARGS="--only drain_50 --quick" chooses'
-	@echo 'make matrix   the tests on each of Python 3.11, 3.12, 3.13 that is found, with SQLAlchemy 2.0 and 2.1'
-	@echo 'make venv     the virtual environment they all use, .venv; PYTHON=python3.12 chooses what it is made with'
-	@echo 'make clean    remove the environments, the caches and the data of the demonstration'
+	@echo 'make demo      see it work: jobs index the Python standard library, on a PostgreSQL of their own'
+	@echo 'make test      every check and every test, as CI runs them'
+	@echo 'make lint      the checks alone: ruff, mypy, pyright, import-linter'
+	@echo 'make check     the tests alone; PYTEST_ARGS="tests/database -x" chooses, WORKERS=0 runs them in one process'
+	@echo 'make bench     measure, beside the floor and other queues; BENCH_ARGS="--only drain_50 --quick" chooses'
+	@echo 'make matrix    the tests on each of Python 3.11, 3.12, 3.13 that is found, with SQLAlchemy 2.0 and 2.1'
+	@echo 'make coverage  the tests under coverage, on Python 3.11 and 3.13 where found, and a report; PYTEST_ARGS chooses'
+	@echo 'make venv      the virtual environment they all use, .venv; PYTHON=python3.12 chooses what it is made with'
+	@echo 'make clean     remove the environments, the caches and the data of the demonstration'
 	@echo
 	@echo 'Tests use the server of OBAN_TEST_DATABASE_URL where that is set, else a container where a Docker engine'
 	@echo 'answers, else a private PostgreSQL from a wheel. See CONTRIBUTING.md.'
@@ -67,6 +68,9 @@ demo: .venv/installed
 
 matrix:
 	@sh tools/test-matrix $(PYTEST_ARGS)
+
+coverage:
+	@sh tools/coverage $(PYTEST_ARGS)
 
 clean:
 	rm -rf .venv .venv-py3* .oban .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
