@@ -72,6 +72,10 @@ class Heartbeat:
             runner.run(line.close())
 
     async def _once(self, line: Line, beat: Any, register: Any) -> None:
+        if self._loop is not None and self._loop.is_closed():
+            # Nobody stopped the runner, but it runs no job any more: those that it has left are for others.
+            self._stop.set()
+            return
         rows = {row["uuid"]: row for row in self._rows()}
         if not rows:
             return

@@ -8,10 +8,13 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from oban_sa.errors import AttemptCancelled, AttemptTimedOut
 from oban_sa.runner import loop_calls
+from oban_sa.runner.database import Database
 from oban_sa.runner.handover import Dropped, Handover
+from oban_sa.runner.heartbeat import Heartbeat
 from oban_sa.runner.loop_calls import LoopCall
 from oban_sa.runner.threads import ThreadCall, Threads
 from tests.support import eventually
@@ -218,3 +221,17 @@ async def test_no_code_begins_once_the_threads_were_let_go() -> None:
     with pytest.raises(AttemptCancelled, match="has stopped"):
         async with asyncio.timeout(WITHIN):
             await threads.call(lambda: "never").future
+
+
+async def test_a_heartbeat_ends_with_the_loop_of_its_runner(engine: AsyncEngine) -> None:
+    """Or the jobs of a runner that nobody stopped would be taken for held as long as its process lives."""
+    heartbeat = Heartbeat(lambda: Database(engine), every=0.01, rows=list, lost=list)
+
+    def start() -> None:
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(heartbeat.start())
+        loop.close()
+
+    await asyncio.to_thread(start)
+    assert heartbeat._thread is not None
+    await ended(heartbeat._thread)
