@@ -62,6 +62,7 @@ class Overtime:
             job.queue,
             describe(round(clock.monotonic() - self._since)),
             self._why,
+            extra=_facts(job),
         )
         self._pause = min(self._pause * 2, LONGEST)
         self._timer = asyncio.get_running_loop().call_later(self._pause, self._remind)
@@ -77,4 +78,9 @@ def tell(job: Job, ignored: AttemptError, state: str) -> None:
         job.queue,
         ignored,
         state,
+        extra=_facts(job),
     )
+
+
+def _facts(job: Job) -> dict[str, object]:
+    return {"job_id": job.id, "worker": job.worker, "queue": job.queue, "attempt": job.attempt}
