@@ -23,7 +23,7 @@ from tests.runner import process_jobs
 from tests.runner.conftest import House
 from tests.support import eventually
 
-TIMED_OUT = "AttemptTimedOut: the attempt took longer than its timeout of 500 ms; the code caught this and went on, "
+TIMED_OUT = "AttemptTimedOut: the attempt took longer than its timeout of 2 seconds; the code caught this and went on, "
 CANCELLED = "AttemptCancelled: The attempt was cancelled while it ran; the code caught this and went on, "
 KINDS = ["loop", "thread", "async session", "sync session"]
 
@@ -90,7 +90,7 @@ def stubborn(house: House, kind: str, answer: Any = None, **options: Any) -> dic
 async def test_a_timeout_that_code_swallows_is_told_in_the_log_and_in_the_errors_of_the_completed_job(
     house: House, caplog: pytest.LogCaptureFixture, kind: str, middleware: list[Any]
 ) -> None:
-    stubborn(house, kind, timeout=0.5)
+    stubborn(house, kind, timeout=2)
     [job_id] = await house.enqueue(Job("worker"))
     await house.drain(middleware=middleware)
     done = await house.job(job_id)
@@ -153,7 +153,7 @@ async def test_code_that_is_only_asked_to_stop_swallows_nothing(house: House, ca
 
 @pytest.mark.parametrize("answer", [Record(7), Snooze(60)])
 async def test_other_answers_count_and_tell_it_as_well(house: House, answer: Any) -> None:
-    stubborn(house, "thread", answer, timeout=0.5)
+    stubborn(house, "thread", answer, timeout=2)
     [job_id] = await house.enqueue(Job("worker"))
     async with house.runner():
         done = await house.becomes(job_id, "completed" if isinstance(answer, Record) else "scheduled")
