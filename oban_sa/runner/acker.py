@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from oban_sa import telemetry, values
-from oban_sa.failures import describe
 from oban_sa.models import Job
 from oban_sa.states import JobState
 from oban_sa.verdicts import Verdict
-
-logger = logging.getLogger("oban_sa.runner")
 
 BATCH = 500
 """Outcomes per statement; nothing is gained past 200, and a failed statement is not too large to repeat."""
@@ -22,12 +18,12 @@ BATCH = 500
 class Outcome(NamedTuple):
     """A verdict and the job it is about.
 
-    `replaced` where the database refused what was said first; `perhaps_written` where it never answered.
+    `replaced` counts how often the database refused it and less was said; `perhaps_written` where it never answered.
     """
 
     job: Job
     verdict: Verdict
-    replaced: bool = False
+    replaced: int = 0
     perhaps_written: bool = False
 
 
@@ -96,21 +92,6 @@ class Acker:
 def report_stale(source: telemetry.Source, job: Job, state: JobState) -> None:
     """Say that an outcome came too late and changed nothing."""
     telemetry.emit(telemetry.JobStale.of(source, job, state=state))
-
-
-def instead_of(outcome: Outcome, error: Exception) -> Outcome:
-    """The outcome to write instead of one that the database does not take."""
-    verdict = outcome.verdict
-    text = f"{describe(error)}\nThe outcome of this attempt ({verdict.state}) could not be written."
-    replaced = Verdict(
-        verdict.job_id,
-        verdict.attempt,
-        JobState.DISCARDED,
-        error=text[:4000],
-        holder=verdict.holder,
-        attempted_at=verdict.attempted_at,
-    )
-    return Outcome(outcome.job, replaced, replaced=True)
 
 
 def as_arrays(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:

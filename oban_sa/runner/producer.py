@@ -11,12 +11,13 @@ from uuid import UUID
 
 from oban_sa import backoff, clock, telemetry
 from oban_sa.holders import new_producer
-from oban_sa.runner.acker import BATCH, Acker, Outcome, instead_of
+from oban_sa.runner.acker import BATCH, Acker, Outcome
 from oban_sa.runner.attempts import Attempts
 from oban_sa.runner.burst import Burst
 from oban_sa.runner.database import Database, describe
 from oban_sa.runner.disconnects import is_away, is_passing
 from oban_sa.runner.executor import Executor, Interrupted, Running
+from oban_sa.runner.refused import instead_of
 from oban_sa.runner.tables import Tables
 from oban_sa.runner.ticker import rested
 from oban_sa.sql.fetching import BEGINNING
@@ -338,11 +339,12 @@ class Producer:
                 self._acker.failed(perhaps_written=is_away(refused))
                 if is_passing(refused):
                     raise
-                if outcome[0].replaced:
+                instead = instead_of(outcome[0], refused)
+                if instead is None:
                     self._acker.drop_first()
                     logger.error("the outcome of job %d can't be written at all", outcome[0].verdict.job_id)
                 else:
-                    self._acker.replace_first(instead_of(outcome[0], refused))
+                    self._acker.replace_first(instead)
                 continue
             self._acker.written(acked, duration=0.0)
             self._expect(outcome)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, func, inspect
+from sqlalchemy import Connection, Row, func, inspect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -14,6 +14,7 @@ from oban_sa import values
 from oban_sa.binds import ELSEWHERE, Homes
 from oban_sa.errors import AttemptError, JobElsewhere
 from oban_sa.models import Job
+from oban_sa.runner.refused import in_ascii
 from oban_sa.sql.acking import acking_one
 from oban_sa.sql.inquiring import inquiring_held
 from oban_sa.sql.sqlstates import sqlstate
@@ -55,7 +56,7 @@ def conclude(session: Session, settled: Settled, committing: Callable[[], object
     try:
         session.flush()
         connection = session.connection(bind_arguments=_BIND)
-        acked = connection.execute(ACKING_ONE, said(settled.verdict)).first()
+        acked = _acked(connection, settled)
     except DBAPIError as error:
         if sqlstate(error) == "25P02":
             raise AttemptError(FAILED) from error
@@ -72,6 +73,22 @@ def conclude(session: Session, settled: Settled, committing: Callable[[], object
         committing()
     session.commit()
     settled.written = True
+
+
+def _acked(connection: Connection, settled: Settled) -> Row[Any] | None:
+    """Write the verdict; where the database's encoding can't hold its texts, they are written in ASCII."""
+    spelled = in_ascii(settled.verdict)
+    if spelled == settled.verdict:  # as of nearly all: there is no text, or one that every encoding has
+        return connection.execute(ACKING_ONE, said(settled.verdict)).first()
+    try:
+        # A refusal would take the transaction along, and with it what the worker wrote.
+        with connection.begin_nested():
+            return connection.execute(ACKING_ONE, said(settled.verdict)).first()
+    except (DBAPIError, UnicodeError) as error:
+        if isinstance(error, DBAPIError) and (sqlstate(error) or "")[:2] != "22":
+            raise
+        settled.verdict = spelled
+        return connection.execute(ACKING_ONE, said(spelled)).first()
 
 
 def _refuse_elsewhere(session: Session, connection: Connection) -> None:

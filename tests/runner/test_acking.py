@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 
-from oban_sa import Job, Oban, Record, Snooze, job, telemetry
+from oban_sa import Job, Oban, Record, Snooze, job, periods, telemetry
 from oban_sa.runner import producer as producers
 from oban_sa.runner.acker import Acker, Outcome, as_arrays
 from oban_sa.runner.database import Database, Line
@@ -269,16 +269,16 @@ async def test_what_others_hold_is_never_reclaimed(house: House, monkeypatch) ->
 @pytest.mark.parametrize(
     ("poison", "error"),
     [
-        (Verdict(0, 1, JobState.COMPLETED, meta={"text": "\0"}), "UntranslatableCharacterError"),
+        (Verdict(0, 1, JobState.COMPLETED, meta={"text": "\0"}), None),
         (Verdict(0, 1, JobState.RETRYABLE, delay=1e300, error="x"), "Error"),
-        (Verdict(0, 1, JobState.RETRYABLE, delay=1.0, error="\0"), "CharacterNotInRepertoireError"),
-        (Verdict(0, 1, JobState.RETRYABLE, delay=1.0, error="\ud800"), "DataError"),
+        (Verdict(0, 1, JobState.RETRYABLE, delay=3600.0, error="\0"), "\\ufffd"),
+        (Verdict(0, 1, JobState.RETRYABLE, delay=3600.0, error="\ud800"), "\\ufffd"),
         (Verdict(0, 2**40, JobState.COMPLETED), "DataError"),
-        (Verdict(0, 1, JobState.COMPLETED, meta={"not": object()}), "Error"),
+        (Verdict(0, 1, JobState.COMPLETED, meta={"not": object(), "snoozed": 2}), "Error"),
     ],
 )
-async def test_an_outcome_that_can_not_be_written_holds_up_no_other(
-    house: House, monkeypatch, poison: Verdict, error: str
+async def test_an_outcome_is_written_without_what_the_database_refuses_of_it(
+    house: House, monkeypatch, poison: Verdict, error: str | None
 ) -> None:
     gate = asyncio.Event()
 
@@ -303,12 +303,37 @@ async def test_an_outcome_that_can_not_be_written_holds_up_no_other(
         await eventually(lambda: len(producer.running) == 5)
         gate.set()
         if poison.attempt == 1:
-            refused = await house.becomes(bad, "discarded")
-            assert error in refused.errors[0]["error"]
-            assert f"The outcome of this attempt ({poison.state}) could not be written." in refused.errors[0]["error"]
+            refused = await house.becomes(bad, poison.state)
+            assert refused.attempt == 1
+            assert [error in each["error"] for each in refused.errors] == ([] if error is None else [True])
+            assert refused.meta.get("text") in (None, "\\ufffd")
+            if poison.meta is not None and "not" in poison.meta:
+                assert refused.meta == {"snoozed": 2}
+                assert "The meta of this attempt (completed) could not be written." in refused.errors[0]["error"]
+            if poison.delay is not None:
+                [[delay]] = await house.sql(
+                    "SELECT extract(epoch FROM scheduled_at - attempted_at)::float FROM oban_jobs WHERE id = :id",
+                    id=bad,
+                )
+                assert abs(delay - min(poison.delay, periods.LONGEST)) < 60
         await eventually(lambda: producer.idle())
         states = await house.states()
-    assert states["completed"] == 4
+    assert states == Counter({"completed": 4}) + Counter([poison.state if poison.attempt == 1 else "executing"])
+
+
+async def test_an_outcome_whose_very_state_is_refused_discards_its_job_and_holds_up_no_other(house: House) -> None:
+    @job(registry=house.registry)
+    async def done(n: int) -> None: ...
+
+    await house.sql(
+        "ALTER TABLE oban_jobs ADD CONSTRAINT no_third CHECK (args <> '{\"n\": 3}' OR state <> 'completed')"
+    )
+    ids = await house.enqueue(*(done.new(n) for n in range(5)))
+    await house.drain()
+    assert await house.states() == {"completed": 4, "discarded": 1}
+    [error] = (await house.job(ids[3])).errors
+    assert "CheckViolationError" in error["error"]
+    assert error["error"].endswith("The outcome of this attempt (completed) could not be written.")
 
 
 def outcome(job_id: int, **values: Any) -> Outcome:
