@@ -10,7 +10,13 @@ from oban_sa.cli import group
 def main() -> None:
     """Run the command line with this process's arguments."""
     # The name that was typed, so that what the help says can be typed again.
-    group.main(prog_name="python -m oban_sa" if sys.argv[0].endswith("__main__.py") else "oban-sa")
+    name = "python -m oban_sa" if sys.argv[0].endswith("__main__.py") else "oban-sa"
+    try:
+        group.main(prog_name=name)
+    finally:
+        # Not imported here: the help is to be quick, and what was never imported has left nothing behind.
+        if leaving := sys.modules.get("oban_sa.runner.command.leaving"):
+            leaving.leave_if_stuck(sys.exc_info()[1])
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from oban_sa.models import schema_map
 from oban_sa.readings import EMBEDDED_FOLDER
 from oban_sa.runner.__main__ import refusal
 from oban_sa.runner.command import service
-from oban_sa.runner.engine import create_engine, explained
+from oban_sa.runner.engine import create_engine, dispose, explained
 from oban_sa.settings import Settings, load
 
 T = TypeVar("T")
@@ -102,7 +102,7 @@ async def engine(settings: Settings, url: str) -> AsyncGenerator[AsyncEngine]:
     try:
         yield made.execution_options(schema_translate_map=schema_map(settings.schema))
     finally:
-        await made.dispose()
+        await dispose(made)
 
 
 @asynccontextmanager

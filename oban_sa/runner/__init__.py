@@ -349,8 +349,8 @@ class Runner:
             producer.interrupt(Interrupted.SHUTDOWN)
         await self._queues.attempts_ended(UNWINDING)
         await self._notifier.stop()
-        await asyncio.gather(*(ticker.stop() for ticker in reversed(self._tickers)))
-        await self._heartbeat.stop()
+        # At the same time: where the database is silent, each waits for as long as it may.
+        await asyncio.gather(*(ticker.stop() for ticker in reversed(self._tickers)), self._heartbeat.stop())
         await self._dispatch.close()
         given_back = await self._queues.close()
         await self._line.close()

@@ -12,6 +12,7 @@ import click
 from oban_sa.errors import InvalidOption, ObanError
 from oban_sa.readings import EMBEDDED_FOLDER, LOG_FORMATS, LOG_LEVELS
 from oban_sa.runner.command import imports, logs, service
+from oban_sa.runner.command.leaving import leave_if_stuck
 from oban_sa.runner.command.shares import shared
 from oban_sa.runner.command.stopping import listening
 from oban_sa.runner.command.supervisor import supervise
@@ -291,7 +292,10 @@ def _print_shares(shares: list[Settings]) -> None:
 
 def main() -> None:
     """Run the command with this process's arguments."""
-    command.main(prog_name="python -m oban_sa.runner")
+    try:
+        command.main(prog_name="python -m oban_sa.runner")
+    finally:
+        leave_if_stuck(sys.exc_info()[1])
 
 
 if __name__ == "__main__":

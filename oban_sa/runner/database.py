@@ -27,6 +27,9 @@ describe = failures.describe
 WITHIN = 30.0
 """Seconds that one of the runner's statements may take; all of them are short."""
 
+CLOSE_WITHIN: Final = 2.0
+"""Seconds in which a connection must have been closed; then it's cut off."""
+
 LATE: Final = 0.5
 """Seconds by which a time limit is noticed late where it's the event loop that stood still, and not the database."""
 
@@ -205,14 +208,23 @@ class Line:
             yield Transaction(connection)
 
     async def close(self) -> None:
-        """Close the connection, without waiting long for a server that doesn't answer."""
-        async with self.lock:
+        """Close the connection, without waiting long for a server that doesn't answer or for whoever uses it."""
+        try:
+            async with asyncio.timeout(CLOSE_WITHIN):
+                await self.lock.acquire()
+        except TimeoutError:
+            # Its statement fails, and what the statement waited for may never have come.
+            self._drop()
+            return
+        try:
             connection, self._connection = self._connection, None
             if connection is not None:
                 try:
-                    await connection.close(timeout=2)
+                    await connection.close(timeout=CLOSE_WITHIN)
                 except Exception:
                     connection.terminate()
+        finally:
+            self.lock.release()
 
     @property
     def connection(self) -> asyncpg.Connection | None:

@@ -20,6 +20,7 @@ from oban_sa.passwords import safe, unambiguous
 from oban_sa.runner.disconnects import POOLED, is_away, unwrapped
 from oban_sa.runner.hosts import connect as connect_to_one
 from oban_sa.runner.hosts import without_hosts
+from oban_sa.runner.waiting import cancelled
 
 CONNECT_TIMEOUT: Final = 10.0
 
@@ -91,6 +92,13 @@ async def connect(url: str, *, application_name: str = "oban_sa") -> asyncpg.Con
     arguments = connect_arguments(url, application_name=application_name)
     made: Any = arguments.pop("async_creator_fn", asyncpg.connect)
     return await made(**arguments)  # type: ignore[no-any-return]
+
+
+async def dispose(engine: AsyncEngine, *, within: float = 2.0) -> None:
+    """Close an engine's connections, for so many seconds at most: a server that is silent never says goodbye."""
+    closing = asyncio.create_task(engine.dispose())
+    await asyncio.wait([closing], timeout=within)
+    await cancelled(closing)
 
 
 def connect_arguments(url: str, *, application_name: str = "oban_sa") -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeAlias
 import orjson
 
 from oban_sa.errors import InvalidOption, RunnerError
+from oban_sa.runner.waiting import cancelled
 
 logger = logging.getLogger("oban_sa.runner")
 
@@ -74,9 +75,7 @@ class Health:
         if self._server is None:
             return
         self._server.close()
-        for task in self._serving:
-            task.cancel()
-        await asyncio.gather(*self._serving, return_exceptions=True)
+        await cancelled(*self._serving)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task: Any = asyncio.current_task()

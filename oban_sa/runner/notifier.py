@@ -15,6 +15,7 @@ from oban_sa import backoff, clock, messages, telemetry
 from oban_sa.runner.database import LATE, Database, describe
 from oban_sa.runner.engine import connect
 from oban_sa.runner.ticker import rested
+from oban_sa.runner.waiting import cancelled
 from oban_sa.sql.notifying import NOTIFY
 
 logger = logging.getLogger("oban_sa.runner")
@@ -80,8 +81,7 @@ class Notifier:
     async def stop(self) -> None:
         """Close the connection."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await cancelled(self._task)
 
     async def _run(self) -> None:
         failures = 0

@@ -20,6 +20,7 @@ from oban_sa.runner.executor import Executor, Interrupted, Running
 from oban_sa.runner.refused import instead_of
 from oban_sa.runner.tables import Tables
 from oban_sa.runner.ticker import rested
+from oban_sa.runner.waiting import cancelled
 from oban_sa.sql.fetching import BEGINNING
 
 logger = logging.getLogger("oban_sa.runner")
@@ -175,10 +176,8 @@ class Producer:
         self._stopping = True
         self._wake.set()
         if self._task is not None:
-            _, late = await asyncio.wait([self._task], timeout=LAST_WORDS)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await asyncio.wait([self._task], timeout=LAST_WORDS)
+            await cancelled(self._task)
         self._attempts.give_back_all()
         try:
             async with asyncio.timeout(LAST_WORDS):

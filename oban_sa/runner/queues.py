@@ -15,6 +15,7 @@ from oban_sa.messages import EVERY
 from oban_sa.models import Job
 from oban_sa.runner.executor import Interrupted
 from oban_sa.runner.producer import Producer
+from oban_sa.runner.waiting import cancelled
 
 logger = logging.getLogger("oban_sa.runner")
 
@@ -57,9 +58,7 @@ class Queues:
     async def close(self) -> int:
         """Stop every producer, also those on their way out: how many jobs were given back."""
         self._closing = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancelled(*self._tasks)
         return sum(await asyncio.gather(*(producer.stop() for producer in self.all), *self._stopping))
 
     def nudge(self, queue: str) -> None:

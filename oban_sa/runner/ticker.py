@@ -9,6 +9,7 @@ from oban_sa import backoff, clock, telemetry
 from oban_sa.failures import describe
 from oban_sa.runner.disconnects import is_away
 from oban_sa.runner.part import Part
+from oban_sa.runner.waiting import cancelled
 
 logger = logging.getLogger("oban_sa.runner")
 
@@ -49,10 +50,8 @@ class Ticker:
         if self._nudging is not None:
             self._nudging.cancel()
         if self._task is not None:
-            _, late = await asyncio.wait([self._task], timeout=5)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await asyncio.wait([self._task], timeout=5)
+            await cancelled(self._task)
         await self._part.close()
 
     async def _run(self) -> None:

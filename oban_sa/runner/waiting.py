@@ -1,14 +1,32 @@
-"""Waiting for what nobody announces."""
+"""Waiting for what nobody announces, and for what has to end."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Any, Final
 
 REST: Final = 0.02
 LONGEST_REST: Final = 0.25
 """Seconds between two looks: at first, and the most they grow to."""
+
+
+CANCELLED_WITHIN: Final = 2.0
+"""Seconds that a task has to end once it was cancelled; one that waits for a silent database may never."""
+
+
+async def cancelled(*tasks: asyncio.Task[Any], within: float = CANCELLED_WITHIN) -> None:
+    """Cancel tasks and wait until they have ended, for so many seconds at most; what they raise is dropped."""
+    for task in tasks:
+        task.cancel()
+        task.add_done_callback(_heard)
+    if tasks:
+        await asyncio.wait(tasks, timeout=within)
+
+
+def _heard(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()
 
 
 async def until(is_so: Callable[[], Awaitable[bool]], *, stopped: asyncio.Event) -> None:

@@ -28,7 +28,7 @@ from oban_sa.runner.command.stopping import stoppable
 from oban_sa.runner.command.usage import ELSEWHERE
 from oban_sa.settings import Settings
 from tests.ownserver import OwnServer
-from tests.support import plain_url, process, run_python, sync_url
+from tests.support import eventually, plain_url, process, run_python, sync_url
 
 JOBS = """
 import asyncio
@@ -354,16 +354,24 @@ async def test_a_signal_gives_unfinished_jobs_back_and_exits_with_0(
     assert tuple(row) == ("available", 0)
 
 
-async def test_a_second_interrupt_leaves_at_once(database_url: str, folder: Path) -> None:
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+async def test_a_second_signal_leaves_at_once(database_url: str, folder: Path, second: signal.Signals) -> None:
     (folder / "shopjobs.py").write_text(JOBS)
     enqueue(database_url, folder, "rest.new(60)")
     words = ["-m", "oban_sa.runner", "--import", "shopjobs", "--grace", "50", "--log-level", "debug"]
     with process(words, env={"OBAN_DATABASE_URL": plain_url(database_url)}, cwd=folder) as runner:
         await runner.says("rest started")
-        runner.interrupt()
-        await runner.says("SIGINT received")
+        runner.terminate()
+        await runner.says("SIGTERM received")
+        # Some managers of services signal every process, and a supervisor among them passes it on.
+        runner.terminate()
         assert runner.returncode is None
-        runner.interrupt()
+
+        def again() -> bool:
+            runner.send(second)
+            return runner.returncode is not None
+
+        await eventually(again)
         assert await runner.ended(within=10) == 1
         await runner.says("leaving at once")
 

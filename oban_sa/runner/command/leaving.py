@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import sys
+import threading
 from typing import Final
 
 from oban_sa.runner.command.completing import completed
@@ -15,6 +16,9 @@ logger = logging.getLogger("oban_sa.runner")
 PATIENCE: Final = 0.2
 """Seconds that tasks and threads which outlived the runner have to end."""
 
+stuck: Final = threading.Event()
+"""Set once something on a loop of this process refused to end: the process has to be ended with it."""
+
 
 def closed(runner: asyncio.Runner) -> bool:
     """Close the loop and return True; where something on it refuses to end, leave it, never to run again: False."""
@@ -23,15 +27,22 @@ def closed(runner: asyncio.Runner) -> bool:
         runner.close()
         return True
     loop.set_exception_handler(lambda _loop, _context: None)  # that tasks are lost with it is known
+    stuck.set()
     return False
 
 
-def leave() -> None:
-    """End the process as one that stopped cleanly, whatever its threads still do."""
+def leave(code: int = 0) -> None:
+    """End the process as one that stopped cleanly, or with another exit code, whatever its threads still do."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(code)
+
+
+def leave_if_stuck(ended: BaseException | None) -> None:
+    """Let a command really end that exits with `ended`: a thread that can't be stopped would keep its process alive."""
+    if stuck.is_set() and isinstance(ended, SystemExit):
+        leave(ended.code if isinstance(ended.code, int) else int(ended.code is not None))
 
 
 async def _ended() -> bool:

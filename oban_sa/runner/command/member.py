@@ -24,6 +24,7 @@ from typing import Any, Final, cast
 from oban_sa.errors import InvalidOption, ObanError
 from oban_sa.runner import Runner
 from oban_sa.runner.command import imports, logs, service
+from oban_sa.runner.command.leaving import leave_if_stuck
 from oban_sa.runner.command.stopping import listening
 from oban_sa.runner.runners import Runners
 from oban_sa.settings import Settings, default_node
@@ -108,4 +109,7 @@ def _stop_with(channel: socket.socket) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    finally:
+        leave_if_stuck(sys.exc_info()[1])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import threading
 from collections.abc import Callable, Coroutine, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,9 +19,9 @@ from oban_sa.retention import Prune
 from oban_sa.runner import Runner, verify
 from oban_sa.runner.command import imports, logs
 from oban_sa.runner.command.completing import completed
-from oban_sa.runner.command.leaving import closed, leave
+from oban_sa.runner.command.leaving import closed, leave, stuck
 from oban_sa.runner.command.stopping import stoppable
-from oban_sa.runner.engine import connect_arguments, create_engine, explained
+from oban_sa.runner.engine import connect_arguments, create_engine, dispose, explained
 from oban_sa.runner.makers import ApplicationMaker
 from oban_sa.runner.processes import processors
 from oban_sa.runner.runners import Runners
@@ -79,9 +78,8 @@ def serve(
     """
     with database(settings) as url:
         tell_of_embedded(settings, url)
-        left_behind = threading.Event()
-        run(_serve(settings, url, started, also), left_behind)
-    if left_behind.is_set():
+        run(_serve(settings, url, started, also), jobs=True)
+    if stuck.is_set():
         leave()
 
 
@@ -92,20 +90,19 @@ def tell_of_embedded(settings: Settings, url: str) -> None:
         logger.info("a private PostgreSQL runs in %s; applications reach it at the URL above", settings.embedded)
 
 
-def run(work: Coroutine[Any, Any, T], left_behind: threading.Event | None = None) -> T:
-    """Run on an event loop of its own, uvloop's where it is installed.
+def run(work: Coroutine[Any, Any, T], *, jobs: bool = False) -> T:
+    """Run on an event loop of its own, uvloop's where it is installed; what would not end with the work is left.
 
-    With `left_behind` code of jobs runs there: it can't end the loop, and what would not end with the work is told.
+    With `jobs` their code runs there too, and can't end the loop.
     """
     runner = asyncio.Runner(loop_factory=_loop_factory())
     try:
-        if left_behind is None:
+        if not jobs:
             return runner.run(work)
         loop = runner.get_loop()
         return completed(loop, loop.create_task(work))
     finally:
-        if not closed(runner) and left_behind is not None:
-            left_behind.set()
+        closed(runner)
 
 
 @contextmanager
@@ -173,7 +170,7 @@ async def _serve(
                     await (runner.until_idle(also) if settings.until_idle else runner.wait_stopped())
     finally:
         stop_following()
-        await engine.dispose()
+        await dispose(engine)
 
 
 def _runner(settings: Settings, engine: AsyncEngine, prune: Prune | None, middleware: list[Any]) -> Runner | Runners:
@@ -232,7 +229,7 @@ async def _checked(settings: Settings, url: str) -> None:
     try:
         await _prepared(settings, engine, url)
     finally:
-        await engine.dispose()
+        await dispose(engine)
 
 
 async def _prepared(settings: Settings, engine: AsyncEngine, url: str) -> None:

@@ -11,13 +11,21 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
+from oban_sa import clock
 from oban_sa.runner import forks
 
 logger = logging.getLogger("oban_sa.runner")
 
 Stop = Callable[[], object]
+
+REPEATED: Final = 1.0
+"""Seconds within which another SIGTERM is the first one once more: a service's manager signals every process of it, and
+a supervisor among them passes it on."""
+
+LEFT_WITHIN: Final = 10.0
+"""Seconds that the block has to end where there was nothing yet to stop."""
 
 
 class Stopped(SystemExit):
@@ -63,7 +71,7 @@ def hear(number: int, callback: Callable[[int], object]) -> None:
 
 @asynccontextmanager
 async def stoppable() -> AsyncGenerator[Callable[[Stop], None]]:
-    """Let SIGTERM and SIGINT stop what runs in the block, and a SIGINT after either end the process at once.
+    """Let SIGTERM and SIGINT stop what runs in the block, and a second signal end the process at once.
 
     The block hands over its way to stop gracefully as soon as it has one; before that, a signal just leaves the block.
     """
@@ -78,30 +86,41 @@ async def stoppable() -> AsyncGenerator[Callable[[Stop], None]]:
         if not signals.left or signals.task is None:
             raise
         signals.task.uncancel()
+    finally:
+        if signals.leaving is not None:
+            signals.leaving.cancel()
 
 
 class _Signals:
     def __init__(self, task: asyncio.Task[Any] | None) -> None:
         self.task = task
         self.left = False
-        self._came = False
+        self._came_at: float | None = None
         self._stop: Stop | None = None
+        self.leaving: asyncio.TimerHandle | None = None
 
     def stop_with(self, stop: Stop) -> None:
         self._stop = stop
 
     def received(self, number: int) -> None:
-        if self._came:
-            if number == signal.SIGINT:
+        if self._came_at is not None:
+            if is_second(number, self._came_at):
                 leave_at_once()
             return
-        self._came = True
+        self._came_at = clock.monotonic()
         logger.info("%s received", signal.Signals(number).name)
         if self._stop is not None:
             self._stop()
         elif self.task is not None:
             self.left = True
             self.task.cancel()
+            # What is cancelled may wait for a database that is silent.
+            self.leaving = asyncio.get_running_loop().call_later(LEFT_WITHIN, leave_at_once)
+
+
+def is_second(number: int, first_at: float) -> bool:
+    """Whether a signal says that somebody doesn't want to wait any more; the first one came at `first_at`."""
+    return number == signal.SIGINT or clock.monotonic() - first_at > REPEATED
 
 
 _came = False
@@ -115,7 +134,7 @@ def _end(_number: int, _frame: FrameType | None) -> None:
 
 def leave_at_once() -> None:
     """End the process without asking anyone: the jobs that run are rescued like those of a node that died."""
-    logger.warning("interrupted again; leaving at once, another node rescues the jobs that were running")
+    logger.warning("leaving at once; another node rescues the jobs that were running")
     logging.shutdown()
     sys.stdout.flush()
     os._exit(1)

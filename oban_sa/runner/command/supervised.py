@@ -26,7 +26,7 @@ MODULE: Final = "oban_sa.runner.command.member"
 STEADY: Final = 30.0
 """Seconds after which a runner that dies has not died of how it was started."""
 
-PATIENCE: Final = 10.0
+PATIENCE: Final = 20.0
 """Seconds that a runner has beyond its grace period to write what came of its jobs."""
 
 AT_ONCE: Final = 1.0

@@ -12,10 +12,11 @@ from typing import Any, Final
 
 import orjson
 
+from oban_sa import clock
 from oban_sa.errors import InvalidOption
 from oban_sa.runner.command import service
 from oban_sa.runner.command.shares import shared
-from oban_sa.runner.command.stopping import came, hear
+from oban_sa.runner.command.stopping import came, hear, is_second
 from oban_sa.runner.command.supervised import Member, Unusable
 from oban_sa.runner.health import Check, Health
 from oban_sa.settings import Settings
@@ -48,6 +49,7 @@ class Supervisor:
     def __init__(self, settings: Settings, shares: Sequence[Settings]) -> None:
         self._settings = settings
         self._stopping = asyncio.Event()
+        self._stopped_at = 0.0
         self._at_once = asyncio.Event()
         self._members = [
             Member(share, queues=settings.queues, stopping=self._stopping, at_once=self._at_once) for share in shares
@@ -97,11 +99,12 @@ class Supervisor:
 
     def _received(self, number: int) -> None:
         if self._stopping.is_set():
-            if number == signal.SIGINT and not self._at_once.is_set():
-                logger.warning("interrupted again; leaving at once, another node rescues the jobs that were running")
+            if is_second(number, self._stopped_at) and not self._at_once.is_set():
+                logger.warning("leaving at once; another node rescues the jobs that were running")
                 self._at_once.set()
             return
         logger.info("%s received; stopping all runners", signal.Signals(number).name)
+        self._stopped_at = clock.monotonic()
         self._stopping.set()
 
     async def _live(self) -> Mapping[str, Check]:
