@@ -31,10 +31,14 @@ class Proxy:
         self.refusing = 0
         """How many of the next connections end at once."""
         self.refuse_after_cut = 0
+        self.freeze_at: int | None = None
+        """The chunk with which it freezes by itself."""
+        self.frozen = asyncio.Event()
 
     def freeze(self) -> None:
         """Let nothing pass any more."""
         self._flowing.clear()
+        self.frozen.set()
 
     def cut(self) -> None:
         """End all connections."""
@@ -65,6 +69,8 @@ class Proxy:
                         self.refusing = self.refuse_after_cut
                         self.cut()
                         return
+                    if self.sent == self.freeze_at:
+                        self.freeze()
                     await self._flowing.wait()
                     forth.write(data)
                     await forth.drain()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -46,6 +47,7 @@ from oban_sa.runner.scheduler import Scheduler
 from oban_sa.runner.sessions import AttemptSessions
 from oban_sa.runner.signals import Signals
 from oban_sa.runner.stager import Stager
+from oban_sa.runner.starting import StoppedEarly, taken
 from oban_sa.runner.ticker import Ticker
 from oban_sa.runner.waiting import until
 from oban_sa.runner.watch import Watch
@@ -275,31 +277,42 @@ class Runner:
         return None if self._health is None else self._health.address
 
     async def start(self) -> None:
-        """Check the tables and begin to work."""
+        """Check the tables and begin to work.
+
+        Where the database goes away after it was reached, each step is tried again. Returns without having begun where
+        the runner is asked to stop meanwhile.
+        """
         if self._started_at is not None:
             raise RunnerError("a runner starts once; make another Runner")
         self._unfollow = logs.follow_events_of_runners()
         if self._health is not None:
             await self._health.start()
-        await verify(self._engine, self.schema)
+        with suppress(StoppedEarly):
+            await self._begin()
+
+    async def _begin(self) -> None:
+        await self._taken(lambda: verify(self._engine, self.schema))
         if isinstance(self._maker, ApplicationMaker):
             engine = await self._maker.check(self._registry, schema=self.schema)
             if engine is not None:
-                await check_same_database(engine, self._database)
+                await self._taken(lambda: check_same_database(engine, self._database))
         self._started_at = clock.monotonic()
         if self._watch is not None:
             await self._watch.start()
         # Listening comes first, so that whatever is decided from now on is either read or heard.
         await self._notifier.start()
         # What was paused stays so: nothing is fetched before that is known.
-        await self._decisions.tick()
+        await self._taken(self._decisions.tick)
         # Before the first job, whose code may block the loop for longer than a silent node is taken to live.
         await self._heartbeat.start()
-        await self._queues.begin()
+        await self._taken(self._queues.begin)
         for ticker in self._tickers:
             await ticker.start()
         self._working = True
         telemetry.emit(telemetry.RunnerStart(runner=self._source, queues=dict(self.queues)))
+
+    async def _taken(self, step: Callable[[], Awaitable[object]]) -> None:
+        await taken(step, pool=self._engine.pool, stopped=self._stop_asked, source=self._source)
 
     def stop(self) -> None:
         """Ask the runner to stop; returns at once, and may be called from a signal handler, and more than once."""

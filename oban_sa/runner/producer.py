@@ -99,7 +99,13 @@ class Producer:
     async def start(self) -> None:
         """Register this producer and begin to fetch."""
         await self.register()
-        self._task = asyncio.create_task(self._run(), name=f"oban_sa producer {self.queue}")
+        if not self.started:
+            self._task = asyncio.create_task(self._run(), name=f"oban_sa producer {self.queue}")
+
+    @property
+    def started(self) -> bool:
+        """Whether it has begun to fetch."""
+        return self._task is not None
 
     async def register(self) -> None:
         """Write this producer's row; jobs are fetched only under a row that says who holds them."""

@@ -47,7 +47,8 @@ class Queues:
         """Start the producers there are; later ones start as they are ordered."""
         self._begun = True
         for producer in self.all:
-            await producer.start()
+            if not producer.started:  # as where the database went away in between, and all is begun once more
+                await producer.start()
 
     def quiesce(self) -> None:
         """Fetch no more in any queue, and take no more orders to work on others."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from oban_sa import periods
+from oban_sa.failures import describe
 from oban_sa.runner.acker import Outcome
-from oban_sa.runner.database import describe
 from oban_sa.states import JobState
 from oban_sa.verdicts import Verdict, storable
 

@@ -12,6 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from oban_sa.errors import InvalidOption, RunnerError
 from oban_sa.failures import describe
 from oban_sa.runner.database import Database
+from oban_sa.runner.disconnects import is_passing
+from oban_sa.runner.starting import reached, watch
 from oban_sa.sql.sameness import marking
 
 
@@ -22,6 +24,7 @@ async def check_same_database(engine: Engine, database: Database) -> None:
     """
     if engine.pool is database.engine.pool:
         return
+    watch(engine.pool)
     key = secrets.randbits(62)
     async with database.house.transaction() as transaction:
         await transaction.fetch(database.prepare(marking()), key=key)
@@ -33,6 +36,8 @@ async def check_same_database(engine: Engine, database: Database) -> None:
             else:
                 free = await asyncio.to_thread(_free, engine, key)
         except Exception as error:
+            if reached(engine.pool) and is_passing(error):
+                raise  # it went away just now, and is tried again
             raise RunnerError(f"sessions: {engine.url!r} can't be used: {describe(error)}") from error
     if free:
         raise InvalidOption(

@@ -15,7 +15,7 @@ CANCELLED_WITHIN: Final = 2.0
 """Seconds that a task has to end once it was cancelled; one that waits for a silent database may never."""
 
 
-async def cancelled(*tasks: asyncio.Task[Any], within: float = CANCELLED_WITHIN) -> None:
+async def cancelled(*tasks: asyncio.Future[Any], within: float = CANCELLED_WITHIN) -> None:
     """Cancel tasks and wait until they have ended, for so many seconds at most; what they raise is dropped."""
     for task in tasks:
         task.cancel()
@@ -24,7 +24,7 @@ async def cancelled(*tasks: asyncio.Task[Any], within: float = CANCELLED_WITHIN)
         await asyncio.wait(tasks, timeout=within)
 
 
-def _heard(task: asyncio.Task[Any]) -> None:
+def _heard(task: asyncio.Future[Any]) -> None:
     if not task.cancelled():
         task.exception()
 

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Coroutine, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import click
@@ -25,6 +26,7 @@ from oban_sa.runner.engine import connect_arguments, create_engine, dispose, exp
 from oban_sa.runner.makers import ApplicationMaker
 from oban_sa.runner.processes import processors
 from oban_sa.runner.runners import Runners
+from oban_sa.runner.starting import taken
 from oban_sa.settings import Settings
 from oban_sa.workers.middleware import Chain
 
@@ -241,7 +243,7 @@ async def _prepared(settings: Settings, engine: AsyncEngine, url: str) -> None:
     for schema in settings.schemas:
         try:
             with _explaining(url):
-                await verify(engine, schema)
+                await taken(partial(verify, engine, schema), pool=engine.pool)
         except SchemaError as error:
             lacking.append(error)
     if len(lacking) == 1:
