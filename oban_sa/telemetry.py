@@ -283,6 +283,23 @@ class RunnerRecover(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunnerLocked(Event):
+    """A statement of the runner waits for a lock that another session holds, the server's process `pid`.
+
+    `held_for` is how many seconds that session has been in its transaction, and `query` what it ran last; what the
+    runner's user may not see is empty or None. A `pid` of 0 is a prepared transaction.
+    """
+
+    name: ClassVar[str] = "oban.runner.locked"
+    pid: int
+    application: str = ""
+    user: str = ""
+    state: str = ""
+    held_for: float | None = None
+    query: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunnerLag(Event):
     """The event loop stood still for `lag` seconds, at `place` (file and line) in the code of a job where one is named.
 

@@ -19,6 +19,7 @@ from oban_sa.periods import Period
 from oban_sa.readings import check_death
 from oban_sa.retention import Prune
 from oban_sa.runner import options
+from oban_sa.runner.blockers import Blockers
 from oban_sa.runner.checks import Checks
 from oban_sa.runner.command import logs
 from oban_sa.runner.command.lines import in_line
@@ -210,6 +211,7 @@ class Runner:
                 abandoned_after=or_none("abandoned_after", abandoned_after),
             ),
             "scheduler": scheduler,
+            "blockers": Blockers(self._database, source=self._source),
             "decisions": self._decisions,
         }
         if idle_in_transaction_after is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from oban_sa import telemetry, values
@@ -39,6 +39,7 @@ class Acker:
         self._queue = queue
         self._waiting: deque[Outcome] = deque()
         self._writing: tuple[Outcome, ...] = ()
+        self._aside: dict[int, Outcome] = {}
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._writing)
@@ -49,7 +50,24 @@ class Acker:
 
     def ids(self) -> list[int]:
         """The jobs whose outcome is not written yet."""
-        return [outcome.verdict.job_id for outcome in (*self._writing, *self._waiting)]
+        return [outcome.verdict.job_id for outcome in (*self._writing, *self._waiting, *self._aside.values())]
+
+    @property
+    def aside(self) -> list[int]:
+        """The jobs whose outcome was set aside, which no other has to wait for."""
+        return list(self._aside)
+
+    def set_aside(self, ids: Container[int]) -> list[Outcome]:
+        """Set aside those outcomes that are about some jobs; returns them."""
+        found = [outcome for outcome in self._waiting if outcome.verdict.job_id in ids]
+        for outcome in found:
+            self._waiting.remove(outcome)
+            self._aside[outcome.verdict.job_id] = outcome
+        return found
+
+    def bring_back(self, ids: Iterable[int]) -> None:
+        """Write some of those that were set aside after all."""
+        self._waiting.extend(self._aside.pop(job_id) for job_id in ids)
 
     def take(self, limit: int = BATCH) -> tuple[Outcome, ...]:
         """Begin to write the oldest outcomes; ends with `written` or `failed`."""

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final
+from weakref import WeakSet
 
 import asyncpg
 from sqlalchemy import Executable
@@ -47,6 +48,29 @@ _PLANNING: Final = {
 
 PLANNING: Final = "SELECT " + ", ".join(f"set_config('{name}', '{value}', false)" for name, value in _PLANNING.items())
 """How the server plans the runner's own statements, on connections that nobody else uses."""
+
+LOCK_WITHIN: Final = 2.0
+"""Seconds that a statement waits for a lock: longer than the server takes to find a deadlock."""
+
+_LIMITS: Final = {
+    # The server gives up by itself, and the connection stays usable. What is given up here alone would go on waiting
+    # there, and with each new try there would be one connection more.
+    "lock_timeout": f"{LOCK_WITHIN * 1000:.0f}",
+    # For those whose cancellation never arrives, as where the network is cut.
+    "statement_timeout": f"{(WITHIN + 5) * 1000:.0f}",
+    # Limits that the role has for others would end what is meant to stay: a connection that listens is idle.
+    "idle_session_timeout": "0",
+    "transaction_timeout": "0",
+    "idle_in_transaction_session_timeout": f"{2 * WITHIN * 1000:.0f}",
+}
+
+LIMITS: Final = (
+    "SELECT set_config(name, value, false) FROM (VALUES "  # noqa: S608 - all of it is written here
+    + ", ".join(f"('{name}', '{value}')" for name, value in _LIMITS.items())
+    # Not every version of PostgreSQL knows all of them.
+    + ") AS limits (name, value) WHERE current_setting(name, true) IS NOT NULL AND"
+)
+"""How long the server lets the runner's own statements wait and run."""
 
 JOINING: Final = "SELECT set_config('enable_nestloop', 'off', false)"
 """How it joins rows with what is said of them: never by going through all that is said for each of them."""
@@ -103,6 +127,7 @@ class Database:
         self._quiet = quiet
         self._away_since: float | None = None
         self._misled = False
+        self._lines: WeakSet[Line] = WeakSet()
 
     def prepare(self, statement: Executable) -> Prepared:
         """Compile a statement for this schema."""
@@ -124,7 +149,14 @@ class Database:
 
     def line(self, *, keeps_plans: bool = False) -> Line:
         """A connection of its own, opened when first used; with `keeps_plans` for those who call `Line.plan_anew`."""
-        return Line(self, keeps_plans=keeps_plans)
+        line = Line(self, keeps_plans=keeps_plans)
+        self._lines.add(line)
+        return line
+
+    def slow(self, after: float) -> list[Line]:
+        """Return the lines that a statement has kept busy for so many seconds."""
+        until = clock.monotonic() - after
+        return [line for line in self._lines if line.busy_since is not None and line.busy_since < until]
 
     async def connect(self, *, keeps_plans: bool = False) -> asyncpg.Connection:
         """Open a connection that belongs to the caller alone."""
@@ -134,8 +166,9 @@ class Database:
         try:
             # A pooler, in whatever mode, tells its clients another process than the one that answers. Behind it the
             # settings would stay with whoever is given the server's connection next, the application's own queries.
-            for settings in (PLANNING, JOINING) if keeps_plans else (PLANNING,):
-                await raw.execute(f"{settings} WHERE pg_backend_pid() = {raw.get_server_pid()}")
+            for settings in (LIMITS, f"{PLANNING} WHERE", f"{JOINING} WHERE" if keeps_plans else ""):
+                if settings:
+                    await raw.execute(f"{settings} pg_backend_pid() = {raw.get_server_pid()}")
         except BaseException:
             raw.terminate()
             raise
@@ -183,6 +216,8 @@ class Line:
         self._connection: asyncpg.Connection | None = None
         self.lock = asyncio.Lock()
         """Held by whoever uses the connection."""
+        self.busy_since: float | None = None
+        """When the use that is under way began, by the monotonic clock."""
 
     async def fetch(self, prepared: Prepared, *, within: float = WITHIN, **values: Any) -> list[asyncpg.Record]:
         """Run a statement in a transaction of its own.
@@ -204,8 +239,18 @@ class Line:
     @asynccontextmanager
     async def transaction(self, *, within: float = WITHIN) -> AsyncGenerator[Transaction]:
         """Several statements, committed together."""
-        async with _Use(self, within) as connection, asyncio.timeout(within), connection.transaction():
-            yield Transaction(connection)
+        async with _Use(self, within) as connection, asyncio.timeout(within):
+            transaction = connection.transaction()
+            await transaction.start()
+            try:
+                yield Transaction(connection)
+            except asyncio.CancelledError:
+                # Time is up, or nobody waits any more: the connection is closed, and a silent server would not answer.
+                raise
+            except BaseException:
+                await transaction.rollback()
+                raise
+            await transaction.commit()
 
     async def close(self) -> None:
         """Close the connection, without waiting long for a server that doesn't answer or for whoever uses it."""
@@ -219,12 +264,15 @@ class Line:
         try:
             connection, self._connection = self._connection, None
             if connection is not None:
-                try:
-                    await connection.close(timeout=CLOSE_WITHIN)
-                except Exception:
-                    connection.terminate()
+                await _closed(connection)
         finally:
             self.lock.release()
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process behind the connection; behind a pooler it means nothing."""
+        connection = self.connection
+        return None if connection is None else int(connection.get_server_pid())
 
     @property
     def connection(self) -> asyncpg.Connection | None:
@@ -245,7 +293,7 @@ class Line:
         """Close the connection unless what went wrong leaves it usable; `heard` unless this node stood still."""
         # A plain mistake in a statement leaves the connection usable; anything else might not.
         if not isinstance(error, asyncpg.PostgresError) or is_away(error) or is_misled(error):
-            self._drop()
+            self._drop(cancelling=isinstance(error, TimeoutError | asyncio.CancelledError))
         if is_misled(error):
             self._database.misled(error)
         if is_away(error) and heard:
@@ -261,10 +309,27 @@ class Line:
             # Whatever keeps a connection from being made, the statement that waits for it is not to blame.
             raise ConnectionError(f"no connection could be made: {describe(error)}") from error
 
-    def _drop(self) -> None:
+    def _drop(self, *, cancelling: bool = False) -> None:
+        """Let go of the connection; where it's `cancelling`, once the server was told to cancel the statement."""
         connection, self._connection = self._connection, None
-        if connection is not None:
+        if connection is None:
+            return
+        if cancelling and not connection.is_closed():
+            closing = asyncio.create_task(_closed(connection))
+            _closing.add(closing)
+            closing.add_done_callback(_closing.discard)
+        else:
             connection.terminate()
+
+
+_closing: Final[set[asyncio.Task[None]]] = set()
+
+
+async def _closed(connection: asyncpg.Connection) -> None:
+    try:
+        await connection.close(timeout=CLOSE_WITHIN)
+    except (Exception, asyncio.CancelledError):
+        connection.terminate()
 
 
 class _Use:
@@ -289,12 +354,13 @@ class _Use:
             self._line.failed(error, heard=True)
             self._line.lock.release()
             raise
-        self._began = clock.monotonic()
+        self._began = self._line.busy_since = clock.monotonic()
         return connection
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._line.busy_since = None
         try:
             if error is None:
                 self._line.worked()

@@ -70,6 +70,11 @@ def is_passing(error: BaseException) -> bool:
     return isinstance(error, AWAY + PASSING) and not isinstance(error, MISTAKEN)
 
 
+def is_locked(error: BaseException) -> bool:
+    """Say whether the database is there, and somebody held a lock for longer than the statement waits for one."""
+    return isinstance(unwrapped(error), asyncpg.LockNotAvailableError)
+
+
 def unwrapped(error: BaseException) -> BaseException:
     """Return the driver's own error below SQLAlchemy's."""
     while True:

@@ -11,16 +11,16 @@ from uuid import UUID
 
 from oban_sa import backoff, clock, telemetry
 from oban_sa.holders import new_producer
-from oban_sa.runner.acker import BATCH, Acker, Outcome
+from oban_sa.runner.acker import BATCH, Acker
 from oban_sa.runner.attempts import Attempts
 from oban_sa.runner.burst import Burst
 from oban_sa.runner.database import Database, describe
-from oban_sa.runner.disconnects import is_away, is_passing
+from oban_sa.runner.disconnects import is_away, is_locked, is_passing
 from oban_sa.runner.executor import Executor, Interrupted, Running
-from oban_sa.runner.refused import instead_of
 from oban_sa.runner.tables import Tables
 from oban_sa.runner.ticker import rested
 from oban_sa.runner.waiting import cancelled
+from oban_sa.runner.writer import ASIDE_EVERY, Writer
 from oban_sa.sql.fetching import BEGINNING
 
 logger = logging.getLogger("oban_sa.runner")
@@ -73,8 +73,8 @@ class Producer:
         self._source = source
         self._poll_every = poll_every
         self._dead_after = dead_after
-        self._due_in = due_in
         self._tables = Tables(database, queue, self._holder, schema=source.schema)
+        self._writer = Writer(queue, self._acker, self._tables, due_in=due_in)
         self._hungry = True
         self._burst = Burst()
         self._poll_at = 0.0
@@ -141,7 +141,7 @@ class Producer:
 
     def idle(self) -> bool:
         """Whether nothing runs and nothing is left to write."""
-        return not self.running and not len(self._acker)
+        return not self.running and not len(self._acker) and not self._acker.aside
 
     def interrupt(self, why: Interrupted, ids: set[int] | None = None) -> int:
         """Interrupt the running attempts, or those of some jobs; returns how many."""
@@ -203,8 +203,9 @@ class Producer:
         failures = 0
         while True:
             try:
-                while len(self._acker):
-                    await self._cycle()
+                while len(self._acker) or self._acker.aside:
+                    await self._writer.look_aside()
+                    await (self._cycle() if len(self._acker) else asyncio.sleep(ASIDE_EVERY / 5))
                 # Also what an answer lost on the way has left behind: others would rescue it much later, and count it.
                 if await self._give_back_unheard():
                     continue
@@ -216,6 +217,8 @@ class Producer:
                 failures += 1
                 if not is_passing(error):
                     raise
+                if is_locked(error):
+                    await self._writer.past_locks()
                 await asyncio.sleep(backoff.retrying(failures))
 
     async def _run(self) -> None:
@@ -225,11 +228,15 @@ class Producer:
             try:
                 await self._cycle()
             except Exception as error:
+                self._hungry = True
+                locked = is_locked(error)
+                if locked and await self._writer.past_locks():
+                    continue
                 failures += 1
                 rest = backoff.retrying(failures)
                 self._tell(error, failures, rest)
-                self._hungry = True
-                self._present = False
+                # A lock keeps this node from writing its row, and everybody else from taking it away.
+                self._present = self._present and locked
                 self._attempts.begin()
                 await self._rest_despite_wakes(rest)
                 continue
@@ -239,7 +246,9 @@ class Producer:
             if not self._busy():
                 await self._attempts.begin_staggered()
             if not self._busy():
-                await rested(self._wake, self._poll_at - clock.monotonic())
+                look_at = self._writer.look_at
+                until = self._poll_at if look_at is None else min(look_at, self._poll_at)
+                await rested(self._wake, until - clock.monotonic())
 
     def _tell(self, error: Exception, failures: int, rest: float) -> None:
         telemetry.emit(
@@ -247,7 +256,9 @@ class Producer:
                 runner=self._source, part=f"queue {self.queue}", attempt=failures, retry_in=rest, error=error
             )
         )
-        if failures == 1 and not is_away(error):
+        if failures == 1 and is_locked(error):
+            logger.warning("queue %s waits for a lock that somebody holds, and tries again", self.queue)
+        elif failures == 1 and not is_away(error):
             logger.error("queue %s failed and tries again: %s", self.queue, describe(error), exc_info=error)
 
     async def _rest_despite_wakes(self, seconds: float) -> None:
@@ -275,6 +286,8 @@ class Producer:
         reclaimed = 0
         if self._uncertain or clock.monotonic() - self._reclaimed_at > RECLAIM_EVERY:
             reclaimed = await self._give_back_unheard()
+        if (look_at := self._writer.look_at) is not None and clock.monotonic() >= look_at:
+            await self._writer.look_aside()
         if self._doubtful:
             await self._let_go_of_lost()
         if self._outdated:
@@ -304,10 +317,11 @@ class Producer:
         except Exception as error:
             self._acker.failed(perhaps_written=is_away(error))
             # The statement may have been committed all the same, and the rows it fetched be nobody's.
-            self._uncertain = self._uncertain or demand > 0
+            # Not where the server itself gave up waiting for a lock.
+            self._uncertain = self._uncertain or (demand > 0 and not is_locked(error))
             self._hungry = self._hungry or demand > 0
             if outcomes and not is_passing(error):
-                await self._one_by_one(error)
+                await self._writer.one_by_one(error)
                 return
             raise
         except BaseException:
@@ -317,7 +331,7 @@ class Producer:
         elapsed = clock.monotonic() - started
         if outcomes:
             self._acker.written(acked, duration=elapsed)
-            self._expect(outcomes)
+            self._writer.expect(outcomes)
             # What this statement has made available, only the next one sees.
             self._hungry = self._hungry or reclaimed > 0
         if demand:
@@ -332,32 +346,6 @@ class Producer:
                         runner=self._source, queue=self.queue, demand=demand, count=len(fetched), duration=elapsed
                     )
                 )
-
-    async def _one_by_one(self, error: Exception) -> None:
-        """Write outcomes singly after a batch was refused, so that one bad outcome holds up no other."""
-        logger.error("outcomes of queue %s were refused together: %s", self.queue, describe(error), exc_info=error)
-        for _ in range(min(len(self._acker), BATCH)):
-            outcome = self._acker.take(1)
-            try:
-                acked, _ = await self._tables.exchange(outcome, 0)
-            except Exception as refused:
-                self._acker.failed(perhaps_written=is_away(refused))
-                if is_passing(refused):
-                    raise
-                instead = instead_of(outcome[0], refused)
-                if instead is None:
-                    self._acker.drop_first()
-                    logger.error("the outcome of job %d can't be written at all", outcome[0].verdict.job_id)
-                else:
-                    self._acker.replace_first(instead)
-                continue
-            self._acker.written(acked, duration=0.0)
-            self._expect(outcome)
-
-    def _expect(self, written: tuple[Outcome, ...]) -> None:
-        delays = [outcome.verdict.delay for outcome in written if outcome.verdict.delay is not None]
-        if delays:
-            self._due_in(min(delays))
 
     def _surely_present(self) -> bool:
         """Whether nobody can have taken this node for dead by now.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from functools import partial
+from typing import Any, Final, TypeVar
 from weakref import WeakSet
 
 from sqlalchemy import Pool, event
@@ -74,14 +75,15 @@ async def taken(
                 telemetry.emit(
                     telemetry.RunnerRetry(runner=source, part="start", attempt=failures, retry_in=rest, error=error)
                 )
-        await _unless_stopped(lambda: asyncio.sleep(rest), stopped)
+        await _unless_stopped(partial(asyncio.sleep, rest), stopped)
 
 
 async def _unless_stopped(step: Callable[[], Awaitable[T]], stopped: asyncio.Event) -> T:
     working: asyncio.Future[T] = asyncio.ensure_future(step())
     stopping = asyncio.ensure_future(stopped.wait())
+    both: list[asyncio.Future[Any]] = [working, stopping]
     try:
-        await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         if working.done():
             return working.result()
         raise StoppedEarly

@@ -15,6 +15,7 @@ from oban_sa.runner.rows import in_order
 from oban_sa.sql.acking import acking, acking_and_fetching, completing_and_fetching
 from oban_sa.sql.fetching import BEGINNING, Place, fetching
 from oban_sa.sql.holding import holding, unheard
+from oban_sa.sql.locking import locked
 from oban_sa.sql.notifying import NOTIFY, insertions
 from oban_sa.sql.producing import leaving, registering
 
@@ -37,6 +38,7 @@ class Tables:
         self._acking_and_fetching = database.prepare(acking_and_fetching())
         self._holding = database.prepare(holding())
         self._unheard = database.prepare(unheard())
+        self._locked = database.prepare(locked())
         self._registering = database.prepare(registering())
         self._leaving = database.prepare(leaving())
         self._announcing = database.prepare(NOTIFY)
@@ -79,6 +81,10 @@ class Tables:
         """Return which attempts at some jobs hold them here."""
         rows = await self._line.fetch(self._holding, ids=ids, holder=self._holder)
         return {(row["id"], row["attempted_at"]) for row in rows}
+
+    async def locked(self, ids: Sequence[int]) -> set[int]:
+        """Return those of some jobs whose row somebody else holds a lock on."""
+        return {row["id"] for row in await self._line.fetch(self._locked, ids=ids)}
 
     async def register(self, row: Mapping[str, Any]) -> bool:
         """Write the producer's row; whether there was none before."""

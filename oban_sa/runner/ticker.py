@@ -7,7 +7,7 @@ import logging
 
 from oban_sa import backoff, clock, telemetry
 from oban_sa.failures import describe
-from oban_sa.runner.disconnects import is_away
+from oban_sa.runner.disconnects import is_away, is_locked
 from oban_sa.runner.part import Part
 from oban_sa.runner.waiting import cancelled
 
@@ -81,7 +81,9 @@ class Ticker:
             telemetry.RunnerRetry(runner=self._source, part=self.name, attempt=failures, retry_in=rest, error=error)
         )
         # That the database is away is said once for all parts, where its connections are kept.
-        if failures == 1 and not is_away(error):
+        if failures == 1 and is_locked(error):
+            logger.warning("the %s waits for a lock that somebody holds, and tries again", self.name)
+        elif failures == 1 and not is_away(error):
             logger.error("the %s failed and tries again: %s", self.name, describe(error), exc_info=error)
 
 

@@ -76,6 +76,8 @@ def _sentence(event: telemetry.Event) -> str:
             return f"{event.part} failed{nth}: {named(event.error)}; trying again in {describe(event.retry_in)}"
         case telemetry.RunnerRecover():
             return f"{event.part} works again after {event.attempts} failures in {describe(event.duration)}"
+        case telemetry.RunnerLocked():
+            return f"a statement waits for a lock that the session with pid {event.pid} holds"
         case telemetry.RunnerLag():
             where = f" at {event.place}" if event.place else ""
             return f"the event loop stood still for {describe(event.lag)}{where}"
