@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -189,7 +190,7 @@ class Runner:
                 paused=paused,
             )
 
-        self._queues = Queues(producer, self.queues)
+        self._queues = Queues(producer, self.queues, counted=partial(setattr, self._database, "queues"))
         self._decisions = Decisions(
             self._database, self._queues, name=name, node=self.node, every=self._heartbeat_every
         )

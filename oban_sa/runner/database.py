@@ -19,7 +19,7 @@ from sqlalchemy.util import greenlet_spawn
 from oban_sa import clock, failures
 from oban_sa.errors import RunnerError, articled
 from oban_sa.models import schema_map
-from oban_sa.runner.disconnects import POOLED, is_away, is_misled
+from oban_sa.runner.disconnects import POOLED, is_away, is_misled, unwrapped, wanting
 
 logger = logging.getLogger("oban_sa.runner")
 
@@ -27,6 +27,9 @@ describe = failures.describe
 
 WITHIN = 30.0
 """Seconds that one of the runner's statements may take; all of them are short."""
+
+CROWDED_EVERY: Final = 300.0
+"""Seconds between two complaints that the server has no connection left."""
 
 CLOSE_WITHIN: Final = 2.0
 """Seconds in which a connection must have been closed; then it's cut off."""
@@ -128,6 +131,9 @@ class Database:
         self._away_since: float | None = None
         self._misled = False
         self._lines: WeakSet[Line] = WeakSet()
+        self._crowded_at: float | None = None
+        self.queues = 0
+        """How many queues the runner serves, each on a connection of its own."""
 
     def prepare(self, statement: Executable) -> Prepared:
         """Compile a statement for this schema."""
@@ -182,9 +188,23 @@ class Database:
 
     def went_away(self, error: BaseException) -> None:
         """Say once that the database can't be reached, whoever noticed."""
+        if isinstance(unwrapped(error), asyncpg.TooManyConnectionsError):
+            # Others of this runner's connections may work meanwhile, which would say each time that it's back.
+            self._crowded(error)
+            return
         if self._away_since is None:
             self._away_since = clock.monotonic()
             logger.log(self._level, "the database is away (%s); work goes on once it is back", describe(error))
+
+    def _crowded(self, error: BaseException) -> None:
+        if self._crowded_at is None or clock.monotonic() - self._crowded_at > CROWDED_EVERY:
+            self._crowded_at = clock.monotonic()
+            logger.log(
+                self._level,
+                "the server has no connection left (%s); %s",
+                failures.describe(error),
+                wanting(self.queues),
+            )
 
     def misled(self, error: BaseException) -> None:
         """Say once that prepared statements get lost on the way to the database."""

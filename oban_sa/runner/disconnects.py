@@ -44,6 +44,18 @@ POOLED: Final = (
 """What `is_misled` means, for whoever set the database up."""
 
 
+BESIDE: Final = 5
+"""Connections that a runner opens beside one for each queue."""
+
+
+def wanting(queues: int) -> str:
+    """Say how many connections a runner with so many queues wants, and what to do where the server has no more."""
+    return (
+        f"this runner wants {queues + BESIDE}, one for each of its {queues} queues and {BESIDE} more, beside those of "
+        "its jobs' sessions. Raise max_connections, let fewer queues have larger limits, or serve some of them elsewhere"
+    )
+
+
 def is_misled(error: BaseException) -> bool:
     """Say whether a prepared statement was not where it was left: a pooler hands out other connections in between."""
     return isinstance(unwrapped(error), (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError))

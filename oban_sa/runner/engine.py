@@ -111,8 +111,11 @@ def connect_arguments(url: str, *, application_name: str = "oban_sa") -> dict[st
     return {**found, **arguments}
 
 
-def explained(error: BaseException, url: str) -> RunnerError | None:
-    """Return the error to show for a failure to connect, or None where the failure is of another kind."""
+def explained(error: BaseException, url: str, *, wanted: str = "") -> RunnerError | None:
+    """Return the error to show for a failure to connect, or None where the failure is of another kind.
+
+    `wanted` is what to say of the connections wanted, where the server has none left.
+    """
     cause = error.orig if isinstance(error, DBAPIError) else error
     cause = (
         cause.__cause__
@@ -140,7 +143,11 @@ def explained(error: BaseException, url: str) -> RunnerError | None:
                 f"the server at {where} has no database {parsed.database!r}; create it with: createdb {parsed.database}"
             )
         case asyncpg.TooManyConnectionsError():
-            what = f"the server at {where} has no connection left: {cause}"
+            what = f"the server at {where} has no connection left: {cause}{wanted and f'; {wanted}'}"
+        case asyncpg.UntranslatableCharacterError():
+            return RunnerError(
+                f"the encoding of the database can't hold a name that was given (--node, --name): {cause}"
+            )
         case asyncpg.CannotConnectNowError():
             what = f"the server at {where} takes no connections now: {cause}"
         case (

@@ -23,7 +23,10 @@ LONGEST: Final = 8192
 """Bytes that a request's head may have."""
 
 MOST: Final = 64
-"""Connections served at once; more are turned away, so that nobody can use up the runner's file descriptors."""
+"""Connections served at once, so that nobody can use up the runner's file descriptors.
+
+With one more, the one that has waited longest for its client is ended: probes ask at once and take their answer.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,8 @@ class Health:
         self._host = host
         self._port = checked_port(port)
         self._server: asyncio.Server | None = None
-        self._serving: set[asyncio.Task[None]] = set()
+        self._serving: dict[asyncio.Task[Any], bool] = {}
+        """Those who serve a connection, oldest first, and whether they wait for their client."""
 
     @property
     def address(self) -> tuple[str, int] | None:
@@ -79,12 +83,13 @@ class Health:
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task: Any = asyncio.current_task()
-        if len(self._serving) >= MOST:
+        if len(self._serving) >= MOST and not self._make_room():
             writer.transport.abort()
             return
-        self._serving.add(task)
+        self._serving[task] = True
         try:
             writer.write(await self._answer(reader))
+            self._serving[task] = True
             async with asyncio.timeout(WITHIN):
                 await writer.drain()
                 if writer.can_write_eof():
@@ -97,9 +102,18 @@ class Health:
         except asyncio.CancelledError:
             pass  # by `stop`; asyncio's streams would log a cancelled task as a failure
         finally:
-            self._serving.discard(task)
+            self._serving.pop(task, None)
             with contextlib.suppress(OSError):
                 writer.transport.abort() if writer.transport.get_write_buffer_size() else writer.close()
+
+    def _make_room(self) -> bool:
+        """End the oldest connection that waits for its client; False where all are being answered."""
+        for task, waits in self._serving.items():
+            if waits:
+                del self._serving[task]
+                task.cancel()
+                return True
+        return False
 
     async def _answer(self, reader: asyncio.StreamReader) -> bytes:
         try:
@@ -120,6 +134,8 @@ class Health:
             return _response(404, {"error": f"there is nothing here; ask for {paths}"}, request)
         if request.method not in ("GET", "HEAD"):
             return _response(405, {"error": "write GET or HEAD"}, request, allow="GET, HEAD")
+        task: Any = asyncio.current_task()
+        self._serving[task] = False
         try:
             found = await checks()
         except Exception:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
@@ -31,8 +31,12 @@ class Making(Protocol):
 class Queues:
     """One producer for each queue, and those of queues that were stopped and whose last jobs still run."""
 
-    def __init__(self, make: Making, limits: Mapping[str, int]) -> None:
+    def __init__(
+        self, make: Making, limits: Mapping[str, int], *, counted: Callable[[int], object] = lambda _: None
+    ) -> None:
+        """`counted` is told how many producers there are, each time it changes."""
         self._make = make
+        self._counted = counted
         self.serving: dict[str, Producer] = {queue: make(queue, limit, paused=False) for queue, limit in limits.items()}
         self._leaving: list[Producer] = []
         self._begun = False
@@ -147,6 +151,7 @@ class Queues:
 
     def _changed(self) -> None:
         self.all = (*self.serving.values(), *self._leaving)
+        self._counted(len(self.all))
 
     def _own(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

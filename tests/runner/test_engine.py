@@ -8,8 +8,11 @@ import asyncpg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from oban_sa.errors import InvalidOption
+from oban_sa.runner.database import Database
+from oban_sa.runner.disconnects import wanting
 from oban_sa.runner.engine import connect_arguments, create_engine, explained
 from tests.support import eventually, plain_url
 
@@ -139,3 +142,20 @@ def test_what_connecting_raises_is_explained_without_the_password(error: BaseExc
 def test_what_is_not_about_connecting_is_not_explained_away() -> None:
     unknown: list[Any] = [ValueError("x"), asyncpg.UndefinedTableError("x")]
     assert [explained(error, "postgresql://h/d") for error in unknown] == [None, None]
+
+
+async def test_a_server_without_connections_left_is_told_how_many_the_runner_wants(
+    engine: AsyncEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    database = Database(engine)
+    database.queues = 100
+    for _ in range(3):
+        database.went_away(asyncpg.TooManyConnectionsError("sorry, too many clients already"))
+        database.came_back()
+    [said] = caplog.messages
+    assert "sorry, too many clients already" in said
+    assert "this runner wants 105, one for each of its 100 queues and 5 more" in said
+    known = explained(
+        asyncpg.TooManyConnectionsError("too many clients"), "postgresql://h/d", wanted=wanting(database.queues)
+    )
+    assert "has no connection left: too many clients; this runner wants 105" in str(known)

@@ -176,31 +176,48 @@ async def test_a_client_that_never_leaves_is_left(monkeypatch: pytest.MonkeyPatc
         writer.transport.abort()
 
 
-async def test_more_clients_than_there_are_places_for_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health, "MOST", 3)
+@pytest.mark.parametrize("said", [b"", b"GET /li", b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n"])
+async def test_two_hundred_clients_that_stay_keep_no_probe_from_being_answered(said: bytes) -> None:
     async with served() as address:
-        waiting = [await asyncio.open_connection(*address) for _ in range(3)]
-
-        async def turned_away() -> None:
-            try:
-                answer = await raw(address, b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n")
-            except ConnectionResetError:
-                answer = b""
-            assert answer == b""
-
-        await eventually(turned_away)
-        for _, writer in waiting:
+        staying: list[asyncio.StreamWriter] = []
+        for _ in range(200):
+            _, writer = await asyncio.open_connection(*address)
+            writer.write(said)
+            staying.append(writer)
+        for _ in range(5):
+            assert status(await raw(address, b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n")) == 200
+        for writer in staying:
             writer.transport.abort()
 
-        async def served_again() -> None:
-            try:
-                answer = await raw(address, b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n")
-            except ConnectionResetError:
-                answer = b""
-            assert answer
-            assert status(answer) == 200
 
-        await eventually(served_again)
+async def test_clients_that_are_being_answered_are_not_ended_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "MOST", 2)
+    asked, go_on = asyncio.Semaphore(0), asyncio.Event()
+
+    async def slow() -> dict[str, Check]:
+        asked.release()
+        await go_on.wait()
+        return {"loop": Check(well=True)}
+
+    server = Health({"/live": slow}, host="127.0.0.1", port=0)
+    await server.start()
+    address = server.address
+    assert address is not None
+    answers = [asyncio.create_task(raw(address, b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n")) for _ in range(2)]
+    for _ in answers:
+        await asked.acquire()
+
+    async def turned_away() -> None:
+        try:
+            answer = await raw(address, b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n")
+        except ConnectionResetError:
+            answer = b""
+        assert answer == b""
+
+    await turned_away()
+    go_on.set()
+    assert [status(await answer) for answer in answers] == [200, 200]
+    await server.stop()
 
 
 async def test_a_report_that_can_not_be_made_is_no_good_sign(caplog: pytest.LogCaptureFixture) -> None:

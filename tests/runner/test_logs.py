@@ -222,6 +222,7 @@ def test_every_event_has_a_sentence_of_its_own_and_a_level() -> None:
             telemetry.RunnerStop(runner=SOURCE, duration=90.0, given_back=2),
             telemetry.RunnerRetry(runner=SOURCE, part="p", attempt=1, retry_in=1.0, error=OSError("x")),
             telemetry.RunnerRecover(runner=SOURCE, part="p", attempts=1, duration=1.0),
+            telemetry.RunnerLocked(runner=SOURCE, pid=7, state="idle in transaction", held_for=9.0, query="SELECT 1"),
             telemetry.RunnerLag(runner=SOURCE, lag=2.0, place="jobs.py:3", job_id=1, worker="w"),
         ]
     }

@@ -45,6 +45,7 @@ _LEVELS: Final[dict[type[telemetry.Event], int]] = {
     telemetry.RunnerStop: logging.INFO,
     telemetry.RunnerRetry: logging.WARNING,
     telemetry.RunnerRecover: logging.INFO,
+    telemetry.RunnerLocked: logging.DEBUG,  # the runner's own logger names the session, and what it ran
     telemetry.RunnerLag: logging.DEBUG,  # the watch's own logger said so while it lasted
 }
 

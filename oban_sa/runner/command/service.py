@@ -22,6 +22,7 @@ from oban_sa.runner.command import imports, logs
 from oban_sa.runner.command.completing import completed
 from oban_sa.runner.command.leaving import closed, leave, stuck
 from oban_sa.runner.command.stopping import stoppable
+from oban_sa.runner.disconnects import wanting
 from oban_sa.runner.engine import connect_arguments, create_engine, dispose, explained
 from oban_sa.runner.makers import ApplicationMaker
 from oban_sa.runner.processes import processors
@@ -165,7 +166,7 @@ async def _serve(
             # What is imported by now stays. Looking for garbage in it again and again costs a tenth of a busy runner.
             gc.collect()
             gc.freeze()
-            with _explaining(url):
+            with _explaining(url, settings):
                 async with runner:
                     if started is not None:
                         started(runner)
@@ -242,7 +243,7 @@ async def _prepared(settings: Settings, engine: AsyncEngine, url: str) -> None:
     lacking: list[SchemaError] = []
     for schema in settings.schemas:
         try:
-            with _explaining(url):
+            with _explaining(url, settings):
                 await taken(partial(verify, engine, schema), pool=engine.pool)
         except SchemaError as error:
             lacking.append(error)
@@ -253,12 +254,12 @@ async def _prepared(settings: Settings, engine: AsyncEngine, url: str) -> None:
 
 
 @contextmanager
-def _explaining(url: str) -> Generator[None]:
+def _explaining(url: str, settings: Settings) -> Generator[None]:
     """Say in words what keeps a connection from being made."""
     try:
         yield
     except Exception as error:
-        if known := explained(error, url):
+        if known := explained(error, url, wanted=wanting(len(settings.queues) * len(settings.schemas))):
             raise known from error
         raise
 
