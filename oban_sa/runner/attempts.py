@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterable
 
 import asyncpg
 
-from oban_sa import telemetry
+from oban_sa import clock, telemetry
 from oban_sa.failures import describe
 from oban_sa.models import Job
 from oban_sa.runner.acker import Acker, Outcome, report_stale
 from oban_sa.runner.executor import Executor, Interrupted, Running, about
 from oban_sa.runner.rows import job_of, unread
+from oban_sa.runner.stalled import AFTER, Stalled, Wanted
 from oban_sa.states import JobState
 from oban_sa.verdicts import Attempt, given_back, judge
 
@@ -40,8 +41,9 @@ class Attempts:
         acker: Acker,
         source: telemetry.Source,
         ended: Callable[[], None],
+        wanted: Wanted,
     ) -> None:
-        """`ended` is told when an attempt has ended."""
+        """`ended` is told when an attempt has ended; `wanted` is asked before code begins late."""
         self.given_back = 0
         """Jobs that were given back, their attempt unspent."""
         self.refusing = False
@@ -54,6 +56,8 @@ class Attempts:
         self._ended = ended
         self._running: dict[int, Running] = {}
         self._fetched: deque[asyncpg.Record] = deque()
+        self._fetched_at = 0.0
+        self._stalled = Stalled(wanted, self._running.values)
 
     @property
     def running(self) -> dict[int, Running]:
@@ -73,6 +77,12 @@ class Attempts:
     def add(self, rows: list[asyncpg.Record]) -> None:
         """Take what was fetched, in the order in which it is to be begun."""
         self._fetched.extend(rows)
+        self._fetched_at = clock.monotonic()
+        self._stalled.fetched(row["id"] for row in rows)
+
+    def miss(self, job_id: int) -> None:
+        """Take note that a job was called off which is not among those here; its fetch may be under way."""
+        self._stalled.miss(job_id)
 
     def refuse(self) -> None:
         """Begin no more: what is fetched from now on, or was and has not begun, is given back."""
@@ -118,7 +128,7 @@ class Attempts:
                 # Somebody rescued the job while it ran here, and this very node has fetched it again.
                 former.interrupt(Interrupted.LOST)
             running = self._running[job_id] = Running(job)
-            running.task = asyncio.create_task(self._work(job_id, running))
+            running.task = asyncio.create_task(self._work(job_id, running, self._fetched_at))
 
     def interrupt(self, why: Interrupted, ids: Iterable[int] | None = None) -> int:
         """Interrupt all that is running, or some jobs of it; returns how many."""
@@ -151,7 +161,9 @@ class Attempts:
         self._acker.add(Outcome(job, given_back(attempt)))
         self._ended()
 
-    async def _work(self, job_id: int, running: Running) -> None:
+    async def _work(self, job_id: int, running: Running, fetched_at: float) -> None:
+        if clock.monotonic() - fetched_at > AFTER or job_id in self._stalled.doubted:
+            await self._stalled.asked(running)
         try:
             outcome = await self._executor.attempt(running)
         except BaseException as error:

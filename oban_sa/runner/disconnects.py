@@ -52,7 +52,7 @@ def wanting(queues: int) -> str:
     """Say how many connections a runner with so many queues wants, and what to do where the server has no more."""
     return (
         f"this runner wants {queues + BESIDE}, one for each of its {queues} queues and {BESIDE} more, beside those of "
-        "its jobs' sessions. Raise max_connections, let fewer queues have larger limits, or serve some of them elsewhere"
+        "its jobs' sessions. Raise max_connections, give fewer queues larger limits, or serve some of them elsewhere"
     )
 
 

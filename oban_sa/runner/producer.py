@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -66,14 +67,20 @@ class Producer:
         self._wake = asyncio.Event()
         self._holder = [source.node, str(self.uuid)]
         self._acker = Acker(source=source, queue=queue)
+        self._tables = Tables(database, queue, self._holder, schema=source.schema)
         self._attempts = Attempts(
-            queue, self._holder, executor=executor, acker=self._acker, source=source, ended=self._wake.set
+            queue,
+            self._holder,
+            executor=executor,
+            acker=self._acker,
+            source=source,
+            ended=self._wake.set,
+            wanted=self._tables.wanted,
         )
         self._database = database
         self._source = source
         self._poll_every = poll_every
         self._dead_after = dead_after
-        self._tables = Tables(database, queue, self._holder, schema=source.schema)
         self._writer = Writer(queue, self._acker, self._tables, due_in=due_in)
         self._hungry = True
         self._burst = Burst()
@@ -163,6 +170,15 @@ class Producer:
         self.limit = limit
         self._hungry = True
         self._tell_row()
+
+    def cancel(self, job_id: int, attempted_at: datetime | None = None) -> None:
+        """Ask a job to stop if it runs here; with `attempted_at` if this very attempt does."""
+        running = self.running.get(job_id)
+        if running is None:
+            self._attempts.miss(job_id)
+        # Once only: code that cleans up after it was interrupted is not to be interrupted in that.
+        elif attempted_at in (None, running.attempt.attempted_at) and running.interrupted is None:
+            running.interrupt(Interrupted.CANCELLED)
 
     def recount(self) -> None:
         """Ask the tables which of the running jobs are still held: this producer was taken for dead."""

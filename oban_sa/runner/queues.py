@@ -13,7 +13,6 @@ from oban_sa import backoff
 from oban_sa.failures import describe
 from oban_sa.messages import EVERY
 from oban_sa.models import Job
-from oban_sa.runner.executor import Interrupted
 from oban_sa.runner.producer import Producer
 from oban_sa.runner.waiting import cancelled
 
@@ -121,12 +120,7 @@ class Queues:
     def cancel(self, job_id: int, *, attempted_at: datetime | None = None) -> None:
         """Ask a job to stop if it runs here; with `attempted_at` if this very attempt does."""
         for producer in self.all:
-            running = producer.running.get(job_id)
-            if running is not None and attempted_at not in (None, running.attempt.attempted_at):
-                continue
-            # Once only: code that cleans up after it was interrupted is not to be interrupted in that.
-            if running is not None and running.interrupted is None:
-                running.interrupt(Interrupted.CANCELLED)
+            producer.cancel(job_id, attempted_at)
 
     def hold(self, job: Job) -> bool:
         """Whether a job is held by a producer here."""

@@ -14,7 +14,7 @@ from oban_sa.runner.database import Database
 from oban_sa.runner.rows import in_order
 from oban_sa.sql.acking import acking, acking_and_fetching, completing_and_fetching
 from oban_sa.sql.fetching import BEGINNING, Place, fetching
-from oban_sa.sql.holding import holding, unheard
+from oban_sa.sql.holding import holding, unheard, wanting
 from oban_sa.sql.locking import locked
 from oban_sa.sql.notifying import NOTIFY, insertions
 from oban_sa.sql.producing import leaving, registering
@@ -38,6 +38,7 @@ class Tables:
         self._acking_and_fetching = database.prepare(acking_and_fetching())
         self._holding = database.prepare(holding())
         self._unheard = database.prepare(unheard())
+        self._wanting = database.prepare(wanting())
         self._locked = database.prepare(locked())
         self._registering = database.prepare(registering())
         self._leaving = database.prepare(leaving())
@@ -81,6 +82,11 @@ class Tables:
         """Return which attempts at some jobs hold them here."""
         rows = await self._line.fetch(self._holding, ids=ids, holder=self._holder)
         return {(row["id"], row["attempted_at"]) for row in rows}
+
+    async def wanted(self, ids: Sequence[int]) -> dict[tuple[int, datetime], bool]:
+        """Return which attempts at some jobs hold them here, and whether they were called off."""
+        rows = await self._line.fetch(self._wanting, ids=ids, holder=self._holder)
+        return {(row["id"], row["attempted_at"]): row["called_off"] for row in rows}
 
     async def locked(self, ids: Sequence[int]) -> set[int]:
         """Return those of some jobs whose row somebody else holds a lock on."""

@@ -7,6 +7,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from oban_sa.sql.fetching import FETCHED, answered, jobs
 from oban_sa.sql.literals import inline
+from oban_sa.sql.marks import marked
 
 _MINE = jobs.c.attempted_by == cast(bindparam("holder", type_=ARRAY(Text())), ARRAY(Text()))
 
@@ -16,6 +17,13 @@ def holding() -> Executable:
     ids = cast(bindparam("ids", type_=ARRAY(BigInteger())), ARRAY(BigInteger()))
     held = (jobs.c.id == func.any(ids), cast(jobs.c.state, Text) == inline("'executing'"), _MINE)
     return select(jobs.c.id, answered("attempted_at")).where(*held)
+
+
+def wanting() -> Executable:
+    """The same, with whether the attempt was `called_off`: somebody asked for its job to be cancelled."""
+    ids = cast(bindparam("ids", type_=ARRAY(BigInteger())), ARRAY(BigInteger()))
+    held = (jobs.c.id == func.any(ids), cast(jobs.c.state, Text) == inline("'executing'"), _MINE)
+    return select(jobs.c.id, answered("attempted_at"), marked().label("called_off")).where(*held)
 
 
 def unheard() -> Executable:
