@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
@@ -261,6 +261,7 @@ class Runner:
             self._health = Health(reports, host=host, port=health_port)
         self._working = False
         self._stop_asked = asyncio.Event()
+        self._taken = partial(taken, pool=engine.pool, stopped=self._stop_asked, source=self._source)
         self._started_at: float | None = None
         self._unfollow: Callable[[], None] | None = None
 
@@ -313,9 +314,6 @@ class Runner:
             await ticker.start()
         self._working = True
         telemetry.emit(telemetry.RunnerStart(runner=self._source, queues=dict(self.queues)))
-
-    async def _taken(self, step: Callable[[], Awaitable[object]]) -> None:
-        await taken(step, pool=self._engine.pool, stopped=self._stop_asked, source=self._source)
 
     def stop(self) -> None:
         """Ask the runner to stop; returns at once, and may be called from a signal handler, and more than once."""

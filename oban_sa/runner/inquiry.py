@@ -11,15 +11,20 @@ from sqlalchemy.exc import DBAPIError
 from oban_sa import clock
 from oban_sa.errors import CommitUnanswered
 from oban_sa.models import Job
+from oban_sa.periods import describe as span
 from oban_sa.runner.database import Database, describe
 from oban_sa.runner.disconnects import is_away
 from oban_sa.runner.settling import Settled
+from oban_sa.sql.idling import ending
 from oban_sa.sql.inquiring import inquiring
 
 logger = logging.getLogger("oban_sa.runner")
 
 WITHIN: Final = 60.0
 """Seconds for which the database is asked."""
+
+EXPLAIN_WITHIN: Final = 2.0
+"""Seconds in which the server must have said which limits it has."""
 
 AGAIN: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Seconds between the first questions; the last one between all others."""
@@ -31,6 +36,27 @@ class Inquiry:
     def __init__(self, database: Database) -> None:
         self._line = database.house
         self._question = database.prepare(inquiring())
+        self._ending = database.prepare(ending())
+
+    async def explain(self, error: BaseException, *, held_for: float | None) -> None:
+        """Add a note to an attempt's error where its connection, held for so long, was ended by a limit of the server.
+
+        The driver says only that the connection is closed. Nothing is added where the database can't be asked.
+        """
+        if held_for is None or not isinstance(error, DBAPIError) or not is_away(error):
+            return
+        try:
+            rows = await self._line.fetch(self._ending, within=EXPLAIN_WITHIN)
+        except Exception:
+            logger.debug("could not ask for the server's limits", exc_info=True)
+            return
+        for row in rows:
+            if row["seconds"] <= held_for:
+                error.add_note(
+                    f"The server ends sessions by itself: {row['name']} is {span(row['seconds'])}, and this "
+                    f"attempt held its connection for {span(round(held_for, 1))}. Let it commit or roll back before it "
+                    f"waits for something else, or raise the limit: ALTER ROLE ... SET {row['name']} = ..."
+                )
 
     async def answer(self, job: Job, settled: Settled, error: BaseException) -> Settled:
         """Return what was settled if it was committed; raise `error` if not, and CommitUnanswered if nobody knows."""

@@ -83,6 +83,7 @@ class Loan:
         self._held: dict[Engine, Connection] = {}
         self._gate: Gate | None = None
         self._over = False
+        self._since: float | None = None
         # On this one session, whatever its class; SQLAlchemy looks it up there too.
         session.get_bind = self._get_bind  # type: ignore[method-assign]
         event.listen(session, "after_transaction_end", self._transaction_ended)
@@ -91,6 +92,11 @@ class Loan:
     def pids(self) -> list[int]:
         """The server's processes behind the connections that are held; behind a pooler they mean nothing."""
         return [pid for connection in list(self._held.values()) if (pid := _pid(connection)) is not None]
+
+    @property
+    def held_for(self) -> float | None:
+        """Seconds since it took a connection last; None where it never did."""
+        return None if self._since is None else clock.monotonic() - self._since
 
     def spoil(self) -> None:
         """Let nobody use these connections again: the code was struck while it may have been using them."""
@@ -174,7 +180,7 @@ class Loan:
             connection.close()
             raise
         if not self._held:
-            self._lender.loans[self] = clock.monotonic()
+            self._lender.loans[self] = self._since = clock.monotonic()
         self._held[engine] = connection
 
     def _prepare(self, engine: Engine, connection: Connection) -> None:

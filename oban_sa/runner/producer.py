@@ -245,8 +245,7 @@ class Producer:
                 await self._cycle()
             except Exception as error:
                 self._hungry = True
-                locked = is_locked(error)
-                if locked and await self._writer.past_locks():
+                if (locked := is_locked(error)) and await self._writer.past_locks():
                     continue
                 failures += 1
                 rest = backoff.retrying(failures)
@@ -262,9 +261,7 @@ class Producer:
             if not self._busy():
                 await self._attempts.begin_staggered()
             if not self._busy():
-                look_at = self._writer.look_at
-                until = self._poll_at if look_at is None else min(look_at, self._poll_at)
-                await rested(self._wake, until - clock.monotonic())
+                await rested(self._wake, min(self._poll_at, self._writer.look_at) - clock.monotonic())
 
     def _tell(self, error: Exception, failures: int, rest: float) -> None:
         telemetry.emit(
@@ -302,7 +299,7 @@ class Producer:
         reclaimed = 0
         if self._uncertain or clock.monotonic() - self._reclaimed_at > RECLAIM_EVERY:
             reclaimed = await self._give_back_unheard()
-        if (look_at := self._writer.look_at) is not None and clock.monotonic() >= look_at:
+        if clock.monotonic() >= self._writer.look_at:
             await self._writer.look_aside()
         if self._doubtful:
             await self._let_go_of_lost()
@@ -332,8 +329,7 @@ class Producer:
             acked, fetched = await self._tables.exchange(outcomes, demand, place)
         except Exception as error:
             self._acker.failed(perhaps_written=is_away(error))
-            # The statement may have been committed all the same, and the rows it fetched be nobody's.
-            # Not where the server itself gave up waiting for a lock.
+            # It may have been committed, and what it fetched be nobody's; but not where the server gave up at a lock.
             self._uncertain = self._uncertain or (demand > 0 and not is_locked(error))
             self._hungry = self._hungry or demand > 0
             if outcomes and not is_passing(error):

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, TypeAlias
 
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 from sqlalchemy.util import greenlet_spawn
@@ -94,12 +95,15 @@ async def settle(
         if loan is not None:
             loan.end()
     except BaseException as error:
+        held_for = None if loan is None else loan.held_for
         closing = asyncio.ensure_future(_closed(session, loan))
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.shield(closing)
         if settled is not None and settled.written is not None:
             return settled
         if settled is None or inquiry is None or not unanswered(settled, error):
+            if inquiry is not None:
+                await inquiry.explain(error, held_for=held_for)
             raise
         return await inquiry.answer(job, settled, error)
     return settled
@@ -135,6 +139,9 @@ def settle_in_thread(
         return bridged(work, call.on_loop)
     except BaseException as error:
         if settled is None or inquiry is None or not unanswered(settled, error):
+            if inquiry is not None and loan is not None and isinstance(error, DBAPIError):
+                with contextlib.suppress(Exception):
+                    call.on_loop(inquiry.explain(error, held_for=loan.held_for))
             raise
         call.spare()
         close()

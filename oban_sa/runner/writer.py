@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from typing import Final
 
@@ -31,9 +32,9 @@ class Writer:
         self._looked_at = 0.0
 
     @property
-    def look_at(self) -> float | None:
-        """When the outcomes that were set aside are to be looked at again, by the monotonic clock; None without any."""
-        return self._looked_at + ASIDE_EVERY if self._acker.aside else None
+    def look_at(self) -> float:
+        """When the outcomes that were set aside are looked at again, by the monotonic clock; never without any."""
+        return self._looked_at + ASIDE_EVERY if self._acker.aside else math.inf
 
     async def past_locks(self) -> bool:
         """Write what no lock stands in the way of, and set the rest aside; whether any outcome was set aside.

@@ -5,7 +5,20 @@ from __future__ import annotations
 from typing import Any, Final
 from typing import cast as cast_type
 
-from sqlalchemy import ARRAY, Double, Executable, Integer, bindparam, cast, column, func, select, table
+from sqlalchemy import (
+    ARRAY,
+    Double,
+    Executable,
+    Integer,
+    TextClause,
+    bindparam,
+    cast,
+    column,
+    func,
+    select,
+    table,
+    text,
+)
 
 from oban_sa.sql.literals import inline
 
@@ -25,4 +38,15 @@ def idling() -> Executable:
     return select(_activity.c.pid, idle.label("idle")).where(
         _activity.c.pid == func.any(bindparam("pids", type_=ARRAY(Integer()))),
         _activity.c.state.in_([inline("'idle in transaction'"), inline("'idle in transaction (aborted)'")]),
+    )
+
+
+def ending() -> TextClause:
+    """After how many seconds the server ends sessions of this user by itself: rows of `name`, `seconds`.
+
+    What the session began with, whatever it has set for itself since.
+    """
+    return text(
+        "SELECT name, CASE unit WHEN 'ms' THEN reset_val::float / 1000 END AS seconds FROM pg_settings "
+        "WHERE name IN ('idle_in_transaction_session_timeout', 'transaction_timeout') AND reset_val <> '0'"
     )
