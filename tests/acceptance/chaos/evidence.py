@@ -1,0 +1,221 @@
+"""What is known of a run once it is over, read from its folder and put in order."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from tests.acceptance.chaos import ledger
+from tests.acceptance.chaos.herd import DEAD_AFTER
+
+SLACK: Final = 0.05
+"""Seconds by which two clocks, and two writers, may differ."""
+
+
+@dataclass(slots=True)
+class Execution:
+    """A job in the hands of one attempt, as the database saw it: from the fetch to whatever ended it."""
+
+    job: int
+    attempt: int
+    holder: str
+    fetched: float
+    released: float | None = None
+    became: str | None = None
+    attempt_after: int | None = None
+    txid: int | None = None
+    run: Run | None = None
+
+
+@dataclass(slots=True)
+class Run:
+    """One call of a job's code, as its process saw it; `end` is None where that is not known."""
+
+    job: int
+    attempt: int
+    node: str
+    holder: str
+    queue: str
+    worker: str
+    key: str
+    pid: int
+    begin: float
+    end: float | None = None
+    how: str | None = None
+    execution: Execution | None = None
+
+    def __str__(self) -> str:
+        end = "?" if self.end is None else f"{self.end:.3f}"
+        return f"attempt {self.attempt} on {self.node} ({self.holder[:8]}) {self.begin:.3f}..{end} {self.how or ''}".strip()
+
+
+@dataclass(slots=True)
+class Life:
+    """A runner's process."""
+
+    node: str
+    slot: int
+    pid: int
+    started: float
+    stopping: float | None = None
+    killed: float | None = None
+    ended: float | None = None
+    code: int | None = None
+
+
+@dataclass
+class Evidence:
+    """Everything that the checker looks at; moments are seconds of the machine's monotonic clock."""
+
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    rows: dict[int, dict[str, Any]] = field(default_factory=dict)
+    changes: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    executions: list[Execution] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
+    lives: dict[str, Life] = field(default_factory=dict)
+    beats: dict[str, list[float]] = field(default_factory=dict)
+    nodes: dict[str, str] = field(default_factory=dict)
+    effects: list[dict[str, Any]] = field(default_factory=list)
+    producers: list[dict[str, Any]] = field(default_factory=list)
+    logs: dict[str, str] = field(default_factory=dict)
+    began: float = 0.0
+
+    def said(self, *whats: str) -> list[dict[str, Any]]:
+        """The lines of the ledger that are about these things."""
+        return [line for line in self.lines if line["what"] in whats]
+
+    def of(self, job: int) -> list[Run]:
+        """The runs of a job, in order."""
+        return [run for run in self.runs if run.job == job]
+
+    def silent(self, holder: str, *, since: float, until: float) -> bool:
+        """Whether a producer has given no sign of life for as long as a node must be silent that counts as dead.
+
+        By the database's record of its beats: some silence that was not over before `since` had lasted for that long
+        by `until`.
+        """
+        beats = self.beats.get(holder, [])
+        first = max(bisect_right(beats, since) - 1, 0)
+        points = [*beats[first : bisect_left(beats, until)], until]
+        return any(after - before >= DEAD_AFTER - SLACK for before, after in itertools.pairwise(points))
+
+    def hampered(self, node: str, moment: float) -> float | None:
+        """When the last fault that slows a node down was over by `moment`; None while one goes on."""
+        last, open_ = float("-inf"), 0
+        for line in self.lines:
+            if line["at"] > moment:
+                break
+            if line.get("node") != node:
+                continue
+            if line["what"] == "hampered":
+                open_ += 1
+            elif line["what"] == "unhampered":
+                open_ -= 1
+                last = line["at"]
+        return None if open_ else last
+
+
+def load(folder: Path) -> Evidence:
+    """Read a run's folder."""
+    found = Evidence(lines=list(ledger.read(folder / "ledger")))
+    found.began = found.lines[0]["at"] if found.lines else 0.0
+    found.rows = {row["id"]: row for row in _lines(folder / "rows.jsonl")}
+    found.effects = _lines(folder / "effects.jsonl")
+    found.producers = _lines(folder / "producers.jsonl")
+    found.logs = {path.stem: path.read_text() for path in sorted((folder / "logs").glob("*.log"))}
+    beats: dict[str, list[float]] = defaultdict(list)
+    for beat in _lines(folder / "beats.jsonl"):
+        found.nodes[beat["holder"]] = beat["node"]
+        if beat["what"] != "DELETE":
+            beats[beat["holder"]].append(beat["at"])
+    found.beats = {holder: sorted(moments) for holder, moments in beats.items()}
+    changes: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for change in _lines(folder / "changes.jsonl"):
+        changes[change["job"]].append(change)
+    found.changes = dict(changes)
+    put_in_order(found)
+    return found
+
+
+def put_in_order(found: Evidence) -> None:
+    """Make the lives, runs and executions of the lines and changes."""
+    _live(found)
+    for each in found.changes.values():
+        found.executions += _executions(each)
+    found.executions.sort(key=lambda execution: execution.fetched)
+    _run(found)
+    _match(found)
+
+
+def _live(found: Evidence) -> None:
+    for line in found.said("started", "stopping", "killing", "exited"):
+        if line["what"] == "started":
+            found.lives[line["node"]] = Life(line["node"], line["slot"], line["process"], line["at"])
+            continue
+        life = found.lives[line["node"]]
+        match line["what"]:
+            case "stopping":
+                life.stopping = line["at"]
+            case "killing":
+                life.killed = life.ended = line["at"]
+            case _:
+                life.ended = life.ended or line["at"]
+                life.code = line["code"]
+
+
+def _executions(changes: list[dict[str, Any]]) -> list[Execution]:
+    executions: list[Execution] = []
+    current: Execution | None = None
+    for change in changes:
+        if change["before"] == "executing" and change["after"] == "executing" and current is not None:
+            if change["attempt"] == current.attempt and change["holder"] == current.holder:
+                continue  # marked, as by a cancel
+        if change["before"] == "executing" and current is not None:
+            current.released, current.became = change["at"], change["after"]
+            current.attempt_after, current.txid = change["attempt"], change["txid"]
+            current = None
+        if change["after"] == "executing":
+            current = Execution(change["job"], change["attempt"], change["holder"] or "", change["at"])
+            executions.append(current)
+    return executions
+
+
+def _run(found: Evidence) -> None:
+    begun: dict[tuple[int, int, str, int], Run] = {}
+    for line in found.said("begin", "end"):
+        name = (line["job"], line["attempt"], line["holder"], line["pid"])
+        if line["what"] == "begin":
+            begun[name] = Run(
+                *(line[each] for each in ("job", "attempt", "node", "holder", "queue", "worker", "key", "pid")),
+                begin=line["at"],
+            )
+            found.runs.append(begun[name])
+        elif name in begun:
+            begun[name].end, begun[name].how = line["at"], line["how"]
+    for run in found.runs:
+        life = found.lives.get(run.node)
+        if run.end is None and run.worker == "KillsItsProcess":
+            run.end = run.begin
+        elif run.end is None and life is not None:
+            run.end = life.ended
+
+
+def _match(found: Evidence) -> None:
+    by_name: dict[tuple[int, int, str], list[Execution]] = defaultdict(list)
+    for execution in found.executions:
+        by_name[execution.job, execution.attempt, execution.holder].append(execution)
+    for run in found.runs:
+        before = [each for each in by_name[run.job, run.attempt, run.holder] if each.fetched <= run.begin + SLACK]
+        if before:
+            run.execution = before[-1]
+            if before[-1].run is None:
+                before[-1].run = run
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
