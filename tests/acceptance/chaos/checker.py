@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final
 
 from tests.acceptance.chaos.evidence import SLACK, Evidence, Execution, Run
+from tests.acceptance.chaos.herd import DEAD_AFTER
 from tests.acceptance.chaos.plan import QUEUES
 
 FINAL: Final = ("completed", "cancelled", "discarded")
@@ -198,6 +200,19 @@ def never_twice_at_once(found: Evidence) -> Iterator[Violation]:
             yield Violation("P5", "a job ran twice at once", job, second.begin, f"{loser} beside {winner}")
 
 
+def alive(found: Evidence) -> Iterator[Violation]:
+    """A node that works and that nothing hampers is never silent for as long as a dead one, whatever its jobs do."""
+    for holder, beats in found.beats.items():
+        life = found.lives.get(found.nodes[holder])
+        if life is None:
+            continue
+        ends = [moment for moment in (life.stopping, life.ended) if moment is not None]
+        for before, after in pairwise([*beats, *([min(ends)] if ends else [])]):
+            if after - before >= DEAD_AFTER and found.free(life.node, before - DEAD_AFTER, after):
+                told = f"silent from {before:.3f} to {after:.3f}, holder {holder[:8]}"
+                yield Violation("P5", f"node {life.node} lived and gave no sign of life", at=before, details=told)
+
+
 # P6
 
 
@@ -365,6 +380,7 @@ RULES: Final[tuple[Callable[[Evidence], Iterator[Violation]], ...]] = (
     fenced,
     effects,
     never_twice_at_once,
+    alive,
     shutdown,
     poison,
     cancelled,

@@ -104,6 +104,14 @@ class Evidence:
         points = [*beats[first : bisect_left(beats, until)], until]
         return any(after - before >= DEAD_AFTER - SLACK for before, after in itertools.pairwise(points))
 
+    def free(self, node: str, since: float, until: float) -> bool:
+        """Whether no fault touched a node in all that time, and the machine did not stand still."""
+        if self.hampered(node, since) is None or any(
+            since <= line["at"] <= until + 1 for line in self.said("lag", "server ends", "server is back")
+        ):
+            return False
+        return not any(line["node"] == node and since <= line["at"] <= until for line in self.said("hampered"))
+
     def hampered(self, node: str, moment: float) -> float | None:
         """When the last fault that slows a node down was over by `moment`; None while one goes on."""
         last, open_ = float("-inf"), 0

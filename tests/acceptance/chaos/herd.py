@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.acceptance.chaos import ledger
+from tests.acceptance.chaos.nursery import Child, Nursery
 from tests.acceptance.chaos.plan import QUEUES
 from tests.acceptance.chaos.proxy import Proxy
-from tests.support import ROOT, Process, plain_url
+from tests.support import plain_url
 
 DEAD_AFTER = 2.0
 """Seconds of silence after which a node is dead."""
@@ -25,13 +26,17 @@ FLAGS = (
 )
 
 
+LAG = 0.5
+"""Seconds by which this process wakes late where the machine stands still."""
+
+
 @dataclass(slots=True)
 class Life:
     """One process of a slot; `told` is what it was told: nothing, "term", or "kill"."""
 
     node: str
     slot: int
-    process: Process
+    process: Child
     proxy: Proxy
     told: str = ""
     up: bool = False
@@ -44,10 +49,10 @@ class Herd:
     """Starts, kills and replaces runners, and writes each of that into the ledger."""
 
     slots: int
+    nursery: Nursery
     proxied: Callable[[str], Awaitable[Proxy]]
     logs: Path
     mutants: Sequence[str] = ()
-    env: Mapping[str, str] = field(default_factory=dict)
     lives: list[Life] = field(default_factory=list)
     resting: dict[int, float] = field(default_factory=dict)
     replacing: bool = True
@@ -58,8 +63,8 @@ class Herd:
         proxy = await self.proxied(node)
         url = plain_url(proxy.url) + "?sslmode=disable"
         imports = [word for name in self.mutants for word in ("--import", f"tests.acceptance.chaos.mutants.{name}")]
-        words = [sys.executable, "-m", "oban_sa.runner", "--database-url", url, "--node", node, *imports, *FLAGS]
-        life = Life(node, slot, Process(words, env=self.env, cwd=ROOT), proxy)
+        words = ["--database-url", url, "--node", node, *imports, *FLAGS]
+        life = Life(node, slot, await self.nursery.start(words, log=self.logs / f"{node}.log"), proxy)
         self.lives.append(life)
         ledger.write("started", node=node, slot=slot, process=life.process.pid)
         return life
@@ -81,7 +86,13 @@ class Herd:
 
     async def watch(self) -> None:
         """Take note of those that end, and replace them, for as long as this is not cancelled."""
+        before = time.monotonic()
         while True:
+            now = time.monotonic()
+            if now - before > LAG:
+                # The machine stood still, or nearly so: who was silent meanwhile need not have been at fault.
+                ledger.write("lag", seconds=now - before)
+            before = now
             self.look()
             if self.replacing:
                 for slot in range(self.slots):
@@ -93,7 +104,7 @@ class Herd:
     def look(self) -> None:
         """Take note of those that have ended."""
         for life in self.lives:
-            if not life.up and not life.over and '"oban.runner.start"' in life.process.stderr:
+            if not life.up and not life.over and '"oban.runner.start"' in life.process.output:
                 life.up = True
                 ledger.write("up", node=life.node)
             if not life.over and (code := life.process.returncode) is not None:
@@ -109,7 +120,7 @@ class Herd:
         self.resting[life.slot] = asyncio.get_running_loop().time() + rest
         life.told = "kill"
         ledger.write("killing", node=life.node)
-        life.process.kill()
+        life.process.send(signal.SIGKILL)
 
     def term(self, life: Life) -> None:
         """Tell a process to stop (SIGTERM); another one starts beside it."""
@@ -117,7 +128,7 @@ class Herd:
             return
         life.told = "term"
         ledger.write("stopping", node=life.node)
-        life.process.terminate()
+        life.process.send(signal.SIGTERM)
 
     async def freeze(self, life: Life, seconds: float) -> None:
         """Stop a process (SIGSTOP), and let it go on (SIGCONT)."""
@@ -139,20 +150,7 @@ class Herd:
         for life in self.lives:
             if not life.over:
                 ledger.write("stuck", node=life.node)
-                life.process.kill()
+                life.process.send(signal.SIGKILL)
         while any(not life.over for life in self.lives):
             self.look()
             await asyncio.sleep(0.05)
-
-    def keep_logs(self) -> None:
-        """Write what every process said into a file of its own."""
-        self.logs.mkdir(exist_ok=True)
-        for life in self.lives:
-            life.process.wait()
-            (self.logs / f"{life.node}.log").write_text(life.process.output)
-
-    def put_down(self) -> None:
-        """Kill what is left, whatever happened."""
-        for life in self.lives:
-            if life.process.returncode is None:
-                life.process.kill()

@@ -20,6 +20,7 @@ from tests.acceptance.chaos import audit, ledger, workers
 from tests.acceptance.chaos.enqueuing import Crowd, Enqueuer, Recent
 from tests.acceptance.chaos.faults import Faults
 from tests.acceptance.chaos.herd import DEAD_AFTER, Herd
+from tests.acceptance.chaos.nursery import Nursery
 from tests.acceptance.chaos.plan import Plan
 from tests.acceptance.chaos.proxy import COMMIT, Cutting, Proxy, proxied
 from tests.databases import migrate
@@ -39,7 +40,8 @@ _LEFT: Final = text(
 
 async def run(plan: Plan, folder: Path, *, mutants: Sequence[str] = (), quiet: float = QUIET) -> None:
     """Do what the plan says and leave everything that the checker needs in `folder`."""
-    (folder / "ledger").mkdir(parents=True)
+    for name in ("ledger", "logs"):
+        (folder / name).mkdir(parents=True)
     (folder / "plan.json").write_text(json.dumps({**plan.as_json(), "mutants": list(mutants)}, indent=1))
     os.environ[ledger.FOLDER] = str(folder / "ledger")
     server = OwnServer(_reachable(folder))
@@ -70,7 +72,8 @@ async def _storm(
         lossy = await way("enqueuers")
         lossy.cutting = Cutting(("before", "amid", "after"), 0.08, only=COMMIT)
         enqueuing = await stack.enter_async_context(_engine(lossy.url))
-        herd = Herd(plan.runners, way, folder / "logs", mutants, {ledger.FOLDER: str(folder / "ledger")})
+        nursery = await stack.enter_async_context(Nursery({ledger.FOLDER: str(folder / "ledger")}))
+        herd = Herd(plan.runners, nursery, way, folder / "logs", mutants)
         recent, crowd = Recent(), Crowd()
         enqueuers = [
             Enqueuer(
@@ -101,8 +104,6 @@ async def _storm(
             for task in (watching, counting):
                 task.cancel()
             await asyncio.gather(watching, counting, return_exceptions=True)
-            herd.put_down()
-            await asyncio.to_thread(herd.keep_logs)
             cuts = sum((proxy.cuts for proxy in proxies), start=type(lossy.cuts)())
             (folder / "counts.json").write_text(json.dumps({"faults": faults.counts, "cuts": cuts}))
 
