@@ -16,10 +16,10 @@ from oban_sa import Job, Oban, enqueue
 from tests.acceptance.chaos import ledger, workers
 
 _MIX: dict[Any, float] = {
-    workers.Steady: 18,
+    workers.Steady: 14,
     workers.Snoozing: 14,
     workers.Recording: 5,
-    workers.Lengthy: 5,
+    workers.Lengthy: 7,
     workers.InThread: 6,
     workers.Blocking: 2,
     workers.Effect: 14,

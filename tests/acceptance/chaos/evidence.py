@@ -51,7 +51,8 @@ class Run:
 
     def __str__(self) -> str:
         end = "?" if self.end is None else f"{self.end:.3f}"
-        return f"attempt {self.attempt} on {self.node} ({self.holder[:8]}) {self.begin:.3f}..{end} {self.how or ''}".strip()
+        where = f"attempt {self.attempt} on {self.node} ({self.holder[:8]})"
+        return f"{where} {self.begin:.3f}..{end} {self.how or ''}".strip()
 
 
 @dataclass(slots=True)
@@ -180,9 +181,9 @@ def _executions(changes: list[dict[str, Any]]) -> list[Execution]:
     executions: list[Execution] = []
     current: Execution | None = None
     for change in changes:
-        if change["before"] == "executing" and change["after"] == "executing" and current is not None:
-            if change["attempt"] == current.attempt and change["holder"] == current.holder:
-                continue  # marked, as by a cancel
+        stays = change["before"] == "executing" and change["after"] == "executing" and current is not None
+        if stays and (change["attempt"], change["holder"]) == (current.attempt, current.holder):
+            continue  # marked, as by a cancel
         if change["before"] == "executing" and current is not None:
             current.released, current.became = change["at"], change["after"]
             current.attempt_after, current.txid = change["attempt"], change["txid"]

@@ -27,6 +27,9 @@ _BACKENDS = text(
     "WHERE client_port = ANY(:ports) AND backend_type = 'client backend' ORDER BY pid"
 )
 
+_NEWEST = text("SELECT id FROM oban_jobs WHERE state::text = 'executing' ORDER BY attempted_at DESC LIMIT 5")
+"""Jobs that were fetched just now, whether their node knows of it or not."""
+
 
 class Faults:
     """The faults of one run."""
@@ -129,8 +132,24 @@ class Faults:
     async def _cuts(self, slot: int, kinds: list[str], only: str, share: float, seconds: float) -> None:
         await self._cutting(slot, Cutting(tuple(kinds), share, only=COMMIT if only == "commits" else b""), seconds)
 
-    async def _late(self, slot: int, share: float, delay: float, seconds: float) -> None:
-        await self._cutting(slot, Cutting(("late",), share, delay=delay), seconds)
+    async def _late(self, slot: int, only: str, share: float, delay: float, seconds: float) -> None:
+        # The state that an outcome asks for stands in the message as it is.
+        said = b"scheduled" if only == "snoozes" else b""
+        await self._cutting(slot, Cutting(("late",), share, only=said, delay=delay), seconds)
+
+    async def _lost_fetch(self, slot: int, seconds: float, every: float) -> None:
+        cutting = asyncio.create_task(self._cutting(slot, Cutting(("after",), 0.7), seconds))
+        try:
+            while not cutting.done():
+                async with self._engine.connect() as connection:
+                    ids = (await connection.execute(_NEWEST)).scalars().all()
+                for job_id in ids:
+                    if job_id not in self._cancelled and self._draw.random() < 0.3:
+                        await self._cancel_one(job_id)
+                await asyncio.sleep(every)
+        finally:
+            cutting.cancel()
+            await asyncio.gather(cutting, return_exceptions=True)
 
     async def _cutting(self, slot: int, cutting: Cutting, seconds: float) -> None:
         life = self._life(slot)
@@ -193,10 +212,14 @@ class Faults:
                     os.kill(pid, signal.SIGCONT)
 
     async def _terminate(self, share: float) -> None:
-        for pid in await self._backends(self._lives("all")):
-            if self._draw.random() < share:
-                async with self._engine.connect() as connection:
-                    await connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
+        lives = self._lives("all")
+        with self._hampering(lives, "terminated backends"):
+            for pid in await self._backends(lives):
+                if self._draw.random() < share:
+                    async with self._engine.connect() as connection:
+                        await connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
+            # While they connect anew.
+            await asyncio.sleep(1)
 
     async def _restart(self, seconds: float) -> None:
         await self._away(self._server.stop, seconds)
@@ -250,10 +273,13 @@ class Faults:
 
     async def _cancel(self, count: int) -> None:
         for job_id in self._recent.some(count, self._draw):
-            self._cancelled.add(job_id)
-            ledger.write("cancelling", job=job_id)
-            job = await self._oban.cancel_job(job_id)
-            ledger.write("cancelled", job=job_id, state=job.state.value, attempt=job.attempt)
+            await self._cancel_one(job_id)
+
+    async def _cancel_one(self, job_id: int) -> None:
+        self._cancelled.add(job_id)
+        ledger.write("cancelling", job=job_id)
+        job = await self._oban.cancel_job(job_id)
+        ledger.write("cancelled", job=job_id, state=job.state.value, attempt=job.attempt)
 
     async def _retry(self, count: int) -> None:
         ids = [job_id for job_id in self._recent.some(count, self._draw) if job_id not in self._cancelled]

@@ -16,7 +16,7 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tests.support import ROOT, environment
 
@@ -53,7 +53,7 @@ class Nursery:
         self._process: asyncio.subprocess.Process | None = None
         self._hearing: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> Nursery:
+    async def __aenter__(self) -> Self:
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "tests.acceptance.chaos.nursery"),
             stdin=asyncio.subprocess.PIPE,
@@ -93,7 +93,7 @@ class Nursery:
 
 def main() -> None:
     """Fork a runner for each line of standard input; say the pids of those that were born, and how others ended."""
-    import tests.acceptance.chaos.ledger  # noqa: F401
+    import tests.acceptance.chaos.workers  # noqa: F401
 
     gc.collect()
     gc.freeze()

@@ -14,9 +14,12 @@ QUEUES: Final = {"quick": 6, "slow": 4, "sessions": 5, "single": 1, "odd": 3}
 _WEIGHTS: Final[dict[str, dict[str, int]]] = {
     "mixed": {
         "kill": 4, "term": 4, "freeze": 3, "stall": 3, "cuts": 3, "late": 3, "storm": 1, "stop_backends": 3,
-        "terminate": 2, "restart": 1, "crash": 1, "pause": 3, "cancel": 6, "retry": 3,
+        "terminate": 2, "restart": 1, "crash": 1, "pause": 3, "cancel": 6, "retry": 3, "lost_fetch": 2,
     },
-    "connections": {"storm": 3, "cuts": 6, "late": 6, "terminate": 3, "term": 2, "kill": 1, "pause": 1, "cancel": 6},
+    "connections": {
+        "storm": 2, "cuts": 5, "late": 9, "terminate": 2, "term": 2, "kill": 1, "pause": 1, "cancel": 4,
+        "lost_fetch": 5,
+    },
     "stalls": {"stop_backends": 8, "stall": 5, "late": 3, "freeze": 3, "term": 2, "pause": 1, "cancel": 4},
 }  # fmt: skip
 
@@ -92,8 +95,9 @@ def _how(what: str, draw: random.Random, runners: int) -> dict[str, Any]:
             return {"slot": slot, "kinds": kinds, "only": only, "share": share, "seconds": _some(draw, 1, 6)}
         case "late":
             # What is cut off arrives after its sender has tried again, or has been given up.
-            share, delay = _some(draw, 0.1, 0.7), _some(draw, 0.2, 4)
-            return {"slot": slot, "share": share, "delay": delay, "seconds": _some(draw, 1, 5)}
+            only = draw.choice(("all", "all", "snoozes"))
+            share, delay = _some(draw, 0.2, 0.7), _some(draw, 0.4, 3)
+            return {"slot": slot, "only": only, "share": share, "delay": delay, "seconds": _some(draw, 1, 5)}
         case "storm":
             return {"every": _some(draw, 0.1, 0.6), "seconds": _some(draw, 2, 6)}
         case "stop_backends":
@@ -110,6 +114,9 @@ def _how(what: str, draw: random.Random, runners: int) -> dict[str, Any]:
             return {"seconds": _some(draw, 0.2, 3)}
         case "pause":
             return {"queue": draw.choice((*QUEUES, "*")), "seconds": _some(draw, 1, 7)}
+        case "lost_fetch":
+            # What is fetched while no answer comes back is held by a node that does not know of it.
+            return {"slot": slot, "seconds": _some(draw, 1, 3), "every": _some(draw, 0.03, 0.2)}
         case "cancel" | "retry":
             return {"count": draw.randint(1, 6)}
     raise AssertionError(what)

@@ -1,0 +1,19 @@
+"""A job that a shutdown gives back has spent its attempt."""
+
+from __future__ import annotations
+
+from oban_sa import verdicts
+from oban_sa.runner import attempts, executor
+from oban_sa.verdicts import Attempt, Verdict
+
+PROMISES = ("P6",)
+KIND = "mixed"
+
+_given_back = verdicts.given_back
+
+
+def _counted(attempt: Attempt) -> Verdict:
+    return _given_back(attempt)._replace(refund=False)
+
+
+verdicts.given_back = attempts.given_back = executor.given_back = _counted

@@ -1,0 +1,24 @@
+"""An outcome is written whichever attempt holds the job."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Text, cast, func
+
+from oban_sa.runner import settling
+from oban_sa.sql import acking
+from oban_sa.sql.fetching import jobs
+from oban_sa.sql.literals import inline
+
+PROMISES = ("P3", "P4", "P5")
+KIND = "stalls"
+
+
+def _anybodys(job_id: Any, *_: Any, **__: Any) -> Any:
+    return (jobs.c.id == job_id) & (cast(jobs.c.state, Text) == inline("'executing'"))
+
+
+acking.still_held = _anybodys
+# The one of sessions is made when its module is imported.
+settling.ACKING_ONE = acking.acking_one().returning(func.txid_current().label("xid"))  # type: ignore[misc]

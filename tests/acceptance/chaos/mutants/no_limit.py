@@ -1,0 +1,15 @@
+"""A queue runs as many jobs at once as it finds."""
+
+from __future__ import annotations
+
+from oban_sa.runner.producer import Producer
+
+PROMISES = ("limit",)
+KIND = "mixed"
+
+
+def _demand(self: Producer) -> int:
+    return 0 if self.paused or self._attempts.refusing else 10
+
+
+Producer._demand = _demand  # type: ignore[method-assign]
