@@ -2,7 +2,7 @@
 # Paths are relative, so that the repository may lie anywhere, in a folder with spaces too.
 
 .SUFFIXES:
-.PHONY: help venv test lint check bench demo matrix coverage clean
+.PHONY: help venv test lint check bench chaos demo matrix coverage clean
 .DEFAULT_GOAL := help
 
 MAKEFLAGS += --no-print-directory
@@ -10,6 +10,12 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?=
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+SEEDS ?= 4
+FIRST ?= 1
+SECONDS ?= 60
+KIND ?= all
+SIDE_BY_SIDE ?= 2
+MUTANTS ?=
 # Tests mostly wait for processes and the database, so even two busy cores gain from two of them at a time.
 WORKERS ?= 2
 
@@ -29,6 +35,7 @@ help:
 	@echo 'make lint      the checks alone: ruff, mypy, pyright, import-linter'
 	@echo 'make check     the tests alone; PYTEST_ARGS="tests/database -x" chooses, WORKERS=0 runs them in one process'
 	@echo 'make bench     measure, beside the floor and other queues; BENCH_ARGS="--only drain_50 --quick" chooses'
+	@echo 'make chaos     break everything at random, check every promise; SEEDS=20 FIRST=1 SECONDS=60 KIND=stalls MUTANTS=1'
 	@echo 'make matrix    the tests on each of Python 3.11, 3.12, 3.13 that is found, with SQLAlchemy 2.0 and 2.1'
 	@echo 'make coverage  the tests under coverage, on Python 3.11 and 3.13 where found, and a report; PYTEST_ARGS chooses'
 	@echo 'make venv      the virtual environment they all use, .venv; PYTHON=python3.12 chooses what it is made with'
@@ -62,6 +69,11 @@ check: .venv/installed
 bench: .venv/installed
 	$(in_venv) benchmarks $(BENCH_ARGS)
 	@if [ -z "$(BENCH_ARGS)" ]; then $(in_venv) benchmarks.page; fi
+
+# Twenty seeds of a minute or more make docs/reliability.md again.
+chaos: .venv/installed
+	$(in_venv) tests.acceptance.chaos --seeds $(SEEDS) --first $(FIRST) --seconds $(SECONDS) --kind $(KIND) \
+	  --side-by-side $(SIDE_BY_SIDE) $(if $(MUTANTS),--mutants)
 
 demo: .venv/installed
 	@.venv/bin/python -m examples.codeindex

@@ -27,14 +27,17 @@ STATEMENTS = (
     """CREATE TRIGGER chaos_change AFTER INSERT OR UPDATE OR DELETE ON oban_jobs
         FOR EACH ROW EXECUTE FUNCTION chaos_change()""",
     """CREATE TABLE chaos_beats (
-        n bigserial, at timestamptz NOT NULL DEFAULT clock_timestamp(), what text NOT NULL, holder text NOT NULL,
-        node text NOT NULL, queue text NOT NULL)""",
+        n bigserial, at timestamp NOT NULL, what text NOT NULL, holder text NOT NULL, node text NOT NULL,
+        queue text NOT NULL)""",
     """CREATE FUNCTION chaos_beat() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
         IF TG_OP = 'DELETE' THEN
-            INSERT INTO chaos_beats (what, holder, node, queue) VALUES (TG_OP, OLD.uuid::text, OLD.node, OLD.queue);
+            INSERT INTO chaos_beats (at, what, holder, node, queue)
+            VALUES (timezone('UTC', clock_timestamp()), TG_OP, OLD.uuid::text, OLD.node, OLD.queue);
         ELSE
-            INSERT INTO chaos_beats (what, holder, node, queue) VALUES (TG_OP, NEW.uuid::text, NEW.node, NEW.queue);
+            -- The moment that the row itself has from now on: by it others say how long the node has been silent.
+            INSERT INTO chaos_beats (at, what, holder, node, queue)
+            VALUES (NEW.updated_at, TG_OP, NEW.uuid::text, NEW.node, NEW.queue);
         END IF;
         RETURN NULL;
     END $$""",

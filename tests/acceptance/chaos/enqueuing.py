@@ -28,7 +28,7 @@ _MIX: dict[Any, float] = {
     workers.Alone: 4,
     workers.InProcess: 3,
     workers.KillsItsProcess: 0.6,
-    workers.Poison: 0.15,
+    workers.Poison: 0.1,
 }
 
 CROWDED: Final = 60
@@ -123,6 +123,8 @@ class Enqueuer:
         draw = self._draw
         self._number += 1
         kind = draw.choices(list(_MIX), list(_MIX.values()))[0]
+        if (self._name, self._number) == ("0", 20):
+            kind = workers.Poison  # one in each run at least
         args: dict[str, Any] = {"key": f"{self._name}-{self._number}", "rest": round(draw.uniform(0.01, 0.5), 3)}
         # Drawn whether they are used or not, so that one choice does not move all others.
         fails, child, snoozes, snooze = draw.random(), draw.random(), draw.randint(1, 3), draw.uniform(0.05, 0.8)

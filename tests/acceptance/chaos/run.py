@@ -119,7 +119,7 @@ async def _quiet(engine: AsyncEngine, herd: Herd, quiet: float) -> None:
     """Wait until every job has ended, or until nothing has changed for so long."""
     last, since = None, time.monotonic()
     # A job that goes round and round is lost as well.
-    until = since + 4 * quiet
+    until = since + 3 * quiet
     while time.monotonic() < until:
         async with engine.connect() as connection:
             row = (await connection.execute(_LEFT)).one()

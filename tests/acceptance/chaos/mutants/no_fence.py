@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Text, cast, func
+from sqlalchemy import ARRAY, Text, bindparam, cast, func
 
 from oban_sa.runner import settling
 from oban_sa.sql import acking
@@ -16,7 +16,9 @@ KIND = "stalls"
 
 
 def _anybodys(job_id: Any, *_: Any, **__: Any) -> Any:
-    return (jobs.c.id == job_id) & (cast(jobs.c.state, Text) == inline("'executing'"))
+    holder = cast(bindparam("holder", type_=ARRAY(Text())), ARRAY(Text()))
+    # Named all the same: a statement takes no parameter that it has no use for.
+    return (jobs.c.id == job_id) & (cast(jobs.c.state, Text) == inline("'executing'")) & holder.is_not(None)
 
 
 acking.still_held = _anybodys
