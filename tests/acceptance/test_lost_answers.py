@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from oban_sa import enqueue_many
 from tests.acceptance import ledger_jobs
-from tests.acceptance.cutting import cutting
+from tests.acceptance.chaos.proxy import cutting
 from tests.acceptance.ledger_jobs import DEPTH, Entry, EntryInThread, Link
 from tests.support import eventually, plain_url, process
 

@@ -202,6 +202,7 @@ def never_twice_at_once(found: Evidence) -> Iterator[Violation]:
 
 def alive(found: Evidence) -> Iterator[Violation]:
     """A node that works and that nothing hampers is never silent for as long as a dead one, whatever its jobs do."""
+    silences: dict[str, tuple[float, float]] = {}
     for holder, beats in found.beats.items():
         life = found.lives.get(found.nodes[holder])
         if life is None:
@@ -209,8 +210,10 @@ def alive(found: Evidence) -> Iterator[Violation]:
         ends = [moment for moment in (life.stopping, life.ended) if moment is not None]
         for before, after in pairwise([*beats, *([min(ends)] if ends else [])]):
             if after - before >= DEAD_AFTER and found.free(life.node, before - DEAD_AFTER, after):
-                told = f"silent from {before:.3f} to {after:.3f}, holder {holder[:8]}"
-                yield Violation("P5", f"node {life.node} lived and gave no sign of life", at=before, details=told)
+                silences.setdefault(life.node, (before, after))
+    for node, (before, after) in silences.items():
+        told = f"silent from {before:.3f} to {after:.3f}"
+        yield Violation("P5", f"node {node} lived and gave no sign of life", at=before, details=told)
 
 
 # P6

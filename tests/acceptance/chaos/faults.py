@@ -138,7 +138,7 @@ class Faults:
         await self._cutting(slot, Cutting(("late",), share, only=said, delay=delay), seconds)
 
     async def _lost_fetch(self, slot: int, seconds: float, every: float) -> None:
-        cutting = asyncio.create_task(self._cutting(slot, Cutting(("after",), 0.7), seconds))
+        cutting = asyncio.create_task(self._cutting(slot, Cutting(("after",), 0.5), seconds))
         try:
             while not cutting.done():
                 async with self._engine.connect() as connection:

@@ -20,7 +20,7 @@ DEAD_AFTER = 2.0
 
 FLAGS = (
     *("--queues", ",".join(f"{queue}:{limit}" for queue, limit in QUEUES.items())),
-    *("--heartbeat-every", "0.4", "--dead-after", str(DEAD_AFTER), "--grace", "1", "--prune", "never"),
+    *("--heartbeat-every", "0.4", "--dead-after", str(DEAD_AFTER), "--grace", "0.5", "--prune", "never"),
     *("--poll-every", "0.5", "--stage-every", "0.5", "--log-level", "info", "--log-format", "json"),
     *("--process-pool", "2", "--import", "tests.acceptance.chaos.workers"),
 )

@@ -91,12 +91,12 @@ def _how(what: str, draw: random.Random, runners: int) -> dict[str, Any]:
         case "cuts":
             kinds = draw.choice((["before", "amid", "after"], ["amid"], ["after"]))
             only = draw.choice(("commits", "all", "all"))
-            share = _some(draw, 0.2, 0.6) if only == "commits" else _some(draw, 0.02, 0.3)
+            share = _some(draw, 0.2, 0.6) if only == "commits" else _some(draw, 0.02, 0.25)
             return {"slot": slot, "kinds": kinds, "only": only, "share": share, "seconds": _some(draw, 1, 6)}
         case "late":
             # What is cut off arrives after its sender has tried again, or has been given up.
-            only = draw.choice(("all", "all", "snoozes"))
-            share, delay = _some(draw, 0.2, 0.7), _some(draw, 0.4, 3)
+            only = draw.choice(("all", "snoozes"))
+            share, delay = _some(draw, 0.05, 0.4) if only == "all" else _some(draw, 0.3, 0.8), _some(draw, 0.4, 3)
             return {"slot": slot, "only": only, "share": share, "delay": delay, "seconds": _some(draw, 1, 5)}
         case "storm":
             return {"every": _some(draw, 0.1, 0.6), "seconds": _some(draw, 2, 6)}

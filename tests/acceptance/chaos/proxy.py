@@ -14,6 +14,9 @@ from sqlalchemy.engine import make_url
 COMMIT = b"COMMIT;\0"
 """How the runner's driver says it, in a message of its own."""
 
+HANDSHAKE = 3
+"""Messages with which a driver makes a connection."""
+
 _TERMINATE = b"X\0\0\0\4"
 
 
@@ -61,6 +64,8 @@ class Proxy:
         self._tasks.add(task)
         try:
             await connection.pass_on()
+        except asyncio.CancelledError:
+            pass  # by `close`; whoever made the task would tell of it as of an accident
         finally:
             self._tasks.discard(task)
             self._connections.discard(connection)
@@ -87,10 +92,13 @@ class Proxy:
         self.cuts["dropped"] += len(dropped)
         return len(dropped)
 
-    def cut(self, data: bytes) -> Cutting | None:
-        """How a connection ends with this statement; None where it goes on."""
+    def cut(self, data: bytes, *, number: int) -> Cutting | None:
+        """How a connection ends with its message of this number; None where it goes on."""
         cutting = self.cutting
-        if cutting is None or cutting.only not in data or self._draw.random() >= cutting.share:
+        if cutting is None or cutting.only not in data:
+            return None
+        # While it is made it is spared for the most part: else no share would be left of those that get further.
+        if self._draw.random() >= cutting.share / (5 if number <= HANDSHAKE else 1):
             return None
         kind = self._draw.choice(cutting.kinds)
         self.cuts[kind] += 1
@@ -129,10 +137,12 @@ class _Connection:
 
     async def pass_on(self) -> None:
         answers = asyncio.create_task(self._answers())
+        number = 0
         try:
             while data := await self._client.read(65536):
                 await self._proxy.passing("up")
-                if (cutting := self._proxy.cut(data)) is not None:
+                number += 1
+                if (cutting := self._proxy.cut(data, number=number)) is not None:
                     answers.cancel()
                     await asyncio.gather(answers, return_exceptions=True)
                     await self._end(data, cutting)

@@ -6,7 +6,7 @@ from typing import Any
 
 from oban_sa.runner import sessions, settling
 
-PROMISES = ("P4",)
+PROMISES = ("P4", "P1")
 KIND = "mixed"
 
 _conclude = settling.conclude
