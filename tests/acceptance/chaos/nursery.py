@@ -98,13 +98,22 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     living: set[int] = set()
+    try:
+        _serve(living)
+    finally:
+        # Also where whoever gave the orders is gone, and hears nothing any more.
+        for pid in living:
+            os.kill(pid, signal.SIGKILL)
+
+
+def _serve(living: set[int]) -> None:
     pending = b""
     while True:
         readable, _, _ = select.select([0], [], [], 0.02)
         if readable:
             data = os.read(0, 65536)
             if not data:
-                break
+                return
             *lines, pending = (pending + data).split(b"\n")
             for line in lines:
                 order = json.loads(line)
@@ -119,8 +128,6 @@ def main() -> None:
                 break
             living.discard(pid)
             _say({"pid": pid, "code": os.waitstatus_to_exitcode(status)})
-    for pid in living:
-        os.kill(pid, signal.SIGKILL)
 
 
 def _become(order: Mapping[str, Any]) -> None:

@@ -15,10 +15,11 @@ PROMISES = ("P3", "P4", "P5")
 KIND = "stalls"
 
 
-def _anybodys(job_id: Any, *_: Any, **__: Any) -> Any:
+def _anybodys(job_id: Any, attempt: Any, attempted_at: Any) -> Any:
     holder = cast(bindparam("holder", type_=ARRAY(Text())), ARRAY(Text()))
     # Named all the same: a statement takes no parameter that it has no use for.
-    return (jobs.c.id == job_id) & (cast(jobs.c.state, Text) == inline("'executing'")) & holder.is_not(None)
+    named = holder.is_not(None) & attempt.is_not(None) & (attempted_at.is_(None) | attempted_at.is_not(None))
+    return (jobs.c.id == job_id) & (cast(jobs.c.state, Text) == inline("'executing'")) & named
 
 
 acking.still_held = _anybodys
