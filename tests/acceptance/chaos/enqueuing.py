@@ -26,8 +26,8 @@ _MIX: dict[Any, float] = {
     workers.EffectInThread: 8,
     workers.EffectThenSnooze: 4,
     workers.Alone: 4,
-    workers.InProcess: 3,
-    workers.KillsItsProcess: 0.6,
+    workers.InProcess: 2,
+    workers.KillsItsProcess: 0.2,
     workers.Poison: 0.1,
 }
 

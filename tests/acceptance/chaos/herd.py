@@ -26,7 +26,7 @@ FLAGS = (
 )
 
 
-LAG = 0.5
+LAG = 0.2
 """Seconds by which this process wakes late where the machine stands still."""
 
 
