@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from tests.acceptance.chaos import checker, page, plan, results
-from tests.acceptance.chaos.evidence import Evidence, put_in_order
+from tests.acceptance.chaos.evidence import FINAL, Evidence, put_in_order
 from tests.acceptance.chaos.mutants import mutants
+from tests.acceptance.chaos.violation import Violation
 from tests.support import run_python
 
 NODE, HOLDER, OTHER = "n0.0", "a", "b"
@@ -84,7 +85,7 @@ class Told:
             "max_attempts": 20,
             "errors": [],
             "attempted_by": [NODE, HOLDER],
-            **{f"{each}_at": each == state for each in checker.FINAL},
+            **{f"{each}_at": each == state for each in FINAL},
         }
         self.found.rows[job] = {**row, **other}
 
@@ -340,14 +341,26 @@ def test_rows_that_contradict_themselves_and_rows_of_the_dead_are_seen(told: Tol
     }
 
 
-def _of(told: Told, rule: Any) -> list[checker.Violation]:
+def test_errors_of_a_runners_own_are_seen_and_those_of_jobs_are_not(told: Told) -> None:
+    failed = '{"level": "error", "logger": "oban_sa.job", "event": "oban.job.exception"}'
+    away = '{"level": "warning", "logger": "oban_sa.runner", "message": "the database is away"}'
+    told.found.logs = {"n0.0": f"{failed}\n{away}\nError: can't connect to postgresql://"}
+    assert told.broken(checker.logs) == set()
+    told.found.logs = {"n0.0": f'{failed}\n{{"level": "error", "logger": "asyncio"}}', "n1.0": "Traceback (most"}
+    assert told.broken(checker.logs) == {
+        "logs a runner told of an error of its own",
+        "logs a runner ended with a traceback",
+    }
+
+
+def _of(told: Told, rule: Any) -> list[Violation]:
     told.found.executions, told.found.runs = [], []
     told.broken(rule)
     return sorted(rule(told.found), key=lambda each: each.job or 0)
 
 
 def test_a_violation_says_what_is_wrong_with_which_job_and_when() -> None:
-    violation = checker.Violation("P5", "a job ran twice at once", 7, 1.5, "one beside another")
+    violation = Violation("P5", "a job ran twice at once", 7, 1.5, "one beside another")
     assert str(violation) == "P5 a job ran twice at once job 7 at 1.500: one beside another"
 
 

@@ -13,6 +13,8 @@ from typing import Any, Final
 from tests.acceptance.chaos import ledger
 from tests.acceptance.chaos.herd import DEAD_AFTER
 
+FINAL: Final = ("completed", "cancelled", "discarded")
+
 SLACK: Final = 0.05
 """Seconds by which two clocks, and two writers, may differ."""
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.acceptance.chaos import checker, evidence, plan, run
-from tests.acceptance.chaos.checker import Violation
 from tests.acceptance.chaos.results import Result
 from tests.acceptance.chaos.story import story
+from tests.acceptance.chaos.violation import Violation
 
 
 def make(

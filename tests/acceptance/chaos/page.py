@@ -32,6 +32,7 @@ _PROMISES: Final[tuple[tuple[str, str, _Rules], ...]] = (
     ("pause", "A paused queue rests", (checker.paused,)),
     ("limit", "No node runs more jobs of a queue at once than its limit", (checker.limited,)),
     ("rows", "Rows agree with themselves, and the dead leave none", (checker.sane,)),
+    ("logs", "Whatever happens, a runner has no error of its own", (checker.logs,)),
 )
 
 

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tests.acceptance.chaos.checker import Violation
 from tests.acceptance.chaos.evidence import Evidence
+from tests.acceptance.chaos.violation import Violation
 
 KEPT: Final = Path(__file__).parent / "results.json"
 """The results that the page is made of."""

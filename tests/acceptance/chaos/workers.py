@@ -132,7 +132,7 @@ class Blocking(Often):
 
     async def process(self, job: Job) -> None:
         with attempt(job):
-            time.sleep(job.args["rest"] * 4)  # noqa: ASYNC251 - a mistake that people make
+            time.sleep(job.args["rest"] * 7)  # noqa: ASYNC251 - a mistake that people make
 
 
 @worker(queue="sessions", max_attempts=FOREVER)
