@@ -12,11 +12,11 @@ KIND = "mixed"
 _conclude = settling.conclude
 
 
-def _apart(session: Any, job: Any, settled: Any, committing: Any = None) -> None:
+def _apart(session: Any, *rest: Any, **more: Any) -> None:
     if session.is_active and session.in_transaction():
         session.commit()
         session.begin()
-    _conclude(session, job, settled, committing)
+    _conclude(session, *rest, **more)
 
 
 settling.conclude = sessions.conclude = _apart
