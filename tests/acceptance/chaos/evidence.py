@@ -18,6 +18,9 @@ FINAL: Final = ("completed", "cancelled", "discarded")
 SLACK: Final = 0.05
 """Seconds by which two clocks, and two writers, may differ."""
 
+STANDSTILLS: Final = ("freeze", "stall", "stopped backends", "outage")
+"""Faults after which a node has missed something."""
+
 
 @dataclass(slots=True)
 class Execution:
@@ -116,7 +119,7 @@ class Evidence:
         return not any(line["node"] == node and since <= line["at"] <= until for line in self.said("hampered"))
 
     def hampered(self, node: str, moment: float) -> float | None:
-        """When the last fault that slows a node down was over by `moment`; None while one goes on."""
+        """When a node last stood still by the doing of a fault, by `moment`; None while any fault touches it."""
         last, open_ = float("-inf"), 0
         for line in self.lines:
             if line["at"] > moment:
@@ -127,7 +130,8 @@ class Evidence:
                 open_ += 1
             elif line["what"] == "unhampered":
                 open_ -= 1
-                last = line["at"]
+                # One that was only cut off connects anew and asks at once; one that stood still has all to catch up.
+                last = line["at"] if line["by"] in STANDSTILLS else last
         return None if open_ else last
 
 

@@ -14,7 +14,7 @@ QUEUES: Final = {"quick": 6, "slow": 4, "sessions": 5, "single": 1, "odd": 3}
 _WEIGHTS: Final[dict[str, dict[str, int]]] = {
     "mixed": {
         "kill": 4, "term": 4, "freeze": 3, "stall": 3, "cuts": 3, "late": 3, "storm": 1, "stop_backends": 3,
-        "terminate": 2, "restart": 1, "crash": 1, "pause": 3, "cancel": 6, "retry": 3, "lost_fetch": 2,
+        "terminate": 2, "restart": 1, "crash": 1, "pause": 5, "cancel": 6, "retry": 3, "lost_fetch": 2,
     },
     "connections": {
         "storm": 2, "cuts": 5, "late": 9, "terminate": 2, "term": 2, "kill": 1, "pause": 1, "cancel": 4,
@@ -113,7 +113,7 @@ def _how(what: str, draw: random.Random, runners: int) -> dict[str, Any]:
         case "restart" | "crash":
             return {"seconds": _some(draw, 0.2, 3)}
         case "pause":
-            return {"queue": draw.choice((*QUEUES, "*")), "seconds": _some(draw, 1, 7)}
+            return {"queue": draw.choice((*QUEUES, "*")), "seconds": _some(draw, 6, 12)}
         case "lost_fetch":
             # What is fetched while no answer comes back is held by a node that does not know of it.
             return {"slot": slot, "seconds": _some(draw, 1, 3), "every": _some(draw, 0.03, 0.2)}
