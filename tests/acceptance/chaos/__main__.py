@@ -54,6 +54,7 @@ def main() -> int:
         print(page.mutant_table(caught))
         if given.only is None:
             results.write(None, caught)
+            page.write()
         return any(each.seed is None for each in caught)
     runs = asyncio.run(many.runs(seeds, given.kind, wanted))
     print(page.run_table(runs))

@@ -84,7 +84,8 @@ def _how(what: str, draw: random.Random, runners: int) -> dict[str, Any]:
         case "term":
             return {"slot": slot}
         case "freeze":
-            return {"slot": slot, "seconds": _some(draw, 0.5, 6)}
+            # For the most part longer than a silent node lives.
+            return {"slot": slot, "seconds": _some(draw, 1, 7)}
         case "stall":
             whom = draw.choice((slot, slot, "all"))
             return {"slot": whom, "way": draw.choice(("up", "down", "both")), "seconds": _some(draw, 0.5, 7)}
