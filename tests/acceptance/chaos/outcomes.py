@@ -110,14 +110,14 @@ def poison(found: Evidence) -> Iterator[Violation]:
     cancelled = {line["job"] for line in found.said("cancelling")}
     retried = Counter(job for line in found.said("retrying") for job in line["jobs"])
     for row in found.rows.values():
-        if row["worker"].rpartition(".")[2] != "Poison" or row["state"] not in FINAL:
+        if row["worker"].rpartition(".")[2] != "Poison":
             continue
         job = row["id"]
         if deaths[job] > row["max_attempts"] + retried[job]:
             yield Violation(
                 "P7", f"a job killed {deaths[job]} runners", job, details=f"of {row['max_attempts']} attempts"
             )
-        if row["state"] == "cancelled" and job in cancelled:
+        if row["state"] not in FINAL or (row["state"] == "cancelled" and job in cancelled):
             continue
         if row["state"] != "discarded":
             yield Violation("P7", f"a job that kills its runner ended {row['state']}", job)
