@@ -98,7 +98,9 @@ def alive(found: Evidence) -> Iterator[Violation]:
             continue
         ends = [moment for moment in (life.stopping, life.ended) if moment is not None]
         for before, after in pairwise([*beats, *([min(ends)] if ends else [])]):
-            if after - before >= DEAD_AFTER and found.free(life.node, before - DEAD_AFTER, after):
+            # The first beat waits for a connection of its own, whose making is not shorter where `dead_after` is.
+            most = 2 * DEAD_AFTER if before == beats[0] else DEAD_AFTER
+            if after - before >= most and found.free(life.node, before - DEAD_AFTER, after):
                 silences.setdefault(life.node, (before, after))
     for node, (before, after) in silences.items():
         told = f"silent from {before:.3f} to {after:.3f}"
