@@ -29,11 +29,14 @@ def sane(found: Evidence) -> Iterator[Violation]:
 def logs(found: Evidence) -> Iterator[Violation]:
     """No runner tells of an error of its own: a job may fail and a database go away, and neither is one."""
     for node, text in found.logs.items():
-        for line in text.splitlines():
+        lines = text.splitlines()
+        for number, line in enumerate(lines):
             try:
                 said: dict[str, Any] = json.loads(line)
             except ValueError:
-                if line.startswith("Traceback"):
+                # A child process whose runner is killed just as it starts says so, in Python's own way.
+                orphaned = any("multiprocessing/spawn.py" in each for each in lines[number + 1 : number + 4])
+                if line.startswith("Traceback") and not orphaned:
                     yield Violation("logs", "a runner ended with a traceback", details=node)
                 continue
             if said.get("level") in ("error", "critical") and said.get("event") != "oban.job.exception":
