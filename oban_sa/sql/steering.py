@@ -16,6 +16,7 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Delete,
+    Executable,
     Select,
     Subquery,
     Text,
@@ -162,7 +163,7 @@ def _guard(command: Callable[..., Any]) -> ColumnElement[bool] | None:
     return _not_executing if command is deleting else None
 
 
-def asked_to_stop() -> Select[Any]:
+def asked_to_stop() -> Executable:
     """Those of some running jobs that somebody cancelled: rows of `id`, `attempted_at`. Parameter: `ids`.
 
     They were marked during this very attempt, or an Elixir node has set them cancelled already.

@@ -12,8 +12,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from oban_sa import Job, Runner, job, telemetry
-from oban_sa.runner import database as databases
 from oban_sa.runner import producer as producers
+from oban_sa.runner import server_settings
 from oban_sa.runner.database import Database, Prepared
 from tests.runner.conftest import House
 from tests.support import eventually
@@ -22,7 +22,7 @@ from tests.support import eventually
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Statements wait for a lock for a second, so that several give up while a test looks on."""
-    monkeypatch.setattr(databases, "LIMITS", databases.LIMITS.replace("'2000'", "'1000'"))
+    monkeypatch.setattr(server_settings, "LIMITS", server_settings.LIMITS.replace("'2000'", "'1000'"))
 
 
 @asynccontextmanager

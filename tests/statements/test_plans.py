@@ -13,8 +13,9 @@ import psycopg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from oban_sa.runner.database import ENOUGH, PLANNING, Database, Line
+from oban_sa.runner.database import Database, Line
 from oban_sa.runner.engine import create_engine
+from oban_sa.runner.server_settings import ENOUGH, PLANNING
 from oban_sa.sql.fetching import BEGINNING
 from tests.databases import Databases
 from tests.statements.compiling import STATEMENTS, compiled
