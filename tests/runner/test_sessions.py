@@ -126,13 +126,17 @@ async def get_session() -> Any:
     yield
 
 
+async def make_session() -> Any: ...
+
+
 @pytest.mark.parametrize(
     ("give", "words"),
     [
         (lambda engine: engine, "an AsyncEngine makes no sessions"),
         (lambda engine: AsyncSession(engine), "an AsyncSession is one session, and each attempt has its own"),
         (lambda _: "myapp.db:Session", "'myapp.db:Session' is no sessionmaker"),
-        (lambda _: get_session, "has to be awaited"),
+        (lambda _: get_session, "yields sessions instead of returning one"),
+        (lambda _: make_session, "has to be awaited"),
     ],
 )
 async def test_what_makes_no_sessions_is_refused_with_words(house: House, give: Any, words: str) -> None:
