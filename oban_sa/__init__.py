@@ -2,10 +2,14 @@
 
 from typing import TYPE_CHECKING, Any
 
+# First of all: what is imported below takes a while, in which the first process of a container hears no signal.
+from oban_sa.first import heard as _heard
+
+# isort: split
+
 from oban_sa.client import Oban as Oban
 from oban_sa.enqueueing import enqueue as enqueue
 from oban_sa.enqueueing import enqueue_many as enqueue_many
-from oban_sa.first import heard as _heard  # isort: split # before what takes a while
 from oban_sa.models import Job as Job
 from oban_sa.models import schema_map as schema_map
 from oban_sa.outcomes import Cancel as Cancel
