@@ -76,6 +76,8 @@ def judge(
     raised, `undecided`. `traceback` replaces the one of the
     exception, for those that come from another process.
     """
+    if answer is None:  # as of most
+        return _verdict(attempt, JobState.COMPLETED)
     if isinstance(answer, BaseException):
         return _failed(attempt, answer, delay, traceback, undecided)
     if isinstance(answer, Snooze):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Container, Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from oban_sa import telemetry, values
@@ -125,3 +126,22 @@ def as_arrays(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
         "refunds": [verdict.refund for verdict in verdicts],
         "attempted_ats": [verdict.attempted_at for verdict in verdicts],
     }
+
+
+def as_completed(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
+    """The parameters of `oban_sa.sql.acking.completing_and_fetching` that are about the attempts."""
+    ids: list[int] = []
+    fences: list[int] = []
+    attempts: list[int] = []
+    moments: list[datetime | None] = []
+    attempt, moment = 0, None
+    for outcome in outcomes:
+        verdict = outcome.verdict
+        # By identity: attempts that were fetched at once share the object.
+        if verdict.attempted_at is not moment or verdict.attempt != attempt or not moments:
+            attempt, moment = verdict.attempt, verdict.attempted_at
+            attempts.append(attempt)
+            moments.append(None if moment is None else moment.astimezone(UTC).replace(tzinfo=None))
+        ids.append(verdict.job_id)
+        fences.append(len(moments))
+    return {"ids": ids, "fences": fences, "fence_attempts": attempts, "fence_moments": moments}

@@ -6,6 +6,8 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Any
 
 import asyncpg
 
@@ -108,6 +110,7 @@ class Attempts:
 
     def begin(self, count: int | None = None) -> None:
         """Begin what was fetched, or the first few of it."""
+        moment: datetime | None = None
         for _ in range(len(self._fetched) if count is None else count):
             row = self._fetched.popleft()
             job_id: int = row["id"]
@@ -127,6 +130,9 @@ class Attempts:
             if (former := self._running.get(job_id)) is not None:
                 # Somebody rescued the job while it ran here, and this very node has fetched it again.
                 former.interrupt(Interrupted.LOST)
+            # One object for all that were fetched at once, so that their outcomes need not say it for each.
+            loaded: dict[str, Any] = job.__dict__  # pyright: ignore[reportAssignmentType]
+            moment = loaded["attempted_at"] = moment if loaded["attempted_at"] == moment else loaded["attempted_at"]
             running = self._running[job_id] = Running(job)
             running.task = asyncio.create_task(self._work(job_id, running, self._fetched_at))
 

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import partial
 from types import TracebackType
@@ -41,23 +40,22 @@ class Interrupted(Enum):
     """The job was given to another attempt while this one ran."""
 
 
-@dataclass(slots=True, eq=False)
 class Running:
     """An attempt under way; `attempt` says which, whatever the code does to the job that it is given."""
 
-    job: Job
-    attempt: Attempt = field(init=False)
-    task: asyncio.Task[None] | None = None
-    interrupted: Interrupted | None = None
-    begun: bool = False
-    asked: bool = False
-    """Whether somebody asked for the job to be cancelled."""
-    only_asked: bool = False
-    """Whether the code is told of that, and not interrupted."""
-    overtime: Overtime | None = None
+    __slots__ = ("__weakref__", "asked", "attempt", "begun", "interrupted", "job", "only_asked", "overtime", "task")
 
-    def __post_init__(self) -> None:
-        self.attempt = about(self.job)
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.attempt = about(job)
+        self.task: asyncio.Task[None] | None = None
+        self.interrupted: Interrupted | None = None
+        self.begun = False
+        self.asked = False
+        """Whether somebody asked for the job to be cancelled."""
+        self.only_asked = False
+        """Whether the code is told of that, and not interrupted."""
+        self.overtime: Overtime | None = None
 
     def interrupt(self, why: Interrupted) -> None:
         """Ask the code to stop, and cancel it at its next await; the first reason given stays."""
@@ -138,6 +136,10 @@ class Executor:
             forks.leave(answer)
         if attempt.overtime is not None:
             attempt.overtime.end()
+        elif answer is None:  # as of most; the rest is for all others
+            verdict = judge(attempt.attempt, None)
+            self._tell(job, verdict, None, clock.monotonic() - started)
+            return Outcome(job, verdict)
         try:
             if isinstance(answer, BaseException):
                 # Not by assigning: a frozen dataclass lets nothing be assigned.
@@ -168,6 +170,8 @@ class Executor:
             around = partial(self._middleware.around, job=job, definition=definition)
         if definition.session is None:
             if around is None:
+                if overtime is None:
+                    return await definition.call(job)
                 return await self._dispatch.call(definition, job, within=within, overtime=overtime)
             return await around(lambda: self._dispatch.call(definition, job, within=within, overtime=overtime))
 

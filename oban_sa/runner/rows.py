@@ -40,10 +40,11 @@ def job_of(row: asyncpg.Record, queue: str, attempted_by: list[str]) -> Job:
     columns["state"] = JobState.EXECUTING
     columns["queue"] = queue
     columns["attempted_by"] = attempted_by.copy()
-    columns["tags"] = labels_from_database(columns["tags"])
-    for name in MOMENTS:
-        if (moment := columns[name]) is not None and moment.tzinfo is not UTC:
-            columns[name] = moment.replace(tzinfo=UTC)
+    columns["tags"] = labels_from_database(tags) if (tags := columns["tags"]) else []
+    if columns["inserted_at"].tzinfo is not UTC:  # the engine has a codec of its own
+        for name in MOMENTS:
+            if (moment := columns[name]) is not None:
+                columns[name] = moment.replace(tzinfo=UTC)
     return Job.from_columns(columns)
 
 

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import asyncpg
 
-from oban_sa.runner.acker import Outcome, as_arrays
+from oban_sa.runner.acker import Outcome, as_arrays, as_completed
 from oban_sa.runner.database import Database
 from oban_sa.runner.rows import in_order
 from oban_sa.sql.acking import acking, acking_and_fetching, completing_and_fetching
@@ -65,12 +65,12 @@ class Tables:
         }
         if not outcomes:
             return [], in_order(await self._line.fetch(self._fetching, holder=self._holder, **wanted))
-        said: dict[str, Any] = {"holder": self._holder, **as_arrays(outcomes)}
+        plain = demand and all(outcome.verdict.plain for outcome in outcomes)
+        said: dict[str, Any] = as_completed(outcomes) if plain else as_arrays(outcomes)
         if not demand:
-            return [row["id"] for row in await self._line.fetch(self._acking, **said)], []
-        plain = all(outcome.verdict.plain for outcome in outcomes)
+            return [row["id"] for row in await self._line.fetch(self._acking, holder=self._holder, **said)], []
         cycle = self._completing_and_fetching if plain else self._acking_and_fetching
-        rows = await self._line.fetch(cycle, **wanted, **said)
+        rows = await self._line.fetch(cycle, holder=self._holder, **wanted, **said)
         acked = [row["acked"] for row in rows if row["acked"] is not None]
         return acked, in_order([row for row in rows if row["acked"] is None])
 

@@ -27,6 +27,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.sql.elements import Grouping
 
 from oban_sa.sql.fetching import FETCHED, jobs, taking
 from oban_sa.sql.literals import inline
@@ -66,7 +67,10 @@ def acking_and_fetching() -> Executable:
 def completing_and_fetching() -> Executable:
     """The same where every attempt is completed and nothing else is said of it, for a tenth less work.
 
-    Parameters: `ids`, `attempts`, `attempted_ats`, `holder`, and those of `fetching`.
+    Attempts that were fetched at once differ in nothing but their jobs. So what the fence asks for stands once for all
+    of them, in arrays `fence_attempts` and `fence_moments`, and each job says which of their elements is its own.
+    Parameters: these (the moments naive, in UTC), `ids` and `fences` of equal length (which element, from 1 on),
+    `holder`, and those of `fetching`.
     """
     return _cycle(_completed(), taking())
 
@@ -103,25 +107,36 @@ def _acked() -> CTE:
 
 
 def _completed() -> CTE:
-    columns = {name: VERDICT_COLUMNS[name] for name in ("id", "attempt", "attempted_at")}
-    return _written(columns, lambda said: {"state": inline("'completed'"), "completed_at": utc_clock()})
+    ids = _array("ids", BigInteger())
+    said = func.unnest(ids, _array("fences", Integer())).table_valued(
+        column("id", BigInteger()), column("fence", Integer())
+    )
+    said = said.render_derived("said")
+    attempt = Grouping(_array("fence_attempts", Integer()))[said.c.fence]
+    moment = Grouping(_array("fence_moments", DateTime()))[said.c.fence]
+    return _update(
+        ids, _fence(said.c.id, attempt, moment), {"state": inline("'completed'"), "completed_at": utc_clock()}
+    )
 
 
 def _written(columns: Mapping[str, Any], outcome: Callable[[Any], dict[str, Any]]) -> CTE:
     """Write `outcome`, made of the `columns` of what is said, where the attempt still holds its job."""
-    arrays: dict[str, Any] = {
-        name: cast(bindparam(f"{name}s", type_=ARRAY(type_)), ARRAY(type_)) for name, type_ in columns.items()
-    }
+    arrays = {name: _array(f"{name}s", type_) for name, type_ in columns.items()}
     said = func.unnest(*arrays.values()).table_valued(*(column(name, type_) for name, type_ in columns.items()))
     said = said.render_derived("said")
-    return (
-        update(jobs)
-        # Twice by id: whichever way the rows and what is said of them are joined, no other row is ever looked at.
-        .where(jobs.c.id == func.any(arrays["id"]), still_held(said.c.id, said.c.attempt, said.c.attempted_at))
-        .values(outcome(said.c))
-        .returning(jobs.c.id)
-        .cte("acked")
-    )
+    held = still_held(said.c.id, said.c.attempt, said.c.attempted_at)
+    return _update(arrays["id"], held, outcome(said.c))
+
+
+def _array(name: str, type_: Any) -> ColumnElement[Any]:
+    return cast(bindparam(name, type_=ARRAY(type_)), ARRAY(type_))
+
+
+def _update(ids: ColumnElement[Any], held: ColumnElement[bool], outcome: Mapping[str, Any]) -> CTE:
+    # Twice by id: whichever way the rows and what is said of them are joined, no other row is ever looked at.
+    changing: Any = update(jobs).where(jobs.c.id == func.any(ids), held).values(outcome)
+    changed: CTE = changing.returning(jobs.c.id).cte("acked")
+    return changed
 
 
 def still_held(
@@ -130,13 +145,17 @@ def still_held(
     """Whether the attempt that `holder` began at that moment holds the job: the fence that each outcome has to pass."""
     # The number of the attempt is not enough: a snooze and a give-back refund it, so that the same holder may run the
     # same attempt again, and a late duplicate of the first outcome would free the second run.
+    return _fence(job_id, attempt, func.timezone(inline("'UTC'"), attempted_at, type_=DateTime()))
+
+
+def _fence(job_id: ColumnElement[Any], attempt: ColumnElement[Any], moment: ColumnElement[Any]) -> ColumnElement[bool]:
     # The row is found by its primary key alone. A plain `state = 'executing'` would let the planner walk the index on
     # state instead, dead entries included: 121 buffers per job instead of 8 over a drain. No index serves these guards.
     return (
         (jobs.c.id == job_id)
         & (cast(jobs.c.state, Text) == inline("'executing'"))
         & (jobs.c.attempt == attempt)
-        & jobs.c.attempted_at.is_not_distinct_from(func.timezone(inline("'UTC'"), attempted_at, type_=DateTime()))
+        & jobs.c.attempted_at.is_not_distinct_from(moment)
         & (jobs.c.attempted_by == cast(bindparam("holder", type_=ARRAY(Text())), ARRAY(Text())))
     )
 

@@ -29,6 +29,9 @@ GIVEN = {
     "metas": "'{NULL,NULL}'",
     "refunds": "'{f,f}'",
     "attempted_ats": "'{NULL,NULL}'",
+    "fences": "'{1,1}'",
+    "fence_attempts": "'{1}'",
+    "fence_moments": "'{NULL}'",
 }
 
 

@@ -77,6 +77,9 @@ VALUES: dict[str, Any] = {
     "metas": [None] * 50,
     "refunds": [False] * 50,
     "attempted_ats": [None] * 50,
+    "fences": [1] * 50,
+    "fence_attempts": [1],
+    "fence_moments": [None],
     "job_id": 7,
     "said_attempt": 1,
     "said_state": "completed",
@@ -194,7 +197,7 @@ async def test_a_fetch_walks_the_index_in_the_order_of_the_queue(connection: asy
     assert picked["Actual Rows"] <= 50
 
 
-ARRAYS = ("attempts", "states", "delays", "errors", "metas", "refunds", "attempted_ats")
+ARRAYS = ("attempts", "states", "delays", "errors", "metas", "refunds", "attempted_ats", "fences")
 
 
 @pytest.mark.parametrize("name", ["acking", "acking_and_fetching", "completing_and_fetching", "acking_one", "holding"])
