@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import ssl
 from collections.abc import Mapping
@@ -98,7 +99,15 @@ async def dispose(engine: AsyncEngine, *, within: float = 2.0) -> None:
     """Close an engine's connections, for so many seconds at most: a server that is silent never says goodbye."""
     closing = asyncio.create_task(engine.dispose())
     await asyncio.wait([closing], timeout=within)
+    if not closing.done():
+        pool = type(engine.pool)
+        logging.getLogger(f"{pool.__module__}.{pool.__name__}").addFilter(_is_no_failure)
     await cancelled(closing)
+
+
+def _is_no_failure(record: logging.LogRecord) -> bool:
+    """Keep a pool from logging, as an error with a traceback, that it was not given the time to close a connection."""
+    return not record.exc_info
 
 
 def connect_arguments(url: str, *, application_name: str = "oban_sa") -> dict[str, Any]:

@@ -34,3 +34,4 @@ async def test_a_runner_told_to_stop_ends_though_nothing_answers(
             runner.terminate()
             assert await runner.ended(60) == 0, runner.output
             assert "stopped after" in runner.output
+            assert "Exception closing connection" not in runner.output
