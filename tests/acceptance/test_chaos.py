@@ -192,6 +192,17 @@ def test_a_rescue_is_right_only_after_silence(told: Told) -> None:
     assert told.broken(checker.fenced) == set()
 
 
+def test_a_sign_of_life_that_comes_late_is_none_until_it_is_there(told: Told) -> None:
+    told.fetch(1)
+    told.run(1.1, 9)
+    told.change(5, 1, "executing", "available", (1, 1))
+    told.found.beats[HOLDER] = [0.5, 1, 1.5, 3, 4]
+    assert told.broken(checker.fenced) == {"P5 a job was rescued from a node that beat"}
+    told.found.executions, told.found.runs = [], []
+    told.found.seen[HOLDER] = [(0.5, 0.5), (1, 1), (1.5, 1.5), (6, 3), (6.1, 4)]
+    assert told.broken(checker.fenced) == set()
+
+
 def test_a_job_that_is_given_away_while_it_runs_is_seen(told: Told) -> None:
     told.fetch(1)
     told.run(1.1, 9)

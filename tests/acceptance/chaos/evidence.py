@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,6 +83,8 @@ class Evidence:
     runs: list[Run] = field(default_factory=list)
     lives: dict[str, Life] = field(default_factory=dict)
     beats: dict[str, list[float]] = field(default_factory=dict)
+    seen: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    """Of each producer when its beats could be seen, and the moments that they said; the same where not told."""
     nodes: dict[str, str] = field(default_factory=dict)
     effects: list[dict[str, Any]] = field(default_factory=list)
     producers: list[dict[str, Any]] = field(default_factory=list)
@@ -105,10 +105,17 @@ class Evidence:
         By the database's record of its beats: some silence that was not over before `since` had lasted for that long
         by `until`.
         """
-        beats = self.beats.get(holder, [])
-        first = max(bisect_right(beats, since) - 1, 0)
-        points = [*beats[first : bisect_left(beats, until)], until]
-        return any(after - before >= DEAD_AFTER - SLACK for before, after in itertools.pairwise(points))
+        # By what others could see: a statement that begins as a sign of life may come late, or wait for a lock.
+        seen = self.seen.get(holder) or [(beat, beat) for beat in self.beats.get(holder, [])]
+        if not seen:
+            return until - since >= DEAD_AFTER - SLACK
+        last = max((said for visible, said in seen if visible <= since), default=seen[0][1])
+        for visible, said in seen:
+            if since < visible < until:
+                if visible - last >= DEAD_AFTER - SLACK:
+                    return True
+                last = max(last, said)
+        return until - last >= DEAD_AFTER - SLACK
 
     def free(self, node: str, since: float, until: float) -> bool:
         """Whether no fault touched a node in all that time, and the machine did not stand still."""
@@ -144,11 +151,18 @@ def load(folder: Path) -> Evidence:
     found.producers = _lines(folder / "producers.jsonl")
     found.logs = {path.stem: path.read_text() for path in sorted((folder / "logs").glob("*.log"))}
     beats: dict[str, list[float]] = defaultdict(list)
+    seen: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    latest = 0.0
     for beat in _lines(folder / "beats.jsonl"):
         found.nodes[beat["holder"]] = beat["node"]
         if beat["what"] != "DELETE":
             beats[beat["holder"]].append(beat["at"])
+        # They are in the order in which they were written, each no earlier than what the ones before it say.
+        latest = max(latest, beat["at"])
+        if beat["what"] != "DELETE":
+            seen[beat["holder"]].append((latest, beat["at"]))
     found.beats = {holder: sorted(moments) for holder, moments in beats.items()}
+    found.seen = dict(seen)
     changes: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for change in _lines(folder / "changes.jsonl"):
         changes[change["job"]].append(change)
