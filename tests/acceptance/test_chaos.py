@@ -239,6 +239,16 @@ def test_a_node_that_falls_silent_by_itself_is_seen_and_one_that_is_hampered_is_
     assert told.broken(checker.alive) == set()
 
 
+def test_a_server_that_stands_still_with_one_of_its_processes_makes_no_node_silent_by_itself(told: Told) -> None:
+    told.found.beats = {HOLDER: [1, 1.5, 9, 9.5], OTHER: [1.2, 1.7, 9.1]}
+    assert told.broken(checker.alive) != set()
+    told.line(1.6, "hampered", node="n9.0", by="stopped backends")
+    assert told.broken(checker.alive) == set()
+    # Where another node beat meanwhile, the server did not stand still.
+    told.found.beats[OTHER] = [1.2, 1.7, 3, 4.5, 6, 7.5, 9.1]
+    assert told.broken(checker.alive) != set()
+
+
 @pytest.mark.parametrize(
     ("effects", "what"),
     [

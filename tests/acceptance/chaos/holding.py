@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
+from itertools import chain, pairwise
 
 from tests.acceptance.chaos.evidence import SLACK, Evidence, Execution, Run
 from tests.acceptance.chaos.herd import DEAD_AFTER
@@ -102,9 +103,25 @@ def alive(found: Evidence) -> Iterator[Violation]:
             most = 2 * DEAD_AFTER if before == beats[0] else DEAD_AFTER
             if after - before >= most and found.free(life.node, before - DEAD_AFTER, after):
                 silences.setdefault(life.node, (before, after))
+    every = sorted(chain.from_iterable(found.beats.values()))
     for node, (before, after) in silences.items():
+        if _stood_still(found, every, before, after):
+            continue
         told = f"silent from {before:.3f} to {after:.3f}"
         yield Violation("P5", f"node {node} lived and gave no sign of life", at=before, details=told)
+
+
+def _stood_still(found: Evidence, every: list[float], before: float, after: float) -> bool:
+    """Whether a server process that was stopped took all others with it, for it held what each of them needs.
+
+    So it is where no node at all beat for as long as a silent one counts as dead, while such a process stood still.
+    """
+    around = [*every[bisect_right(every, before) : bisect_left(every, after)], after]
+    longest = max(later - sooner for sooner, later in pairwise([before, *around]))
+    stopped = any(
+        line["what"] == "hampered" and line["by"] == "stopped backends" and line["at"] <= after for line in found.lines
+    )
+    return stopped and longest >= DEAD_AFTER
 
 
 def _stopping(found: Evidence, holder: str, moment: float) -> bool:
