@@ -231,6 +231,8 @@ class Runner:
         tickers = {name: Ticker(name, part, source=self._source) for name, part in parts.items()}
         self._tickers = list(tickers.values())
         self._stager, self._leader = tickers["stager"], tickers["leader"]
+        # Not each when its own pause is over: what was decided meanwhile, such as a pause, is obeyed from now on.
+        self._database.heard_again = [ticker.nudge for ticker in self._tickers]
         self._notifier = Notifier(
             self._database,
             {"insert": self._inserted, "signal": signals.receive, "leader": self._resigned},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -78,6 +78,8 @@ class Database:
         self._misled = False
         self._lines: WeakSet[Line] = WeakSet()
         self._crowded_at: float | None = None
+        self.heard_again: list[Callable[[], None]] = []
+        """Called, on the loop, when the database answers again."""
         self.queues = 0
         """How many queues the runner serves, each on a connection of its own."""
 
@@ -161,6 +163,8 @@ class Database:
         if self._away_since is not None:
             logger.log(self._level, "the database is back after %.1f s", clock.monotonic() - self._away_since)
             self._away_since = None
+            for heard in self.heard_again:
+                heard()
 
     @property
     def _level(self) -> int:

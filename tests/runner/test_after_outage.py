@@ -8,12 +8,14 @@ import time
 
 import pytest
 
-from oban_sa import clock, telemetry
+from oban_sa import backoff, clock, telemetry
 from oban_sa.runner.database import Database, Prepared
+from oban_sa.runner.decisions import Decisions
 from oban_sa.runner.leader import Leader
 from oban_sa.runner.lifeline import Lifeline
 from tests.runner.conftest import House
 from tests.runner.test_alive import executing, producer_row
+from tests.support import eventually
 
 
 async def test_a_leader_elected_after_an_outage_gives_everybody_time_to_beat_again(
@@ -55,6 +57,27 @@ async def test_an_outage_is_told_of_by_one_of_a_runners_databases(
         "the database is away",
         "the database is back",
     ]
+
+
+async def test_what_waits_to_be_tried_again_is_tried_once_the_database_is_back(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a queue that was paused meanwhile is fetched from until the pause of that part is over too."""
+    ticks: list[int] = []
+
+    async def failing(self: Decisions) -> float:
+        ticks.append(len(ticks))
+        if len(ticks) == 2:  # the first one belongs to the start
+            raise ConnectionResetError("gone")
+        return 60.0
+
+    monkeypatch.setattr(Decisions, "tick", failing)
+    monkeypatch.setattr(backoff, "retrying", lambda failures: 60.0)
+    async with house.runner() as runner:
+        await eventually(lambda: len(ticks) == 2)
+        runner._database.went_away(ConnectionResetError("gone"))
+        runner._database.came_back()
+        await eventually(lambda: len(ticks) == 3)
 
 
 async def test_a_loop_that_stood_still_is_no_outage(house: House, caplog: pytest.LogCaptureFixture) -> None:
