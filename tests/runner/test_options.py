@@ -105,7 +105,7 @@ EITHER = [
         (["a\0"], "is not a text"),
         (["a\x1b"], "leave out its control characters"),
     ),
-    *at("listen_url", ("nowhere", "is not a URL; write for example postgresql://"), ("", "is not a text"), (7, "7 is")),
+    *at("listen_url", *((url, "is not a URL; write for example postgresql://") for url in ("nowhere", "", 7))),
     *at(
         "queues",
         ({}, "write for example"),
