@@ -10,7 +10,7 @@ from sqlalchemy.sql.dml import ReturningInsert
 
 from oban_sa.models import Producer
 from oban_sa.sql.literals import inline
-from oban_sa.sql.moments import utc_now
+from oban_sa.sql.moments import utc_clock, utc_now
 
 producers: Table = Producer.metadata.tables["public.oban_producers"]
 
@@ -33,7 +33,7 @@ def registering() -> ReturningInsert[Any]:
     )
     return row.on_conflict_do_update(
         index_elements=[producers.c.uuid],
-        set_={"meta": row.excluded.meta, "updated_at": row.excluded.updated_at},
+        set_={"meta": row.excluded.meta, "updated_at": _beat()},
     ).returning(inline("(xmax = 0)").label("fresh"))  # no transaction has replaced a version of it before
 
 
@@ -50,9 +50,16 @@ def beating() -> Update:
     return (
         producers.update()
         .where(producers.c.uuid == func.any(_UUIDS))
-        .values(updated_at=utc_now())
+        .values(updated_at=_beat())
         .returning(producers.c.uuid)
     )
+
+
+def _beat() -> ColumnElement[Any]:
+    """The moment of a beat: of two that change places on their way, the later one stays."""
+    # Else a beat that was held up would make a node look silent that has beaten since. A moment that is still to come,
+    # which nobody who lives has written, doesn't stay.
+    return func.greatest(func.least(producers.c.updated_at, utc_clock()), utc_now())
 
 
 def leaving() -> Delete:

@@ -23,6 +23,7 @@ from oban_sa.runner.leader import Leader
 from oban_sa.runner.lifeline import Lifeline
 from oban_sa.runner.queues import Queues
 from oban_sa.runner.tables import Tables
+from oban_sa.sql import producing
 from tests.runner.conftest import House
 from tests.support import eventually
 
@@ -183,6 +184,34 @@ async def test_a_node_beats_before_its_first_job_begins(house: House, monkeypatc
     monkeypatch.setattr(Queues, "begin", beginning)
     async with house.runner(heartbeat_every=60, dead_after=120):
         assert order == ["beats", "begins"]
+
+
+@pytest.mark.parametrize("statement", ["beating", "registering"])
+@pytest.mark.parametrize(
+    ("before", "is_kept"), [("0.1 seconds", False), ("-0.5 seconds", True), ("-1 hour", False), ("infinity", False)]
+)
+async def test_a_beat_that_was_held_up_takes_nothing_back(
+    house: House, statement: str, before: str, is_kept: bool
+) -> None:
+    """A later beat may have overtaken it; but what claims to come from the future does not stay."""
+    uuid = await producer_row(house, silent_for=0)
+    row = {"uuid": uuid, "name": "Oban", "node": "web.7", "queue": "default", "meta": "{}"}
+    database = Database(house.engine)
+    line = database.line()
+    prepared = database.prepare(getattr(producing, statement)())
+    async with line.transaction() as transaction:
+        # The transaction's now is what a statement that is held up says; half a second later another beat was there.
+        await transaction.connection.execute("SELECT pg_sleep(0.6)")
+        moment = "'infinity'" if before == "infinity" else f"timezone('UTC', now()) - interval '{before}'"
+        await transaction.connection.execute(f"UPDATE oban_producers SET updated_at = {moment}")
+        await transaction.fetch(prepared, **(row if statement == "registering" else {"uuids": [uuid]}))
+        kept, lag = await transaction.connection.fetchrow(
+            f"SELECT updated_at = {moment}, extract(epoch FROM updated_at - timezone('UTC', now()))::float "
+            "FROM oban_producers"
+        )
+    await line.close()
+    assert bool(kept) is is_kept
+    assert 0 <= lag < 60
 
 
 async def test_a_beat_says_nothing_of_producers_that_have_no_row_yet(house: House, of) -> None:
