@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Executable, Text, bindparam, cast, func, select
+from typing import Any
+
+from sqlalchemy import BigInteger, Executable, Select, Text, bindparam, cast, func, select
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from oban_sa.sql.fetching import FETCHED, answered, jobs
@@ -12,18 +14,18 @@ from oban_sa.sql.marks import marked
 _MINE = jobs.c.attempted_by == cast(bindparam("holder", type_=ARRAY(Text())), ARRAY(Text()))
 
 
-def holding() -> Executable:
+def holding() -> Select[Any]:
     """Those of some jobs that a producer still holds: rows of `id`, `attempted_at`. Parameters: `holder`, `ids`."""
     ids = cast(bindparam("ids", type_=ARRAY(BigInteger())), ARRAY(BigInteger()))
     held = (jobs.c.id == func.any(ids), cast(jobs.c.state, Text) == inline("'executing'"), _MINE)
-    return select(jobs.c.id, answered("attempted_at")).where(*held)
+    columns: list[Any] = [jobs.c.id, answered("attempted_at")]
+    statement: Any = select(*columns).where(*held)
+    return statement  # type: ignore[no-any-return]
 
 
 def wanting() -> Executable:
     """The same, with whether the attempt was `called_off`: somebody asked for its job to be cancelled."""
-    ids = cast(bindparam("ids", type_=ARRAY(BigInteger())), ARRAY(BigInteger()))
-    held = (jobs.c.id == func.any(ids), cast(jobs.c.state, Text) == inline("'executing'"), _MINE)
-    return select(jobs.c.id, answered("attempted_at"), marked().label("called_off")).where(*held)
+    return holding().add_columns(marked().label("called_off"))
 
 
 def unheard() -> Executable:
