@@ -32,23 +32,26 @@ class Server:
     url: str
 
     def create_database(self, name: str, template: str | None = None) -> str:
-        self._execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
-                sql.Identifier(name), sql.Identifier(template or "template0")
-            )
+        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
+            sql.Identifier(name), sql.Identifier(template or "template0")
         )
+        with self._connected() as connection:
+            # The default since PostgreSQL 15 writes the copy to the WAL, at 40 ms of CPU instead of 15.
+            if connection.info.server_version >= 150000:
+                statement += sql.SQL(" STRATEGY FILE_COPY")
+            connection.execute(statement)
         return self.url_of(name)
 
     def drop_database(self, name: str) -> None:
         """Drop it whoever is still connected."""
-        self._execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+        with self._connected() as connection:
+            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
     def url_of(self, name: str) -> str:
         return make_url(self.url).set(database=name).render_as_string(hide_password=False)
 
-    def _execute(self, statement: sql.Composed) -> None:
-        with psycopg.connect(plain_url(self.url), autocommit=True) as connection:
-            connection.execute(statement)
+    def _connected(self) -> psycopg.Connection:
+        return psycopg.connect(plain_url(self.url), autocommit=True)
 
 
 class Databases:

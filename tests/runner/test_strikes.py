@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import random
 import sys
 import threading
@@ -19,7 +20,7 @@ from oban_sa.errors import AttemptCancelled, AttemptTimedOut
 from oban_sa.runner.threads import ThreadCall, Threads
 
 CALLS = 100
-"""Of each kind of code; each is followed by one that nobody interrupts."""
+"""At least, of each kind of code; each is followed by one that nobody interrupts."""
 
 
 def ignores(_frame: Any, _event: str, _argument: Any) -> Any:
@@ -38,6 +39,15 @@ def watched(request: pytest.FixtureRequest) -> Iterator[str]:
     threading.settrace(before[0])  # type: ignore[arg-type]
     threading.setprofile(before[1])
     sys.setswitchinterval(before[2])
+
+
+@pytest.fixture(autouse=True)
+def callbacks_of_the_collector() -> Iterator[None]:
+    """None: an error that is met inside of one reaches no code, but the hook for errors that cannot be raised."""
+    kept = gc.callbacks[:]
+    gc.callbacks.clear()
+    yield
+    gc.callbacks[:] = kept
 
 
 @pytest.fixture
@@ -142,7 +152,8 @@ async def test_a_call_that_is_interrupted_at_any_moment_ends_with_its_answer_or_
     outcomes = Counter[str]()
     calls: list[ThreadCall] = []
     with Striker() as striker:
-        for _ in range(CALLS):
+        # A busy machine may give the other thread its first turn only after so many short calls.
+        while len(calls) < CALLS or not striker.sent:
             call = ThreadCall(partial(code, calls, chance.randrange(longest)))
             calls.append(call)
             striker.call = call if chance.random() < 0.9 else None
@@ -152,9 +163,8 @@ async def test_a_call_that_is_interrupted_at_any_moment_ends_with_its_answer_or_
             outcomes[type(error).__name__ if error is not None else call.future.result()] += 1
             assert isinstance(error, (AttemptCancelled, AttemptTimedOut, type(None))), error
             assert await threads.call(partial(computes, calls, 20)).future == "answer"
-    assert striker.sent > 0
     assert striker.failures == []
     assert escaped == []
-    assert sum(outcomes.values()) == CALLS
+    assert sum(outcomes.values()) == len(calls)
     assert set(outcomes) <= {"answer", "AttemptCancelled", "AttemptTimedOut"}
     assert [thread.is_alive() for thread in threads._threads] == [True]
