@@ -328,8 +328,8 @@ def test_a_fetch_after_a_cancel_is_seen_unless_somebody_retried_the_job(told: To
 
 
 def test_a_fetch_from_a_paused_queue_is_seen(told: Told) -> None:
-    told.line(1, "paused", queues=["quick"])
-    told.line(20, "resuming", queues=["quick"])
+    _ordered(told, 1, "pausing", 0.5, "paused", 1)
+    _ordered(told, 2, "resuming", 20, "resumed", 20.5)
     for job, at in ((1, 2), (2, 21), (3, 12)):
         told.row(job, "completed")
         told.fetch(at, job)
@@ -337,6 +337,23 @@ def test_a_fetch_from_a_paused_queue_is_seen(told: Told) -> None:
     told.line(11, "unhampered", node=NODE, by="stall")
     told.line(9, "hampered", node=NODE, by="stall")
     assert [each.job for each in _of(told, checker.paused)] == []
+
+
+@pytest.mark.parametrize("resumed", [0.9, 1.5, None])
+def test_a_pause_beside_a_resume_may_be_its_last_word_or_not(told: Told, resumed: float | None) -> None:
+    _ordered(told, 1, "resuming", 0.4, "resumed", resumed)
+    _ordered(told, 2, "pausing", 0.5, "paused", 1)
+    told.row(1, "completed")
+    told.fetch(12, 1)
+    assert [each.job for each in _of(told, checker.paused)] == []
+    _ordered(told, 3, "pausing", 2, "paused", 2.5)
+    assert [each.job for each in _of(told, checker.paused)] == ([] if resumed is None else [1])
+
+
+def _ordered(told: Told, call: int, ask: str, asked: float, answer: str, answered: float | None) -> None:
+    told.line(asked, ask, queues=["quick"], call=call)
+    if answered is not None:
+        told.line(answered, answer, queues=["quick"], call=call)
 
 
 def test_more_jobs_at_once_than_the_limit_are_seen(told: Told) -> None:

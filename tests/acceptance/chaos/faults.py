@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import random
 import signal
@@ -54,6 +55,7 @@ class Faults:
         """Held by whoever takes the server away, or stops a part of it."""
         self._cancelled: set[int] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._calls = itertools.count(1)
         self.counts: Counter[str] = Counter()
 
     async def run(self, faults: Iterable[Fault], *, seconds: float) -> None:
@@ -250,17 +252,27 @@ class Faults:
 
     async def _pause(self, queue: str, seconds: float) -> None:
         try:
-            await self._patiently(
-                self._oban.pause_all_queues if queue == "*" else lambda: self._oban.pause_queue(queue)
+            await self._order(
+                ("pausing", "paused"),
+                queue,
+                self._oban.pause_all_queues if queue == "*" else lambda: self._oban.pause_queue(queue),
             )
-            ledger.write("paused", queues=[queue] if queue != "*" else list(QUEUES))
             await asyncio.sleep(seconds)
         finally:
             await self._resume(queue)
 
     async def _resume(self, queue: str) -> None:
-        ledger.write("resuming", queues=[queue] if queue != "*" else list(QUEUES))
-        await self._patiently(self._oban.resume_all_queues if queue == "*" else lambda: self._oban.resume_queue(queue))
+        await self._order(
+            ("resuming", "resumed"),
+            queue,
+            self._oban.resume_all_queues if queue == "*" else lambda: self._oban.resume_queue(queue),
+        )
+
+    async def _order(self, words: tuple[str, str], queue: str, order: Any) -> None:
+        queues, call = ([queue] if queue != "*" else list(QUEUES)), next(self._calls)
+        ledger.write(words[0], queues=queues, call=call)
+        await self._patiently(order)
+        ledger.write(words[1], queues=queues, call=call)
 
     async def _patiently(self, call: Any) -> None:
         for _ in range(100):

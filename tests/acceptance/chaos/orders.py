@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from math import inf
 from typing import Final
 
 from tests.acceptance.chaos.evidence import Evidence, Run
@@ -46,15 +47,29 @@ def paused(found: Evidence) -> Iterator[Violation]:
 
 
 def _paused(found: Evidence) -> dict[str, list[tuple[float, float]]]:
+    """When each queue is paused: from the return of a pause to the begin of the next resume.
+
+    Not where a resume was under way beside the pause: then either may have been the last word.
+    """
+    orders = _orders(found)
     windows: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    since: dict[str, float] = {}
-    for line in found.said("paused", "resuming"):
-        for queue in line["queues"]:
-            if line["what"] == "paused":
-                since.setdefault(queue, line["at"])
-            elif queue in since:
-                windows[queue].append((since.pop(queue), line["at"]))
+    for queue, each in orders.items():
+        for asked, returned, verb in each:
+            if verb == "pausing" and returned < inf:
+                resumes = [(begin, end) for begin, end, other in each if other == "resuming" and end > asked]
+                if not any(begin < returned for begin, _ in resumes):
+                    windows[queue].append((returned, min((begin for begin, _ in resumes), default=inf)))
     return windows
+
+
+def _orders(found: Evidence) -> dict[str, list[tuple[float, float, str]]]:
+    """What was ordered of each queue: when it was asked for, when that returned, and what it was."""
+    returned = {line["call"]: line["at"] for line in found.said("paused", "resumed")}
+    orders: dict[str, list[tuple[float, float, str]]] = defaultdict(list)
+    for line in found.said("pausing", "resuming"):
+        for queue in line["queues"]:
+            orders[queue].append((line["at"], returned.get(line["call"], inf), line["what"]))
+    return orders
 
 
 def limited(found: Evidence) -> Iterator[Violation]:
