@@ -1,4 +1,4 @@
-"""The README as a test sees it: its blocks in order, and the tables that are made from the code.
+"""The README and the pages that go on with its story: their blocks in order, and the tables made from the code.
 
 python -m tests.public.readme         # writes the tables of commands and settings anew
 """
@@ -16,6 +16,11 @@ from oban_sa.runner.__main__ import command as runner
 from tests.support import ROOT
 
 README = ROOT / "README.md"
+_GOES_ON = ("workers", "enqueueing", "runner", "migrations", "fastapi", "flask", "celery")
+STORY = [README, *(ROOT / "docs" / f"{page}.md" for page in _GOES_ON)]
+"""What a newcomer reads, in this order: each takes for granted what those before it have defined."""
+
+TABLES = {"commands": ROOT / "docs" / "commands.md", "settings": ROOT / "docs" / "settings.md"}
 
 _BLOCK = re.compile(r"^(<!-- not run -->\n)?```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _FILE = re.compile(r"# ([\w/]+\.(?:py|toml))\n")
@@ -36,8 +41,8 @@ class Block:
 
 
 def blocks() -> list[Block]:
-    """Return every fenced block, in order."""
-    found = _BLOCK.findall(README.read_text(encoding="utf-8"))
+    """Return every fenced block of the story, in order."""
+    found = [block for page in STORY for block in _BLOCK.findall(page.read_text(encoding="utf-8"))]
     return [Block(language, text, runs=not skipped) for skipped, language, text in found]
 
 
@@ -75,19 +80,19 @@ def _table(head: tuple[str, str], rows: list[tuple[str, str]]) -> str:
 
 
 def between(name: str) -> str:
-    """Return what stands below the marker of this name."""
-    found = re.search(rf"<!-- {name} -->\n(.*?)\n?<!-- end -->", README.read_text(encoding="utf-8"), re.DOTALL)
+    """Return what stands below the marker of this name, on its page."""
+    found = re.search(rf"<!-- {name} -->\n(.*?)\n?<!-- end -->", TABLES[name].read_text(encoding="utf-8"), re.DOTALL)
     assert found is not None
     return found[1]
 
 
 def write() -> None:
-    """Write both tables into the README."""
-    text = README.read_text(encoding="utf-8")
+    """Write each table into its page."""
     for name, table in (("commands", commands()), ("settings", settings())):
         marked = f"<!-- {name} -->\n{table}\n<!-- end -->"
+        text = TABLES[name].read_text(encoding="utf-8")
         text = re.sub(rf"<!-- {name} -->\n.*?<!-- end -->", lambda _, marked=marked: marked, text, flags=re.DOTALL)
-    README.write_text(text, encoding="utf-8")
+        TABLES[name].write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -190,23 +190,25 @@ def test_every_setting_has_a_row() -> None:
             assert f"[`OBAN_{name.upper()}`]" in row or name in ONLY_FLAG, row
 
 
+def headings(page: Path) -> set[str]:
+    """The anchors of a page, as GitHub makes them of its headings."""
+    found = re.findall(r"(?m)^#+ (.*)$", page.read_text(encoding="utf-8"))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in found}
+
+
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *DOCS])
 def test_links_lead_somewhere(page: str) -> None:
-    text = (ROOT / page).read_text(encoding="utf-8")
-    headings = {
-        re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
-        for heading in re.findall(r"(?m)^#+ (.*)$", text)
-    }
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
-        path, _, anchor = target.partition("#")
+    here = ROOT / page
+    for target in re.findall(r"\]\(([^)\s]+)\)", here.read_text(encoding="utf-8")):
         if "://" in target:
             continue
-        if path:
-            assert (ROOT / page).parent.joinpath(path).exists(), f"{page} links to {path}"
-        else:
-            assert anchor in headings, f"{page} links to #{anchor}"
+        path, _, anchor = target.partition("#")
+        there = here.parent / path if path else here
+        assert there.exists(), f"{page} links to {path}"
+        assert not anchor or anchor in headings(there), f"{page} links to {target}"
 
 
-def test_every_page_is_found_from_the_readme() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert [page for page in DOCS if f"({page})" not in text] == []
+def test_every_page_is_found_from_the_index() -> None:
+    text = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    assert [page for page in DOCS if f"({Path(page).name})" not in text and page != "docs/README.md"] == []
+    assert "(docs/README.md)" in readme.README.read_text(encoding="utf-8")
