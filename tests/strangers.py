@@ -137,8 +137,8 @@ TABLES = {
     "oban_producers": producers,
     "oban_leaders": leaders,
     "oban_peers": peers,
-    "oban_queues": queues,
-    "oban_crons": crons,
+    "oban_sa_queues": queues,
+    "oban_sa_crons": crons,
 }
 _TYPES = {"meta": "jsonb", "opts": "jsonb", "args": "jsonb", "uuid": "uuid", "state": "oban_job_state"}
 

@@ -10,12 +10,12 @@ from alembic.operations.ops import CreateForeignKeyOp, DropConstraintOp, ModifyT
 TABLES: Final = frozenset(
     {
         "oban_alembic_version",
-        "oban_crons",
+        "oban_sa_crons",
         "oban_jobs",
         "oban_leaders",
         "oban_peers",
         "oban_producers",
-        "oban_queues",
+        "oban_sa_queues",
     }
 )
 """The tables that our migrations look after, in whichever schema."""

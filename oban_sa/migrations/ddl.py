@@ -95,6 +95,25 @@ def make_table(operations: Operations, schema: str, table: str, *statements: str
     )
 
 
+def rename_ours(operations: Operations, schema: str, old: str, new: str, columns: Iterable[str]) -> None:
+    """Give a table that oban_sa made another name, unless one of that name exists.
+
+    The comment alone would not do: an early oban_sa wrote it on a table of Oban Pro, too. So the columns decide.
+    """
+    before, after = f"{quoted(schema)}.{old}", f"{quoted(schema)}.{new}"
+    when(
+        operations,
+        f"to_regclass({literal(after)}) IS NULL\n"  # noqa: S608 - the names are quoted
+        f"AND obj_description(to_regclass({literal(before)}), 'pg_class') ~ '^{OURS}( [0-9]+)?$'\n"
+        f"AND '{{{','.join(sorted(columns))}}}' = (\n"
+        "    SELECT array_agg(CAST(attname AS text) ORDER BY attname) FROM pg_catalog.pg_attribute\n"
+        f"    WHERE attrelid = to_regclass({literal(before)}) AND attnum > 0 AND NOT attisdropped\n"
+        ")",
+        f"ALTER TABLE {before} RENAME TO {new}",
+        f"ALTER TABLE {after} RENAME CONSTRAINT {old}_pkey TO {new}_pkey",
+    )
+
+
 def drop_ours(operations: Operations, schema: str, table: str) -> None:
     """Drop a table unless another Oban made it."""
     name = f"{quoted(schema)}.{table}"

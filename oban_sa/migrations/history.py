@@ -1,4 +1,4 @@
-"""The versions in order, and which of them a database has; it is kept in the comment of the table `oban_queues`."""
+"""The versions in order, and which of them a database has; it is kept in the comment of the table `oban_sa_queues`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from oban_sa.migrations import ddl
 from oban_sa.migrations.turns import turn
 from oban_sa.migrations.versions import v01_everything
 
-RECORD: Final = "oban_queues"
+RECORD: Final = "oban_sa_queues"
 """The table whose comment says `oban_sa <version>`."""
 
 

@@ -54,8 +54,8 @@ OTHERS: Final[dict[str, Columns]] = {
         **dict.fromkeys(("name", "node"), _TEXT),
         **dict.fromkeys(("started_at", "expires_at"), _MOMENT),
     },
-    "oban_queues": {"name": _TEXT, "meta": _JSON, "updated_at": _MOMENT},
-    "oban_crons": {
+    "oban_sa_queues": {"name": _TEXT, "meta": _JSON, "updated_at": _MOMENT},
+    "oban_sa_crons": {
         **dict.fromkeys(("name", "expression", "worker", "timezone"), _TEXT),
         "opts": _JSON,
         **dict.fromkeys(("last_at", "inserted_at", "updated_at"), _MOMENT),

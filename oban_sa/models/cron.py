@@ -18,7 +18,7 @@ class Cron(Base):
     matches; the others wait for its commit and then match no more.
     """
 
-    __tablename__ = "oban_crons"
+    __tablename__ = "oban_sa_crons"
     __table_args__ = ({"comment": "oban_sa"},)
 
     name: Mapped[str] = mapped_column(Text, primary_key=True)

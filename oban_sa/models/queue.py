@@ -20,7 +20,7 @@ class Queue(Base):
     overwrite each other.
     """
 
-    __tablename__ = "oban_queues"
+    __tablename__ = "oban_sa_queues"
     # Behind the name stands the version of all tables, kept here by the migrations.
     __table_args__ = ({"comment": "oban_sa 1"},)
 

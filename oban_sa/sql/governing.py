@@ -25,7 +25,7 @@ from oban_sa.sql.fetching import jobs
 from oban_sa.sql.moments import seconds_between, utc_clock, utc_now
 from oban_sa.sql.producing import producers
 
-queues: Table = Queue.metadata.tables["public.oban_queues"]
+queues: Table = Queue.metadata.tables["public.oban_sa_queues"]
 
 
 def deciding(settings: Mapping[str, bool | int]) -> Insert:

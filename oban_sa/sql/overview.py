@@ -32,7 +32,7 @@ from oban_sa.sql.leading import leaders
 from oban_sa.sql.moments import seconds_between, utc_clock
 from oban_sa.states import JobState
 
-crons = Cron.metadata.tables["public.oban_crons"]
+crons = Cron.metadata.tables["public.oban_sa_crons"]
 
 PRIORITIES = range(10)
 

@@ -1,6 +1,6 @@
 """Turn the ticks of crontab entries into jobs, each once per cluster.
 
-`oban_crons.last_at` says how far an entry's time line is dealt with. A scheduler that read `seen` there claims
+`oban_sa_crons.last_at` says how far an entry's time line is dealt with. A scheduler that read `seen` there claims
 everything up to `until` by moving `last_at` from exactly `seen`: of several that try, in whatever order and however
 late, one succeeds. A claim, its jobs and their announcement are one statement, so that a node which stops in the middle
 leaves nothing half done and holds no lock.
@@ -41,11 +41,11 @@ from oban_sa.sql.moments import utc_clock
 from oban_sa.states import FINAL
 
 _jobs: Table = Job.metadata.tables["public.oban_jobs"]
-_crons: Table = Cron.metadata.tables["public.oban_crons"]
+_crons: Table = Cron.metadata.tables["public.oban_sa_crons"]
 _leaders: Table = Leader.metadata.tables["public.oban_leaders"]
 
 LAST_JOB = "last_job_id"
-"""The key of `oban_crons.opts` under which an entry that must not overlap remembers its last job."""
+"""The key of `oban_sa_crons.opts` under which an entry that must not overlap remembers its last job."""
 
 ENTRY = {"key": Text(), "expression": Text(), "worker": Text(), "timezone": Text(), "opts": JSONB()}
 """What is written of an entry: members of the objects in the parameter `entries` of `defining`."""

@@ -19,7 +19,7 @@ class CronListed:
 
 def kept(people: People, name: str, expression: str, timezone: str = "Etc/UTC", last_at: str | None = None) -> None:
     people.sql(
-        """INSERT INTO oban_crons (name, expression, worker, timezone, opts, last_at)
+        """INSERT INTO oban_sa_crons (name, expression, worker, timezone, opts, last_at)
            VALUES (:name, :expression, 'app.jobs.Report', :timezone, '{"queue": "q", "last_job_id": 7}', :last_at)""",
         name=name,
         expression=expression,

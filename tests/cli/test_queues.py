@@ -52,7 +52,7 @@ def test_queues_are_listed_by_node_with_what_runs_and_what_waits(people: People)
 
 
 def decided(people: People) -> dict[str, dict[str, dict[str, object]]]:
-    rows = people.sql("SELECT name, meta FROM oban_queues")
+    rows = people.sql("SELECT name, meta FROM oban_sa_queues")
     return {
         queue: {ident: {k: v for k, v in kept.items() if not k.endswith("_at")} for ident, kept in meta.items()}
         for queue, meta in rows

@@ -26,7 +26,7 @@ def test_names_texts_and_tags_are_shown_with_escapes(people: People) -> None:
         n=NASTY,
     )
     people.sql("INSERT INTO oban_producers (uuid, node, queue) VALUES (gen_random_uuid(), :n, :n)", n=NASTY)
-    people.sql("INSERT INTO oban_crons (name, expression, worker, timezone) VALUES (:n, :n, :n, :n)", n=NASTY)
+    people.sql("INSERT INTO oban_sa_crons (name, expression, worker, timezone) VALUES (:n, :n, :n, :n)", n=NASTY)
     people.sql(
         "INSERT INTO oban_leaders (name, node, elected_at, expires_at) "
         "SELECT 'oban_sa.Oban', :n, now, now + interval '9 s' FROM timezone('UTC', now()) AS now",

@@ -508,7 +508,7 @@ async def test_two_schemas_in_one_process_are_kept_apart(engine: AsyncEngine, da
     ]
     assert await here.count_jobs() == []
     assert await there.delete_jobs(select(Job)) == 2
-    assert (await one_row(engine, "SELECT count(*) AS n FROM jobs.oban_queues"))["n"] == 1
+    assert (await one_row(engine, "SELECT count(*) AS n FROM jobs.oban_sa_queues"))["n"] == 1
 
 
 async def test_a_session_keeps_the_map_of_its_own_schemas(engine: AsyncEngine) -> None:
@@ -562,9 +562,9 @@ async def test_verifying_says_what_is_missing(engine: AsyncEngine, empty_databas
     with pytest.raises(SchemaMissing, match="'jobs' has no table oban_jobs"):
         await Oban(engine, schema="jobs").verify()
     async with engine.begin() as connection:
-        await connection.execute(text("COMMENT ON TABLE oban_queues IS 'oban_sa 0'"))
-        await connection.execute(text("DROP TABLE oban_crons"))
-    with pytest.raises((SchemaMissing, SchemaOutdated), match="oban_crons"):
+        await connection.execute(text("COMMENT ON TABLE oban_sa_queues IS 'oban_sa 0'"))
+        await connection.execute(text("DROP TABLE oban_sa_crons"))
+    with pytest.raises((SchemaMissing, SchemaOutdated), match="oban_sa_crons"):
         await Oban(engine).verify()
 
 

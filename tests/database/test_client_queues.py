@@ -18,7 +18,7 @@ NODE = "web.1"
 
 async def decided(engine: AsyncEngine, queue: str) -> dict[str, Any]:
     """What is kept about a queue, without the moments."""
-    row = await one_row(engine, "SELECT meta FROM oban_queues WHERE name = :queue", queue=queue)
+    row = await one_row(engine, "SELECT meta FROM oban_sa_queues WHERE name = :queue", queue=queue)
     return {
         ident: {name: value for name, value in kept.items() if not name.endswith("_at")}
         for ident, kept in row["meta"].items()
@@ -98,7 +98,7 @@ async def test_each_decision_carries_its_moment_by_the_databases_clock(engine: A
     row = await one_row(
         engine,
         "SELECT abs(extract(epoch FROM timezone('UTC', now()) - (meta->'Oban'->>'paused_at')::timestamp)) AS age "
-        "FROM oban_queues",
+        "FROM oban_sa_queues",
     )
     assert row["age"] < 60
 

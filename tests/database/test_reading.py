@@ -100,8 +100,8 @@ async def test_all_tables_are_read_whatever_their_moments_are(engine: AsyncEngin
                 "INSERT INTO oban_producers VALUES (gen_random_uuid(), 'Oban', 'n', 'q', '[1]', :at, :at)",
                 "INSERT INTO oban_leaders (name, node, elected_at, expires_at) VALUES (:at, 'n', :at, :at)",
                 "INSERT INTO oban_peers (name, node, started_at, expires_at) VALUES (:at, 'n', :at, :at)",
-                "INSERT INTO oban_queues (name, meta, updated_at) VALUES (:at, '[1]', :at)",
-                "INSERT INTO oban_crons VALUES (:at, 'x', 'w', 'Etc/UTC', '7', :at, :at, :at)",
+                "INSERT INTO oban_sa_queues (name, meta, updated_at) VALUES (:at, '[1]', :at)",
+                "INSERT INTO oban_sa_crons VALUES (:at, 'x', 'w', 'Etc/UTC', '7', :at, :at, :at)",
             ):
                 connection.exec_driver_sql(statement.replace(":at", f"'{written}'"))
     async with AsyncSession(engine) as session:

@@ -128,8 +128,8 @@ def test_our_tables_satisfy_what_the_others_look_for(database_url: str) -> None:
 def test_enqueueing_needs_nothing_but_their_table(theirs: str) -> None:
     assert sentences(theirs, enqueueing=True) == []
     found = sentences(theirs)
-    assert "the table oban_queues is missing" in found
-    assert "the table oban_crons is missing" in found
+    assert "the table oban_sa_queues is missing" in found
+    assert "the table oban_sa_crons is missing" in found
 
 
 def test_upgrading_again_does_nothing(database_url: str) -> None:

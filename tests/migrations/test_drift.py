@@ -58,7 +58,7 @@ def test_autogenerate_finds_nothing_to_change(migrated: str, schema: str) -> Non
 
 @pytest.mark.parametrize("schema", ["public"])
 def test_autogenerate_would_find_a_difference(migrated: str, schema: str) -> None:
-    query(migrated, "ALTER TABLE oban_queues ADD COLUMN surprise text")
+    query(migrated, "ALTER TABLE oban_sa_queues ADD COLUMN surprise text")
     query(migrated, "DROP INDEX oban_jobs_staging_index")
     found = str(differences(migrated, schema, in_schema(schema)))
     assert "surprise" in found

@@ -40,18 +40,18 @@ def test_each_thing_that_is_missing_gets_its_sentence(database_url: str) -> None
         "ALTER TABLE oban_jobs DROP COLUMN meta",
         "ALTER TABLE oban_jobs ALTER COLUMN discarded_at TYPE timestamp with time zone",
         "DROP INDEX oban_jobs_staging_index",
-        "DROP TABLE oban_crons",
+        "DROP TABLE oban_sa_crons",
         "DROP TABLE oban_peers",
-        "COMMENT ON TABLE oban_queues IS NULL",
+        "COMMENT ON TABLE oban_sa_queues IS NULL",
     ):
         query(database_url, statement)
 
     assert sorted(sentences(database_url)) == [
         "the column oban_jobs.discarded_at is timestamp with time zone, not timestamp without time zone",
         "the index oban_jobs_staging_index is missing",
-        "the table oban_crons is missing",
         "the table oban_jobs has no column meta",
         "the table oban_peers is missing",
+        "the table oban_sa_crons is missing",
         f"the tables are at version 0; this release works with version {LATEST}",
     ]
 
@@ -102,7 +102,7 @@ def test_the_longest_schema_fits_into_the_longest_channel() -> None:
 
 def test_autogenerate_looks_away_from_our_tables_and_from_nothing_else() -> None:
     assert not include_name("oban_jobs", "table", {"schema_name": None})
-    assert not include_name("oban_crons", "table", {"schema_name": "jobs"})
+    assert not include_name("oban_sa_crons", "table", {"schema_name": "jobs"})
     assert include_name("users", "table", {"schema_name": None})
     assert include_name("oban_jobs", "column", {})
     assert include_name(None, "schema", {})

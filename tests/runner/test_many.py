@@ -89,7 +89,7 @@ async def test_instances_that_share_tables_lead_each_for_itself(house: House, ra
         leaders = await house.sql("SELECT name, node FROM oban_leaders ORDER BY name")
     assert [tuple(row) for row in leaders] == [("oban_sa.Billing", "b.1"), ("oban_sa.Shop", "s.1")]
     assert set(ran) == {"shop: s", "billing: b"}
-    names = await house.sql("SELECT name FROM oban_crons ORDER BY name")
+    names = await house.sql("SELECT name FROM oban_sa_crons ORDER BY name")
     assert [row[0] for row in names] == ["Billing: often", "Shop: often"]
 
 

@@ -113,7 +113,7 @@ async def test_a_lease_for_ever_is_taken_and_a_tick_moved_on_from_any_moment(
     names = {f"tick {number}": moment for number, moment in enumerate(("infinity", "-infinity", "0044-03-15 BC"))}
     for name, moment in names.items():
         await house.sql(
-            "INSERT INTO oban_crons (name, expression, worker, opts, last_at, updated_at) VALUES "
+            "INSERT INTO oban_sa_crons (name, expression, worker, opts, last_at, updated_at) VALUES "
             f"('{name}', '* * * * * *', 'known', '{{\"last_job_id\"\\: \"x\"}}', '{moment}', '{moment}')"
         )
     entries = [CronEntry("* * * * * *", "known", name=name, overlap=False) for name in names]
@@ -133,14 +133,14 @@ async def test_a_lease_for_ever_is_taken_and_a_tick_moved_on_from_any_moment(
 async def test_decisions_are_carried_out_beside_some_that_nobody_can_read(house: House) -> None:
     for number, meta in enumerate(strangers.JSON):
         await house.sql(
-            "INSERT INTO oban_queues (name, meta) VALUES (:name, CAST(CAST(:meta AS text) AS jsonb))",
+            "INSERT INTO oban_sa_queues (name, meta) VALUES (:name, CAST(CAST(:meta AS text) AS jsonb))",
             name=f"other {number}",
             meta=str(meta),
         )
     async with house.runner():
         # Without a word to the runner, which has to read it.
         await house.sql(
-            "INSERT INTO oban_queues (name, meta) VALUES "
+            "INSERT INTO oban_sa_queues (name, meta) VALUES "
             """('default', '{"Oban"\\: {"limit"\\: 3, "limit_at"\\: "2026"}}')"""
         )
 

@@ -72,7 +72,7 @@ async def look_at_everything(url: str, ids: list[int]) -> None:
 
 def write(url: str, rows: list[tuple[str, dict[str, Any]]]) -> list[int]:
     with psycopg.connect(plain_url(url), autocommit=True) as connection:
-        connection.execute("TRUNCATE oban_jobs, oban_producers, oban_leaders, oban_peers, oban_queues, oban_crons")
+        connection.execute(f"TRUNCATE {', '.join(strangers.TABLES)}")
         # Elixir's table allows it for these.
         for column in ("tags", "meta", "attempted_by"):
             connection.execute(f"ALTER TABLE oban_jobs ALTER {column} DROP NOT NULL")  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ def compiled(statement: object, schema: str) -> str:
 @pytest.mark.parametrize("statement", [ticking.looking, ticking.defining, ticking.claiming])
 def test_every_table_is_looked_for_in_the_schema(statement: object, schema: str) -> None:
     sql = compiled(statement(), schema)  # type: ignore[operator]
-    for table in ("oban_jobs", "oban_crons", "oban_leaders"):
+    for table in ("oban_jobs", "oban_sa_crons", "oban_leaders"):
         assert sql.count(table) == sql.count(f"{schema}.{table}")
     assert f"{schema}.oban_leaders" in sql
 
@@ -35,7 +35,7 @@ def test_a_claim_is_one_statement_that_compares_locks_inserts_and_moves_on() -> 
         "INSERT INTO public.oban_jobs (worker, queue, args, meta, tags, priority, max_attempts)",
         "WHERE NOT claimed.busy",
         "pg_notify",
-        "UPDATE public.oban_crons SET",
+        "UPDATE public.oban_sa_crons SET",
         "last_at=claimed.until",
     ]
     assert [part for part in order if part not in sql] == []

@@ -30,6 +30,12 @@ INDEXES = (
     ),
 )
 
+FORMERLY = {
+    "queues": ("meta", "name", "updated_at"),
+    "crons": ("expression", "inserted_at", "last_at", "name", "opts", "timezone", "updated_at", "worker"),
+}
+"""Tables that were called `oban_queues` and `oban_crons` before a release, and their columns; Oban Pro has others."""
+
 
 def upgrade() -> None:
     """Do as `op.upgrade_oban(version=1)`."""
@@ -144,13 +150,15 @@ def up(operations: Operations, schema: str) -> None:
         )
         """,
     )
+    for table, columns in FORMERLY.items():
+        ddl.rename_ours(operations, schema, f"oban_{table}", f"oban_sa_{table}", columns)
     ddl.make_table(
         operations,
         schema,
-        "oban_queues",
+        "oban_sa_queues",
         f"""
-        CREATE TABLE {s}.oban_queues (
-            name text CONSTRAINT oban_queues_pkey PRIMARY KEY,
+        CREATE TABLE {s}.oban_sa_queues (
+            name text CONSTRAINT oban_sa_queues_pkey PRIMARY KEY,
             meta jsonb NOT NULL DEFAULT '{{}}',
             updated_at timestamp without time zone NOT NULL DEFAULT timezone('UTC', now())
         )
@@ -159,10 +167,10 @@ def up(operations: Operations, schema: str) -> None:
     ddl.make_table(
         operations,
         schema,
-        "oban_crons",
+        "oban_sa_crons",
         f"""
-        CREATE TABLE {s}.oban_crons (
-            name text CONSTRAINT oban_crons_pkey PRIMARY KEY,
+        CREATE TABLE {s}.oban_sa_crons (
+            name text CONSTRAINT oban_sa_crons_pkey PRIMARY KEY,
             expression text NOT NULL,
             worker text NOT NULL,
             timezone text NOT NULL DEFAULT 'Etc/UTC',
@@ -179,7 +187,7 @@ def up(operations: Operations, schema: str) -> None:
 
 def down(operations: Operations, schema: str) -> None:
     """Drop what `up` made, and only that: tables of another Oban stay, without the indexes that were added."""
-    for table in ("oban_crons", "oban_queues", "oban_producers", "oban_leaders", "oban_peers"):
+    for table in ("oban_sa_crons", "oban_sa_queues", "oban_producers", "oban_leaders", "oban_peers"):
         ddl.drop_ours(operations, schema, table)
     for index in reversed(INDEXES):
         ddl.drop_index(operations, schema, index)
