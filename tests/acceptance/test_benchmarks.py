@@ -50,26 +50,27 @@ def tiny(name: str) -> Scenario:
     return replace(scenario, options={**scenario.options, **TINY.get(scenario.kind, {"jobs": 40})}, finished=finished)
 
 
-# Those that differ by more than their numbers.
-SHAPES = [
-    scenario.name
-    for scenario in SCENARIOS
-    if scenario.name
-    not in ("drain_10", "drain_200", "processes_4", "priorities", "finished_10m", "flush_10", "flush_100")
-]
+def turns() -> list[tuple[str, str]]:
+    """A scenario and a contender for every kind of turn there is."""
+    found: dict[tuple[object, ...], tuple[str, str]] = {}
+    for scenario in SCENARIOS:
+        for contender in sorted(set(scenario.contenders) & set(PYTHONS)):
+            asked = scenario.asked(contender, quick=True)
+            shape = contender, asked["kind"], scenario.held, "processes" in asked
+            found.setdefault(shape, (scenario.name, contender))
+    return list(found.values())
 
 
-@pytest.mark.parametrize("name", SHAPES)
-async def test_every_kind_of_scenario_runs_for_the_floor_and_for_us(arena: Arena, name: str) -> None:
+@pytest.mark.parametrize(("name", "contender"), turns())
+async def test_every_kind_of_turn_is_taken_and_measured(arena: Arena, name: str, contender: str) -> None:
     scenario = tiny(name)
-    for contender in set(scenario.contenders) & set(PYTHONS):
-        answer, versions = await arena.turn(scenario, contender, quick=False)
-        taken = Taken()
-        taken.add(answer, scenario)
-        figure = results.main_figure(scenario, taken.document())
-        assert figure is not None
-        assert figure > 0
-        assert "Python" in versions
+    answer, versions = await arena.turn(scenario, contender, quick=False)
+    taken = Taken()
+    taken.add(answer, scenario)
+    figure = results.main_figure(scenario, taken.document())
+    assert figure is not None
+    assert figure > 0
+    assert "Python" in versions
 
 
 async def test_a_turn_that_fails_is_refused_with_what_it_said(arena: Arena) -> None:

@@ -70,7 +70,7 @@ class Array:
 
 def deep(wrap: Callable[[Any], Any]) -> Any:
     value: Any = wrap(None)
-    for _ in range(100_000):
+    for _ in range(20_000):
         value = wrap(value)
     return value
 
