@@ -285,6 +285,12 @@ def _above_zero(zero: str) -> Callable[[object], float]:
 _interval: Final = _above_zero("0 seconds is no interval; write for example 1")
 
 
+def _interval_or_none(value: object) -> float | None:
+    if value is None or (isinstance(value, str) and value.strip().lower() == "none"):
+        return None
+    return _interval(value)
+
+
 def check_death(heartbeat_every: float, dead_after: float) -> None:
     """Refuse a node to be taken for dead that is one beat late."""
     if dead_after < 2 * heartbeat_every:
@@ -348,6 +354,7 @@ READ: Final[Mapping[str, Callable[[object], object]]] = {
     "heartbeat_every": _interval,
     "dead_after": _interval,
     "abandoned_after": _interval,
+    "keep_young_after": _interval_or_none,
     "metrics": _flag,
     "prune": read_prune,
     "middleware": _attributes,

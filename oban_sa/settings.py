@@ -50,6 +50,7 @@ class Settings:
     heartbeat_every: float = 5.0
     dead_after: float = 30.0
     abandoned_after: float | None = None
+    keep_young_after: float | None = 60.0
     metrics: bool = False
     prune: Prune | None = field(default_factory=Prune)
     middleware: tuple[str, ...] = ()

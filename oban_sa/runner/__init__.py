@@ -53,6 +53,7 @@ from oban_sa.runner.starting import StoppedEarly, taken
 from oban_sa.runner.ticker import Ticker
 from oban_sa.runner.waiting import until
 from oban_sa.runner.watch import Watch
+from oban_sa.runner.young import Written, Young
 from oban_sa.settings import default_node
 from oban_sa.sql.staging import unfinished
 from oban_sa.workers.middleware import Chain, Middleware
@@ -125,6 +126,7 @@ class Runner:
         stage_every: Period = 1,
         allow: Iterable[str] = (),
         abandoned_after: Period | None = None,
+        keep_young_after: Period | None = 60,
         metrics: bool = False,
         crontab: Iterable[CronEntry] = (),
         listen_url: str | None = None,
@@ -168,7 +170,9 @@ class Runner:
             recycle_after=or_none("recycle_after", recycle_after),
             imports=checked("imports", imports),
         )
-        self._dispatch = Dispatch(AttemptSessions(self._maker, lender, Inquiry(self._database)), processes)
+        written = Written()
+        inquiry = Inquiry(self._database, written)
+        self._dispatch = Dispatch(AttemptSessions(self._maker, lender, inquiry, written), processes)
         executor = Executor(
             self._dispatch,
             registry,
@@ -188,11 +192,12 @@ class Runner:
                 dead_after=self._dead_after,
                 due_in=self._due_in,
                 paused=paused,
+                young=written,
             )
 
         self._queues = Queues(producer, self.queues, counted=partial(setattr, self._database, "queues"))
         self._decisions = Decisions(
-            self._database, self._queues, name=name, node=self.node, every=self._heartbeat_every
+            self._database, self._queues, name=name, node=self.node, every=self._heartbeat_every, young=written
         )
         signals = Signals(self._queues, name=name, node=self.node)
         leader = Leader(self._database, source=self._source, lasts=min(LEASE, self._dead_after * 2 / 3))
@@ -239,11 +244,15 @@ class Runner:
             source=self._source,
             listen_url=or_none("listen_url", listen_url),
         )
+        young: Young | None = None
+        if (young_after := or_none("keep_young_after", keep_young_after)) is not None:
+            young = Young(written, after=young_after, every=self._heartbeat_every, holding=lambda: self._queues.all)
         self._heartbeat = Heartbeat(
             lambda: Database(engine, schema=schema, quiet=True),
             every=self._heartbeat_every,
             rows=lambda: [producer.row() for producer in self._queues.all if producer.registered],
             lost=self._queues.recount,
+            young=young,
         )
         self._watch: Watch | None = None
         if (still := or_none("blocked_after", blocked_after)) is not None:

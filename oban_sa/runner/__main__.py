@@ -143,6 +143,11 @@ runner. A second Ctrl-C ends it at once. It exits with 0 when it stopped cleanly
     help="Age at which a running job is rescued whose node is unknown; never. [OBAN_ABANDONED_AFTER]",
 )
 @click.option(
+    "--keep-young-after",
+    metavar="SECONDS",
+    help="Age that no running job shows to other Obans in its tables, or none; 60. [OBAN_KEEP_YOUNG_AFTER]",
+)
+@click.option(
     "--poll-every", metavar="SECONDS", help="Time between looks for jobs nobody announced; 1. [OBAN_POLL_EVERY]"
 )
 @click.option("--stage-every", metavar="SECONDS", help="Longest time between looks for due jobs; 1. [OBAN_STAGE_EVERY]")

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Container, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from oban_sa import telemetry, values
+from oban_sa.failures import describe
 from oban_sa.models import Job
+from oban_sa.runner.disconnects import is_away, is_locked
+from oban_sa.runner.young import Written
 from oban_sa.states import JobState
 from oban_sa.verdicts import Verdict
+
+logger = logging.getLogger("oban_sa.runner")
 
 BATCH = 500
 """Outcomes per statement; nothing is gained past 200, and a failed statement is not too large to repeat."""
@@ -35,15 +41,19 @@ class Acker:
     it is written or that the attempt no longer holds the job.
     """
 
-    def __init__(self, *, source: telemetry.Source, queue: str) -> None:
+    def __init__(self, *, source: telemetry.Source, queue: str, young: Written | None = None) -> None:
+        """`young` knows which attempts were kept young."""
         self._source = source
         self._queue = queue
+        self._young = young
+        self.refused: deque[Outcome] = deque()
+        """Outcomes that the fence refused, and that are to be looked at once more."""
         self._waiting: deque[Outcome] = deque()
         self._writing: tuple[Outcome, ...] = ()
         self._aside: dict[int, Outcome] = {}
 
     def __len__(self) -> int:
-        return len(self._waiting) + len(self._writing)
+        return len(self._waiting) + len(self._writing) + len(self.refused)
 
     def add(self, outcome: Outcome) -> None:
         """Keep an outcome until it is written."""
@@ -51,7 +61,12 @@ class Acker:
 
     def ids(self) -> list[int]:
         """The jobs whose outcome is not written yet."""
-        return [outcome.verdict.job_id for outcome in (*self._writing, *self._waiting, *self._aside.values())]
+        return [verdict.job_id for verdict in self.verdicts()]
+
+    def verdicts(self) -> list[Verdict]:
+        """What is not written yet."""
+        kept = (*self._writing, *self._waiting, *self._aside.values(), *self.refused)
+        return [outcome.verdict for outcome in kept]
 
     @property
     def aside(self) -> list[int]:
@@ -65,6 +80,10 @@ class Acker:
             self._waiting.remove(outcome)
             self._aside[outcome.verdict.job_id] = outcome
         return found
+
+    def put_aside(self, outcome: Outcome) -> None:
+        """Set aside one that was refused, whose row somebody holds a lock on."""
+        self._aside[outcome.verdict.job_id] = outcome
 
     def bring_back(self, ids: Iterable[int]) -> None:
         """Write some of those that were set aside after all."""
@@ -94,23 +113,44 @@ class Acker:
         """Let go of what was taken; those not `acked` had lost their job to another attempt, and are reported.
 
         Not those that may have been written before: it is then their own first writing that they come too late for.
+        Those of which more has to be known first are `refused`.
         """
         taken, self._writing = self._writing, ()
         known = set(acked)
-        stale = [each for each in taken if each.verdict.job_id not in known and not each.perhaps_written]
+        missing = [each for each in taken if each.verdict.job_id not in known]
+        stale = [each for each in missing if not each.perhaps_written]
         if telemetry.listening(telemetry.ProducerAck):
             telemetry.emit(
                 telemetry.ProducerAck(
                     runner=self._source, queue=self._queue, count=len(taken), stale=len(stale), duration=duration
                 )
             )
-        for outcome in stale:
+        for outcome in missing:
+            if outcome.verdict.error is not None or (self._young is not None and self._young.of(outcome.verdict)):
+                self.refused.append(outcome)
+            else:
+                self.let_go(outcome)
+
+    def let_go(self, outcome: Outcome) -> None:
+        """Report an outcome that came too late, unless it may have been written before."""
+        if not outcome.perhaps_written:
             report_stale(self._source, outcome.job, outcome.verdict.state)
 
 
 def report_stale(source: telemetry.Source, job: Job, state: JobState) -> None:
     """Say that an outcome came too late and changed nothing."""
     telemetry.emit(telemetry.JobStale.of(source, job, state=state))
+
+
+def report_retry(source: telemetry.Source, queue: str, error: Exception, *, failures: int, retry_in: float) -> None:
+    """Say that what a queue writes and fetches failed, for so many times in a row, and is tried again."""
+    telemetry.emit(
+        telemetry.RunnerRetry(runner=source, part=f"queue {queue}", attempt=failures, retry_in=retry_in, error=error)
+    )
+    if failures == 1 and is_locked(error):
+        logger.warning("queue %s waits for a lock that somebody holds, and tries again", queue)
+    elif failures == 1 and not is_away(error):
+        logger.error("queue %s failed and tries again: %s", queue, describe(error), exc_info=error)
 
 
 def as_arrays(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:

@@ -76,6 +76,10 @@ class Attempts:
         """The jobs under way, in order; may be called from any thread."""
         return sorted(self._running)
 
+    def under_way(self) -> list[Attempt]:
+        """The attempts whose jobs were begun; may be called from any thread."""
+        return [running.attempt for running in list(self._running.values())]
+
     def add(self, rows: list[asyncpg.Record]) -> None:
         """Take what was fetched, in the order in which it is to be begun."""
         self._fetched.extend(rows)
@@ -127,8 +131,9 @@ class Attempts:
             if self.refusing:
                 self._give_back(job, about(job))  # the fetch was under way when it was told to stop
                 continue
-            if (former := self._running.get(job_id)) is not None:
-                # Somebody rescued the job while it ran here, and this very node has fetched it again.
+            if (former := self._running.get(job_id)) is not None and former.interrupted is None:
+                # Somebody rescued the job while it ran here, and this very node has fetched it again. Once only, as
+                # everywhere: code that cleans up is not to be interrupted in that.
                 former.interrupt(Interrupted.LOST)
             # One object for all that were fetched at once, so that their outcomes need not say it for each.
             loaded: dict[str, Any] = job.__dict__  # pyright: ignore[reportAssignmentType]

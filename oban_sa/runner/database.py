@@ -128,9 +128,12 @@ class Database:
     @property
     def table(self) -> str:
         """The name of the jobs' table, a literal of SQL as `to_regclass` takes it."""
-        quote = self.engine.dialect.identifier_preparer.quote
-        table = f"{quote(self.schema)}.oban_jobs".replace("'", "''")
+        table = self.named("oban_jobs").replace("'", "''")
         return f"'{table}'"
+
+    def named(self, table: str) -> str:
+        """Return the name of a table in this schema, as the value that `to_regclass` takes."""
+        return f"{self.engine.dialect.identifier_preparer.quote(self.schema)}.{table}"
 
     def went_away(self, error: BaseException) -> None:
         """Say once that the database can't be reached, whoever noticed."""

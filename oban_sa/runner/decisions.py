@@ -11,8 +11,9 @@ from oban_sa import jsontext, messages
 from oban_sa.messages import EVERY
 from oban_sa.runner.database import Database
 from oban_sa.runner.queues import Queues
+from oban_sa.runner.young import Written
 from oban_sa.sql.governing import decided
-from oban_sa.sql.steering import asked_to_stop
+from oban_sa.sql.steering import called_off
 
 logger = logging.getLogger("oban_sa.runner")
 
@@ -32,13 +33,24 @@ class Decisions:
     """Reads now and then what was decided, and what of it is new is carried out.
 
     Notifications are the shortcut: whoever misses one still learns within `every` seconds that a queue is paused or
-    scaled, and that a job it runs was cancelled.
+    scaled, and that a job it runs was cancelled or given to others.
     """
 
-    def __init__(self, database: Database, queues: Queues, *, name: str, node: str, every: float) -> None:
+    def __init__(
+        self,
+        database: Database,
+        queues: Queues,
+        *,
+        name: str,
+        node: str,
+        every: float,
+        young: Written | None = None,
+    ) -> None:
+        """`young` knows which attempts were kept young."""
+        self._young = Written() if young is None else young
         self._line = database.house
         self._decided = database.prepare(decided())
-        self._asked = database.prepare(asked_to_stop())
+        self._called_off = database.prepare(called_off())
         self._queues = queues
         self._name = name
         self._node = node
@@ -55,12 +67,31 @@ class Decisions:
                 if decision is not None and self._known.get((queue, setting), "") < decision.at:
                     self._known[queue, setting] = decision.at
                     self._carry_out(queue, setting, decision.value)
-        running = [job_id for producer in self._queues.all for job_id in producer.running]
-        if running:
-            for row in await self._line.fetch(self._asked, ids=running):
-                # By the time the answer is here, the job may have ended and been begun again.
-                self._queues.cancel(row["id"], attempted_at=row["attempted_at"])
+        await self._call_off()
         return self._every
+
+    async def _call_off(self) -> None:
+        asked = {
+            job_id: (running, str(producer.uuid))
+            for producer in self._queues.all
+            for job_id, running in producer.running.items()
+        }
+        if not asked:
+            return
+        rows = await self._line.fetch(
+            self._called_off,
+            ids=list(asked),
+            attempts=[running.attempt.attempt for running, _ in asked.values()],
+            uuids=[uuid for _, uuid in asked.values()],
+        )
+        for row in rows:
+            # By the time the answer is here, the job may have ended and been begun again.
+            if row["lost"]:
+                self._queues.lose(row["id"], asked[row["id"]][0])
+            else:
+                began_at = self._young.began_at(row["id"], row["attempted_at"])
+                self._queues.cancel(row["id"], attempted_at=began_at)
+        self._young.forget(but=self._queues.unwritten)
 
     async def close(self) -> None:
         """Close the connection."""

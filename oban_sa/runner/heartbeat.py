@@ -12,6 +12,7 @@ from uuid import UUID
 from oban_sa import backoff
 from oban_sa.runner.database import Database, Line, describe
 from oban_sa.runner.threads import joined
+from oban_sa.runner.young import Young
 from oban_sa.sql.producing import beating, registering
 
 logger = logging.getLogger("oban_sa.runner")
@@ -31,11 +32,14 @@ class Heartbeat:
         every: float,
         rows: Callable[[], Sequence[dict[str, Any]]],
         lost: Callable[[list[UUID]], None],
+        young: Young | None = None,
     ) -> None:
+        """`young` keeps long attempts young, after each beat."""
         self._database = database
         self._every = every
         self._rows = rows
         self._lost = lost
+        self._young = young
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -62,6 +66,8 @@ class Heartbeat:
             while not self._stop.wait(rest):
                 try:
                     runner.run(self._once(line, beat, register))
+                    if self._young is not None:
+                        runner.run(self._young.beat(database, line, within=max(self._every / 2, 1)))
                 except Exception as error:
                     failures += 1
                     rest = min(backoff.retrying(failures), self._every)

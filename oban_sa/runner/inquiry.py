@@ -14,9 +14,11 @@ from oban_sa.models import Job
 from oban_sa.periods import describe as span
 from oban_sa.runner.database import Database, describe
 from oban_sa.runner.disconnects import is_away
-from oban_sa.runner.settling import Settled
+from oban_sa.runner.settling import Settled, true_start
+from oban_sa.runner.young import Written
 from oban_sa.sql.idling import ending
 from oban_sa.sql.inquiring import inquiring
+from oban_sa.sql.keeping import reverting
 
 logger = logging.getLogger("oban_sa.runner")
 
@@ -33,9 +35,12 @@ AGAIN: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 class Inquiry:
     """Asks the database, on a connection of the runner's own."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, young: Written | None = None) -> None:
+        """`young` knows which attempts were kept young."""
+        self._young = Written() if young is None else young
         self._line = database.house
         self._question = database.prepare(inquiring())
+        self._reverting = database.prepare(reverting())
         self._ending = database.prepare(ending())
 
     async def explain(self, error: BaseException, *, held_for: float | None) -> None:
@@ -86,6 +91,9 @@ class Inquiry:
         turn = 0
         while clock.monotonic() < until:
             try:
+                # What was rolled back, or lost with the server, had a start of its own among other things.
+                if moments := self._young.of(settled.verdict):
+                    await self._line.fetch(self._reverting, **true_start(settled.verdict, moments))
                 [row] = await self._line.fetch(
                     self._question,
                     xid=settled.xid,

@@ -97,6 +97,7 @@ _KEYWORDS: Final[Mapping[str, Callable[[object], Any]]] = {
             "poll_every",
             "stage_every",
             "abandoned_after",
+            "keep_young_after",
             "listen_url",
             "prune",
             "health_host",

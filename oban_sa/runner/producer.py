@@ -12,7 +12,7 @@ from uuid import UUID
 
 from oban_sa import backoff, clock, telemetry
 from oban_sa.holders import new_producer
-from oban_sa.runner.acker import BATCH, Acker
+from oban_sa.runner.acker import BATCH, Acker, report_retry
 from oban_sa.runner.attempts import Attempts
 from oban_sa.runner.burst import Burst
 from oban_sa.runner.database import Database, describe
@@ -22,7 +22,9 @@ from oban_sa.runner.tables import Tables
 from oban_sa.runner.ticker import rested
 from oban_sa.runner.waiting import cancelled
 from oban_sa.runner.writer import ASIDE_EVERY, Writer
+from oban_sa.runner.young import Written
 from oban_sa.sql.fetching import BEGINNING
+from oban_sa.verdicts import Attempt, Verdict
 
 logger = logging.getLogger("oban_sa.runner")
 
@@ -55,8 +57,12 @@ class Producer:
         dead_after: float,
         due_in: Callable[[float], None],
         paused: bool = False,
+        young: Written | None = None,
     ) -> None:
-        """`due_in` is told after how many seconds a job of this producer is due again."""
+        """`due_in` is told after how many seconds a job of this producer is due again.
+
+        `young` knows which attempts are kept young.
+        """
         self.queue = queue
         self.limit = limit
         self.paused = paused
@@ -66,8 +72,8 @@ class Producer:
         """When a cycle last came to a good end, by this machine's monotonic clock."""
         self._wake = asyncio.Event()
         self._holder = [source.node, str(self.uuid)]
-        self._acker = Acker(source=source, queue=queue)
-        self._tables = Tables(database, queue, self._holder, schema=source.schema)
+        self._acker = Acker(source=source, queue=queue, young=young)
+        self._tables = Tables(database, queue, self._holder, schema=source.schema, young=young)
         self._attempts = Attempts(
             queue,
             self._holder,
@@ -102,6 +108,19 @@ class Producer:
     def running(self) -> dict[int, Running]:
         """The attempts under way, by the ids of their jobs."""
         return self._attempts.running
+
+    @property
+    def holder(self) -> list[str]:
+        """What the rows of this producer's jobs have as `attempted_by`."""
+        return self._holder
+
+    def under_way(self) -> list[Attempt]:
+        """The attempts whose jobs were begun; may be called from any thread."""
+        return self._attempts.under_way()
+
+    def unwritten(self) -> list[Verdict]:
+        """What became of attempts, where it is not written yet."""
+        return self._acker.verdicts()
 
     async def start(self) -> None:
         """Register this producer and begin to fetch."""
@@ -249,7 +268,7 @@ class Producer:
                     continue
                 failures += 1
                 rest = backoff.retrying(failures)
-                self._tell(error, failures, rest)
+                report_retry(self._source, self.queue, error, failures=failures, retry_in=rest)
                 # A lock keeps this node from writing its row, and everybody else from taking it away.
                 self._present = self._present and locked
                 self._attempts.begin()
@@ -262,17 +281,6 @@ class Producer:
                 await self._attempts.begin_staggered()
             if not self._busy():
                 await rested(self._wake, min(self._poll_at, self._writer.look_at) - clock.monotonic())
-
-    def _tell(self, error: Exception, failures: int, rest: float) -> None:
-        telemetry.emit(
-            telemetry.RunnerRetry(
-                runner=self._source, part=f"queue {self.queue}", attempt=failures, retry_in=rest, error=error
-            )
-        )
-        if failures == 1 and is_locked(error):
-            logger.warning("queue %s waits for a lock that somebody holds, and tries again", self.queue)
-        elif failures == 1 and not is_away(error):
-            logger.error("queue %s failed and tries again: %s", self.queue, describe(error), exc_info=error)
 
     async def _rest_despite_wakes(self, seconds: float) -> None:
         # Jobs that end meanwhile wake the producer, and must not make it hammer a database that is away.
@@ -301,6 +309,8 @@ class Producer:
             reclaimed = await self._give_back_unheard()
         if clock.monotonic() >= self._writer.look_at:
             await self._writer.look_aside()
+        if self._acker.refused:
+            await self._writer.look_again()
         if self._doubtful:
             await self._let_go_of_lost()
         if self._outdated:

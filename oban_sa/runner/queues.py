@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
@@ -13,8 +13,10 @@ from oban_sa import backoff
 from oban_sa.failures import describe
 from oban_sa.messages import EVERY
 from oban_sa.models import Job
+from oban_sa.runner.executor import Interrupted, Running
 from oban_sa.runner.producer import Producer
 from oban_sa.runner.waiting import cancelled
+from oban_sa.runner.young import Key
 
 logger = logging.getLogger("oban_sa.runner")
 
@@ -121,6 +123,20 @@ class Queues:
         """Ask a job to stop if it runs here; with `attempted_at` if this very attempt does."""
         for producer in self.all:
             producer.cancel(job_id, attempted_at)
+
+    def lose(self, job_id: int, running: Running) -> None:
+        """Interrupt an attempt whose job is another's by now, where it is still under way."""
+        for producer in self.all:
+            if producer.running.get(job_id) is running and running.interrupted is None:
+                logger.warning("job %d was given to others while it ran here; it is interrupted", job_id)
+                running.interrupt(Interrupted.LOST)
+
+    def unwritten(self) -> Iterator[Key]:
+        """The attempts that are under way, or whose outcome is not written yet."""
+        for producer in self.all:
+            for each in (*producer.under_way(), *producer.unwritten()):
+                if each.attempted_at is not None:
+                    yield Key(each.job_id, each.attempted_at)
 
     def hold(self, job: Job) -> bool:
         """Whether a job is held by a producer here."""

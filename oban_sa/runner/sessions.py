@@ -22,6 +22,7 @@ from oban_sa.runner.makers import Maker
 from oban_sa.runner.settling import Settled, conclude
 from oban_sa.runner.threads import ThreadCall
 from oban_sa.runner.time_limit import TimeLimit
+from oban_sa.runner.young import Written
 from oban_sa.verdicts import Verdict
 from oban_sa.workers.definition import Definition
 
@@ -43,7 +44,9 @@ class AttemptSessions:
     longer holds its job, everything rolls back: effects in the database happen exactly once.
     """
 
-    def __init__(self, maker: Maker, lender: Lender, inquiry: Inquiry) -> None:
+    def __init__(self, maker: Maker, lender: Lender, inquiry: Inquiry, young: Written | None = None) -> None:
+        """`young` knows which attempts were kept young."""
+        self._young = young
         self._maker = maker
         self._lender = lender
         self._inquiry = inquiry
@@ -58,7 +61,7 @@ class AttemptSessions:
         def code() -> Awaitable[Any]:
             return forks.awaited(definition.call(job, session))
 
-        return await settle(session, job, judge, code, around, loan=loan, inquiry=self._inquiry)
+        return await settle(session, job, judge, code, around, loan=loan, inquiry=self._inquiry, young=self._young)
 
     def settled_in_thread(
         self,
@@ -73,7 +76,9 @@ class AttemptSessions:
         session = self._maker.synchronous(definition)
         loan = Loan(self._lender, session, job, time_limit=time_limit, thread=call)
         code = partial(forks.called, definition.call, job, session)
-        return settle_in_thread(session, job, judge, code, around, call=call, loan=loan, inquiry=self._inquiry)
+        return settle_in_thread(
+            session, job, judge, code, around, call=call, loan=loan, inquiry=self._inquiry, young=self._young
+        )
 
 
 async def settle(
@@ -85,12 +90,13 @@ async def settle(
     *,
     loan: Loan | None = None,
     inquiry: Inquiry | None = None,
+    young: Written | None = None,
 ) -> Settled:
     """Run `call` and write its outcome in the transaction of its session, which is committed and closed."""
     settled: Settled | None = None
     try:
         settled = Settled(judge(await call() if around is None else await _answer(session, call, around)))
-        await session.run_sync(conclude, settled)
+        await session.run_sync(conclude, settled, young=young)
         await session.close()
         if loan is not None:
             loan.end()
@@ -119,6 +125,7 @@ def settle_in_thread(
     call: ThreadCall,
     loan: Loan | None = None,
     inquiry: Inquiry | None = None,
+    young: Written | None = None,
 ) -> Settled:
     """The same for a synchronous session, in this thread; only what comes before the commit is interrupted."""
     settled: Settled | None = None
@@ -127,7 +134,7 @@ def settle_in_thread(
         nonlocal settled
         answer = code() if around is None else _answer_in_thread(session, code, around)
         settled = Settled(judge(answer))
-        conclude(session, settled, committing=call.spare)
+        conclude(session, settled, committing=call.spare, young=young)
         return settled
 
     def close() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import Connection, Row, func, inspect
@@ -15,8 +16,10 @@ from oban_sa.binds import ELSEWHERE, Homes
 from oban_sa.errors import AttemptError, JobElsewhere
 from oban_sa.models import Job
 from oban_sa.runner.refused import in_ascii
+from oban_sa.runner.young import Written, naive
 from oban_sa.sql.acking import acking_one
 from oban_sa.sql.inquiring import inquiring_held
+from oban_sa.sql.keeping import reverting
 from oban_sa.sql.sqlstates import sqlstate
 from oban_sa.verdicts import Verdict
 
@@ -24,6 +27,8 @@ ACKING_ONE: Final = acking_one().returning(func.txid_current().label("xid"))
 """The fenced ack of one attempt; it also tells the number of the transaction that it's made in."""
 
 INQUIRING_HELD: Final = inquiring_held()
+
+REVERTING: Final = reverting()
 
 _BIND: Final = {"mapper": inspect(Job)}
 
@@ -40,12 +45,18 @@ class Settled:
     xid: int | None = None
 
 
-def conclude(session: Session, settled: Settled, committing: Callable[[], object] | None = None) -> None:
+def conclude(
+    session: Session,
+    settled: Settled,
+    committing: Callable[[], object] | None = None,
+    *,
+    young: Written | None = None,
+) -> None:
     """Write the verdict in the session's transaction and commit it; or roll back, where the job was lost.
 
-    `committing` is called just before the commit. Where there is no transaction, nothing is written. Raises
-    `AttemptError` where the transaction had failed, or where it was the worker itself that took its job away, and
-    `JobElsewhere` where the session has written in another database too.
+    `committing` is called just before the commit, and `young` knows which attempts were kept young. Where there is no
+    transaction, nothing is written. Raises `AttemptError` where the transaction had failed, or where it was the worker
+    itself that took its job away, and `JobElsewhere` where the session has written in another database too.
     """
     if not session.is_active:
         raise AttemptError(FAILED)
@@ -57,13 +68,15 @@ def conclude(session: Session, settled: Settled, committing: Callable[[], object
         session.flush()
         connection = session.connection(bind_arguments=_BIND)
         acked = _acked(connection, settled)
+        if acked is None and _reverted(connection, settled.verdict, young):
+            acked = _acked(connection, settled)
     except DBAPIError as error:
         if sqlstate(error) == "25P02":
             raise AttemptError(FAILED) from error
         raise
     if acked is None:
         session.rollback()
-        if _held(session, settled.verdict):
+        if _held(session, settled.verdict, young):
             raise AttemptError(TAKEN)
         settled.written = False
         return
@@ -91,6 +104,28 @@ def _acked(connection: Connection, settled: Settled) -> Row[Any] | None:
         return connection.execute(ACKING_ONE, said(spelled)).first()
 
 
+def _reverted(connection: Connection, verdict: Verdict, young: Written | None) -> bool:
+    """Write the true start of an attempt that was kept young, and hold its row; whether it still holds its job."""
+    while young is not None and (moments := young.of(verdict)):
+        if connection.execute(REVERTING, true_start(verdict, moments)).first() is not None:
+            return True
+        if young.of(verdict) == moments:  # else a beat has come between
+            break
+    return False
+
+
+def true_start(verdict: Verdict, moments: Sequence[datetime]) -> dict[str, Any]:
+    """The parameters of `REVERTING`; `moments` is what was written in place of the true start."""
+    begun = [] if verdict.attempted_at is None else [verdict.attempted_at]
+    return {
+        "job_id": verdict.job_id,
+        "of_attempt": verdict.attempt,
+        "holder": list(verdict.holder),
+        "true_start": verdict.attempted_at,
+        "moments": naive([*moments, *begun]),
+    }
+
+
 def _refuse_elsewhere(session: Session, connection: Connection) -> None:
     homes = Homes()
     homes.add(connection)
@@ -108,7 +143,7 @@ ELSEWHERE_TOO: Final = (
 )
 
 
-def _held(session: Session, verdict: Verdict) -> bool:
+def _held(session: Session, verdict: Verdict, young: Written | None = None) -> bool:
     """Whether the job is the attempt's again, once what the worker wrote is rolled back: it can't have been lost."""
     connection = session.connection(bind_arguments=_BIND)
     asked = {
@@ -118,6 +153,7 @@ def _held(session: Session, verdict: Verdict) -> bool:
         "holder": list(verdict.holder),
     }
     held = bool(connection.execute(INQUIRING_HELD, asked).scalar_one())
+    held = held or _reverted(connection, verdict, young)
     session.rollback()
     return held
 

@@ -12,12 +12,16 @@ import asyncpg
 from oban_sa.runner.acker import Outcome, as_arrays, as_completed
 from oban_sa.runner.database import Database
 from oban_sa.runner.rows import in_order
-from oban_sa.sql.acking import acking, acking_and_fetching, completing_and_fetching
+from oban_sa.runner.settling import true_start
+from oban_sa.runner.young import Written
+from oban_sa.sql.acking import acking, acking_and_fetching, completing_and_fetching, noting
 from oban_sa.sql.fetching import BEGINNING, Place, fetching
 from oban_sa.sql.holding import holding, unheard, wanting
+from oban_sa.sql.keeping import reverting
 from oban_sa.sql.locking import locked
 from oban_sa.sql.notifying import NOTIFY, insertions
 from oban_sa.sql.producing import leaving, registering
+from oban_sa.verdicts import Verdict
 
 
 class Tables:
@@ -26,7 +30,11 @@ class Tables:
     Whatever raises an error for which `is_away` holds may have been committed all the same.
     """
 
-    def __init__(self, database: Database, queue: str, holder: list[str], *, schema: str) -> None:
+    def __init__(
+        self, database: Database, queue: str, holder: list[str], *, schema: str, young: Written | None = None
+    ) -> None:
+        """`young` knows which attempts were kept young."""
+        self._young = Written() if young is None else young
         self._queue = queue
         self._holder = holder
         self._producer = UUID(holder[1])
@@ -40,6 +48,8 @@ class Tables:
         self._unheard = database.prepare(unheard())
         self._wanting = database.prepare(wanting())
         self._locked = database.prepare(locked())
+        self._reverting = database.prepare(reverting())
+        self._noting = database.prepare(noting())
         self._registering = database.prepare(registering())
         self._leaving = database.prepare(leaving())
         self._announcing = database.prepare(NOTIFY)
@@ -81,16 +91,32 @@ class Tables:
     async def held(self, ids: Sequence[int]) -> set[tuple[int, datetime]]:
         """Return which attempts at some jobs hold them here."""
         rows = await self._line.fetch(self._holding, ids=ids, holder=self._holder)
-        return {(row["id"], row["attempted_at"]) for row in rows}
+        return {(row["id"], self._young.began_at(row["id"], row["attempted_at"])) for row in rows}
 
     async def wanted(self, ids: Sequence[int]) -> dict[tuple[int, datetime], bool]:
         """Return which attempts at some jobs hold them here, and whether they were called off."""
         rows = await self._line.fetch(self._wanting, ids=ids, holder=self._holder)
-        return {(row["id"], row["attempted_at"]): row["called_off"] for row in rows}
+        return {(row["id"], self._young.began_at(row["id"], row["attempted_at"])): row["called_off"] for row in rows}
 
     async def locked(self, ids: Sequence[int]) -> set[int]:
         """Return those of some jobs whose row somebody else holds a lock on."""
         return {row["id"] for row in await self._line.fetch(self._locked, ids=ids)}
+
+    async def revert(self, verdict: Verdict) -> bool:
+        """Write the true start of an attempt that was kept young; whether it still holds its job."""
+        while moments := self._young.of(verdict):
+            if await self._line.fetch(self._reverting, **true_start(verdict, moments)):
+                return True
+            # A beat that was under way when the attempt ended may have come between.
+            if self._young.of(verdict) == moments:
+                break
+        return False
+
+    async def note(self, verdict: Verdict) -> bool:
+        """Keep an attempt's error where somebody has set its job cancelled; whether it was."""
+        start = true_start(verdict, self._young.of(verdict))
+        del start["true_start"]
+        return bool(await self._line.fetch(self._noting, **start, text=verdict.error))
 
     async def register(self, row: Mapping[str, Any]) -> bool:
         """Write the producer's row; whether there was none before."""

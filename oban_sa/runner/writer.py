@@ -10,9 +10,10 @@ from typing import Final
 from oban_sa import clock
 from oban_sa.failures import describe
 from oban_sa.runner.acker import BATCH, Acker, Outcome
-from oban_sa.runner.disconnects import is_away, is_passing
+from oban_sa.runner.disconnects import is_away, is_locked, is_passing
 from oban_sa.runner.refused import instead_of
 from oban_sa.runner.tables import Tables
+from oban_sa.states import JobState
 
 logger = logging.getLogger("oban_sa.runner")
 
@@ -65,6 +66,34 @@ class Writer:
             locked = await self._tables.locked(aside)
             self._acker.bring_back(job_id for job_id in aside if job_id not in locked)
             self._looked_at = clock.monotonic()
+
+    async def look_again(self) -> None:
+        """Look once more at outcomes that the fence refused.
+
+        The fence asks for the moment of the fetch. Where the heartbeat has written another one, to keep the job young,
+        that is put right, and the outcome is written after all. Where somebody has set the job cancelled meanwhile, the
+        error of the attempt is kept.
+        """
+        while self._acker.refused:
+            outcome = self._acker.refused[0]
+            again = noted = False
+            try:
+                again = await self._tables.revert(outcome.verdict)
+                if not again and outcome.verdict.error is not None:
+                    noted = await self._tables.note(outcome.verdict)
+            except Exception as error:
+                if is_locked(error):
+                    self._acker.put_aside(self._acker.refused.popleft())
+                    self._looked_at = clock.monotonic()
+                    continue
+                if is_passing(error):
+                    raise
+                logger.error("the outcome of job %d can't be noted: %s", outcome.verdict.job_id, describe(error))
+            self._acker.refused.popleft()
+            if again:
+                self._acker.add(outcome)
+            elif not noted or outcome.verdict.state is not JobState.CANCELLED:
+                self._acker.let_go(outcome)
 
     async def write(self, outcomes: tuple[Outcome, ...]) -> None:
         """Write outcomes that were taken, and fetch nothing."""

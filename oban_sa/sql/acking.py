@@ -93,6 +93,31 @@ def acking_one() -> Update:
     )
 
 
+def noting() -> Update:
+    """Keep the error of an attempt whose job somebody set `cancelled` while it ran, as Elixir's nodes do at once.
+
+    One row where it is kept, also where it was before; no row where the job is anything else. Parameters: `job_id`,
+    `of_attempt`, `holder`, `text`, and `moments`, naive, in UTC: what the row may have as `attempted_at`.
+    """
+    moments = cast(bindparam("moments", type_=ARRAY(DateTime())), ARRAY(DateTime()))
+    attempt = cast(bindparam("of_attempt", type_=Integer()), Integer)
+    entry = error_entry(attempt, cast(bindparam("text", type_=Text()), Text))
+    same = func.jsonb_build_array(func.jsonb_build_object(inline("'attempt'"), attempt))
+    known = func.to_jsonb(jobs.c.errors).op("@>", is_comparison=True)(same)
+    return (
+        update(jobs)
+        .where(
+            jobs.c.id == bindparam("job_id", type_=BigInteger()),
+            cast(jobs.c.state, Text) == inline("'cancelled'"),
+            jobs.c.attempt == attempt,
+            jobs.c.attempted_at == func.any(moments),
+            jobs.c.attempted_by == cast(bindparam("holder", type_=ARRAY(Text())), ARRAY(Text())),
+        )
+        .values(errors=case((known, jobs.c.errors), else_=jobs.c.errors.op("||")(entry)))
+        .returning(jobs.c.id)
+    )
+
+
 def _cycle(acked: CTE, taken: CTE) -> Executable:
     return select(
         union_all(

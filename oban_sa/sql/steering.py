@@ -17,6 +17,7 @@ from sqlalchemy import (
     ColumnElement,
     Delete,
     Executable,
+    Integer,
     Select,
     Subquery,
     Text,
@@ -24,12 +25,14 @@ from sqlalchemy import (
     bindparam,
     case,
     cast,
+    column,
     delete,
     func,
     literal_column,
     null,
     or_,
     select,
+    type_coerce,
     update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
@@ -163,15 +166,31 @@ def _guard(command: Callable[..., Any]) -> ColumnElement[bool] | None:
     return _not_executing if command is deleting else None
 
 
-def asked_to_stop() -> Executable:
-    """Those of some running jobs that somebody cancelled: rows of `id`, `attempted_at`. Parameter: `ids`.
+def called_off() -> Executable:
+    """Those of some running attempts that are to end: rows of `id`, `attempted_at`, and whether the job is `lost`.
 
-    They were marked during this very attempt, or an Elixir node has set them cancelled already.
+    Their jobs were marked during this very attempt, or an Elixir node has set them cancelled already; they are lost
+    where somebody deleted them, gave them to another attempt, or, as other members of the family do with jobs that run
+    for long, made them available or discarded them. What an attempt's own session has just committed is neither.
+    Parameters: arrays of equal length `ids`, `attempts` and `uuids`, the producers as text.
     """
-    ids = cast(bindparam("ids", type_=ARRAY(BigInteger())), ARRAY(BigInteger()))
-    return select(jobs.c.id, answered("attempted_at")).where(
-        jobs.c.id == func.any(ids),
-        or_(literal_column("'cancelled'") == _state, _executing & marked()),
+    arrays = {"id": ("ids", BigInteger()), "attempt": ("attempts", Integer()), "uuid": ("uuids", Text())}
+    given = [cast(bindparam(name, type_=ARRAY(type_)), ARRAY(type_)) for name, type_ in arrays.values()]
+    said = func.unnest(*given).table_valued(*(column(name, type_) for name, (_, type_) in arrays.items()))
+    said = said.render_derived("said")
+    holder = type_coerce(jobs.c.attempted_by, ARRAY(Text()))[literal_column("2")]
+    given_on = or_(
+        jobs.c.id.is_(None),
+        jobs.c.attempt > said.c.attempt,
+        (jobs.c.attempt == said.c.attempt) & _state.in_(_literals(("available", "discarded"))),
+        _executing & holder.is_distinct_from(said.c.uuid),
+    )
+    cancelled = or_(literal_column("'cancelled'") == _state, _executing & marked())
+    columns: list[Any] = [said.c.id, answered("attempted_at"), given_on.label("lost")]
+    return (
+        select(*columns)
+        .select_from(said.outerjoin(jobs, (jobs.c.id == said.c.id) & (jobs.c.id == func.any(given[0]))))
+        .where(or_(given_on, cancelled))
     )
 
 

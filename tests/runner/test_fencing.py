@@ -37,6 +37,8 @@ def unfenced(row: dict[str, object]) -> dict[str, object]:
 @pytest.mark.parametrize("answer", [None, Record(1), Snooze(5), Cancel("no"), ValueError("late")])
 @pytest.mark.usefixtures("undecided")  # nobody tells the job that it is lost before it has an answer
 async def test_an_outcome_that_comes_after_its_job_was_lost_changes_nothing(house: House, of, change, answer) -> None:
+    if change is CANCELLED and isinstance(answer, (Cancel, ValueError)):
+        return  # what is kept of it, the next test says
     rows: list[dict[str, object]] = []
 
     @job(registry=house.registry, cancel="ask")  # so that it comes to its end although a cancel is seen
@@ -53,6 +55,34 @@ async def test_an_outcome_that_comes_after_its_job_was_lost_changes_nothing(hous
         await house_saw(of, telemetry.JobStale)
     assert unfenced((await house.job(job_id)).__dict__) == rows[0]
     assert [event.job_id for event in of(telemetry.JobStale)] == [job_id]
+
+
+@pytest.mark.parametrize(
+    ("answer", "said", "stale"),
+    [(Cancel("no"), "AttemptCancelled: no", 0), (ValueError("late"), "ValueError: late", 1)],
+)
+@pytest.mark.usefixtures("undecided")
+async def test_what_an_attempt_says_of_a_job_that_others_set_cancelled_is_kept_among_its_errors(
+    house: House, of, answer, said, stale
+) -> None:
+    """Elixir's nodes set a running job cancelled at once, and leave the error to whoever runs it."""
+
+    @job(registry=house.registry, cancel="ask")
+    async def late(job: Job) -> object:
+        await house.sql(CANCELLED, id=job.id)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    [job_id] = await house.enqueue(late.new())
+    async with house.runner() as runner:
+        [producer] = runner._queues.all
+        await eventually(lambda: of(telemetry.ProducerAck) and producer.idle())
+    done = await house.job(job_id)
+    assert (done.state, done.attempt) == ("cancelled", 1)
+    assert [entry["error"].splitlines()[0] for entry in done.errors] == [said]
+    assert done.errors[0]["attempt"] == 1
+    assert len(of(telemetry.JobStale)) == stale  # a failure was not what the row says; that it is cancelled, is
 
 
 @pytest.mark.usefixtures("undecided")

@@ -8,7 +8,21 @@ from sqlalchemy.dialects.postgresql import asyncpg
 
 from oban_sa.models import schema_map
 from oban_sa.runner.settling import ACKING_ONE
-from oban_sa.sql import acking, fetching, holding, idling, inquiring, leading, notifying, producing, rescuing, staging
+from oban_sa.sql import (
+    acking,
+    fetching,
+    holding,
+    idling,
+    inquiring,
+    keeping,
+    kindred,
+    leading,
+    notifying,
+    producing,
+    rescuing,
+    staging,
+    steering,
+)
 
 STATEMENTS: dict[str, Any] = {
     "fetching": fetching.fetching(),
@@ -19,7 +33,13 @@ STATEMENTS: dict[str, Any] = {
     "inquiring": inquiring.inquiring(),
     "inquiring_held": inquiring.inquiring_held(),
     "idling": idling.idling(),
+    "noting": acking.noting(),
     "holding": holding.holding(),
+    "keeping": keeping.keeping(),
+    "reverting": keeping.reverting(),
+    "called_off": steering.called_off(),
+    "others_seen": kindred.others_seen(),
+    "peers_lead": kindred.peers_lead(),
     "unheard": holding.unheard(),
     "staging": staging.staging(),
     "unfinished": staging.unfinished(),

@@ -198,6 +198,7 @@ def _runner(settings: Settings, engine: AsyncEngine, prune: Prune | None, middle
             heartbeat_every=settings.heartbeat_every,
             dead_after=settings.dead_after,
             abandoned_after=settings.abandoned_after,
+            keep_young_after=settings.keep_young_after,
             metrics=settings.metrics,
             prune=prune,
             middleware=middleware,

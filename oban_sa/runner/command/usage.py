@@ -18,6 +18,7 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
         "heartbeat_every",
         "dead_after",
         "abandoned_after",
+        "keep_young_after",
         "blocked_after",
         "prune",
     ),
