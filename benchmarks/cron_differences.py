@@ -109,7 +109,7 @@ def week_ends_on_saturday(question: Question, answer: datetime) -> bool:
     shorter = re.sub(r"(?<![-\d])(\d)/", r"\1-6/", week)
     if shorter == week or "7-6" in shorter:
         return False
-    changed = crontab.parse(" ".join([*fields, shorter]), timezone=question.schedule.timezone)
+    changed = crontab.parse(" ".join([*fields, shorter]), timezone=question.schedule.timezone, days="either")
     return ours(replace(question, schedule=changed)) == answer
 
 
@@ -179,7 +179,7 @@ def questions(random: random.Random, pairs: int) -> Iterator[Question]:
         while schedule is None:
             zone = random.choice(ZONES)
             try:
-                schedule = crontab.parse(expression(random), timezone=zone)
+                schedule = crontab.parse(expression(random), timezone=zone, days="either")
             except InvalidCron:  # 30 February
                 continue
         moment = FIRST + timedelta(seconds=random.randrange(int((LAST - FIRST).total_seconds())))

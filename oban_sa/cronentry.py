@@ -48,7 +48,8 @@ class CronEntry:
     `@worker(cron=...)` itself. `name` identifies the entry in the database and in `meta["cron_name"]`. Without one it
     is derived from expression, time zone, worker and args once the worker's name is known, so that changing one of
     these makes another entry. Options left at None are the worker's own; `meta` is added to the worker's. With
-    `overlap=False` a tick is skipped while the job of the tick before is unfinished.
+    `overlap=False` a tick is skipped while the job of the tick before is unfinished. An expression that restricts both
+    the day of month and the day of week needs `days`: "either" will do, or "both" have to match.
     """
 
     expression: str
@@ -62,11 +63,12 @@ class CronEntry:
     tags: Iterable[str] | None = None
     meta: Mapping[str, Any] = field(default_factory=dict[str, Any])
     overlap: bool = True
+    days: crontab.Days | None = None
     catch_up: CatchUp = "none"
     schedule: crontab.Schedule = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._set("schedule", crontab.parse(self.expression, timezone=self.timezone))
+        self._set("schedule", crontab.parse(self.expression, timezone=self.timezone, days=self.days))
         if self.worker is not None and isinstance(self.worker, str) and not self.worker.strip():
             raise InvalidOption(f"cron {self.expression!r} has a blank worker; write the name it is registered under")
         for option in ("args", "meta"):

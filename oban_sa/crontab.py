@@ -11,13 +11,16 @@ from __future__ import annotations
 import zoneinfo
 from calendar import monthrange
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
-from typing import Final, cast
+from typing import Final, Literal, TypeAlias, cast, get_args
 
 from oban_sa.cronfields import DAY, HOUR, MINUTE, MONTH, NICKNAMES, SECOND, WEEKDAY, Values, read
 from oban_sa.errors import InvalidCron, nearest
+
+Days: TypeAlias = Literal["either", "both"]
+"""What an expression means that restricts both the day of month and the day of week."""
 
 LONGEST: Final = 500
 """Characters an expression may have; every second, minute and hour written out one by one fits in."""
@@ -43,6 +46,11 @@ class Schedule:
     zone: zoneinfo.ZoneInfo = field(repr=False, compare=False, default_factory=lambda: zoneinfo.ZoneInfo("Etc/UTC"))
     _times: _Times | None = field(repr=False, compare=False, default=None)
 
+    @property
+    def either(self) -> bool:
+        """Whether both day fields are restricted, and either will do."""
+        return self._times is not None and self._times.restricts_both and not self._times.both
+
     def next_after(self, moment: datetime) -> datetime | None:
         """Return the first moment later than `moment`, in UTC; None for `@reboot` and past the year 9999."""
         return self._beside(moment, 1)
@@ -63,8 +71,11 @@ class Schedule:
             return None
 
 
-def parse(expression: str, *, timezone: str = "Etc/UTC") -> Schedule:
+def parse(expression: str, *, timezone: str = "Etc/UTC", days: Days | None = None) -> Schedule:
     """Return the schedule of an expression; raise InvalidCron naming the field and the part that is wrong.
+
+    An expression that restricts both the day of month and the day of week has to say which days it means: those on
+    which "either" field matches, as cron does it, or "both", as the other members of the family do.
 
     Five fields are minute, hour, day of month, month and day of week; six start with the second. Or one of the
     nicknames: @hourly, @daily, @midnight, @weekly, @monthly, @yearly, @annually, @reboot.
@@ -72,6 +83,8 @@ def parse(expression: str, *, timezone: str = "Etc/UTC") -> Schedule:
     if not isinstance(cast("object", expression), str):
         raise InvalidCron(f'a cron expression is a text such as "0 9 * * MON-FRI", not {expression!r}')
     zone = _zone(timezone)
+    if days is not None and days not in get_args(Days):
+        raise InvalidCron(f'days is "either" or "both", not {days!r:.40}')
     if len(expression) > LONGEST:
         raise InvalidCron(
             f"cron {expression[:40]!r}... has {len(expression)} characters, more than {LONGEST}; "
@@ -90,7 +103,7 @@ def parse(expression: str, *, timezone: str = "Etc/UTC") -> Schedule:
             )
         text = nickname
     try:
-        times, canonical = _times(text)
+        times, canonical = _times(text, days)
     except InvalidCron as error:
         raise InvalidCron(f"cron {expression!r}: {error}") from None
     return Schedule(expression, timezone, canonical, zone=zone, _times=times)
@@ -120,6 +133,13 @@ class _Times:
     days: Values
     months: Values
     weekdays: Values
+    both: bool = False
+    """Whether a day has to be in both of the day fields where both are restricted."""
+
+    @property
+    def restricts_both(self) -> bool:
+        """Whether both of the day fields are restricted; a star is no restriction, `*/2` included."""
+        return not (self.days.star or self.weekdays.star)
 
     @property
     def even(self) -> bool:
@@ -132,11 +152,10 @@ class _Times:
             return False
         of_month = day.day in self.days or (self.days.last and day.day == monthrange(day.year, day.month)[1])
         of_week = day.isoweekday() % 7 in self.weekdays
-        # Cron's old rule: either one will do where both are restricted. A star is no restriction, `*/2` included.
-        return (of_month and of_week) if (self.days.star or self.weekdays.star) else (of_month or of_week)
+        return (of_month and of_week) if self.both or not self.restricts_both else (of_month or of_week)
 
     def possible(self) -> bool:
-        if not self.weekdays.star or self.days.star or self.days.last:
+        if self.days.star or self.days.last or (self.restricts_both and not self.both):
             return True
         return any(self.days.all[0] <= monthrange(2024, month)[1] for month in self.months.all)
 
@@ -174,7 +193,7 @@ def _days(day: date, way: int, months: Values) -> Iterator[date]:
 
 
 @lru_cache(maxsize=512)
-def _times(text: str) -> tuple[_Times, str]:
+def _times(text: str, days: Days | None) -> tuple[_Times, str]:
     parts = text.split(" ") if text else []
     if len(parts) not in (5, 6):
         raise InvalidCron(
@@ -184,12 +203,41 @@ def _times(text: str) -> tuple[_Times, str]:
     fields = (MINUTE, HOUR, DAY, MONTH, WEEKDAY)
     values = [read(part, of) for part, of in zip(parts[-5:], fields, strict=True)]
     second = read(parts[0], SECOND) if len(parts) == 6 else read("0", SECOND)
-    times = _Times(second, *values)
+    times = _Times(second, *values, both=days == "both")
     if not times.possible():
         months = ", ".join(f"{month}" for month in times.months.all)
         raise InvalidCron(f"day of month {parts[-3]!r} never comes in month {months}; write a day that the month has")
+    if times.restricts_both and days is None:
+        raise InvalidCron(_two_meanings(times, parts[-3], parts[-1]))
     shown = [each.canonical for each in (second, *values)]
+    if times.restricts_both and times.both:
+        shown.append("days=both")
     return times, " ".join(shown if shown[0] != "0" else shown[1:])
+
+
+_CALENDAR: Final = (date(2001, 1, 1), date(2029, 1, 1))
+"""A span of years in which each date falls on each day of the week."""
+
+
+def _two_meanings(times: _Times, day: str, weekday: str) -> str:
+    either, both = (_often(replace(times, both=meant)) for meant in (False, True))
+    return (
+        f"day of month {day!r} and day of week {weekday!r} are both restricted, which is read in two ways; say which "
+        f'you mean: days="either" is each day that matches one of the two, as cron does it ({either}), and days="both" '
+        f"only those that match both, as Oban for Elixir and for Python do ({both})"
+    )
+
+
+def _often(times: _Times) -> str:
+    first, end = _CALENDAR
+    days = sum(times.on(first + timedelta(days=number)) for number in range((end - first).days))
+    years = end.year - first.year
+    if not days:
+        return "never"
+    if days < years:
+        return f"on one day in about {years / days:.0f} years"
+    found = round(days / years)
+    return f"on about {found} {'day' if found == 1 else 'days'} a year"
 
 
 # From the clock on the wall to moments. A wall clock jumps: readings that a jump leaves out are a gap, those that it

@@ -97,7 +97,11 @@ def list_(settings: Settings, *, modules: tuple[str, ...], as_json: bool) -> Non
             expression=each.expression,
             timezone=each.timezone,
             worker=each.worker,
-            options={**each.options(), **({"args": dict(each.args)} if each.args else {})},
+            options={
+                **each.options(),
+                **({"args": dict(each.args)} if each.args else {}),
+                **({"days": each.days} if each.days else {}),
+            },
             last_at=None if stored is None else stored.last_at,
             schedule=each.schedule,
             known_from=("code",) if stored is None else ("database", "code"),
@@ -144,7 +148,8 @@ def _stored(row: Mapping[str, Any], instance: str) -> _Entry | None:
     if not name.startswith(prefix):
         return None
     try:
-        schedule = parse(row["expression"], timezone=row["timezone"])
+        # A row that says nothing of its days was written when either would do.
+        schedule = parse(row["expression"], timezone=row["timezone"], days=row["opts"].get("days") or "either")
     except InvalidCron:
         schedule = None
     return _Entry(

@@ -37,7 +37,7 @@ from oban_sa.runner.lending import Lender
 from oban_sa.runner.lifeline import Lifeline
 from oban_sa.runner.makers import ApplicationMaker, Sessions, maker
 from oban_sa.runner.metrics import Metrics
-from oban_sa.runner.notifier import Notifier
+from oban_sa.runner.notifier import Listener, Notifier
 from oban_sa.runner.options import checked, or_none
 from oban_sa.runner.part import Part
 from oban_sa.runner.processes import Processes
@@ -223,14 +223,20 @@ class Runner:
         if idle_in_transaction_after is not None:
             after: float = checked("idle_in_transaction_after", idle_in_transaction_after)
             parts["idle"] = IdleTransactions(self._database, lender, after=after, source=self._source)
+        listeners: dict[str, Listener] = {
+            "insert": self._inserted,
+            "signal": signals.receive,
+            "leader": self._resigned,
+        }
         if checked("metrics", metrics):
-            parts["metrics"] = Metrics(
+            parts["metrics"] = told = Metrics(
                 self._database,
                 source=self._source,
                 queues=lambda: list(self._queues.all),
                 leading=lambda: leader.leading,
-                crontab=scheduler.entries,
+                crontab=scheduler.told(),
             )
+            listeners["metrics"] = told.hear
         if (pruning := or_none("prune", prune)) is not None:
             parts["pruner"] = Pruner(self._database, leader, pruning, engine=engine, source=self._source)
         tickers = {name: Ticker(name, part, source=self._source) for name, part in parts.items()}
@@ -240,7 +246,7 @@ class Runner:
         self._database.heard_again = [ticker.nudge for ticker in self._tickers]
         self._notifier = Notifier(
             self._database,
-            {"insert": self._inserted, "signal": signals.receive, "leader": self._resigned},
+            listeners,
             source=self._source,
             listen_url=or_none("listen_url", listen_url),
         )

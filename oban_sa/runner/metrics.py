@@ -8,27 +8,21 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, Protocol
 from uuid import UUID
 
-import orjson
-
 from oban_sa import clock, messages, telemetry, values
-from oban_sa.cronentry import CronEntry
 from oban_sa.runner.database import Database
+from oban_sa.runner.full_counts import FullCounts
 from oban_sa.runner.sketches import Sketch
-from oban_sa.sql.counting import counting, estimate, estimating
 from oban_sa.sql.notifying import NOTIFY
 
 logger = logging.getLogger("oban_sa.runner")
 
 EVERY: Final = 1.0
 CRONTAB_EVERY: Final = 30.0
-EXACT_UP_TO: Final = 50_000
-"""Jobs of one state and queue up to which they are counted; beyond it the planner's estimate is told."""
-
 _AT_ONCE: Final = 60
 """Series in one message; what is left over goes into the next."""
 
@@ -56,15 +50,14 @@ class Metrics:
         source: telemetry.Source,
         queues: Callable[[], Iterable[Checked]],
         leading: Callable[[], bool],
-        crontab: Sequence[CronEntry] = (),
+        crontab: Sequence[list[Any]] = (),
     ) -> None:
+        """`crontab` is what `Scheduler.told` says."""
         self._line = database.house
         self._source = source
         self._queues = queues
-        self._leading = leading
         self._crontab = crontab
-        self._counting = database.prepare(counting())
-        self._estimating = database.prepare(estimating())
+        self._full_counts = FullCounts(database, source=source, leading=leading)
         self._notifying = database.prepare(NOTIFY)
         self._lock = threading.Lock()
         self._counts: Counter[tuple[str, str, str]] = Counter()
@@ -73,13 +66,17 @@ class Metrics:
         self._too_long: set[str] = set()
         self._detach = telemetry.attach(self._job_ended, telemetry.JobStop, telemetry.JobException)
 
+    def hear(self, message: Mapping[str, Any]) -> None:
+        """Take note of what some node says on `metrics`; raises for what makes no sense."""
+        self._full_counts.hear(message)
+
     async def tick(self) -> float:
         """Say what there is to say."""
         began = clock.monotonic()
         await self._gossip()
         await self._tell_metrics()
         if self._crontab and began - self._crontab_at >= CRONTAB_EVERY:
-            await self._send("cronitor", "crontab", [self._cron(entry) for entry in self._crontab], **self._me())
+            await self._send("cronitor", "crontab", list(self._crontab), **self._me())
             self._crontab_at = began
         return max(EVERY - (clock.monotonic() - began), 0.05)
 
@@ -116,24 +113,10 @@ class Metrics:
             {"series": name, "state": state, "queue": queue, "worker": worker, "value": sketch.value()}
             for (name, state, queue, worker), sketch in sketches.items()
         ]
-        if self._leading():
-            series += [
-                {"series": "full_count", "state": state, "queue": queue, "value": {"data": [count]}}
-                for state, queue, count in await self._full_counts()
-            ]
+        series += await self._full_counts.series()
         now = int(clock.now().timestamp())
         for some in _chunks(series, _AT_ONCE):
             await self._send("metrics", "metrics", some, **self._me(), time=now)
-
-    async def _full_counts(self) -> list[tuple[str, str, int]]:
-        counted: list[tuple[str, str, int]] = []
-        for row in await self._line.fetch(self._counting, limit=EXACT_UP_TO):
-            count = row["count"]
-            if count >= EXACT_UP_TO:
-                plan = await self._line.fetch(self._estimating, state=row["state"], queue=row["queue"])
-                count = max(count, estimate(_parsed(plan[0][0])))
-            counted.append((row["state"], row["queue"], count))
-        return counted
 
     def _job_ended(self, event: telemetry.JobEvent) -> None:
         if event.runner is not self._source or not isinstance(event, (telemetry.JobStop, telemetry.JobException)):
@@ -167,14 +150,7 @@ class Metrics:
     def _me(self) -> dict[str, str]:
         return {"name": self._source.name, "node": self._source.node}
 
-    def _cron(self, entry: CronEntry) -> list[Any]:
-        return [entry.expression, str(entry.worker), {"name": entry.name, "timezone": entry.timezone}]
-
 
 def _chunks(items: list[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
     for start in range(0, len(items), size):
         yield items[start : start + size]
-
-
-def _parsed(plan: Any) -> Any:
-    return orjson.loads(plan) if isinstance(plan, (str, bytes)) else plan

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from oban_sa import clock, cronentry, hooks, messages, telemetry, values
 from oban_sa.cronentry import MOST_CAUGHT_UP, CronEntry, Due, Span, Written
+from oban_sa.cronkin import for_elixir
 from oban_sa.errors import InvalidJob, InvalidOption, WorkerNotFound
 from oban_sa.models import Job, rules
 from oban_sa.models.types import args_from_database
@@ -147,10 +148,34 @@ class Scheduler:
         )
         return {row["key"] for row in rows}
 
+    def told(self) -> list[list[Any]]:
+        """The entries as dashboards are told of them: lists of expression, worker and options.
+
+        Oban Web fails for everybody at an expression that Elixir can't read, so those that have no other words are left
+        out. It makes a job of an entry by its options alone, so these are all that its jobs have.
+        """
+        found: list[list[Any]] = []
+        for entry in self.entries:
+            if (expression := for_elixir(entry.schedule)) is None:
+                logger.info("cron %s: dashboards can't read %r, and are not told of it", entry.name, entry.expression)
+                continue
+            options, meta = self._options(entry)
+            described = {
+                **{name: list(value) if name == "tags" else value for name, value in options.items()},
+                "args": values.to_json(entry.args, where="args"),
+                "meta": values.to_json({**(meta or {}), **entry.meta}, where="meta"),
+            }
+            found.append([expression, entry.worker, {**described, "name": entry.name, "timezone": entry.timezone}])
+        return found
+
+    def _options(self, entry: CronEntry) -> tuple[dict[str, Any], Mapping[str, Any] | None]:
+        """Keywords of an entry's jobs, and the worker's meta."""
+        options = {**self._registry.find(entry.worker, self._allow).options.for_job(), **entry.options()}
+        return options, options.pop("meta", None)
+
     def _jobs(self, claim: _Claim) -> list[dict[str, Any]]:
         entry = claim.entry
-        options = {**self._registry.find(entry.worker, self._allow).options.for_job(), **entry.options()}
-        worker_meta = options.pop("meta", None)
+        options, worker_meta = self._options(entry)
         rows: list[dict[str, Any]] = []
         for tick in claim.ticks:
             # Made as every job is, so that whoever looks at new jobs sees these too.
@@ -308,6 +333,8 @@ def _described(entry: CronEntry) -> dict[str, Any]:
     """What a person who looks at the table wants to know beside the columns."""
     options = {**entry.options(), "args": entry.args, "meta": entry.meta}
     described = {name: list(value) if name == "tags" else value for name, value in options.items() if value != {}}
+    if entry.days is not None:
+        described["days"] = entry.days
     if not entry.overlap:
         described["overlap"] = False
     if entry.catch_up != "none":

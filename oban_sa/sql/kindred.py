@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import ColumnElement, Executable, Table, Text, bindparam, cast, exists, func, or_, select
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from oban_sa.holders import OURS
 from oban_sa.models.leader import Peer
@@ -41,3 +42,10 @@ def peers_lead() -> Executable:
     alive: Any = peers.c.expires_at > utc_clock()
     named: ColumnElement[bool] = (name.is_(None)) | (peers.c.name == name)
     return select(exists(select(peers.c.name).where(alive, named)).label("leads"))
+
+
+def our_nodes() -> Executable:
+    """Those of some nodes that are ours: rows of `node`. Parameter: `nodes`, an array of names."""
+    ours = cast(producers.c.uuid, Text).op("~", is_comparison=True)(inline(f"'{OURS}'"))
+    named = producers.c.node == func.any(cast(bindparam("nodes", type_=ARRAY(Text())), ARRAY(Text())))
+    return select(producers.c.node).where(named, ours).distinct()

@@ -15,6 +15,9 @@ import asyncpg
 import pytest
 
 from oban_sa import Job, job, messages, worker
+from oban_sa.cronentry import CronEntry
+from oban_sa.holders import new_producer
+from oban_sa.runner import full_counts
 from oban_sa.runner.database import Database
 from oban_sa.runner.metrics import Metrics
 from oban_sa.runner.sketches import Sketch
@@ -77,7 +80,17 @@ async def test_a_node_tells_of_its_queues_its_jobs_and_its_crontab(house: House)
     async def broken() -> None:
         raise ValueError("boo")
 
-    @worker(registry=house.registry, cron="0 9 * * MON-FRI")
+    @worker(
+        registry=house.registry,
+        queue="reports",
+        max_attempts=4,
+        tags=["report"],
+        meta={"of": "worker", "by": "worker"},
+        cron=[
+            CronEntry("0 9 * * mon-FRI", args={"kind": "daily"}, priority=3, meta={"by": "entry"}),
+            CronEntry("30 0 9 * * *"),
+        ],
+    )
     class Report:
         async def process(self, job: Job) -> None: ...
 
@@ -131,7 +144,16 @@ async def test_a_node_tells_of_its_queues_its_jobs_and_its_crontab(house: House)
     [entry] = heard["cronitor"][0]["crontab"]
     assert entry[0] == "0 9 * * MON-FRI"
     assert entry[1].endswith("Report")
-    assert set(entry[2]) == {"name", "timezone"}
+    assert entry[2] == {
+        "name": entry[2]["name"],
+        "timezone": "Etc/UTC",
+        "queue": "reports",
+        "priority": 3,
+        "max_attempts": 4,
+        "tags": ["report"],
+        "args": {"kind": "daily"},
+        "meta": {"of": "worker", "by": "entry"},
+    }
     assert heard["cronitor"][0]["node"] == "web.1"
 
 
@@ -164,7 +186,7 @@ async def test_what_does_not_fit_in_one_message_is_said_in_several_or_missed_wit
 
 
 async def test_counts_past_the_limit_are_estimates(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("oban_sa.runner.metrics.EXACT_UP_TO", 100)
+    monkeypatch.setattr("oban_sa.runner.full_counts.EXACT_UP_TO", 100)
     await house.sql(
         "INSERT INTO oban_jobs (worker, queue, state, completed_at) "
         "SELECT 'w', 'big', 'completed', timezone('UTC', now()) FROM generate_series(1, 5000)"
@@ -183,3 +205,82 @@ async def test_counts_past_the_limit_are_estimates(house: House, monkeypatch: py
             return found[0]
 
         assert 2_500 < await eventually(told) < 10_000
+
+
+ELIXIR = """
+INSERT INTO oban_peers (name, node, started_at, expires_at)
+VALUES (:name, 'elixir@host', timezone('UTC', now()), timezone('UTC', now()) + :lasts * interval '1 second')
+ON CONFLICT (name) DO UPDATE SET expires_at = excluded.expires_at
+"""
+
+
+def count_of(node: str, *, name: str = "Oban") -> dict[str, Any]:
+    """What a leader of another kind says of 7 jobs in a queue."""
+    series = [{"series": "full_count", "state": "available", "queue": "q", "value": {"data": [7]}}]
+    return {"metrics": series, "name": name, "node": node, "time": 1}
+
+
+async def test_jobs_are_counted_once_beside_a_leader_of_another_kind(house: House, monkeypatch) -> None:
+    monkeypatch.setattr(full_counts, "LOOK_EVERY", 0.0)
+    now = [1000.0]
+    monkeypatch.setattr(full_counts.clock, "monotonic", lambda: now[0])
+    await house.enqueue(Job("worker", queue="q"))
+    leads = [True]
+    source = Source(node="web.1")
+    counts = full_counts.FullCounts(Database(house.engine), source=source, leading=lambda: leads[0])
+
+    async def said() -> list[int]:
+        return [each["value"]["data"][0] for each in await counts.series()]
+
+    assert await said() == [1]
+    # Heard on the channel: ours is taken back at once, and nothing is said until the other is silent.
+    counts.hear(count_of("elixir@host"))
+    assert await said() == [0]
+    assert await said() == []
+    now[0] += full_counts.SILENT_FOR - 1
+    assert await said() == []
+    now[0] += 2
+    assert await said() == [1]
+    # Not of this instance, of this node, and of a node of ours which has just handed over.
+    counts.hear(count_of("elixir@host", name="Other"))
+    counts.hear(count_of("web.1"))
+    await house.sql(
+        "INSERT INTO oban_producers (uuid, name, node, queue) VALUES (CAST(:uuid AS uuid), 'Oban', 'web.2', 'q')",
+        uuid=str(new_producer()),
+    )
+    counts.hear(count_of("web.2"))
+    assert await said() == [1]
+    await house.sql("DELETE FROM oban_producers")
+    assert await said() == [1]
+    # By the lease of an Elixir node, for as long as it lasts.
+    await house.sql(ELIXIR, name="Other", lasts=60)
+    assert await said() == [1]
+    await house.sql(ELIXIR, name="Oban", lasts=60)
+    assert await said() == [0]
+    assert await said() == []
+    await house.sql(ELIXIR, name="Oban", lasts=-1)
+    assert await said() == [1]
+    await house.sql("DROP TABLE oban_peers")
+    assert await said() == [1]
+    leads[0] = False
+    assert await said() == []
+    await counts._line.close()
+
+
+async def test_a_runner_hears_what_others_count(house: House) -> None:
+    await house.enqueue(Job("worker", queue="q"))
+    async with overheard(house, "metrics") as heard, house.runner(metrics=True, queues={"default": 1}) as runner:
+
+        def ours() -> list[Any]:
+            return [
+                each["value"]["data"]
+                for message in heard["metrics"]
+                if message["node"] == runner.node
+                for each in message["metrics"]
+                if each["series"] == "full_count"
+            ]
+
+        await eventually(lambda: ours() == [[1]] or ours())
+        text = messages.encode(count_of("elixir@host"))
+        await house.sql("SELECT pg_notify('public.oban_metrics', :text)", text=text)
+        await eventually(lambda: ours()[-1] == [0])

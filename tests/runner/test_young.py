@@ -146,7 +146,7 @@ async def test_code_that_blocks_the_loop_is_kept_young_too(house: House, databas
 async def test_an_attempt_whose_job_others_took_is_interrupted_within_a_heartbeat(house: House, of, change) -> None:
     ended: list[BaseException] = []
 
-    @job(registry=house.registry)
+    @job(registry=house.registry, cancel="ask")  # nobody asked for a cancel, which this one would not be told of
     async def waits() -> None:
         try:
             await asyncio.Event().wait()
@@ -266,6 +266,9 @@ async def test_an_outcome_is_written_whichever_answers_of_beats_were_lost(house:
     await keeper.beat()
     await keeper.line.once_more(0)
     await keeper.line.once_more(1)
+    # One whose answer was heard is all that the row can hold.
+    await keeper.beat()
+    assert [len(values["moments"]) for _, values in keeper.line.kept] == [1, 2, 3, 1]
     # Also just before the outcome, between what puts the row right and what is written.
     assert await keeper.tables.revert(judge(attempt, None))
     await keeper.line.once_more(0)

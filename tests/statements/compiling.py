@@ -40,6 +40,7 @@ STATEMENTS: dict[str, Any] = {
     "called_off": steering.called_off(),
     "others_seen": kindred.others_seen(),
     "peers_lead": kindred.peers_lead(),
+    "our_nodes": kindred.our_nodes(),
     "unheard": holding.unheard(),
     "staging": staging.staging(),
     "unfinished": staging.unfinished(),

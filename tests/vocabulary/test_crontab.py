@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oban_sa import crontab
-from oban_sa.crontab import Schedule, parse
+from oban_sa.crontab import Days, Schedule, parse
 from oban_sa.errors import InvalidCron
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -25,7 +25,7 @@ NEW_YORK = "America/New_York"
 
 def walls(expression: str, start: str, count: int, *, timezone: str = NEW_YORK, way: int = 1) -> list[str]:
     """The next `count` ticks as the wall clock shows them; `start` is a reading of it, the first of two."""
-    schedule = parse(expression, timezone=timezone)
+    schedule = parse(expression, timezone=timezone, days="either")
     zone = ZoneInfo(timezone)
     moment: datetime | None = datetime.fromisoformat(start)
     assert moment is not None
@@ -58,7 +58,7 @@ def walls(expression: str, start: str, count: int, *, timezone: str = NEW_YORK, 
     ],
 )
 def test_spellings_of_one_expression_are_the_same(expression: str, canonical: str) -> None:
-    assert parse(expression).canonical == canonical
+    assert parse(expression, days="either").canonical == canonical
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ moments = st.datetimes(datetime(1971, 1, 1), datetime(2100, 1, 1), timezones=st.
 
 def valid(expression: str, timezone: str) -> Schedule | None:
     try:
-        return parse(expression, timezone=timezone)
+        return parse(expression, timezone=timezone, days="either")
     except InvalidCron:
         return None
 
@@ -247,6 +247,53 @@ def test_any_text_is_understood_or_refused(text: str) -> None:
     except InvalidCron:
         return
     assert schedule.reboot or schedule.next_after(datetime(2026, 1, 1, tzinfo=UTC)) is not None
+
+
+# Both day fields.
+
+
+@pytest.mark.parametrize(
+    ("days", "weekday", "start", "way", "expected"),
+    [
+        ("both", "SUN", "2024-11-21T00:00", 1, "2027-09-05T01:00"),
+        ("both", "MON", "2024-11-21T00:00", -1, "2022-09-05T01:00"),
+        ("either", "SUN", "2024-11-21T00:00", 1, "2025-09-05T01:00"),
+        ("either", "MON", "2024-11-21T00:00", -1, "2024-09-30T01:00"),
+    ],
+)
+def test_where_both_day_fields_are_restricted_either_will_do_or_both_have_to_match(
+    days: Days, weekday: str, start: str, way: int, expected: str
+) -> None:
+    schedule = parse(f"0 1 5 9 {weekday}", days=days)
+    moment = datetime.fromisoformat(start).replace(tzinfo=UTC)
+    found = schedule.next_after(moment) if way > 0 else schedule.previous_before(moment)
+    assert found == datetime.fromisoformat(expected).replace(tzinfo=UTC)
+
+
+def test_what_says_nothing_new_of_its_days_is_the_same_expression() -> None:
+    assert parse("0 9 * * MON", days="both").canonical == parse("0 9 * * MON").canonical
+    either, both = (parse("0 9 1-7 * MON", days=days) for days in ("either", "both"))
+    assert (either.canonical, both.canonical) == ("0 9 1-7 * 1", "0 9 1-7 * 1 days=both")
+    with pytest.raises(InvalidCron, match=r'days is "either" or "both", not .any.'):
+        parse("* * * * *", days="any")  # type: ignore[arg-type]
+    with pytest.raises(InvalidCron, match="day of month '30' never comes in month 2"):
+        parse("0 0 30 2 MON", days="both")
+
+
+@given(expressions, moments)
+@settings(deadline=None)
+def test_both_days_are_those_that_each_of_the_fields_allows(expression: str, moment: datetime) -> None:
+    *fields, month, week = expression.split()
+    try:
+        both = parse(expression, days="both")
+        of_month = parse(" ".join([*fields, month, "*"]))
+        of_week = parse(" ".join([*fields[:-1], "*", month, week]))
+    except InvalidCron:
+        return
+    after = both.next_after(moment)
+    assert after is not None
+    just_before = after - timedelta(microseconds=1)
+    assert of_month.next_after(just_before) == of_week.next_after(just_before) == after
 
 
 # Refusals.
@@ -283,6 +330,11 @@ def test_any_text_is_understood_or_refused(text: str) -> None:
         ("* * * *", "4 fields, but there are five"),
         ("* * * * * * *", "7 fields"),
         ("", "0 fields"),
+        ("0 9 1-7 * MON", 'days="either" is each day that matches one of the two'),
+        ("0 9 1-7 * MON", "(on about 124 days a year)"),
+        ("0 9 1-7 * MON", "(on about 12 days a year)"),
+        ("0 1 5 9 SUN", "(on one day in about 7 years)"),
+        ("0 0 L * 1-5", "day of month 'L' and day of week '1-5' are both restricted"),
         ("@dayly", "did you mean '@daily'?"),
         (None, "a cron expression is a text"),
     ],

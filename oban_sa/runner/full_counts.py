@@ -1,0 +1,118 @@
+"""How many jobs there are, as dashboards are told: by one node alone, for they add up what all nodes say."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import orjson
+
+from oban_sa import clock, telemetry
+from oban_sa.runner.database import Database
+from oban_sa.sql.counting import counting, estimate, estimating
+from oban_sa.sql.kindred import others_seen, our_nodes, peers_lead
+
+logger = logging.getLogger("oban_sa.runner")
+
+EXACT_UP_TO: Final = 50_000
+"""Jobs of one state and queue up to which they are counted; beyond it the planner's estimate is told."""
+
+SILENT_FOR: Final = 15.0
+"""Seconds for which this node says no counts after another member of the family has said some."""
+
+LOOK_EVERY: Final = 5.0
+"""Seconds between looks for the lease of an Elixir node."""
+
+_MOST_NODES: Final = 1000
+
+
+class FullCounts:
+    """Counts jobs while this node leads, unless the leader of another kind of node counts them.
+
+    Each kind of node has a leader of its own, and the leaders of the others count as well. So this one is silent for as
+    long as another's counts are heard, or an Elixir node holds the lease of this instance. When it falls silent it says
+    once that it counts nothing, or its last counts would be added for a while.
+    """
+
+    def __init__(self, database: Database, *, source: telemetry.Source, leading: Callable[[], bool]) -> None:
+        self._line = database.house
+        self._source = source
+        self._leading = leading
+        self._counting = database.prepare(counting())
+        self._estimating = database.prepare(estimating())
+        self._others = database.prepare(others_seen())
+        self._peers = database.prepare(peers_lead())
+        self._our_nodes = database.prepare(our_nodes())
+        self._peers_table = database.named("oban_peers")
+        self._heard: dict[str, float] = {}
+        self._ours: dict[str, bool] = {source.node: True}
+        self._looked_at = -LOOK_EVERY
+        self._peer_leads = False
+        self._told: set[tuple[str, str]] = set()
+
+    def hear(self, message: Mapping[str, Any]) -> None:
+        """Take note of what some node says on `metrics`; raises for what makes no sense."""
+        if message["name"] != self._source.name:
+            return
+        node = message["node"]
+        if not isinstance(node, str) or node == self._source.node:
+            return
+        if any(each["series"] == "full_count" for each in message["metrics"]):
+            if node not in self._heard and len(self._heard) >= _MOST_NODES:
+                self._heard.clear()
+            self._heard[node] = clock.monotonic()
+
+    async def series(self) -> list[dict[str, Any]]:
+        """Return what is to be said; nothing where another node says it."""
+        # Also while this node doesn't lead: by the time it does, those of ours that led before may have no row.
+        await self._tell_apart()
+        if not self._leading():
+            self._told = set()
+            return []
+        if await self._others_count():
+            last, self._told = self._told, set()
+            if last:
+                logger.info("another member of the family counts the jobs for dashboards; this node doesn't")
+            return [_said(state, queue, 0) for state, queue in sorted(last)]
+        counts = await self._counts()
+        self._told = {(state, queue) for state, queue, _ in counts}
+        return [_said(state, queue, count) for state, queue, count in counts]
+
+    async def _others_count(self) -> bool:
+        now = clock.monotonic()
+        if any(now - at < SILENT_FOR for node, at in self._heard.items() if not self._ours.get(node, False)):
+            return True
+        if now - self._looked_at >= LOOK_EVERY:
+            self._looked_at = now
+            [seen] = await self._line.fetch(self._others, peers=self._peers_table)
+            self._peer_leads = False
+            if seen["peers"]:
+                self._peer_leads = (await self._line.fetch(self._peers, name=self._source.name))[0]["leads"]
+        return self._peer_leads
+
+    async def _tell_apart(self) -> None:
+        """Find out which of the nodes that count are ours: of those only one leads, and hands over in good order."""
+        if unknown := [node for node in self._heard if node not in self._ours]:
+            ours = {row["node"] for row in await self._line.fetch(self._our_nodes, nodes=unknown)}
+            if len(self._ours) >= _MOST_NODES:
+                self._ours = {self._source.node: True}
+            self._ours.update((node, node in ours) for node in unknown)
+
+    async def _counts(self) -> list[tuple[str, str, int]]:
+        counted: list[tuple[str, str, int]] = []
+        for row in await self._line.fetch(self._counting, limit=EXACT_UP_TO):
+            count = row["count"]
+            if count >= EXACT_UP_TO:
+                plan = await self._line.fetch(self._estimating, state=row["state"], queue=row["queue"])
+                count = max(count, estimate(_parsed(plan[0][0])))
+            counted.append((row["state"], row["queue"], count))
+        return counted
+
+
+def _said(state: str, queue: str, count: int) -> dict[str, Any]:
+    return {"series": "full_count", "state": state, "queue": queue, "value": {"data": [count]}}
+
+
+def _parsed(plan: Any) -> Any:
+    return orjson.loads(plan) if isinstance(plan, (str, bytes)) else plan
