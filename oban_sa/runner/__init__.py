@@ -55,6 +55,7 @@ from oban_sa.runner.waiting import until
 from oban_sa.runner.watch import Watch
 from oban_sa.runner.young import Written, Young
 from oban_sa.settings import default_node
+from oban_sa.sql.rescuing import THEIRS_DEAD_AFTER
 from oban_sa.sql.staging import unfinished
 from oban_sa.workers.middleware import Chain, Middleware
 from oban_sa.workers.registry import Registry
@@ -92,7 +93,9 @@ class Runner:
     those cut short are given back without spending an attempt.
 
     A node that is silent for `dead_after` is dead, and its jobs are given to others. `abandoned_after` also gives back
-    jobs that ran for that long under a producer nobody knows; it is off by default, since Elixir's nodes are unknown.
+    what nodes of other members of the family began that long ago and left behind; it is off by default, and needs them
+    to be dead by all that is known of them. Beside such nodes no job of this one looks older than `keep_young_after`,
+    since they take one that began long ago for lost; None lets it.
     `prune` says which jobs that are over are deleted while this node leads, or after what age; None keeps them all.
     `middleware` stands around every attempt, outermost first. With a `health_port` `/live` and `/ready` are served on
     `health_host`. Code that blocks the event loop for `blocked_after` is named in the log; None looks away.
@@ -215,6 +218,7 @@ class Runner:
                 dead_after=self._dead_after,
                 patience=BEATS_AGAIN * self._heartbeat_every,
                 abandoned_after=or_none("abandoned_after", abandoned_after),
+                abandoned_patience=THEIRS_DEAD_AFTER,
             ),
             "scheduler": scheduler,
             "blockers": Blockers(self._database, source=self._source),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
 
 import asyncpg
 
@@ -10,8 +13,19 @@ from oban_sa import clock, telemetry
 from oban_sa.errors import AttemptOrphaned
 from oban_sa.runner.database import Database, Transaction
 from oban_sa.runner.leader import Leader
+from oban_sa.sql.kindred import others_seen
 from oban_sa.sql.notifying import NOTIFY, insertions
-from oban_sa.sql.rescuing import LIMIT, abandoned, burying, dead, exhausted, rescuing, restoring
+from oban_sa.sql.rescuing import (
+    LIMIT,
+    abandoned,
+    backdating,
+    beaten,
+    burying,
+    dead,
+    exhausted,
+    rescuing,
+    restoring,
+)
 from oban_sa.verdicts import orphaned
 
 logger = logging.getLogger("oban_sa.runner")
@@ -22,8 +36,15 @@ EXHAUSTED_EVERY = 60.0
 RESTORE = 3
 """Times that producers without a row are looked for in the span after which one of them is dead."""
 
-ABANDONED = f"{AttemptOrphaned.__name__}: nobody knows the producer that ran this attempt, and it has run for too long"
+ABANDONED = f"{AttemptOrphaned.__name__}: the node that ran this attempt gives no sign of life, and began it long ago"
 EXHAUSTED = f"{AttemptOrphaned.__name__}: the job was available with all its attempts spent"
+
+
+class _Missing(NamedTuple):
+    """A producer of ours whose row was gone: since when, and when it was last given one."""
+
+    since: datetime
+    restored_at: datetime
 
 
 class Lifeline:
@@ -47,7 +68,10 @@ class Lifeline:
         dead_after: float = 30.0,
         patience: float = 0.0,
         abandoned_after: float | None = None,
+        abandoned_patience: float = 0.0,
     ) -> None:
+        """`abandoned_patience` is what `patience` is, for nodes of others, which beat more seldom."""
+        self._abandoned_patience = abandoned_patience
         self._line = database.house
         self._leader = leader
         self._source = source
@@ -59,7 +83,12 @@ class Lifeline:
         self._dead = database.prepare(dead())
         self._rescuing = database.prepare(rescuing())
         self._burying = database.prepare(burying())
-        self._abandoned = database.prepare(abandoned())
+        self._abandoned = {known: database.prepare(abandoned(peers_known=known)) for known in (True, False)}
+        self._others = database.prepare(others_seen())
+        self._peers_table = database.named("oban_peers")
+        self._backdating = database.prepare(backdating())
+        self._beaten = database.prepare(beaten())
+        self._missing: dict[UUID, _Missing] = {}
         self._exhausted = database.prepare(exhausted())
         self._announcing = database.prepare(NOTIFY)
         self._exhausted_at = -EXHAUSTED_EVERY
@@ -79,8 +108,7 @@ class Lifeline:
                 self._restored_at = started
                 await self._restore(transaction)
             rescued = await self._rescue(transaction)
-            if self._abandoned_after is not None:
-                rescued += await transaction.fetch(self._abandoned, after=self._abandoned_after, text=ABANDONED)
+            rescued += await self._rescue_abandoned(transaction)
             if queues := {row["queue"] for row in rescued if row["state"] == "available"}:
                 await transaction.fetch(self._announcing, **insertions(sorted(queues), self._source.schema))
         self._tell(rescued, clock.monotonic() - started)
@@ -102,8 +130,27 @@ class Lifeline:
             discarded = await transaction.fetch(self._exhausted, text=EXHAUSTED)
         self._tell(discarded, clock.monotonic() - started)
 
+    async def _rescue_abandoned(self, transaction: Transaction) -> list[asyncpg.Record]:
+        if self._abandoned_after is None or self._leader.led_for < self._abandoned_patience:
+            return []
+        [seen] = await transaction.fetch(self._others, peers=self._peers_table)
+        abandoned = self._abandoned[seen["peers"]]
+        return await transaction.fetch(abandoned, after=self._abandoned_after, text=ABANDONED)
+
     async def _restore(self, transaction: Transaction) -> None:
+        if self._missing:
+            moments = [missing.restored_at for missing in self._missing.values()]
+            for row in await transaction.fetch(self._beaten, uuids=list(self._missing), moments=moments):
+                del self._missing[row["uuid"]]
         restored = await transaction.fetch(self._restoring, name=self._source.name, dead_after=self._dead_after)
+        for row in restored:
+            uuid, at = row["uuid"], row["updated_at"]
+            since = self._missing[uuid].since if uuid in self._missing else at
+            # Oban for Python removes rows that are silent for a minute. Were each restored one new, a node that is dead
+            # only after longer than that would never be.
+            if since < at:
+                await transaction.fetch(self._backdating, missing=uuid, restored=at, since=since)
+            self._missing[uuid] = _Missing(since, max(since, at))
         for node in sorted({row["node"] for row in restored}):
             logger.warning("node %s holds jobs and had no row that says it lives; it was given one", node)
 
@@ -112,6 +159,8 @@ class Lifeline:
         if not gone:
             return []
         uuids = [str(row["uuid"]) for row in gone]
+        for row in gone:
+            self._missing.pop(row["uuid"], None)
         texts = [orphaned(row["node"], silent_for=row["silent_for"]) for row in gone]
         rescued = await transaction.fetch(self._rescuing, uuids=uuids, texts=texts)
         await transaction.fetch(self._burying, uuids=uuids)

@@ -23,6 +23,8 @@ logger = logging.getLogger("oban_sa.runner")
 
 EVERY: Final = 1.0
 CRONTAB_EVERY: Final = 30.0
+_IDENTITY: Final = ("name", "timezone")
+
 _AT_ONCE: Final = 60
 """Series in one message; what is left over goes into the next."""
 
@@ -76,7 +78,7 @@ class Metrics:
         await self._gossip()
         await self._tell_metrics()
         if self._crontab and began - self._crontab_at >= CRONTAB_EVERY:
-            await self._send("cronitor", "crontab", list(self._crontab), **self._me())
+            await self._send("cronitor", "crontab", self._fitting(), **self._me())
             self._crontab_at = began
         return max(EVERY - (clock.monotonic() - began), 0.05)
 
@@ -130,6 +132,18 @@ class Metrics:
                 if sketch is None:
                     sketch = self._sketches[key] = Sketch()
                 sketch.add(seconds)
+
+    def _fitting(self) -> list[list[Any]]:
+        """The crontab, without the jobs' options where it is too long with them."""
+        entries = list(self._crontab)
+        try:
+            messages.encode({"crontab": entries, **self._me()})
+        except ValueError:
+            if "options" not in self._too_long:
+                self._too_long.add("options")
+                logger.warning("the crontab is too long for dashboards; they are told of it without its options")
+            return [[at, worker, {name: options[name] for name in _IDENTITY}] for at, worker, options in entries]
+        return entries
 
     async def _send(self, short: str, key: str, items: list[Any], **rest: Any) -> None:
         """Say it in as many messages as it takes; what is too long by itself is left out, with one word about it."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import (
     CTE,
     ColumnElement,
+    DateTime,
     Delete,
     Double,
     Executable,
     Integer,
     Text,
+    Update,
     Uuid,
     bindparam,
     case,
@@ -32,6 +34,7 @@ from oban_sa.holders import OURS
 from oban_sa.models.reading import strange
 from oban_sa.sql.acking import error_entry
 from oban_sa.sql.fetching import jobs
+from oban_sa.sql.kindred import peers
 from oban_sa.sql.literals import inline
 from oban_sa.sql.marks import marked
 from oban_sa.sql.moments import seconds_between, seconds_earlier, utc_clock, utc_now
@@ -79,14 +82,11 @@ def rescuing() -> Executable:
         .with_for_update(skip_locked=True, of=jobs)
         .cte("orphans")
     )
-    rescued = func.coalesce(_number(jobs.c.meta, "rescued", Integer()), inline("0")) + inline("1")
-    meta = func.coalesce(jobs.c.meta, inline("'{}'::jsonb"))
-    counted = meta.op("||")(func.jsonb_build_object(inline("'rescued'"), rescued))
-    return _changed(orphans, {**_given_on(), "meta": counted}, said=orphans.c.text)
+    return _changed(orphans, {**_given_on(), "meta": _counted()}, said=orphans.c.text)
 
 
 def restoring() -> Executable:
-    """Write the row of each producer of ours that holds jobs and has none: rows of `uuid` and `node`.
+    """Write the row of each producer of ours that holds jobs and has none: rows of `uuid`, `node`, `updated_at`.
 
     The row was removed while a fetch was under way, or was lost with a table that isn't logged. Where the producer
     lives, it beats in it from now on; where not, it's found dead by it, as every other. Parameters: `name`, the
@@ -120,7 +120,47 @@ def restoring() -> Executable:
     columns = ["uuid", "name", "node", "queue", "meta", "started_at", "updated_at"]
     # Where the producer writes its row at the same moment, one of the two waits for the other, and there is one row.
     written = insert(producers).from_select(columns, row).on_conflict_do_nothing(index_elements=[producers.c.uuid])
-    return written.returning(producers.c.uuid, producers.c.node)
+    return written.returning(producers.c.uuid, producers.c.node, _naive(producers.c.updated_at))
+
+
+def backdating() -> Update:
+    """Let a row that was restored say since when its producer is missing. Parameters: `missing`, `restored`, `since`.
+
+    The first is the producer's uuid, the others are moments: what the row says now, and what it is to say.
+    """
+    return (
+        update(producers)
+        .where(
+            producers.c.uuid == bindparam("missing", type_=Uuid()),
+            _naive(producers.c.updated_at) == bindparam("restored", type_=DateTime()),
+        )
+        .values(updated_at=bindparam("since", type_=DateTime()))
+    )
+
+
+def beaten() -> Executable:
+    """Those of some producers whose rows say another moment than when they were restored: rows of `uuid`.
+
+    Parameters: `uuids` and `moments`, arrays of equal length.
+    """
+    said = func.unnest(
+        cast(bindparam("uuids", type_=ARRAY(Uuid())), ARRAY(Uuid())),
+        cast(bindparam("moments", type_=ARRAY(DateTime())), ARRAY(DateTime())),
+    ).table_valued(column("uuid", Uuid()), column("moment", DateTime()))
+    said = said.render_derived("said")
+    later = _naive(producers.c.updated_at) > said.c.moment
+    return select(producers.c.uuid).select_from(producers.join(said, said.c.uuid == producers.c.uuid)).where(later)
+
+
+def _naive(moment: ColumnElement[Any]) -> ColumnElement[Any]:
+    return type_coerce(moment, DateTime())
+
+
+def _counted() -> ColumnElement[Any]:
+    """The meta of a job with one more rescue counted, as the family does."""
+    rescued = func.coalesce(_number(jobs.c.meta, "rescued", Integer()), inline("0")) + inline("1")
+    meta = func.coalesce(jobs.c.meta, inline("'{}'::jsonb"))
+    return meta.op("||")(func.jsonb_build_object(inline("'rescued'"), rescued))
 
 
 def _given_on() -> dict[str, Any]:
@@ -141,25 +181,38 @@ def burying() -> Delete:
     return delete(producers).where(cast(producers.c.uuid, Text) == func.any(uuids), ~holds.exists())
 
 
-def abandoned() -> Executable:
-    """Give back jobs that have run for longer than `after` seconds under a producer that nobody knows.
+def abandoned(*, peers_known: bool) -> Executable:
+    """Give back what nodes of other members of the family have run for longer than `after` seconds and left behind.
 
-    Elixir's open-source nodes register no producers, so their running jobs look like this too. Parameters: `after`,
-    `text`.
+    Never what a producer of ours holds: whether that lives is known exactly. What a producer with a row holds, such as
+    one of Oban for Python, counts as left behind once the row is silent for as long, and for THEIRS_DEAD_AFTER at
+    least. Nodes of Elixir have no rows: what they hold is left behind where none of them leads, and never while one
+    does, which has a lifeline of its own. Parameters: `after`, `text`. Elixir's table of peers may be missing.
     """
+    ours = func.coalesce(HOLDER.op("~", is_comparison=True)(inline(f"'{OURS}'")), inline("false"))
+    silence = func.greatest(cast(bindparam("after", type_=Double()), Double), inline(f"{THEIRS_DEAD_AFTER:g}"))
     known = select(producers.c.uuid).where(cast(producers.c.uuid, Text) == HOLDER)
+    living = known.where(producers.c.updated_at >= seconds_earlier(utc_now(), silence)).exists()
+    elixir = exists(select(peers.c.name).where(peers.c.expires_at > utc_clock()))
+    unseen: ColumnElement[bool] = (known.exists() | ~elixir) if peers_known else true()
     lost = (
         select(jobs.c.id)
         .where(
             jobs.c.state == inline("'executing'"),
             jobs.c.attempted_at < seconds_earlier(utc_now(), bindparam("after", type_=Double())),
-            ~known.exists(),
+            ~ours,
+            ~living,
+            unseen,
         )
         .limit(LIMIT)
         .with_for_update(skip_locked=True)
         .cte("lost")
     )
-    return _changed(lost, _given_on())
+    return _changed(lost, {**_given_on(), "meta": _counted()})
+
+
+THEIRS_DEAD_AFTER: Final = 60.0
+"""Seconds of silence after which Oban for Python itself takes a producer for dead."""
 
 
 def exhausted() -> Executable:

@@ -7,6 +7,7 @@ import json
 import re
 import time
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -20,7 +21,7 @@ from oban_sa.runner import lifeline as lifelines
 from oban_sa.runner.database import Database
 from oban_sa.runner.heartbeat import Heartbeat
 from oban_sa.runner.leader import Leader
-from oban_sa.runner.lifeline import Lifeline
+from oban_sa.runner.lifeline import Lifeline, _Missing
 from oban_sa.runner.queues import Queues
 from oban_sa.runner.tables import Tables
 from oban_sa.sql import producing
@@ -531,10 +532,93 @@ async def test_what_nobody_knows_is_rescued_only_where_that_was_asked_for(house:
         assert await house.states() == {"executing": 2}
     await on.tick()
     assert (await house.job(abandoned)).state == "available"
-    assert (await house.job(abandoned)).errors[0]["error"].startswith("AttemptOrphaned: nobody knows the producer")
+    assert (await house.job(abandoned)).errors[0]["error"].startswith("AttemptOrphaned: the node that ran this attempt")
+    assert (await house.job(abandoned)).meta["rescued"] == 1
     assert (await house.job(known)).state == "executing"
     for lifeline in (off, patient, on):
         await lifeline.close()
+
+
+LEASE = """
+INSERT INTO oban_peers (name, node, started_at, expires_at) VALUES
+('MyApp.Oban', 'elixir', timezone('UTC', now()), timezone('UTC', now()) + :lasts * interval '1 second')
+ON CONFLICT (name) DO UPDATE SET expires_at = excluded.expires_at
+"""
+
+
+async def test_of_abandoned_jobs_those_are_rescued_whose_kind_of_node_is_known_to_be_gone(
+    house: House, leader: Leader
+) -> None:
+    """All began an hour ago; what their holders are is in their uuids and rows."""
+    source = telemetry.Source(node="leading")
+    made = Lifeline(Database(house.engine), leader, source=source, every=1, abandoned_after=1800)
+    python = {silent: await producer_row(house, silent_for=silent, meta={}) for silent in (0, 90, 1700, 1900)}
+    ids = {f"python, silent for {silent}": await executing(house, uuid) for silent, uuid in python.items()}
+    ids["elixir"] = await executing(house, uuid4(), node="elixir")
+    ids["ours, without a row"] = await executing(house, new_producer())
+    ids["ours, with a row"] = await executing(house, ours := new_producer())
+    await house.sql(
+        "INSERT INTO oban_producers (uuid, name, node, queue, meta, updated_at) VALUES "
+        "(CAST(:uuid AS uuid), 'Oban', 'web.8', 'default', '{\"dead_after\": 100000}', now() - interval '2 hours')",
+        uuid=str(ours),
+    )
+
+    async def rescued() -> set[str]:
+        await made.tick()
+        return {name for name, job_id in ids.items() if (await house.job(job_id)).state != "executing"}
+
+    await house.sql(LEASE, lasts=60)
+    assert await rescued() == {"python, silent for 1900"}
+    await house.sql(LEASE, lasts=-1)
+    assert await rescued() == {"python, silent for 1900", "elixir"}
+    ids["another of elixir"] = await executing(house, uuid4(), node="elixir")
+    await house.sql("DROP TABLE oban_peers")
+    assert await rescued() == {"python, silent for 1900", "elixir", "another of elixir"}
+    # However soon is asked for: they themselves wait for a minute.
+    soon = Lifeline(Database(house.engine), leader, source=source, every=1, abandoned_after=1)
+    await soon.tick()
+    assert (await house.job(ids["python, silent for 90"])).state == "available"
+    assert (await house.job(ids["python, silent for 0"])).state == "executing"
+    # After an outage everybody's last sign is old, until this node has led for long enough.
+    ids["a third of elixir"] = await executing(house, uuid4(), node="elixir")
+    made._abandoned_patience = 60
+    assert "a third of elixir" not in await rescued()
+    await made.close()
+    await soon.close()
+
+
+async def test_a_dead_node_whose_row_others_remove_again_and_again_is_dead_all_the_same(
+    house: House, leader: Leader
+) -> None:
+    """Oban for Python removes rows that are silent for a minute, whoever's."""
+    held, lives = await executing(house, gone := new_producer()), await executing(house, alive := new_producer())
+    source = telemetry.Source(node="leading")
+    made = Lifeline(Database(house.engine), leader, source=source, every=1, dead_after=100)
+
+    async def removed_and_restored() -> None:
+        """A minute later, of which two in a row are longer than it takes to be dead."""
+        await house.sql("DELETE FROM oban_producers")
+        ago = timedelta(minutes=1)
+        made._missing = {
+            uuid: _Missing(each.since - ago, each.restored_at - ago) for uuid, each in made._missing.items()
+        }
+        made._restored_at = -1000.0
+        await made.tick()
+
+    await removed_and_restored()
+    assert len(await house.sql("SELECT * FROM oban_producers")) == 2
+    # Between two looks one of them beats.
+    await house.sql("UPDATE oban_producers SET updated_at = updated_at + interval '1 s' WHERE uuid = :uuid", uuid=alive)
+    made._restored_at = -1000.0
+    await made.tick()
+    await removed_and_restored()
+    assert await house.states() == {"executing": 2}
+    await removed_and_restored()
+    assert (await house.job(held)).state == "available"
+    assert (await house.job(lives)).state == "executing"
+    assert [row.uuid for row in await house.sql("SELECT uuid FROM oban_producers")] == [alive]
+    assert gone not in made._missing
+    await made.close()
 
 
 async def test_available_jobs_whose_attempts_are_spent_are_discarded(house: House, lifeline: Lifeline) -> None:

@@ -284,3 +284,19 @@ async def test_a_runner_hears_what_others_count(house: House) -> None:
         text = messages.encode(count_of("elixir@host"))
         await house.sql("SELECT pg_notify('public.oban_metrics', :text)", text=text)
         await eventually(lambda: ours()[-1] == [0])
+
+
+async def test_a_crontab_that_is_too_long_is_told_without_the_options_of_its_jobs(house: House, caplog) -> None:
+    noise = [number**7 % 2**61 for number in range(1, 900)]
+    crontab: list[list[Any]] = [["@daily", "Report", {"name": "a", "timezone": "Etc/UTC", "args": {"ids": noise}}]]
+    database = Database(house.engine)
+    metrics = Metrics(
+        database, source=Source(node="web.1"), queues=list, leading=lambda: False, crontab=[*crontab, *crontab]
+    )
+    async with overheard(house, "cronitor") as heard:
+        await metrics.tick()
+        await eventually(lambda: heard["cronitor"])
+    await metrics.close()
+    told = ["@daily", "Report", {"name": "a", "timezone": "Etc/UTC"}]
+    assert heard["cronitor"][0]["crontab"] == [told, told]
+    assert [line.partition(";")[0] for line in caplog.messages] == ["the crontab is too long for dashboards"]

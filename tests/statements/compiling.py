@@ -54,7 +54,10 @@ STATEMENTS: dict[str, Any] = {
     "restoring": rescuing.restoring(),
     "rescuing": rescuing.rescuing(),
     "burying": rescuing.burying(),
-    "abandoned": rescuing.abandoned(),
+    "abandoned": rescuing.abandoned(peers_known=True),
+    "abandoned_without_peers": rescuing.abandoned(peers_known=False),
+    "backdating": rescuing.backdating(),
+    "beaten": rescuing.beaten(),
     "exhausted": rescuing.exhausted(),
     "notify": notifying.NOTIFY,
 }

@@ -7,4 +7,4 @@ WHERE jobs.oban_jobs.state = 'executing' AND CASE WHEN (jobs.oban_jobs.attempted
 FROM holders
 WHERE NOT (EXISTS (SELECT jobs.oban_producers.uuid
 FROM jobs.oban_producers
-WHERE jobs.oban_producers.uuid = holders.uuid)) ON CONFLICT (uuid) DO NOTHING RETURNING jobs.oban_producers.uuid, jobs.oban_producers.node
+WHERE jobs.oban_producers.uuid = holders.uuid)) ON CONFLICT (uuid) DO NOTHING RETURNING jobs.oban_producers.uuid, jobs.oban_producers.node, jobs.oban_producers.updated_at AS updated_at

@@ -7,4 +7,4 @@ WHERE public.oban_jobs.state = 'executing' AND CASE WHEN (public.oban_jobs.attem
 FROM holders
 WHERE NOT (EXISTS (SELECT public.oban_producers.uuid
 FROM public.oban_producers
-WHERE public.oban_producers.uuid = holders.uuid)) ON CONFLICT (uuid) DO NOTHING RETURNING public.oban_producers.uuid, public.oban_producers.node
+WHERE public.oban_producers.uuid = holders.uuid)) ON CONFLICT (uuid) DO NOTHING RETURNING public.oban_producers.uuid, public.oban_producers.node, public.oban_producers.updated_at AS updated_at
