@@ -12,6 +12,7 @@ from oban_sa.cli._connecting import asked, database_options, instance_option, js
 from oban_sa.cli._groups import CONTEXT, Suggesting
 from oban_sa.cli._printing import document, say, span, table
 from oban_sa.client import Oban
+from oban_sa.client.queues import Elsewhere
 from oban_sa.errors import InvalidOption, nearest
 from oban_sa.settings import Settings
 from oban_sa.states import JobState
@@ -39,29 +40,51 @@ def node_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--node", metavar="NAME", help="Only on this node, as `queues list` shows it.")(function)
 
 
-@command.command("list", help="Show the queues of every node, and those whose jobs nobody works on.")
+@command.command("list", help="Show the queues of every node, and those whose jobs no node is known to take.")
 @json_option
 @instance_option
 @database_options
 def list_(settings: Settings, *, as_json: bool) -> None:
     """Print queues by node."""
 
-    async def ask(oban: Oban) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    async def ask(oban: Oban) -> tuple[list[dict[str, Any]], dict[str, int], list[Elsewhere]]:
         waiting = {each.queue: each.count for each in await oban.count_jobs() if each.state is JobState.AVAILABLE}
-        return [described(check, settings) for check in await oban.check_queues()], waiting
+        queues = [described(check, settings) for check in await oban.check_queues()]
+        return queues, waiting, await oban.check_elsewhere()
 
-    queues, waiting = asked(settings, ask)
-    orphans = {name: number for name, number in sorted(waiting.items()) if name not in {q["queue"] for q in queues}}
+    queues, waiting, others = asked(settings, ask)
+    served = {queue["queue"] for queue in queues} | {each.queue for each in others}
+    orphans = {name: number for name, number in sorted(waiting.items()) if name not in served}
     if as_json:
         unserved = [{"queue": name, "available": number} for name, number in orphans.items()]
-        document({"instance": settings.name, "queues": queues, "unserved": unserved})
+        document({"instance": settings.name, "queues": queues, "elsewhere": told(others), "unserved": unserved})
         return
     if queues:
         print_queues(queues, waiting)
     else:
         click.echo(f"No node of {settings.name} runs.")
+    say_others(others, waiting)
+    say_orphans(orphans)
+
+
+def told(others: Sequence[Elsewhere]) -> list[dict[str, Any]]:
+    """Nodes of others, as JSON."""
+    return [{"queue": each.queue, "node": each.node, "running": list(each.running)} for each in others]
+
+
+def say_others(others: Sequence[Elsewhere], waiting: dict[str, int]) -> None:
+    """Say which nodes of others run jobs, or could; `waiting` is how many jobs of a queue are available."""
+    for each in others:
+        number, runs = waiting.get(each.queue, 0), len(each.running)
+        if number or runs:
+            running = f"runs {runs:,} of its jobs now" if runs else "runs none that is known"
+            say(f"The queue {each.queue}, {number:,} available, has another node: {each.node}, which {running}.")
+
+
+def say_orphans(orphans: dict[str, int]) -> None:
+    """Say which queues have available jobs and no node that is known to take them."""
     for name, number in orphans.items():
-        say(f"Nobody works on the queue {name}, which has {number:,} available.")
+        say(f"No node is known to work on the queue {name}, which has {number:,} available.")
 
 
 def described(check: Any, settings: Settings) -> dict[str, Any]:
@@ -170,7 +193,9 @@ def _steer(
 async def _unknown(oban: Oban, queues: Sequence[str], node: str | None) -> list[str]:
     """Return warnings about names that nobody has; what is decided about them is kept all the same."""
     checks = await oban.check_queues()
-    nodes, names = {check.node for check in checks}, {check.queue for check in checks}
+    others = await oban.check_elsewhere()
+    nodes = {check.node for check in checks} | {each.node for each in others}
+    names = {check.queue for check in checks} | {each.queue for each in others}
     said: list[str] = []
     if node is not None and node not in nodes:
         said.append(f"no node {node!r} runs now, so this holds once it starts{nearest(node, sorted(nodes))}")

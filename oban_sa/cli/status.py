@@ -11,8 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from oban_sa.cli._connecting import asked, database_options, instance_option, json_option
 from oban_sa.cli._printing import document, say, span, table
-from oban_sa.cli.queues import described, print_queues
+from oban_sa.cli.queues import described, print_queues, say_orphans, say_others, told
 from oban_sa.client import JobCount, Oban
+from oban_sa.client.queues import Elsewhere
 from oban_sa.passwords import safe
 from oban_sa.settings import Settings
 from oban_sa.sql import overview
@@ -37,6 +38,7 @@ class _Seen:
 
     now: datetime
     queues: list[dict[str, Any]]
+    others: list[Elsewhere]
     counts: list[JobCount]
     leader: dict[str, Any] | None
     waiting_longest: dict[str, Any] | None
@@ -82,6 +84,7 @@ def command(settings: Settings, *, as_json: bool) -> None:
                 "now": seen.now,
                 "leader": seen.leader,
                 "nodes": seen.nodes(),
+                "elsewhere": told(seen.others),
                 "jobs": {state.value: {"count": n, "exact": exact} for state, (n, exact) in backlog.items()},
                 "queues": _by_queue(seen.counts),
                 "waiting_longest": seen.waiting_longest,
@@ -102,8 +105,9 @@ def command(settings: Settings, *, as_json: bool) -> None:
     waiting = {each.queue: each.count for each in seen.counts if each.state is JobState.AVAILABLE}
     if seen.queues:
         print_queues(seen.queues, waiting)
-    for name in sorted(waiting.keys() - {queue["queue"] for queue in seen.queues}):
-        say(f"Nobody works on the queue {name}, which has {waiting[name]:,} available.")
+    say_others(seen.others, waiting)
+    served = {queue["queue"] for queue in seen.queues} | {each.queue for each in seen.others}
+    say_orphans({name: waiting[name] for name in sorted(waiting.keys() - served)})
     if seen.queues or waiting:
         click.echo()
     rows = [(state.value, f"{'' if exact else '~'}{number:,}") for state, (number, exact) in backlog.items() if number]
@@ -134,6 +138,7 @@ async def _look(oban: Oban, settings: Settings) -> _Seen:
     return _Seen(
         now=now.replace(tzinfo=UTC),
         queues=queues,
+        others=await oban.check_elsewhere(),
         counts=counts,
         leader=leader,
         waiting_longest=waits,

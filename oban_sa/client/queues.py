@@ -14,7 +14,7 @@ from oban_sa.enqueueing import AnySession
 from oban_sa.errors import InvalidJob, InvalidOption
 from oban_sa.messages import EVERY
 from oban_sa.models import rules
-from oban_sa.sql.governing import checking, deciding, gathering
+from oban_sa.sql.governing import checking, deciding, elsewhere, gathering
 from oban_sa.sql.notifying import notify
 
 
@@ -34,6 +34,18 @@ class QueueCheck:
     running: tuple[int, ...]
     started_at: datetime
     silent_for: float
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """A queue from which a node takes jobs that is none of this instance's: another's, or Elixir's.
+
+    `running` are the ids of the jobs that it holds, where it has no row; such a node is seen only while it holds some.
+    """
+
+    queue: str
+    node: str
+    running: tuple[int, ...]
 
 
 class QueueControl:
@@ -84,7 +96,10 @@ class QueueControl:
         node: str | None = None,
         session: AnySession | None = None,
     ) -> None:
-        """Work on a queue from now on; a node that does so already takes over `limit` and `paused`."""
+        """Work on a queue from now on; a node that does so already takes over `limit` and `paused`.
+
+        Without `node` the nodes of other languages start it too, and fail jobs of workers that they don't know.
+        """
         limit = _limit(queue, limit)
 
         def signal(queue: str, *, ident: str) -> dict[str, Any]:
@@ -104,6 +119,15 @@ class QueueControl:
 
         def work(work: Work) -> list[QueueCheck]:
             return [_check(row) for row in work.execute(checking(), {"name": self.name}).mappings()]
+
+        return await self._transactions.run(work)
+
+    async def check_elsewhere(self) -> list[Elsewhere]:
+        """Return which other nodes take jobs from these tables, as far as the tables say it, by queue and node."""
+
+        def work(work: Work) -> list[Elsewhere]:
+            rows = work.execute(elsewhere(), {"name": self.name}).all()
+            return [Elsewhere(row.queue, row.node, tuple(sorted(row.running or ()))) for row in rows]
 
         return await self._transactions.run(work)
 

@@ -15,11 +15,14 @@ from sqlalchemy import (
     cast,
     func,
     literal_column,
+    null,
     select,
     type_coerce,
+    union_all,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, Insert, insert
 
+from oban_sa.holders import OURS
 from oban_sa.models import Queue
 from oban_sa.sql.fetching import jobs
 from oban_sa.sql.moments import seconds_between, utc_clock, utc_now
@@ -93,6 +96,32 @@ def checking() -> Any:
         .where(producers.c.name == bindparam("name", type_=Text()))
         .order_by(producers.c.node, producers.c.queue, producers.c.uuid)
     )
+
+
+def elsewhere() -> Any:
+    """Who else takes jobs from these tables: rows of `queue`, `node`, and `running` as ids or NULL, by queue and node.
+
+    Nodes of other instances, by their rows; and those that have none, as Elixir's, by the jobs that they hold. Nodes of
+    ours without a row are given one soon. Parameter: `name`, the instance's.
+    """
+    holder: Any = type_coerce(jobs.c.attempted_by, ARRAY(Text()))
+    uuid = holder[literal_column("2")]
+    node = func.coalesce(holder[literal_column("1")], literal_column("'unknown'"))
+    row = select(producers.c.uuid).where(cast(producers.c.uuid, String) == uuid)
+    held = (
+        select(jobs.c.queue, node.label("node"), func.array_agg(jobs.c.id, type_=ARRAY(BigInteger())).label("running"))
+        .where(
+            jobs.c.state == literal_column("'executing'"),
+            ~row.exists(),
+            func.coalesce(uuid.op("!~", is_comparison=True)(literal_column(f"'{OURS}'")), literal_column("true")),
+        )
+        .group_by(jobs.c.queue, node)
+    )
+    others = select(producers.c.queue, producers.c.node, cast(null(), ARRAY(BigInteger())).label("running")).where(
+        producers.c.name != bindparam("name", type_=Text())
+    )
+    found = union_all(held, others).subquery("found")
+    return select(found.c.queue, found.c.node, found.c.running).order_by(found.c.queue, found.c.node)
 
 
 def _literal(name: str) -> ColumnElement[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from uuid import uuid4
 
 from oban_sa import Job
+from oban_sa.holders import new_producer
 from tests.cli.conftest import People
 
 
@@ -40,7 +41,7 @@ def test_queues_are_listed_by_node_with_what_runs_and_what_waits(people: People)
     assert lines[1][:6] == ["default", "web.1", "10", "1", "1", "running"]
     assert lines[2][:6] == ["mailers", "web.1", "5", "0", "0", "paused"]
     assert lines[3][:6] == ["old", "web.2", "-", "0", "0", "silent"]
-    assert " ".join(lines[4]) == "Nobody works on the queue nobody, which has 1 available."
+    assert " ".join(lines[4]) == "No node is known to work on the queue nobody, which has 1 available."
     listed = people.json("queues", "list")
     assert [queue["queue"] for queue in listed["queues"]] == ["default", "mailers", "old"]
     assert listed["queues"][0]["running"] == [1]
@@ -49,6 +50,37 @@ def test_queues_are_listed_by_node_with_what_runs_and_what_waits(people: People)
     }  # fmt: skip
     assert listed["unserved"] == [{"queue": "nobody", "available": 1}]
     assert [queue["queue"] for queue in people.json("queues", "list", "--name", "Billing")["queues"]] == ["others"]
+
+
+def test_nodes_of_others_are_known_by_what_they_run_or_by_their_rows(people: People) -> None:
+    """Nodes of Elixir have no rows."""
+    ours, theirs = str(new_producer()), str(uuid4())
+    runs(people, "default")
+    runs(people, "billing", "web.9", name="Billing")
+    people.enqueue(*(Job("a", queue=queue) for queue in ("elixir", "elixir", "billing", "default", "lost")))
+    people.sql("INSERT INTO oban_jobs (worker, queue) VALUES ('a', 'elixir'), ('a', 'nowhere')")
+    people.sql(
+        "UPDATE oban_jobs SET state = 'executing', attempt = 1, attempted_by = ARRAY['app@host', :u] WHERE id < 3",
+        u=theirs,
+    )
+    people.sql(
+        "UPDATE oban_jobs SET state = 'executing', attempt = 1, attempted_by = ARRAY['web.3', :u] WHERE id = 5", u=ours
+    )
+    said = people.says("queues", "list").splitlines()[2:]
+    assert said == [
+        "The queue billing, 1 available, has another node: web.9, which runs none that is known.",
+        "The queue elixir, 1 available, has another node: app@host, which runs 2 of its jobs now.",
+        "No node is known to work on the queue nowhere, which has 1 available.",
+    ]
+    assert all(line in people.says("status") for line in said)
+    elsewhere = [
+        {"queue": "billing", "node": "web.9", "running": []},
+        {"queue": "elixir", "node": "app@host", "running": [1, 2]},
+    ]
+    assert people.json("queues", "list")["elsewhere"] == elsewhere
+    assert people.json("status")["elsewhere"] == elsewhere
+    assert people.json("queues", "list")["unserved"] == [{"queue": "nowhere", "available": 1}]
+    assert "Note:" not in people.says("queues", "pause", "elixir")
 
 
 def decided(people: People) -> dict[str, dict[str, dict[str, object]]]:
@@ -106,7 +138,7 @@ def test_status_shows_nodes_the_leader_the_backlog_and_what_waits_longest(people
         "  nodes    1 running, 1 silent\n",
         "  leader   web.1\n",
         f"  waiting  1 min 30 s: job {ids[3]}, app.A in b\n",
-        "Nobody works on the queue b, which has 2 available.\n",
+        "No node is known to work on the queue b, which has 2 available.\n",
         "available      3\n",
         "discarded      1\n",
     ):
