@@ -17,6 +17,7 @@ from oban_sa.runner.executor import Interrupted, Running
 from oban_sa.runner.producer import Producer
 from oban_sa.runner.waiting import cancelled
 from oban_sa.runner.young import Key
+from oban_sa.verdicts import Attempt, Verdict
 
 logger = logging.getLogger("oban_sa.runner")
 
@@ -134,7 +135,8 @@ class Queues:
     def unwritten(self) -> Iterator[Key]:
         """The attempts that are under way, or whose outcome is not written yet."""
         for producer in self.all:
-            for each in (*producer.under_way(), *producer.unwritten()):
+            known: list[Attempt | Verdict] = [*producer.under_way(), *producer.unwritten()]
+            for each in known:
                 if each.attempted_at is not None:
                     yield Key(each.job_id, each.attempted_at)
 

@@ -41,7 +41,7 @@ def keeping() -> Executable:
     `moments` and `began_ats`. A row may hold any of several moments, as when an answer was lost: then its job stands
     there once for each.
     """
-    arrays = {
+    arrays: dict[str, tuple[str, Any]] = {
         "id": ("ids", BigInteger()),
         "attempt": ("attempts", Integer()),
         "moment": ("moments", DateTime(timezone=True)),

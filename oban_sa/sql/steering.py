@@ -174,7 +174,11 @@ def called_off() -> Executable:
     for long, made them available or discarded them. What an attempt's own session has just committed is neither.
     Parameters: arrays of equal length `ids`, `attempts` and `uuids`, the producers as text.
     """
-    arrays = {"id": ("ids", BigInteger()), "attempt": ("attempts", Integer()), "uuid": ("uuids", Text())}
+    arrays: dict[str, tuple[str, Any]] = {
+        "id": ("ids", BigInteger()),
+        "attempt": ("attempts", Integer()),
+        "uuid": ("uuids", Text()),
+    }
     given = [cast(bindparam(name, type_=ARRAY(type_)), ARRAY(type_)) for name, type_ in arrays.values()]
     said = func.unnest(*given).table_valued(*(column(name, type_) for name, (_, type_) in arrays.items()))
     said = said.render_derived("said")

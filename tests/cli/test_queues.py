@@ -145,7 +145,7 @@ def test_status_shows_nodes_the_leader_the_backlog_and_what_waits_longest(people
         assert part in shown
     status = people.json("status")
     assert status.keys() == {
-        "instance", "schema", "now", "leader", "nodes", "jobs", "queues", "waiting_longest",
+        "instance", "schema", "now", "leader", "nodes", "elsewhere", "jobs", "queues", "waiting_longest",
     }  # fmt: skip
     assert status["leader"]["node"] == "web.1"
     assert [(node["node"], node["alive"], node["leader"]) for node in status["nodes"]] == [
