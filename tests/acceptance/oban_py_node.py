@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from typing import Any
 
@@ -31,6 +32,7 @@ async def main(url: str) -> None:
         node="py.1",
         queues={"theirs": 5, "shared": 5},
         stager={"interval": 0.2},
+        lifeline={"interval": 0.05, "rescue_after": float(os.environ.get("OBAN_PY_RESCUE_AFTER", "300"))},
         shutdown_grace_period=2,
     )
     async with theirs:

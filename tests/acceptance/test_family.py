@@ -51,7 +51,7 @@ class Node:
 
 
 @pytest.fixture
-async def node(database_url: str) -> AsyncIterator[Node]:
+async def node(database_url: str, request: pytest.FixtureRequest) -> AsyncIterator[Node]:
     assert PYTHON is not None
     process = await asyncio.create_subprocess_exec(
         PYTHON,
@@ -61,7 +61,7 @@ async def node(database_url: str) -> AsyncIterator[Node]:
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OBAN_PY_RESCUE_AFTER": getattr(request, "param", "300")},
     )
     made = Node(process)
     assert await made.answer() == "started"
@@ -254,3 +254,37 @@ async def test_both_drain_one_queue_and_every_job_runs_once(house: House, node: 
     jobs = [await house.job(job_id) for job_id in ids]
     assert {each.attempt for each in jobs} == {1}
     assert {each.recorded()["by"] for each in jobs} == {"oban_sa", "oban-py"}
+
+
+@pytest.mark.parametrize("node", ["2"], indirect=True)
+@pytest.mark.parametrize("keep_young_after", [1, None])
+async def test_their_lifeline_leaves_a_long_job_of_ours_alone_where_it_is_kept_young(
+    house: House, node: Node, keep_young_after: float | None
+) -> None:
+    """It takes what began two seconds ago for lost, and looks for it twenty times a second."""
+    gate = asyncio.Event()
+    attempts: list[int] = []
+
+    @worker(name="Long", queue="ours", registry=house.registry)
+    class Long:
+        async def process(self, job: Job) -> None:
+            attempts.append(job.attempt)
+            if job.attempt == 1:
+                await gate.wait()
+
+    [job_id] = await house.enqueue(Job("Long", queue="ours"))
+    async with house.runner(keep_young_after=keep_young_after):
+        await house.becomes(job_id, "executing")
+        began = (await house.job(job_id)).attempted_at
+
+        async def old_enough() -> None:
+            [[passed]] = await house.sql("SELECT timezone('UTC', clock_timestamp())")
+            assert (passed - began.replace(tzinfo=None)).total_seconds() > 4 or len(attempts) > 1
+
+        await eventually(old_enough)
+        gate.set()
+        done = await house.becomes(job_id, "completed")
+    if keep_young_after is None:
+        assert (attempts, done.meta["rescued"]) == ([1, 2], 1)
+    else:
+        assert (attempts, done.attempt, done.meta, done.attempted_at) == ([1], 1, {}, began)

@@ -19,6 +19,7 @@ from oban_sa import runner as runners
 from oban_sa.holders import OURS, new_producer
 from oban_sa.runner import lifeline as lifelines
 from oban_sa.runner.database import Database
+from oban_sa.runner.executor import Interrupted
 from oban_sa.runner.heartbeat import Heartbeat
 from oban_sa.runner.leader import Leader
 from oban_sa.runner.lifeline import Lifeline, _Missing
@@ -369,8 +370,14 @@ async def test_a_producer_that_could_not_reach_the_database_registers_before_it_
     assert seen == [1]
 
 
-async def test_a_job_that_comes_back_while_its_former_attempt_still_runs_is_kept_apart(house: House, of) -> None:
-    """Elixir's nodes rescue by age, also what still runs here."""
+@pytest.mark.parametrize("told", [False, True])
+async def test_a_job_that_comes_back_while_its_former_attempt_still_runs_is_kept_apart(
+    house: House, of, told: bool
+) -> None:
+    """Elixir's nodes rescue by age, also what still runs here; which may be `told` before the job is fetched again.
+
+    Its code is interrupted once, and not again while it cleans up.
+    """
     runs: list[tuple[int, str]] = []
     second, first_ended = asyncio.Event(), asyncio.Event()
 
@@ -388,8 +395,12 @@ async def test_a_job_that_comes_back_while_its_former_attempt_still_runs_is_kept
         await first_ended.wait()
 
     [job_id] = await house.enqueue(Job("worker"))
-    async with house.runner(poll_every=0.05):
+    async with house.runner(poll_every=0.05) as runner:
         await house.becomes(job_id, "executing")
+        if told:
+            [producer] = runner._queues.all
+            await eventually(lambda: any(each.begun for each in producer.running.values()))
+            producer.interrupt(Interrupted.LOST)
         await house.sql("UPDATE oban_jobs SET state = 'available'")
         done = await house.becomes(job_id, "completed")
     assert sorted(runs) == [(1, "interrupted"), (2, "began")]

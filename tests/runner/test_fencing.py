@@ -9,7 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from oban_sa import Cancel, Job, Record, Snooze, job, telemetry
+from oban_sa import Cancel, Job, Record, Snooze, job, messages, telemetry
 from oban_sa.runner.acker import Acker, Outcome
 from oban_sa.runner.tables import Tables
 from tests.runner.conftest import House
@@ -83,6 +83,28 @@ async def test_what_an_attempt_says_of_a_job_that_others_set_cancelled_is_kept_a
     assert [entry["error"].splitlines()[0] for entry in done.errors] == [said]
     assert done.errors[0]["attempt"] == 1
     assert len(of(telemetry.JobStale)) == stale  # a failure was not what the row says; that it is cancelled, is
+
+
+async def test_a_job_that_elixir_cancels_has_an_entry_of_it_and_no_warning_is_logged(house: House, of, caplog) -> None:
+    """It sets a running job cancelled at once, and tells the node."""
+
+    @job(registry=house.registry)
+    async def waits() -> None:
+        await asyncio.Event().wait()
+
+    [job_id] = await house.enqueue(waits.new())
+    async with house.runner() as runner:
+        [producer] = runner._queues.all
+        await eventually(lambda: runner._notifier.proven and any(each.begun for each in producer.running.values()))
+        await house.sql(CANCELLED, id=job_id)
+        pkill = messages.encode(messages.pkill(job_id))
+        await house.sql("SELECT pg_notify('public.oban_signal', :pkill)", pkill=pkill)
+        await eventually(producer.idle)
+    cancelled = await house.job(job_id)
+    assert (cancelled.state, cancelled.attempt, len(cancelled.errors)) == ("cancelled", 1, 1)
+    assert cancelled.errors[0]["error"].startswith("AttemptCancelled: ")
+    assert of(telemetry.JobStale) == []
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == []
 
 
 @pytest.mark.usefixtures("undecided")

@@ -251,6 +251,36 @@ async def keeper(house: House) -> AsyncIterator[Keeper]:
     await made.close()
 
 
+THEIR_RESCUE = """
+UPDATE oban_jobs SET state = CASE WHEN attempt >= max_attempts THEN 'discarded' ELSE 'available' END :: oban_job_state
+WHERE state = 'executing' AND attempted_at < timezone('UTC', now()) - make_interval(secs => 300)
+"""
+"""What the lifeline of Oban for Python does, in its effect; that of Elixir does the same after an hour."""
+
+
+async def test_lifelines_that_rescue_by_age_leave_alone_what_is_kept_young(house: House, keeper: Keeper) -> None:
+    hour = timedelta(hours=1)
+    [kept, other] = await house.enqueue(Job("worker", max_attempts=1), Job("worker", queue="theirs", max_attempts=1))
+    attempt = await keeper.begin()
+    await house.sql(
+        "UPDATE oban_jobs SET attempted_at = attempted_at - interval '1 hour' WHERE id = :id", id=attempt.job_id
+    )
+    assert attempt.attempted_at is not None
+    attempt = attempt._replace(attempted_at=attempt.attempted_at - hour)
+    keeper.held.attempts = [attempt]
+    await house.sql(
+        "UPDATE oban_jobs SET state = 'executing', attempt = 1, attempted_by = ARRAY['elixir', 'uuid'], "
+        "attempted_at = timezone('UTC', now()) - interval '1 hour' WHERE id = :id",
+        id=other,
+    )
+    await keeper.beat()
+    await house.sql(THEIR_RESCUE)
+    assert [str((await house.job(job_id)).state) for job_id in (kept, other)] == ["executing", "discarded"]
+    assert await keeper.end(judge(attempt, None))
+    done = await house.job(kept)
+    assert (done.state, done.attempted_at) == ("completed", attempt.attempted_at)
+
+
 async def test_an_outcome_is_written_whichever_answers_of_beats_were_lost(house: House, keeper: Keeper) -> None:
     [job_id] = await house.enqueue(Job("worker"))
     attempt = await keeper.begin()

@@ -113,6 +113,22 @@ def test_entries_are_written_in_several_ways() -> None:
     assert not found[4].overlap
 
 
+def test_which_days_an_entry_means_is_written_as_its_other_options_are() -> None:
+    tuesday = datetime(2026, 1, 6, tzinfo=UTC)
+    table = {"expression": "0 9 1-7 * MON", "worker": "Report", "days": "both"}
+    found = entries(
+        [CronEntry("0 9 1-7 * MON", "Report", days="either"), table, ("0 9 1-7 * MON", "Report", {"days": "both"})]
+    )
+    ticks = [each.schedule.next_after(tuesday) for each in found]
+    assert [tick and (tick.month, tick.day) for tick in ticks] == [(1, 6), (2, 2), (2, 2)]
+    assert found[0].name != found[1].name == found[2].name
+    assert workerless({"expression": "0 9 1-7 * MON", "days": "both"})[0].days == "both"
+    with pytest.raises(InvalidCron, match="both restricted"):
+        entries(("0 9 1-7 * MON", "Report"))
+    with pytest.raises(InvalidCron, match='days is "either" or "both"'):
+        CronEntry("0 9 * * *", "Report", days="all")  # type: ignore[arg-type]
+
+
 def test_workers_write_entries_without_a_worker() -> None:
     assert [entry.expression for entry in workerless("@daily")] == ["@daily"]
     found = workerless(["@daily", {"expr": "@hourly"}, CronEntry("@weekly", priority=2)])
