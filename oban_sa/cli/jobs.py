@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, TypeAlias
@@ -20,6 +21,7 @@ from oban_sa.errors import InvalidOption, JobNotFound, nearest
 from oban_sa.models import Job
 from oban_sa.settings import Settings
 from oban_sa.sql import overview
+from oban_sa.sql.keeping import BEGAN
 from oban_sa.states import JobState
 
 HELP = """Look at jobs, try them again, cancel them or delete them.
@@ -336,11 +338,20 @@ def _when(job: Job, now: datetime) -> str:
         case JobState.DISCARDED:
             return ago(job.discarded_at, now)
         case JobState.EXECUTING if job.attempted_at is not None:
-            return f"for {span((now - job.attempted_at).total_seconds())}"
+            return f"for {span((now - (_began_at(job) or job.attempted_at)).total_seconds())}"
         case JobState.SCHEDULED | JobState.RETRYABLE | JobState.AVAILABLE:
             return ago(job.scheduled_at, now)
         case _:
             return ago(job.inserted_at, now)
+
+
+def _began_at(job: Job) -> datetime | None:
+    """The true start of an attempt that is kept young, as its meta has it."""
+    match job.meta.get(BEGAN):
+        case {"attempt": job.attempt, "at": str(at)}:
+            with suppress(ValueError):
+                return datetime.fromisoformat(at).replace(tzinfo=UTC)
+    return None
 
 
 def _recorded(job: Job) -> str:

@@ -66,7 +66,7 @@ class Heartbeat:
             while not self._stop.wait(rest):
                 try:
                     runner.run(self._once(line, beat, register))
-                    if self._young is not None:
+                    if self._young is not None and not self._stop.is_set():
                         runner.run(self._young.beat(database, line, within=max(self._every / 2, 1)))
                 except Exception as error:
                     failures += 1

@@ -80,9 +80,10 @@ class Written:
         if not self._all:
             return
         kept = set(but())
-        for key in [key for key in self._all if key not in kept]:
-            self._all.pop(key, None)
-            self._last.pop(key, None)
+        for key in list(self._all):  # a copy, which the heartbeat's thread adds nothing to
+            if key not in kept:
+                self._all.pop(key, None)
+                self._last.pop(key, None)
 
 
 class Holding(Protocol):

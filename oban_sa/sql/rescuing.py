@@ -34,6 +34,7 @@ from oban_sa.holders import OURS
 from oban_sa.models.reading import strange
 from oban_sa.sql.acking import error_entry
 from oban_sa.sql.fetching import jobs
+from oban_sa.sql.keeping import BEGAN
 from oban_sa.sql.kindred import peers
 from oban_sa.sql.literals import inline
 from oban_sa.sql.marks import marked
@@ -157,10 +158,12 @@ def _naive(moment: ColumnElement[Any]) -> ColumnElement[Any]:
 
 
 def _counted() -> ColumnElement[Any]:
-    """The meta of a job with one more rescue counted, as the family does."""
+    """The meta of a job with one more rescue counted, as the family does, and nothing of when its attempt began."""
     rescued = func.coalesce(_number(jobs.c.meta, "rescued", Integer()), inline("0")) + inline("1")
     meta = func.coalesce(jobs.c.meta, inline("'{}'::jsonb"))
-    return meta.op("||")(func.jsonb_build_object(inline("'rescued'"), rescued))
+    is_object = func.jsonb_typeof(meta) == inline("'object'")
+    left = case((is_object, meta.op("-")(inline(f"'{BEGAN}'"))), else_=meta)
+    return left.op("||")(func.jsonb_build_object(inline("'rescued'"), rescued))
 
 
 def _given_on() -> dict[str, Any]:

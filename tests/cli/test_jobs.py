@@ -163,3 +163,15 @@ def test_one_id_that_is_wrong_changes_nothing(people: People) -> None:
 )
 def test_wrong_usage_is_told_what_to_write(people: People, words: list[str], said: str) -> None:
     assert said in people.refuses(*words, code=2)
+
+
+def test_a_job_that_is_kept_young_is_shown_with_the_time_since_its_true_start(people: People) -> None:
+    """What others look at is its row, where it is younger."""
+    people.enqueue(Job("young"), Job("again"))
+    people.sql(
+        "UPDATE oban_jobs SET state = 'executing', attempt = id, attempted_at = timezone('UTC', now()), meta = "
+        "json_build_object('began', json_build_object('attempt', 1, 'at', timezone('UTC', now()) - interval '1 hour'))"
+    )
+    lines = {line.split()[0]: line for line in people.says("jobs", "list").splitlines()[1:]}
+    assert "for 1 h" in lines["1"]
+    assert "for 0" in lines["2"]  # this is said of an attempt before

@@ -76,6 +76,7 @@ EITHER = [
     *at("heartbeat_every", *NO_INTERVAL),
     *at("dead_after", *NO_INTERVAL),
     *at("abandoned_after", *NO_INTERVAL),
+    *at("keep_young_after", *NO_INTERVAL),
     *at(
         "blocked_after",
         *NO_SPAN,

@@ -256,6 +256,13 @@ def test_an_age_of_death_close_to_the_heartbeat_is_refused() -> None:
     assert load(environ={"OBAN_DEAD_AFTER": "10"}).dead_after == 10
 
 
+def test_keeping_jobs_young_is_switched_off_by_none() -> None:
+    assert load(environ={}).keep_young_after == 60
+    assert load(environ={"OBAN_KEEP_YOUNG_AFTER": "90"}).keep_young_after == 90
+    assert load(environ={"OBAN_KEEP_YOUNG_AFTER": "none"}, flags={"keep_young_after": None}).keep_young_after is None
+    assert load(environ={}, flags={"keep_young_after": "None"}).keep_young_after is None
+
+
 def test_a_schema_too_long_for_the_names_of_channels_is_refused() -> None:
     assert load(environ={"OBAN_SCHEMA": "s" * 49}).schema == "s" * 49
     assert "longer than the 49 bytes" in refused({"OBAN_SCHEMA": "s" * 50})
@@ -359,6 +366,7 @@ meta = { team = "sales" }
 max_attempts = 5
 tags = ["weekly"]
 overlap = false
+days = "both"
 catch_up = "last"
 name = "weekly-report"
 """

@@ -22,6 +22,7 @@ FLAGS = (
     *("--queues", ",".join(f"{queue}:{limit}" for queue, limit in QUEUES.items())),
     *("--heartbeat-every", "0.4", "--dead-after", str(DEAD_AFTER), "--grace", "0.5", "--prune", "never"),
     *("--poll-every", "0.5", "--stage-every", "0.5", "--log-level", "info", "--log-format", "json"),
+    *("--keep-young-after", "0.4"),  # which is with every beat, where it is done at all
     *("--process-pool", "2", "--import", "tests.acceptance.chaos.workers"),
 )
 

@@ -50,6 +50,11 @@ class Plan:
     runners: int
     faults: tuple[Fault, ...]
 
+    @property
+    def beside(self) -> bool:
+        """Whether another member of the family is seen in the tables, so that long attempts are kept young."""
+        return self.seed % 2 == 0
+
     def as_json(self) -> dict[str, Any]:
         """What is kept of it."""
         return asdict(self)

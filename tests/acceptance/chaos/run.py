@@ -51,6 +51,8 @@ async def run(plan: Plan, folder: Path, *, mutants: Sequence[str] = (), quiet: f
         await asyncio.to_thread(migrate, server.url)
         async with _engine(server.url) as engine:
             async with engine.begin() as connection:
+                if plan.beside:
+                    await connection.execute(text(audit.KIN))
                 for statement in (*workers.TABLES, *audit.STATEMENTS):
                     await connection.execute(text(statement))
             await _storm(plan, folder, server, engine, mutants, quiet)
