@@ -202,8 +202,9 @@ def _times(text: str, days: Days | None) -> tuple[_Times, str]:
         )
     fields = (MINUTE, HOUR, DAY, MONTH, WEEKDAY)
     values = [read(part, of) for part, of in zip(parts[-5:], fields, strict=True)]
+    minute, hour, day, month, weekday = values
     second = read(parts[0], SECOND) if len(parts) == 6 else read("0", SECOND)
-    times = replace(_Times(second, *values), both=days == "both")
+    times = _Times(second, minute, hour, day, month, weekday, both=days == "both")
     if not times.possible():
         months = ", ".join(f"{month}" for month in times.months.all)
         raise InvalidCron(f"day of month {parts[-3]!r} never comes in month {months}; write a day that the month has")

@@ -351,6 +351,8 @@ def _began_at(job: Job) -> datetime | None:
         case {"attempt": job.attempt, "at": str(at)}:
             with suppress(ValueError):
                 return datetime.fromisoformat(at).replace(tzinfo=UTC)
+        case _:
+            pass
     return None
 
 

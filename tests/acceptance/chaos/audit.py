@@ -46,8 +46,10 @@ STATEMENTS = (
 )
 """What makes the tables and their triggers."""
 
-KIN = """INSERT INTO oban_producers (uuid, name, node, queue, meta, started_at, updated_at) VALUES
-    (gen_random_uuid(), 'Oban', 'kin', 'theirs', '{}', timezone('UTC', now()), timezone('UTC', now()))"""
+KIN_NODE = "kin"
+
+KIN = f"""INSERT INTO oban_producers (uuid, name, node, queue, meta, started_at, updated_at) VALUES
+    (gen_random_uuid(), 'Oban', '{KIN_NODE}', 'theirs', '{{}}', timezone('UTC', now()), timezone('UTC', now()))"""
 """A node of Oban for Python, as the tables show it: one that takes jobs for lost which began long ago."""
 
 QUESTIONS = {
@@ -58,6 +60,6 @@ QUESTIONS = {
     " attempt, holder, marked FROM chaos_changes ORDER BY n",
     "beats": "SELECT extract(epoch FROM at)::float8 AS at, what, holder, node, queue FROM chaos_beats ORDER BY n",
     "effects": "SELECT job_id, attempt, holder, txid FROM chaos_effects",
-    "producers": "SELECT uuid::text AS holder, node, queue FROM oban_producers WHERE node <> 'kin'",
+    "producers": f"SELECT uuid::text AS holder, node, queue FROM oban_producers WHERE node <> '{KIN_NODE}'",
 }
 """What is kept of the database at the end of a run, one file for each."""
