@@ -132,8 +132,7 @@ class Attempts:
                 self._give_back(job, about(job))  # the fetch was under way when it was told to stop
                 continue
             if (former := self._running.get(job_id)) is not None and former.interrupted is None:
-                # Somebody rescued the job while it ran here, and this very node has fetched it again. Once only, as
-                # everywhere: code that cleans up is not to be interrupted in that.
+                # Somebody rescued the job while it ran here, and this very node has fetched it again.
                 former.interrupt(Interrupted.LOST)
             # One object for all that were fetched at once, so that their outcomes need not say it for each.
             loaded: dict[str, Any] = job.__dict__  # pyright: ignore[reportAssignmentType]
@@ -148,6 +147,14 @@ class Attempts:
         for each in chosen:
             each.interrupt(why)
         return len(chosen)
+
+    def lose(self, running: Running) -> bool:
+        """Interrupt an attempt whose job is another's by now; whether it was still under way, and not interrupted."""
+        # Once only: code that cleans up is not to be interrupted in that.
+        if running.interrupted is not None or self.running.get(running.attempt.job_id) is not running:
+            return False
+        running.interrupt(Interrupted.LOST)
+        return True
 
     def give_back_all(self) -> None:
         """Give back all that is running, also what can't be stopped: this process is about to end."""

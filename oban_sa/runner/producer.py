@@ -24,7 +24,6 @@ from oban_sa.runner.waiting import cancelled
 from oban_sa.runner.writer import ASIDE_EVERY, Writer
 from oban_sa.runner.young import Written
 from oban_sa.sql.fetching import BEGINNING
-from oban_sa.verdicts import Attempt, Verdict
 
 logger = logging.getLogger("oban_sa.runner")
 
@@ -59,10 +58,7 @@ class Producer:
         paused: bool = False,
         young: Written | None = None,
     ) -> None:
-        """`due_in` is told after how many seconds a job of this producer is due again.
-
-        `young` knows which attempts are kept young.
-        """
+        """`due_in` is told after how many seconds a job is due again; `young` knows what is kept young."""
         self.queue = queue
         self.limit = limit
         self.paused = paused
@@ -71,7 +67,8 @@ class Producer:
         self.cycled_at: float | None = None
         """When a cycle last came to a good end, by this machine's monotonic clock."""
         self._wake = asyncio.Event()
-        self._holder = [source.node, str(self.uuid)]
+        self.holder = self._holder = [source.node, str(self.uuid)]
+        """What the rows of this producer's jobs have as `attempted_by`."""
         self._acker = Acker(source=source, queue=queue, young=young)
         self._tables = Tables(database, queue, self._holder, schema=source.schema, young=young)
         self._attempts = Attempts(
@@ -83,6 +80,10 @@ class Producer:
             ended=self._wake.set,
             wanted=self._tables.wanted,
         )
+        self.under_way = self._attempts.under_way
+        self.lose = self._attempts.lose
+        self.unwritten = self._acker.verdicts
+        """What became of attempts, where it is not written yet."""
         self._database = database
         self._source = source
         self._poll_every = poll_every
@@ -108,19 +109,6 @@ class Producer:
     def running(self) -> dict[int, Running]:
         """The attempts under way, by the ids of their jobs."""
         return self._attempts.running
-
-    @property
-    def holder(self) -> list[str]:
-        """What the rows of this producer's jobs have as `attempted_by`."""
-        return self._holder
-
-    def under_way(self) -> list[Attempt]:
-        """The attempts whose jobs were begun; may be called from any thread."""
-        return self._attempts.under_way()
-
-    def unwritten(self) -> list[Verdict]:
-        """What became of attempts, where it is not written yet."""
-        return self._acker.verdicts()
 
     async def start(self) -> None:
         """Register this producer and begin to fetch."""
@@ -396,15 +384,16 @@ class Producer:
             raise
 
     async def _let_go_of_lost(self) -> None:
-        mine = [running.attempt for running in self.running.values()]
-        held = await self._tables.held([attempt.job_id for attempt in mine])
+        mine = list(self.running.items())
+        held = await self._tables.held([job_id for job_id, _ in mine])
         self._doubtful = False
         telemetry.emit(telemetry.ProducerLost(runner=self._source, queue=self.queue))
-        gone = {attempt.job_id for attempt in mine if (attempt.job_id, attempt.attempted_at) not in held}
-        lost = self.interrupt(Interrupted.LOST, gone)
+        gone = [each for job_id, each in mine if (job_id, each.attempt.attempted_at) not in held]
+        for each in gone:
+            self.lose(each)
         logger.warning(
             "queue %s was taken for dead while it lived and registers again; %d of its %d jobs were given to others",
             self.queue,
-            lost,
+            len(gone),
             len(mine),
         )

@@ -13,7 +13,7 @@ from oban_sa import backoff
 from oban_sa.failures import describe
 from oban_sa.messages import EVERY
 from oban_sa.models import Job
-from oban_sa.runner.executor import Interrupted, Running
+from oban_sa.runner.executor import Running
 from oban_sa.runner.producer import Producer
 from oban_sa.runner.waiting import cancelled
 from oban_sa.runner.young import Key
@@ -128,9 +128,8 @@ class Queues:
     def lose(self, job_id: int, running: Running) -> None:
         """Interrupt an attempt whose job is another's by now, where it is still under way."""
         for producer in self.all:
-            if producer.running.get(job_id) is running and running.interrupted is None:
+            if producer.lose(running):
                 logger.warning("job %d was given to others while it ran here; it is interrupted", job_id)
-                running.interrupt(Interrupted.LOST)
 
     def unwritten(self) -> Iterator[Key]:
         """The attempts that are under way, or whose outcome is not written yet."""
