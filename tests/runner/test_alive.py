@@ -284,6 +284,7 @@ async def another_node(house: House, options: dict[str, Any], job_id: int) -> No
     await engine.dispose()
 
 
+@pytest.mark.usefixtures("undecided")  # which would find the job that is lost, by its row and not by the producer's
 async def test_a_row_that_is_gone_is_written_again_and_those_still_held_go_on(house: House, of) -> None:
     ended: dict[int, str] = {}
     finish = asyncio.Event()
