@@ -7,41 +7,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from contextlib import nullcontext
-from dataclasses import dataclass
 from itertools import count
 from textwrap import dedent, indent
 from typing import Final
 
 from alembic.operations import Operations
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
 from oban_sa.errors import InvalidOption
 
 OURS: Final = "oban_sa"
-"""The comment on tables, types and indexes that oban_sa made."""
+"""The comment on tables, types, indexes and functions that oban_sa made."""
+
+BODY: Final = "-- Made by oban_sa\n"
+"""What the body of a function that oban_sa made begins with."""
 
 _LONGEST_SCHEMA: Final = 48
 """Characters; a notification's channel is `<schema>.oban_cronitor`, and PostgreSQL allows it 63 bytes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Index:
-    """An index on `oban_jobs`: its name, and what stands behind the table's name in CREATE INDEX."""
-
-    name: str
-    definition: str
-
-    def create(self, schema: str, *, concurrently: bool = False) -> str:
-        """Return the statement that makes it unless it exists."""
-        return (
-            f"CREATE INDEX {'CONCURRENTLY ' if concurrently else ''}IF NOT EXISTS {self.name} "
-            f"ON {quoted(schema)}.oban_jobs {self.definition}"
-        )
-
-    def mark(self, schema: str) -> str:
-        """Return the statement that says it is ours."""
-        return f"COMMENT ON INDEX {quoted(schema)}.{self.name} IS '{OURS}'"
 
 
 def quoted(name: str) -> str:
@@ -115,7 +97,7 @@ def rename_ours(operations: Operations, schema: str, old: str, new: str, columns
 
 
 def drop_ours(operations: Operations, schema: str, table: str) -> None:
-    """Drop a table unless another Oban made it."""
+    """Drop a table unless another program made it."""
     name = f"{quoted(schema)}.{table}"
     when(
         operations,
@@ -125,53 +107,34 @@ def drop_ours(operations: Operations, schema: str, table: str) -> None:
     )
 
 
-def make_indexes(operations: Operations, schema: str, indexes: Iterable[Index]) -> None:
-    """Make those indexes which don't exist, without stopping writers where the table has rows.
+def make_function(operations: Operations, schema: str, name: str, returning: str, body: str) -> None:
+    """Make a function in plpgsql unless there is one with its name and types, whoever made it.
 
-    There they are built CONCURRENTLY, outside of a transaction, which commits what the migration did before. Where
-    the transaction is the caller's and can't be left, they are built inside it. One that a failed build left invalid
-    is made anew.
+    `name` comes with parameters and their types; `returning` is the type of its answer.
     """
-    context = operations.get_context()
-    if context.as_sql:
-        # Nobody can look whether there are rows; on an empty table this costs nothing.
-        with context.autocommit_block():
-            for index in indexes:
-                execute(operations, index.create(schema, concurrently=True))
-        return
-    connection = operations.get_bind()
-    usable = {index: _usable(connection, schema, index) for index in indexes}
-    wanted = [index for index in usable if not usable[index]]
-    if not wanted:
-        return
-    concurrently = _has_rows(connection, schema) and _may_leave_transaction(operations)
-    with context.autocommit_block() if concurrently else nullcontext():
-        for index in wanted:
-            if usable[index] is False:
-                execute(operations, f"DROP INDEX {quoted(schema)}.{index.name}")
-            execute(operations, index.create(schema, concurrently=concurrently))
-            execute(operations, index.mark(schema))
+    function = f"{quoted(schema)}.{name}"
+    when(
+        operations,
+        f"to_regprocedure({literal(types_of(function))}) IS NULL",
+        f"CREATE FUNCTION {function} RETURNS {returning} LANGUAGE plpgsql AS {literal(BODY + dedent(body))}",
+        f"COMMENT ON FUNCTION {function} IS '{OURS}'",
+    )
 
 
-def drop_index(operations: Operations, schema: str, index: Index) -> None:
-    """Drop an index unless another Oban made it."""
-    name = f"{quoted(schema)}.{index.name}"
-    when(operations, f"obj_description(to_regclass({literal(name)}), 'pg_class') = '{OURS}'", f"DROP INDEX {name}")
+def drop_function(operations: Operations, schema: str, name: str) -> None:
+    """Drop a function unless another program made it, or put a body of its own into ours."""
+    function = f"{quoted(schema)}.{name}"
+    found = f"to_regprocedure({literal(types_of(function))})"
+    when(
+        operations,
+        # CREATE OR REPLACE leaves the comment, so the body tells, too.
+        f"obj_description({found}, 'pg_proc') = '{OURS}'\n"  # noqa: S608 - the name is quoted
+        f"AND starts_with((SELECT prosrc FROM pg_catalog.pg_proc WHERE oid = {found}), {literal(BODY)})",
+        f"DROP FUNCTION {function}",
+    )
 
 
-def _usable(connection: Connection, schema: str, index: Index) -> bool | None:
-    """Return whether an index is valid, or None where it does not exist."""
-    statement = text("SELECT indisvalid FROM pg_catalog.pg_index WHERE indexrelid = to_regclass(CAST(:name AS text))")
-    found: bool | None = connection.scalar(statement, {"name": f"{quoted(schema)}.{index.name}"})
-    return found
-
-
-def _has_rows(connection: Connection, schema: str) -> bool:
-    statement = f"SELECT EXISTS (SELECT FROM {quoted(schema)}.oban_jobs)"  # noqa: S608 - the name is quoted
-    return bool(connection.scalar(text(statement.replace(":", "\\:"))))
-
-
-def _may_leave_transaction(operations: Operations) -> bool:
-    # Alembic asserts that the transaction is its own; one that the caller began can't be committed under its feet.
-    context = operations.get_context()
-    return getattr(context, "_transaction", None) is not None or not operations.get_bind().in_transaction()
+def types_of(function: str) -> str:
+    """Return a function's name with the types of its parameters alone, as `to_regprocedure` wants it."""
+    before, _, parameters = function.rpartition("(")
+    return f"{before}({', '.join(each.split()[-1] for each in parameters.removesuffix(')').split(','))})"

@@ -7,7 +7,7 @@ from typing import Any
 from alembic.operations import MigrateOperation, Operations
 from alembic.runtime.migration import MigrationContext
 
-from oban_sa.migrations import history
+from oban_sa.migrations import history, steps
 
 
 @Operations.register_operation("upgrade_oban")
@@ -57,13 +57,13 @@ class DowngradeOban(MigrateOperation):
 @Operations.implementation_for(UpgradeOban)
 def _upgrade(operations: Operations, operation: UpgradeOban) -> None:
     schema = operation.schema or schema_in_use(operations.get_context())
-    history.upgrade(operations, version=operation.version, schema=schema)
+    steps.upgrade(operations, version=operation.version, schema=schema)
 
 
 @Operations.implementation_for(DowngradeOban)
 def _downgrade(operations: Operations, operation: DowngradeOban) -> None:
     schema = operation.schema or schema_in_use(operations.get_context())
-    history.downgrade(operations, version=operation.version, schema=schema)
+    steps.downgrade(operations, version=operation.version, schema=schema)
 
 
 def schema_in_use(context: MigrationContext) -> str:

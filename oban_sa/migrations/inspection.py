@@ -104,10 +104,12 @@ _INDEXES: Final = text(
     SELECT c.relname, i.indisvalid
     FROM pg_catalog.pg_index i
     JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
-    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    JOIN pg_catalog.pg_class j ON j.oid = i.indrelid AND j.relname = 'oban_jobs'
+    JOIN pg_catalog.pg_namespace n ON n.oid = j.relnamespace
     WHERE n.nspname = CAST(:schema AS text)
     """
 )
+_FUNCTION: Final = text("SELECT to_regprocedure(CAST(:name AS text))")
 
 
 def missing(connection: Connection, schema: str = "public", *, enqueueing: bool = False) -> list[str]:
@@ -116,22 +118,63 @@ def missing(connection: Connection, schema: str = "public", *, enqueueing: bool 
     Tables that another Oban made count as they are. With `enqueueing` only what putting jobs into them needs is
     looked at: `oban_jobs` and its states.
     """
-    columns: dict[str, dict[str, str]] = {}
-    for table, column, type_ in connection.execute(_COLUMNS, {"schema": schema}):
-        columns.setdefault(table, {})[column] = type_
-    if "oban_jobs" not in columns and (enqueueing or not columns):
-        return [f"the schema {schema!r} has no table oban_jobs"]
-    found = [*_about_table("oban_jobs", JOBS, columns), *_about_states(connection, schema)]
     if enqueueing:
-        return found
+        return _missing_jobs(connection, schema)
+    found = lacking(connection, schema)
+    recorded = history.installed(connection, schema)
+    if recorded < history.LATEST and present(connection, schema, history.RECORD):
+        found.append(f"the tables are at version {recorded}; this release works with version {history.LATEST}")
+    return found
+
+
+def lacking(connection: Connection, schema: str) -> list[str]:
+    """Return what a schema lacks of what clients and runners work with, whichever version it says it has."""
+    columns = _columns(connection, schema)
+    if not columns:
+        return [_no_jobs(schema)]
+    found = [*_about_table("oban_jobs", JOBS, columns), *_about_states(connection, schema)]
     for table, expected in OTHERS.items():
         found += _about_table(table, expected, columns)
     if "oban_jobs" in columns:
         found += _about_indexes(connection, schema)
-    recorded = history.installed(connection, schema)
-    if recorded < history.LATEST and history.RECORD in columns:
-        found.append(f"the tables are at version {recorded}; this release works with version {history.LATEST}")
     return found
+
+
+def unfinished(connection: Connection, schema: str) -> list[str]:
+    """Return what a schema lacks of what our migrations make: beside the above also what others alone need."""
+    found = lacking(connection, schema)
+    if connection.scalar(_FUNCTION, {"name": f"{ddl.quoted(schema)}.oban_count_estimate(text, text)"}) is None:
+        found.append("the function oban_count_estimate is missing")
+    return found
+
+
+def unfit(connection: Connection, schema: str) -> list[str]:
+    """Return what speaks against a table of jobs that is there; an empty list where there is none."""
+    return _missing_jobs(connection, schema) if present(connection, schema, "oban_jobs") else []
+
+
+def present(connection: Connection, schema: str, *tables: str) -> list[str]:
+    """Return those of `tables`, or of all that we work with, which a schema has; whoever made them."""
+    columns = _columns(connection, schema)
+    return [table for table in (tables or ("oban_jobs", *OTHERS)) if table in columns]
+
+
+def _missing_jobs(connection: Connection, schema: str) -> list[str]:
+    columns = _columns(connection, schema)
+    if "oban_jobs" not in columns:
+        return [_no_jobs(schema)]
+    return [*_about_table("oban_jobs", JOBS, columns), *_about_states(connection, schema)]
+
+
+def _no_jobs(schema: str) -> str:
+    return f"the schema {schema!r} has no table oban_jobs"
+
+
+def _columns(connection: Connection, schema: str) -> dict[str, dict[str, str]]:
+    columns: dict[str, dict[str, str]] = {}
+    for table, column, type_ in connection.execute(_COLUMNS, {"schema": schema}):
+        columns.setdefault(table, {})[column] = type_
+    return columns
 
 
 def instructions(schema: str = "public", *, found: int = 0) -> str:

@@ -10,7 +10,7 @@ from alembic import op
 from alembic.operations import Operations
 
 # Importing the package registers op.upgrade_oban, whichever way Alembic found this file.
-from oban_sa.migrations import ddl
+from oban_sa.migrations import ddl, indexes
 
 revision = "oban_v01"
 down_revision = None
@@ -18,17 +18,18 @@ branch_labels = ("oban",)
 depends_on = None
 
 INDEXES = (
-    ddl.Index(
+    indexes.Index(
         "oban_jobs_staging_index", "(scheduled_at, id) INCLUDE (queue) WHERE state IN ('scheduled', 'retryable')"
     ),
-    ddl.Index("oban_jobs_completed_at_index", "(completed_at) WHERE state = 'completed'"),
-    ddl.Index("oban_jobs_cancelled_at_index", "(cancelled_at) WHERE state = 'cancelled'"),
-    ddl.Index("oban_jobs_discarded_at_index", "(discarded_at) WHERE state = 'discarded'"),
-    ddl.Index(
+    indexes.Index("oban_jobs_completed_at_index", "(completed_at) WHERE state = 'completed'"),
+    indexes.Index("oban_jobs_cancelled_at_index", "(cancelled_at) WHERE state = 'cancelled'"),
+    indexes.Index("oban_jobs_discarded_at_index", "(discarded_at) WHERE state = 'discarded'"),
+    indexes.Index(
         "oban_jobs_state_queue_priority_scheduled_at_id_index",
         "(state, queue, priority, scheduled_at, id) WITH (fillfactor = 90)",
     ),
 )
+COUNT_ESTIMATE = "oban_count_estimate(state text, queue text)"
 
 FORMERLY = {
     "queues": ("meta", "name", "updated_at"),
@@ -48,7 +49,7 @@ def downgrade() -> None:
 
 
 def up(operations: Operations, schema: str) -> None:
-    """Make what is missing; what another Oban made stays as it is."""
+    """Make what is missing; what another program made stays as it is."""
     s = ddl.quoted(schema)
     ddl.make_schema(operations, schema)
     ddl.when(
@@ -105,6 +106,8 @@ def up(operations: Operations, schema: str) -> None:
         """,
         *(index.create(schema) for index in INDEXES),
         *(index.mark(schema) for index in INDEXES),
+        # The table's own comment is Elixir's, and the type outlives a table that is dropped by hand.
+        f"COMMENT ON CONSTRAINT oban_jobs_pkey ON {s}.oban_jobs IS '{ddl.OURS}'",
         # The version of Elixir's migration that this table equals, so that Elixir finds nothing to do.
         comment="14",
     )
@@ -150,8 +153,7 @@ def up(operations: Operations, schema: str) -> None:
         )
         """,
     )
-    for table, columns in FORMERLY.items():
-        ddl.rename_ours(operations, schema, f"oban_{table}", f"oban_sa_{table}", columns)
+    _take_over_former(operations, schema)
     ddl.make_table(
         operations,
         schema,
@@ -181,21 +183,81 @@ def up(operations: Operations, schema: str) -> None:
         )
         """,
     )
+    # oban-py and Oban Met ask it instead of counting from 50,000 jobs on. Met's leader puts its own in this place, so
+    # names and types are Met's.
+    ddl.make_function(
+        operations,
+        schema,
+        COUNT_ESTIMATE,
+        "integer",
+        f"""
+        DECLARE
+            explained json;
+        BEGIN
+            EXECUTE format(
+                'EXPLAIN (FORMAT JSON) SELECT FROM %1$I.oban_jobs'
+                ' WHERE state = %2$L::%1$I.oban_job_state AND queue = %3$L',
+                {ddl.literal(schema)}, $1, $2
+            ) INTO explained;
+            RETURN least(CAST(explained #>> '{{0,Plan,Plan Rows}}' AS numeric), 2147483647);
+        END
+        """,
+    )
     # Last, because on a table that has rows building them commits what came before.
-    ddl.make_indexes(operations, schema, INDEXES)
+    indexes.make_indexes(operations, schema, INDEXES)
 
 
 def down(operations: Operations, schema: str) -> None:
-    """Drop what `up` made, and only that: tables of another Oban stay, without the indexes that were added."""
+    """Drop what `up` made, and only that: tables of other programs stay, without the indexes that were added."""
+    s = ddl.quoted(schema)
+    _take_over_former(operations, schema)
+    ddl.drop_function(operations, schema, COUNT_ESTIMATE)
     for table in ("oban_sa_crons", "oban_sa_queues", "oban_producers", "oban_leaders", "oban_peers"):
         ddl.drop_ours(operations, schema, table)
     for index in reversed(INDEXES):
-        ddl.drop_index(operations, schema, index)
-    s = ddl.quoted(schema)
-    # The type's comment speaks for the table too, whose own comment is Elixir's.
+        indexes.drop_index(operations, schema, index)
     ddl.when(
         operations,
-        f"obj_description(to_regtype({ddl.literal(s + '.oban_job_state')}), 'pg_type') = '{ddl.OURS}'",
-        f"DROP TABLE IF EXISTS {s}.oban_jobs",
+        f"""
+        EXISTS (
+            SELECT FROM pg_catalog.pg_constraint
+            WHERE conrelid = to_regclass({ddl.literal(s + ".oban_jobs")})
+            AND obj_description(oid, 'pg_constraint') = '{ddl.OURS}'
+        )
+        """,
+        f"DROP TABLE {s}.oban_jobs",
+    )
+    # A table that was adopted, or a user's own column, may use the type that we made.
+    ddl.when(
+        operations,
+        f"""
+        obj_description(to_regtype({ddl.literal(s + ".oban_job_state")}), 'pg_type') = '{ddl.OURS}'
+        AND NOT EXISTS (
+            SELECT FROM pg_catalog.pg_depend
+            WHERE refclassid = CAST('pg_catalog.pg_type' AS regclass) AND deptype = 'n' AND refobjid IN (
+                SELECT unnest(ARRAY[oid, typarray]) FROM pg_catalog.pg_type
+                WHERE oid = to_regtype({ddl.literal(s + ".oban_job_state")})
+            )
+        )
+        """,  # noqa: S608 - the name is quoted
         f"DROP TYPE {s}.oban_job_state",
     )
+
+
+def _take_over_former(operations: Operations, schema: str) -> None:
+    """Bring what was made before a release to the names and marks that are in use now."""
+    s = ddl.quoted(schema)
+    ddl.when(
+        operations,
+        f"""
+        obj_description(to_regclass({ddl.literal(s + ".oban_queues")}), 'pg_class') ~ '^{ddl.OURS} [0-9]+$'
+        AND obj_description(to_regtype({ddl.literal(s + ".oban_job_state")}), 'pg_type') = '{ddl.OURS}'
+        AND EXISTS (
+            SELECT FROM pg_catalog.pg_attribute
+            WHERE attrelid = to_regclass({ddl.literal(s + ".oban_jobs")}) AND attname = 'id' AND attidentity = 'd'
+        )
+        """,
+        f"COMMENT ON CONSTRAINT oban_jobs_pkey ON {s}.oban_jobs IS '{ddl.OURS}'",
+    )
+    for table, columns in FORMERLY.items():
+        ddl.rename_ours(operations, schema, f"oban_{table}", f"oban_sa_{table}", columns)

@@ -1,0 +1,103 @@
+"""Indexes on `oban_jobs`: made without stopping those who write, and dropped where they are ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+from alembic.operations import Operations
+from sqlalchemy import Connection, text
+
+from oban_sa.errors import SchemaError
+from oban_sa.migrations.ddl import OURS, execute, literal, quoted, when
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """An index on `oban_jobs`: its name, and what stands behind the table's name in CREATE INDEX."""
+
+    name: str
+    definition: str
+
+    def create(self, schema: str, *, concurrently: bool = False) -> str:
+        """Return the statement that makes it unless it exists."""
+        return (
+            f"CREATE INDEX {'CONCURRENTLY ' if concurrently else ''}IF NOT EXISTS {self.name} "
+            f"ON {quoted(schema)}.oban_jobs {self.definition}"
+        )
+
+    def mark(self, schema: str) -> str:
+        """Return the statement that says it is ours."""
+        return f"COMMENT ON INDEX {quoted(schema)}.{self.name} IS '{OURS}'"
+
+
+def make_indexes(operations: Operations, schema: str, indexes: Iterable[Index]) -> None:
+    """Make those indexes which don't exist, without stopping writers where the table has rows.
+
+    There they are built CONCURRENTLY, outside of a transaction, which commits what the migration did before. Where
+    the transaction is the caller's and can't be left, they are built inside it. One that a failed build left invalid
+    is made anew.
+    """
+    context = operations.get_context()
+    if context.as_sql:
+        # Nobody can look whether there are rows; on an empty table this costs nothing.
+        with context.autocommit_block():
+            for index in indexes:
+                execute(operations, index.create(schema, concurrently=True))
+        return
+    connection = operations.get_bind()
+    usable = {index: _usable(connection, schema, index) for index in indexes}
+    wanted = [index for index in usable if not usable[index]]
+    if not wanted:
+        return
+    concurrently = _has_rows(connection, schema) and _may_leave_transaction(operations)
+    with context.autocommit_block() if concurrently else nullcontext():
+        for index in wanted:
+            if usable[index] is False:
+                execute(operations, f"DROP INDEX {quoted(schema)}.{index.name}")
+            execute(operations, index.create(schema, concurrently=concurrently))
+            execute(operations, index.mark(schema))
+
+
+def drop_index(operations: Operations, schema: str, index: Index) -> None:
+    """Drop an index unless another program made it."""
+    name = f"{quoted(schema)}.{index.name}"
+    when(operations, f"obj_description(to_regclass({literal(name)}), 'pg_class') = '{OURS}'", f"DROP INDEX {name}")
+
+
+def _usable(connection: Connection, schema: str, index: Index) -> bool | None:
+    """Return whether an index is valid, or None where it does not exist; raise where another thing has its name."""
+    found = connection.execute(
+        _FOUND, {"name": f"{quoted(schema)}.{index.name}", "jobs": f"{quoted(schema)}.oban_jobs"}
+    )
+    row = found.one_or_none()
+    if row is None:
+        return None
+    if not row.on_jobs:
+        raise SchemaError(
+            f"the name {index.name} is taken in schema {schema!r} by something that is no index on oban_jobs; "
+            f"rename it, or give the jobs a schema of their own"
+        )
+    return bool(row.indisvalid)
+
+
+_FOUND = text(
+    """
+    SELECT i.indisvalid, i.indrelid IS NOT DISTINCT FROM to_regclass(CAST(:jobs AS text)) AS on_jobs
+    FROM (SELECT to_regclass(CAST(:name AS text)) AS oid) AS named
+    LEFT JOIN pg_catalog.pg_index i ON i.indexrelid = named.oid
+    WHERE named.oid IS NOT NULL
+    """
+)
+
+
+def _has_rows(connection: Connection, schema: str) -> bool:
+    statement = f"SELECT EXISTS (SELECT FROM {quoted(schema)}.oban_jobs)"  # noqa: S608 - the name is quoted
+    return bool(connection.scalar(text(statement.replace(":", "\\:"))))
+
+
+def _may_leave_transaction(operations: Operations) -> bool:
+    # Alembic asserts that the transaction is its own; one that the caller began can't be committed under its feet.
+    context = operations.get_context()
+    return getattr(context, "_transaction", None) is not None or not operations.get_bind().in_transaction()
