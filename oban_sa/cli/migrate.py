@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 
 import click
+from sqlalchemy import Connection
 
 from oban_sa.cli._connecting import connection, database_options
-from oban_sa.migrations import LATEST, installed, migrate, write_sql
+from oban_sa.migrations import inspection, installed, migrate, write_sql
 from oban_sa.runner.command import service
 from oban_sa.settings import Settings
 
 HELP = """Make the tables that jobs live in, or bring them up to date.
 
-Running it again changes nothing. Tables made by Oban for Elixir or by oban-py are adopted: what is missing is added,
-nothing of theirs is altered.
+Running it again makes what is missing, and changes nothing else. Tables made by Oban for Elixir or by oban-py are
+adopted: what is missing is added, nothing of theirs is altered. --downgrade drops what oban_sa made and nothing else.
 
 \b
 Examples:
@@ -47,20 +49,52 @@ def command(settings: Settings, *, sql: bool, downgrade: bool, yes: bool) -> Non
         click.confirm(f"Drop the tables in schema {settings.schema!r} and all jobs in them?", abort=True, err=True)
     with service.database(settings) as url:
         before, after = service.run(_migrated(settings, url, down=downgrade))
-    if downgrade:
-        click.echo(f"Schema {settings.schema!r} has no tables of oban_sa any more.")
-    elif before == after:
-        click.echo(f"The tables in schema {settings.schema!r} were up to date already (version {after}).")
-    else:
-        came = f"up from version {before}" if before else "new"
-        click.echo(f"The tables in schema {settings.schema!r} are {came}, now at version {LATEST}.")
+    click.echo(_left(settings.schema, after) if downgrade else _made(settings.schema, before, after))
 
 
-async def _migrated(settings: Settings, url: str, *, down: bool) -> tuple[int, int]:
-    """Migrate, and return the versions before and after."""
+@dataclass(frozen=True, slots=True)
+class _Found:
+    version: int
+    tables: list[str]
+    """Those there are of the tables that oban_sa works with."""
+    lacking: list[str]
+
+
+def _left(schema: str, after: _Found) -> str:
+    if after.tables:
+        return (
+            f"Schema {schema!r} has no tables of oban_sa's making any more. "
+            f"What it did not make stays: {', '.join(after.tables)}."
+        )
+    return f"Schema {schema!r} has no tables of oban_sa any more."
+
+
+def _made(schema: str, before: _Found, after: _Found) -> str:
+    if before.version == after.version:
+        if not before.lacking:
+            return f"The tables in schema {schema!r} were up to date already (version {after.version})."
+        listed = "".join(f"\n- {sentence}" for sentence in before.lacking)
+        return f"The tables in schema {schema!r} are mended, at version {after.version}. Before:{listed}"
+    if before.version:
+        return f"The tables in schema {schema!r} are up from version {before.version}, now at version {after.version}."
+    if before.tables:
+        return (
+            f"In schema {schema!r} there were tables already, and they are adopted as they are: "
+            f"{', '.join(before.tables)}. What was missing is added, now at version {after.version}."
+        )
+    return f"The tables in schema {schema!r} are new, now at version {after.version}."
+
+
+async def _migrated(settings: Settings, url: str, *, down: bool) -> tuple[_Found, _Found]:
+    """Migrate, and return what there was before and is after."""
+
+    def found(sync: Connection) -> _Found:
+        schema = settings.schema
+        return _Found(installed(sync, schema), inspection.present(sync, schema), inspection.unfinished(sync, schema))
+
     async with connection(settings, url) as opened:
-        before = await opened.run_sync(installed, settings.schema)
+        before = await opened.run_sync(found)
         await opened.rollback()
         await opened.run_sync(lambda sync: migrate(sync, settings.schema, down=down))
         await opened.commit()
-        return before, await opened.run_sync(installed, settings.schema)
+        return before, await opened.run_sync(found)
