@@ -8,6 +8,7 @@ Without an Alembic project, `migrate(connection)` brings the tables up to date.
 from __future__ import annotations
 
 from oban_sa.migrations.autogenerate import TABLES, include_name, include_object
+from oban_sa.migrations.branch import own_revisions
 from oban_sa.migrations.directives import DowngradeOban, UpgradeOban
 from oban_sa.migrations.history import LATEST, installed
 from oban_sa.migrations.inspection import instructions, missing
@@ -24,5 +25,6 @@ __all__ = [
     "instructions",
     "migrate",
     "missing",
+    "own_revisions",
     "write_sql",
 ]

@@ -8,6 +8,7 @@ from alembic.operations import MigrateOperation, Operations
 from alembic.runtime.migration import MigrationContext
 
 from oban_sa.migrations import history, steps
+from oban_sa.migrations.branch import option
 
 
 @Operations.register_operation("upgrade_oban")
@@ -70,13 +71,9 @@ def schema_in_use(context: MigrationContext) -> str:
     """Return the schema that the environment of a migration names; `public` where it names none."""
     environment: Any = context.environment_context
     if environment is not None and environment.config is not None:
-        config = environment.config
-        # get_x_argument alone would fail where Alembic is called as a library, without a command line.
-        given: dict[str, str] = environment.get_x_argument(as_dictionary=True) if config.cmd_opts is not None else {}
-        schema = given.get("oban_schema") or config.attributes.get("oban_schema")
-        schema = schema or config.get_main_option("oban_schema")
+        schema = option(environment.config, "oban_schema")
         if schema:
-            return str(schema)
+            return schema
     translated: dict[str | None, str | None] = {}
     if context.connection is not None and not context.as_sql:
         translated = context.connection.get_execution_options().get("schema_translate_map") or {}

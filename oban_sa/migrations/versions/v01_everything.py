@@ -6,11 +6,11 @@ Revises:
 
 from __future__ import annotations
 
-from alembic import op
+from alembic import context, op
 from alembic.operations import Operations
 
 # Importing the package registers op.upgrade_oban, whichever way Alembic found this file.
-from oban_sa.migrations import ddl, indexes
+from oban_sa.migrations import branch, ddl, indexes
 
 revision = "oban_v01"
 down_revision = None
@@ -38,14 +38,20 @@ FORMERLY = {
 """Tables that were called `oban_queues` and `oban_crons` before a release, and their columns; Oban Pro has others."""
 
 
-def upgrade() -> None:
-    """Do as `op.upgrade_oban(version=1)`."""
-    op.upgrade_oban(version=1)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+if __name__ != "oban_sa.migrations.versions.v01_everything":  # Alembic loads it as a file
+    branch.refuse_others()
 
 
-def downgrade() -> None:
-    """Do as `op.downgrade_oban(version=0)`."""
-    op.downgrade_oban(version=0)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+def upgrade(engine_name: str | None = None) -> None:
+    """Do as `op.upgrade_oban(version=1)`, with several databases in the one that `oban_engine` names."""
+    if branch.chosen(context.config, engine_name):
+        op.upgrade_oban(version=1)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def downgrade(engine_name: str | None = None) -> None:
+    """Do as `op.downgrade_oban(version=0)`, with several databases in the one that `oban_engine` names."""
+    if branch.chosen(context.config, engine_name):
+        op.downgrade_oban(version=0)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def up(operations: Operations, schema: str) -> None:
