@@ -33,7 +33,18 @@ LATEST: Final = len(VERSIONS)
 
 def installed(connection: Connection, schema: str = "public") -> int:
     """Return which version of our tables a schema has; 0 where it has none, whatever another Oban made there."""
-    statement = text("SELECT obj_description(to_regclass(CAST(:name AS text)), 'pg_class')")
-    comment = connection.scalar(statement, {"name": f"{ddl.quoted(schema)}.{RECORD}"})
+    ddl.quoted(schema)  # refuses what is no name
+    comment = connection.scalar(_COMMENT, {"schema": schema, "table": RECORD})
     recorded = re.fullmatch(rf"{ddl.OURS} (\d+)({ADOPTED})?", comment or "")
     return int(recorded[1]) if recorded else 0
+
+
+# No to_regclass: it fails for a role that may not use the schema, which is better said in words.
+_COMMENT: Final = text(
+    """
+    SELECT obj_description(c.oid, 'pg_class')
+    FROM pg_catalog.pg_class c
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = CAST(:schema AS text) AND c.relname = CAST(:table AS text)
+    """
+)

@@ -56,6 +56,7 @@ from oban_sa.runner.watch import Watch
 from oban_sa.runner.young import Written, Young
 from oban_sa.settings import default_node
 from oban_sa.sql.rescuing import THEIRS_DEAD_AFTER
+from oban_sa.sql.rights import runner_needs, wanting
 from oban_sa.sql.staging import unfinished
 from oban_sa.workers.middleware import Chain, Middleware
 from oban_sa.workers.registry import Registry
@@ -271,6 +272,8 @@ class Runner:
             self._database,
             notifier=self._notifier,
             producers=lambda: self._queues.serving.values(),
+            parts=[tickers[name] for name in ("stager", "leader", "lifeline", "scheduler", "decisions")],
+            needs=wanting(schema, runner_needs(crontab=bool(scheduler.entries), prune=pruning is not None)),
             watch=self._watch,
             poll_every=poll,
             idle_because=self._idle_because,

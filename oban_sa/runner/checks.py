@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-
-from sqlalchemy import select
+from typing import Any
 
 from oban_sa import clock
 from oban_sa.periods import describe as span
@@ -13,8 +12,9 @@ from oban_sa.runner.database import Database, describe
 from oban_sa.runner.health import Check
 from oban_sa.runner.notifier import Notifier
 from oban_sa.runner.producer import Producer
+from oban_sa.runner.ticker import Ticker
 from oban_sa.runner.watch import Watch
-from oban_sa.sql.literals import inline
+from oban_sa.sql.rights import NOT_GRANTED
 
 REACHED_WITHIN = 2.0
 """Seconds in which the database must have answered."""
@@ -28,6 +28,9 @@ LAG_LIMIT = 10.0
 CYCLES_MISSED = 5.0
 """Seconds, beside three times the interval of polling, after which a queue counts as not fetching."""
 
+FAILS_FOR = 10.0
+"""Seconds without success after which a part counts as failing."""
+
 
 class Checks:
     """`live`: the loop turns. `ready`: everything is there which makes jobs start."""
@@ -38,13 +41,20 @@ class Checks:
         *,
         notifier: Notifier,
         producers: Callable[[], Iterable[Producer]],
+        parts: Iterable[Ticker],
+        needs: Mapping[str, Any],
         watch: Watch | None,
         poll_every: float,
         idle_because: Callable[[], str | None],
     ) -> None:
-        """`idle_because` says why the runner does not work, as where it stops, or None."""
+        """`needs` are the parameters of `NOT_GRANTED`, `parts` those without which jobs don't start or get stuck.
+
+        `idle_because` says why the runner does not work, as where it stops, or None.
+        """
         self._line = database.line()
-        self._asking = database.prepare(select(inline("1").label("one")))
+        self._asking = database.prepare(NOT_GRANTED)
+        self._needs = dict(needs)
+        self._parts = list(parts)
         self._notifier = notifier
         self._producers = producers
         self._watch = watch
@@ -52,6 +62,7 @@ class Checks:
         self._idle_because = idle_because
         self._asked_at = -ASK_EVERY
         self._reached = Check(well=False)
+        self._rights = Check(well=False)
         self._lock = asyncio.Lock()
 
     async def live(self) -> Mapping[str, Check]:
@@ -65,7 +76,9 @@ class Checks:
         return {
             "running": Check(idle_because is None, idle_because),
             "database": await self._database(),
+            "rights": self._rights,
             "notifications": self._notifications(),
+            **{part.name: Check(well=False, detail=why) for part in self._parts if (why := _failing(part))},
             **{f"queue {producer.queue}": self._fetching(producer) for producer in self._producers()},
         }
 
@@ -79,11 +92,13 @@ class Checks:
                 return self._reached
             try:
                 async with asyncio.timeout(REACHED_WITHIN):
-                    await self._line.fetch(self._asking)
+                    rows = await self._line.fetch(self._asking, **self._needs)
             except Exception as error:
                 self._reached = Check(well=False, detail=describe(error))
             else:
                 self._reached = Check(well=True)
+                lacking = [row["lacking"] for row in rows]
+                self._rights = Check(not lacking, "lacks " + ", ".join(lacking) if lacking else None)
             self._asked_at = clock.monotonic()
             return self._reached
 
@@ -101,3 +116,11 @@ class Checks:
         if age > self._patience:
             return Check(well=False, detail=f"nothing fetched or written for {span(age)}")
         return Check(well=True, detail="paused" if producer.paused else None)
+
+
+def _failing(part: Ticker) -> str | None:
+    if part.failing is None:
+        return None
+    since, why = part.failing
+    age = clock.monotonic() - since
+    return f"has failed for {span(age)}: {why}" if age > FAILS_FOR else None

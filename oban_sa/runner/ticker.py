@@ -25,6 +25,8 @@ class Ticker:
         self._nudging: asyncio.TimerHandle | None = None
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
+        self.failing: tuple[float, str] | None = None
+        """Since when no tick has succeeded, by `clock.monotonic`, and what the last one raised."""
 
     def nudge(self) -> None:
         """Tick as soon as possible."""
@@ -64,6 +66,7 @@ class Ticker:
                 failures += 1
                 since = since if failures > 1 else clock.monotonic()
                 rest = backoff.retrying(failures)
+                self.failing = since, describe(error)
                 self._tell(error, failures, rest)
                 await rested(self._wake, rest)
                 continue
@@ -74,6 +77,7 @@ class Ticker:
                     )
                 )
                 failures = 0
+                self.failing = None
             await rested(self._wake, rest)
 
     def _tell(self, error: Exception, failures: int, rest: float) -> None:

@@ -272,6 +272,7 @@ async def test_a_runner_at_work_is_live_and_ready(house: House) -> None:
     assert found == {
         "running": {"ok": True},
         "database": {"ok": True},
+        "rights": {"ok": True},
         "notifications": {"ok": True, "detail": "listening"},
         "queue default": {"ok": True},
         "queue mailers": {"ok": True},

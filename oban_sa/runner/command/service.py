@@ -26,9 +26,12 @@ from oban_sa.runner.disconnects import wanting
 from oban_sa.runner.engine import connect_arguments, create_engine, dispose, explained
 from oban_sa.runner.makers import ApplicationMaker
 from oban_sa.runner.processes import processors
+from oban_sa.runner.rights import check_rights
 from oban_sa.runner.runners import Runners
+from oban_sa.runner.scheduler import resolved
 from oban_sa.runner.starting import taken
 from oban_sa.settings import Settings
+from oban_sa.workers import registry
 from oban_sa.workers.middleware import Chain
 
 logger = logging.getLogger("oban_sa.runner")
@@ -50,7 +53,7 @@ def require_database(settings: Settings) -> None:
 
 
 def check(settings: Settings) -> None:
-    """Raise where the database can't be reached or its tables are not those this version needs.
+    """Raise where the database can't be reached, lacks what this version needs, or does not let the role work.
 
     A private database is not started only to be looked at.
     """
@@ -232,6 +235,9 @@ async def _checked(settings: Settings, url: str) -> None:
     engine = create_engine(url, application_name=f"oban_sa {settings.node}", connections=1, pooler=settings.pooler)
     try:
         await _prepared(settings, engine, url)
+        crontab = bool(resolved(settings.crontab, registry, settings.allow))
+        for schema in settings.schemas:
+            await check_rights(engine, schema, crontab=crontab, prune=settings.prune is not None)
     finally:
         await dispose(engine)
 

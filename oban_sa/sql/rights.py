@@ -1,0 +1,137 @@
+"""What each kind of program may do in the database: the GRANTs that give it, and the question what is not granted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+from sqlalchemy import Text, TextClause, bindparam, text
+from sqlalchemy.dialects import postgresql
+
+from oban_sa import values
+
+Tables: TypeAlias = Mapping[str, tuple[str, ...]]
+
+_LOOKING: Final = dict.fromkeys(
+    ("oban_jobs", "oban_producers", "oban_leaders", "oban_peers", "oban_sa_queues", "oban_sa_crons"), ("SELECT",)
+)
+_ALL: Final = ("SELECT", "INSERT", "UPDATE", "DELETE")
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """A kind of program: what it is for, and its privileges on the tables."""
+
+    what: str
+    tables: Tables
+    inserts: bool = False
+    """Whether it needs the sequence of `oban_jobs.id`, where another Oban made that a default."""
+    creates: bool = False
+    """Whether it makes tables in the schema."""
+
+
+ROLES: Final[Mapping[str, Role]] = {
+    "application": Role(
+        "enqueues, cancels, retries and changes jobs",
+        {"oban_jobs": ("SELECT", "INSERT", "UPDATE")},
+        inserts=True,
+    ),
+    "operator": Role(
+        "looks at everything, cancels, retries and deletes jobs, pauses and scales queues",
+        {
+            **_LOOKING,
+            "oban_jobs": ("SELECT", "UPDATE", "DELETE"),
+            "oban_sa_queues": ("SELECT", "INSERT", "UPDATE"),
+        },
+    ),
+    "runner": Role(
+        "works on jobs",
+        {
+            "oban_jobs": _ALL,
+            "oban_producers": _ALL,
+            "oban_leaders": _ALL,
+            "oban_sa_queues": ("SELECT",),
+            "oban_sa_crons": ("SELECT", "INSERT", "UPDATE"),
+        },
+        inserts=True,
+    ),
+    "reader": Role("looks at everything and changes nothing", _LOOKING),
+    "migrator": Role("makes the tables and owns them", {}, creates=True),
+}
+
+
+def grants(role: str, to: str, *, schema: str = "public") -> str:
+    """Return the statements that give a database role what one of `ROLES` needs; for the owner of the tables to run.
+
+    Run again they change nothing. The tables have to be there, but for the migrator.
+    """
+    granted, grantee, where = ROLES[role], _quoted(to), _quoted(schema)
+    lines = [f"GRANT {'USAGE, CREATE' if granted.creates else 'USAGE'} ON SCHEMA {where} TO {grantee};"]
+    lines += [
+        f"GRANT {', '.join(privileges)} ON TABLE {where}.{table} TO {grantee};"
+        for table, privileges in granted.tables.items()
+    ]
+    if granted.inserts:
+        lines.append(f"GRANT USAGE ON SEQUENCE {where}.oban_jobs_id_seq TO {grantee};")
+    return "\n".join(lines) + "\n"
+
+
+def runner_needs(*, crontab: bool, prune: bool) -> dict[str, list[str]]:
+    """Return the privileges, by table, without which a runner with these features can't do its work."""
+    needs = {table: list(privileges) for table, privileges in ROLES["runner"].tables.items()}
+    if not prune:
+        needs["oban_jobs"].remove("DELETE")
+    if not crontab:  # a worker that enqueues needs it, too, but whether there is one can't be known
+        needs["oban_jobs"].remove("INSERT")
+        del needs["oban_sa_crons"]
+    return needs
+
+
+def wanting(schema: str, needs: Mapping[str, Iterable[str]]) -> dict[str, Any]:
+    """Return the parameters with which `NOT_GRANTED` asks for privileges by table."""
+    return {"schema": schema, "needs": values.dumps({table: list(each) for table, each in needs.items()})}
+
+
+# No to_regclass: it fails where the schema may not be used, which is one of the answers.
+NOT_GRANTED: Final[TextClause] = text(
+    """
+    WITH namespace AS MATERIALIZED (
+        SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = CAST(:schema AS text)
+    ),
+    relation AS MATERIALIZED (
+        SELECT c.oid, c.relname FROM pg_catalog.pg_class c JOIN namespace n ON n.oid = c.relnamespace
+        WHERE c.relkind IN ('r', 'p', 'v') AND c.relname LIKE 'oban~_%' ESCAPE '~'
+    ),
+    need AS (
+        SELECT r.oid, r.relname, privilege
+        FROM json_each(CAST(CAST(:needs AS text) AS json)) AS wanted(relname, privileges)
+        JOIN relation r ON r.relname = wanted.relname
+        CROSS JOIN LATERAL json_array_elements_text(wanted.privileges) AS each(privilege)
+    )
+    SELECT 'USAGE on the schema' AS lacking FROM namespace WHERE NOT has_schema_privilege(oid, 'USAGE')
+    UNION ALL
+    SELECT privilege || ' on ' || relname FROM need WHERE NOT has_table_privilege(oid, privilege)
+    UNION ALL
+    SELECT 'USAGE on the sequence ' || s.relname
+    FROM need
+    JOIN pg_catalog.pg_depend d ON d.refobjid = need.oid AND d.refclassid = CAST('pg_catalog.pg_class' AS regclass)
+        AND d.classid = d.refclassid AND d.deptype = 'a'
+    JOIN pg_catalog.pg_class s ON s.oid = d.objid
+    WHERE need.privilege = 'INSERT' AND CASE WHEN s.relkind = 'S' THEN NOT has_sequence_privilege(s.oid, 'USAGE') END
+    UNION ALL
+    SELECT 'EXECUTE on pg_notify(text, text)'
+    WHERE NOT has_function_privilege('pg_catalog.pg_notify(text, text)', 'EXECUTE')
+    UNION ALL
+    SELECT 'writing: ' || CASE WHEN pg_is_in_recovery() THEN 'the server is a standby' ELSE 'it is read-only' END
+    WHERE current_setting('transaction_read_only') = 'on'
+    """
+).bindparams(bindparam("schema", type_=Text()), bindparam("needs", type_=Text()))
+"""A row, `lacking`, for each thing that the current role may not do; `wanting()` gives the parameters.
+
+Tables that are not there give none: that they are missing is said by whoever looks for them.
+"""
+
+
+def _quoted(name: str) -> str:
+    return postgresql.dialect().identifier_preparer.quote_identifier(name)
