@@ -171,7 +171,14 @@ def test_the_branch_beside_one_s_own_works(project: Newcomer, empty_database_url
     assert len(locations) == 2, locations
     project.types(migrating_block("alembic upgrade heads"))
     assert "public.oban_jobs" in tables(empty_database_url)
-    project.types("alembic check && alembic downgrade base")
+    hook = migrating_block("from oban_sa.migrations import own_revisions").splitlines()[0]
+    env = project.folder / "migrations" / "env.py"
+    change(env, r"from alembic import context", f"from alembic import context\n{hook}")
+    change(env, r"context.configure\(", "context.configure(process_revision_directives=own_revisions, ")
+    project.types("alembic revision -m First && alembic revision -m Second && alembic upgrade heads")
+    project.types("alembic check && alembic revision --autogenerate -m Third && alembic downgrade base")
+    own = (project.folder / "migrations" / "versions").glob("*.py")
+    assert sorted(each.stem.partition("_")[2] for each in own) == ["first", "second", "third"]
 
 
 @pytest.mark.parametrize("table", [readme.commands, readme.settings])
