@@ -42,7 +42,7 @@ def refuse_others() -> None:
     """
     from oban_sa.migrations.history import VERSIONS
 
-    known = {"__init__.py", *(Path(str(version.__file__)).name for version in VERSIONS)}
+    known = {"__init__.py", *(f"{version.__name__.rpartition('.')[2]}.py" for version in VERSIONS)}
     others = sorted(file.name for file in FOLDER.glob("*.py") if file.name not in known)
     if others:
         raise CommandError(

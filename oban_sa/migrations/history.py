@@ -22,6 +22,7 @@ ADOPTED: Final = ", adopted"
 class Version(Protocol):
     """A step: `up` makes it, `down` takes it back; both may run again."""
 
+    __name__: str
     up: Callable[[Operations, str], None]
     down: Callable[[Operations, str], None]
 

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from sqlalchemy import Text, TextClause, bindparam, text
-from sqlalchemy.dialects import postgresql
 
 from oban_sa import values
 
 Tables: TypeAlias = Mapping[str, tuple[str, ...]]
 
-_LOOKING: Final = dict.fromkeys(
+_LOOKING: Final[Tables] = dict.fromkeys(
     ("oban_jobs", "oban_producers", "oban_leaders", "oban_peers", "oban_sa_queues", "oban_sa_crons"), ("SELECT",)
 )
 _ALL: Final = ("SELECT", "INSERT", "UPDATE", "DELETE")
@@ -134,4 +133,4 @@ Tables that are not there give none: that they are missing is said by whoever lo
 
 
 def _quoted(name: str) -> str:
-    return postgresql.dialect().identifier_preparer.quote_identifier(name)
+    return '"' + name.replace('"', '""') + '"'

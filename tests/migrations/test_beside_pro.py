@@ -19,6 +19,7 @@ ALTER TABLE oban_sa_queues RENAME TO oban_queues;
 ALTER TABLE oban_queues RENAME CONSTRAINT oban_sa_queues_pkey TO oban_queues_pkey;
 ALTER TABLE oban_sa_crons RENAME TO oban_crons;
 ALTER TABLE oban_crons RENAME CONSTRAINT oban_sa_crons_pkey TO oban_crons_pkey;
+COMMENT ON CONSTRAINT oban_jobs_pkey ON oban_jobs IS NULL;
 """
 
 
@@ -60,6 +61,14 @@ def test_tables_that_bear_the_former_names_are_renamed_with_their_rows(database_
     up(database_url)
     assert snapshot(database_url) == fresh
     assert query(database_url, "SELECT name FROM oban_sa_queues") == ["paused"]
+    down(database_url)
+    assert {table for table in tables(database_url) if "alembic_version" not in table} == set()
+
+
+def test_tables_that_bear_the_former_names_are_dropped_by_a_downgrade(database_url: str) -> None:
+    run_script(database_url, FORMER)
+    down(database_url)
+    assert {table for table in tables(database_url) if "alembic_version" not in table} == set()
 
 
 def test_a_table_of_pro_on_which_an_early_version_was_written_is_neither_renamed_nor_dropped(
