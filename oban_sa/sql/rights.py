@@ -50,6 +50,7 @@ ROLES: Final[Mapping[str, Role]] = {
             "oban_jobs": _ALL,
             "oban_producers": _ALL,
             "oban_leaders": _ALL,
+            "oban_peers": ("SELECT",),
             "oban_sa_queues": ("SELECT",),
             "oban_sa_crons": ("SELECT", "INSERT", "UPDATE"),
         },
