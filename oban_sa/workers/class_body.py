@@ -16,13 +16,16 @@ from oban_sa import callables, targets, values
 from oban_sa.errors import EntityLocked, EntityNotFound, InvalidArguments, InvalidOption
 from oban_sa.models import Job
 from oban_sa.periods import Period
-from oban_sa.workers.arguments import Decoders, Unknown, as_is
+from oban_sa.workers.annotations import Unknown
+from oban_sa.workers.arguments import Decoders
 from oban_sa.workers.body import AttemptSession, check_crossing, check_function, check_session, place, runner_of
 from oban_sa.workers.entities import is_mapped, mapped_within, refuse_untaken, taking, waits
-from oban_sa.workers.fitting import Decode, Misfit, is_typed_dict, shown, untraced
+from oban_sa.workers.fitting import Misfit, is_typed_dict, shown, untraced
+from oban_sa.workers.guarding import Kind, read_back
 from oban_sa.workers.loading import Answered, check_entities, loaded
 from oban_sa.workers.options import Executor, OnMissing, Options
 from oban_sa.workers.parameters import Given, Parameter, Unresolved, meaning, parameters, without_none
+from oban_sa.workers.scalars import as_is
 from oban_sa.workers.versions import Upgrade, Versions, method_of
 
 
@@ -65,16 +68,25 @@ class ClassBody:
         if args is None:
             args = {}
         given: Any = args
-        if self._reader.decode is as_is and isinstance(given, _OBJECT):
+        kind = self._reader.kind
+        if kind.read is as_is and isinstance(given, _OBJECT):
             return cast("dict[str, Any]", given)
-        plain = values.to_json(args, mapped=targets.entity)
+        typed = None if kind.read is as_is else values.Typed()
+        plain = values.to_json(args, mapped=targets.entity, typed=typed)
         if not isinstance(plain, _OBJECT):
             raise InvalidArguments(f"args must be an object (a dict or a model), not {shown(args)}")
         if not waits(plain):
             with taking() as accepted:
-                self.decode(plain)
+                self._compare(kind, plain, given)
             refuse_untaken(plain, accepted, what=self.what, where="args")
         return cast("dict[str, Any]", values.replace_references(plain, targets.settled))
+
+    def _compare(self, kind: Kind, plain: Any, given: Any) -> None:
+        """Refuse what doesn't fit, and what would come back as something else than was given."""
+        try:
+            read_back(kind, plain, given)
+        except Misfit as misfit:
+            raise misfit.at("args") from misfit.__cause__
 
     def check(self, args: Mapping[str, Any]) -> None:
         """Raise `InvalidArguments` where a job could not have these args, as far as that can be told yet."""
@@ -84,7 +96,7 @@ class ClassBody:
     def decode(self, args: Any) -> Any:
         """Return the typed args of a job; raises `InvalidArguments`."""
         try:
-            return self._reader.decode(args)
+            return self._reader.kind.read(args)
         except Misfit as misfit:
             raise misfit.at("args") from misfit.__cause__
 
@@ -137,10 +149,10 @@ class ClassBody:
     def _reader(self) -> _Reader:
         """Made when first needed, because annotations may name what is defined later."""
         decoders = Decoders(self._local)
-        decode = decoders.of(self._args_annotation())
+        kind = decoders.kind(self._args_annotation())
         if self._takes_args:
             check_entities(decoders.entities, self.session_class, self.executor, self._on_missing, what=self.what)
-        return _Reader(decode, loads=bool(decoders.entities))
+        return _Reader(kind, loads=bool(decoders.entities))
 
     def _args_annotation(self) -> Any:
         annotation = self._args_type
@@ -264,7 +276,7 @@ class ClassBody:
 class _Reader:
     """What makes typed args of JSON, and whether it loads mapped objects."""
 
-    decode: Decode
+    kind: Kind
     loads: bool
 
 

@@ -204,7 +204,8 @@ def mapped_within(annotation: Any, local: Mapping[str, Any], seen: set[Any] | No
     if typing.get_origin(annotation) is typing.Literal:
         return
     alias = getattr(annotation, "__value__", None) or getattr(annotation, "__supertype__", None)
-    if alias is not None:
+    if alias is not None and annotation not in seen:  # `type JSON = dict[str, JSON] | ...` means itself
+        seen.add(annotation)
         yield from mapped_within(alias, local, seen)
     args = typing.get_args(annotation)
     for arg in args[:1] if typing.get_origin(annotation) is Annotated else args:

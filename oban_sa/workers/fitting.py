@@ -5,22 +5,51 @@ from __future__ import annotations
 import json
 import typing
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
+from oban_sa import errors
 from oban_sa.errors import EntityLocked, EntityNotFound, InvalidArguments, ObanError
 from oban_sa.references import Reference
 
 Decode: TypeAlias = Callable[[Any], Any]
 """Makes the typed value of a JSON one; raises `Misfit`."""
 
+HIDDEN: Final = "a value that is not shown"
+"""What messages say instead of a secret."""
+
+
+class _Nothing:
+    """What was found where nothing is to be shown."""
+
+
+_NOTHING: Final = _Nothing()
+
 
 class Misfit(Exception):
-    """A JSON value is not what an annotation asks for; `steps` lead to it."""
+    """A JSON value is not what an annotation asks for; `steps` lead to it.
 
-    def __init__(self, reason: str) -> None:
+    `found` is shown with the reason, after `joined`, unless the place turns out to be `secret`.
+    """
+
+    def __init__(self, reason: str, *, found: Any = _NOTHING, joined: str = ", not ") -> None:
         super().__init__(reason)
-        self.reason = reason
+        self._reason = reason
+        self._found = found
+        self._joined = joined
+        self.secret = False
         self.steps: list[str | int] = []
+
+    @property
+    def reason(self) -> str:
+        """What is wrong, and what was found."""
+        if self._found is _NOTHING:
+            return self._reason
+        return f"{self._reason}{self._joined}{HIDDEN if self.secret else shown(self._found)}"
+
+    def within(self, steps: list[str | int]) -> Misfit:
+        """Return this misfit, with the steps that lead to it, the last one first."""
+        self.steps = steps
+        return self
 
     def at(self, start: str) -> ObanError:
         """Return the error that users see, with the path from `start`."""
@@ -60,6 +89,20 @@ def at(key: str | int, decode: Decode, value: Any) -> Any:
         raise
 
 
+def hidden(decode: Decode) -> Decode:
+    """Return a decoder whose misfits show no value: what stands there is a secret."""
+
+    def read(value: Any) -> Any:
+        try:
+            return decode(value)
+        except Misfit as misfit:
+            misfit.secret = True
+            # What caused it is an error of another library, whose message shows the value.
+            raise misfit from None
+
+    return read
+
+
 def step(key: str | int) -> str:
     """Return how a path goes on into an object or a list: `.price`, `["a b"]` or `[3]`."""
     if isinstance(key, int):
@@ -76,8 +119,7 @@ def shown(value: Any) -> str:
     """Return a value as an error message shows it, shortened."""
     if isinstance(value, Reference) and value.entity is not None:
         return f"a {type(value.target).__name__}"
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return errors.shown(value, 60)
 
 
 def untraced(error: InvalidArguments | EntityNotFound | EntityLocked, *, what: str) -> ObanError:

@@ -15,13 +15,16 @@ from oban_sa import targets, values
 from oban_sa.errors import EntityLocked, EntityNotFound, InvalidArguments, InvalidOption, nearest
 from oban_sa.models import Job
 from oban_sa.references import Reference
-from oban_sa.workers.arguments import Decoders, Unknown, as_is
+from oban_sa.workers.annotations import Unknown
+from oban_sa.workers.arguments import Decoders
 from oban_sa.workers.body import AttemptSession, check_crossing, check_function, check_session, place, runner_of
 from oban_sa.workers.entities import mapped_within, refuse_untaken, taking, waits
 from oban_sa.workers.fitting import Decode, Misfit, step, untraced
+from oban_sa.workers.guarding import Kind, read_back
 from oban_sa.workers.loading import Answered, check_entities, loaded, prefetch
 from oban_sa.workers.options import JOB_OPTIONS, Executor, OnMissing, Options
 from oban_sa.workers.parameters import Parameter, Unresolved, meaning, parameters
+from oban_sa.workers.scalars import ANYTHING, as_is
 from oban_sa.workers.versions import Versions
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -129,24 +132,46 @@ class FunctionBody:
 
     def encode(self, args: Mapping[str, Any]) -> dict[str, Any]:
         """Return the args of a job from those by name, looking only at the names; raises `InvalidArguments`."""
-        plain: dict[str, Any] = values.to_json(dict(args), mapped=targets.entity)
+        given = dict(args)
+        plain = self._written(given)
         self._check_names(plain)
-        return self._settled(plain) if values.has_references(plain) else plain
+        return self._settled(plain, given) if values.has_references(plain) else plain
 
     def _encoded(self, given: dict[str, Any]) -> dict[str, Any]:
         plain: dict[str, Any] = given  # which `bind` has just made
         if not values.is_flat(given):
-            plain = values.to_json(given, mapped=targets.entity)
+            plain = self._written(given)
             if values.has_references(plain):
-                return self._settled(plain)
-        if self._reader.loading:
-            with taking():
-                self._decoded(plain)
-        else:
-            self._decoded(plain)
+                return self._settled(plain, given)
+        self._check_names(plain)
+        reader = self._reader
+        for name, kind in reader.kinds:
+            if name in plain:
+                self._compare(name, kind, plain[name], given[name])
+        if reader.fields is not ANYTHING:
+            for name in plain.keys() - self._names:
+                self._compare(name, reader.fields, plain[name], given[name])
         return plain
 
-    def _settled(self, plain: dict[str, Any]) -> dict[str, Any]:
+    def _written(self, given: dict[str, Any]) -> dict[str, Any]:
+        typed = values.Typed()
+        plain: dict[str, Any] = values.to_json(given, mapped=targets.entity, typed=typed)
+        if typed.used:
+            # Where no annotation says what to make of them, sets and keys that are no text would stay what they became.
+            reader = self._reader
+            untyped = {name: value for name, value in given.items() if reader.of(name, self._names) is ANYTHING}
+            values.to_json(untyped, mapped=targets.entity)
+        return plain
+
+    def _compare(self, name: str, kind: Kind, written: Any, given: Any) -> None:
+        """Refuse what doesn't fit, and what would come back as something else than was given."""
+        if name in self._reader.loading:
+            with taking():
+                _checked(name, kind, written, given)
+        else:
+            _checked(name, kind, written, given)
+
+    def _settled(self, plain: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
         """Check what doesn't wait for the flush, and write which row it is where a mapped object has its key."""
         self._check_names(plain)
         reader = self._reader
@@ -154,7 +179,7 @@ class FunctionBody:
             if waits(value) and not (isinstance(value, Reference) and name in reader.loading):
                 continue
             with taking() as accepted:
-                _fitted(name, reader.by_name.get(name, as_is if name in self._names else reader.fields), value)
+                _checked(name, reader.of(name, self._names), value, given[name])
             refuse_untaken(value, accepted, what=self.what, where=f"args{step(name)}")
         settled: dict[str, Any] = values.replace_references(plain, targets.settled)
         return settled
@@ -220,9 +245,9 @@ class FunctionBody:
         for name, decode in reader.converters:
             if name in given:
                 given[name] = _fitted(name, decode, given[name])
-        if reader.fields is not as_is:
+        if reader.fields is not ANYTHING:
             for name in given.keys() - self._names:
-                given[name] = _fitted(name, reader.fields, given[name])
+                given[name] = _fitted(name, reader.fields.read, given[name])
         return given
 
     def _check_names(self, given: Mapping[str, Any]) -> None:
@@ -240,8 +265,8 @@ class FunctionBody:
     def _reader(self) -> _Reader:
         """What to do with which args; made when first needed, because annotations may name what is defined later."""
         decoders = Decoders(self._local)
-        converters: dict[str, Decode] = {}
-        fields: Decode = as_is
+        kinds: dict[str, Kind] = {}
+        fields = ANYTHING
         loading = set[str]()
         for parameter in self._parameters:
             annotation = self._resolved(parameter)
@@ -251,13 +276,14 @@ class FunctionBody:
                 annotation = annotation | None if isinstance(annotation, type) else annotation
             if parameter.kind is _VAR_POSITIONAL:
                 annotation = list[annotation]  # type: ignore[valid-type]
-            decode = decoders.of(annotation)
+            kind = decoders.kind(annotation)
             if parameter.kind is _VAR_KEYWORD:
-                fields = decode
-            elif decode is not as_is:
-                converters[parameter.name] = decode
+                fields = kind
+            elif kind.read is not as_is:
+                kinds[parameter.name] = kind
         check_entities(decoders.entities, self.session_class, self.executor, self._on_missing, what=self.what)
-        return _Reader(converters, list(converters.items()), fields, frozenset(loading))
+        converters = [(name, kind.read) for name, kind in kinds.items()]
+        return _Reader(kinds, list(kinds.items()), converters, fields, frozenset(loading))
 
     def _resolved(self, parameter: Parameter) -> Any:
         annotation = parameter.annotation
@@ -303,12 +329,24 @@ class FunctionBody:
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    """How args are decoded: by parameter, those of `**fields`, and which of them hold mapped objects."""
+    """How args are read: by parameter, those of `**fields`, and which of them hold mapped objects."""
 
-    by_name: dict[str, Decode]
+    by_name: dict[str, Kind]
+    kinds: list[tuple[str, Kind]]
     converters: list[tuple[str, Decode]]
-    fields: Decode
+    fields: Kind
     loading: frozenset[str]
+
+    def of(self, name: str, parameters: frozenset[str]) -> Kind:
+        """Return what is asked for under a name, which is that of a parameter or one of `**fields`."""
+        return self.by_name.get(name, ANYTHING if name in parameters else self.fields)
+
+
+def _checked(name: str, kind: Kind, written: Any, given: Any) -> None:
+    try:
+        read_back(kind, written, given)
+    except Misfit as misfit:
+        raise misfit.at(f"args{step(name)}") from misfit.__cause__
 
 
 def _fitted(name: str, decode: Decode, value: Any) -> Any:

@@ -6,15 +6,16 @@ import inspect
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import FrameType, ModuleType, UnionType
-from typing import Annotated, Any, Final, Literal, NewType, TypeAlias, Union
+from types import FrameType, ModuleType
+from typing import Annotated, Any, Final, Literal, NewType, TypeAlias
 
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from oban_sa.errors import InvalidOption
 from oban_sa.models import Job
-from oban_sa.workers.arguments import resolve
+from oban_sa.workers import foreign
+from oban_sa.workers.annotations import UNIONS, is_alias, resolve
 from oban_sa.workers.entities import says_how
 
 Given: TypeAlias = Literal["job", "session", "args"]
@@ -103,14 +104,17 @@ def _evaluated(annotation: Any, scope: dict[str, Any], local: Mapping[str, Any])
 
 def _stripped(annotation: Any) -> Any:
     if typing.get_origin(annotation) is Annotated and not says_how(annotation):
-        return _stripped(typing.get_args(annotation)[0])
+        inner, *metadata = typing.get_args(annotation)
+        inner = _stripped(inner)
+        if _is_class(inner, (Job, AsyncSession, Session)) or not foreign.constrains(metadata):
+            return inner
     kind = without_none(annotation)
     return kind if _is_class(kind, (Job, AsyncSession, Session)) else annotation
 
 
 def without_none(annotation: Any) -> Any:
     """Return `X` for `X | None`, and anything else as it is."""
-    if typing.get_origin(annotation) in (Union, UnionType):
+    if typing.get_origin(annotation) in UNIONS:
         kinds = [kind for kind in typing.get_args(annotation) if kind is not type(None)]
         if len(kinds) == 1:
             return kinds[0]
@@ -128,11 +132,14 @@ def local_names(frame: FrameType) -> dict[str, Any]:
     """
     if frame.f_locals is frame.f_globals:
         return {}
-    kept = (type, ModuleType, NewType, getattr(typing, "TypeAliasType", NewType))
+    kept = (type, ModuleType, NewType)
     return {
         name: value
         for name, value in frame.f_locals.items()
-        if isinstance(value, kept) or typing.get_origin(value) is not None or typing.is_typeddict(value)
+        if isinstance(value, kept)
+        or typing.get_origin(value) is not None
+        or typing.is_typeddict(value)
+        or is_alias(value)
     }
 
 

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oban_sa import values
+from oban_sa.errors import InvalidArguments
 from oban_sa.workers.arguments import Decoders, Misfit, as_is
 
 T = TypeVar("T")
@@ -247,7 +248,7 @@ def test_what_is_not_known_is_left_alone() -> None:
 def test_no_json_value_makes_a_decoder_fail_with_anything_but_a_misfit(value: Any) -> None:
     try:
         plain = values.to_json(value)
-    except values.InvalidArguments:
+    except InvalidArguments:
         return
     for annotation in (Order, Tree, Typed, Model, Struct, list[UUID], dict[str, Color], int | datetime | None, Level):
         with contextlib.suppress(Misfit):
