@@ -8,7 +8,10 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
+from datetime import date, datetime
+from decimal import Decimal
 from typing import Any, Final
+from uuid import UUID
 from weakref import WeakKeyDictionary
 
 import orjson
@@ -16,6 +19,8 @@ import orjson
 from oban_sa.errors import articled
 from oban_sa.unwritable import SECRET, NotJSONError, not_finite
 
+_NUMBERS: Final = frozenset({int, bool, float})
+_LEAVES: Final = frozenset({str, int, bool, float, type(None), datetime, date, UUID, Decimal})
 _SERIALIZERS: Final[WeakKeyDictionary[Any, Any]] = WeakKeyDictionary()
 
 
@@ -96,13 +101,15 @@ def _at_least(value: Any, kind: Any) -> Any:
 
 def has_mapped(value: Any) -> bool:
     """Whether mapped objects stand inside a value."""
+    kind: Any = type(value)
     if isinstance(value, dict):
-        return any(has_mapped(item) for item in value.values())
+        return any(type(item) not in _LEAVES and has_mapped(item) for item in value.values())
     if isinstance(value, (list, tuple)):
-        return any(has_mapped(item) for item in value)
-    return hasattr(type(value), "__mapper__") or (
-        callable(getattr(type(value), "model_dump", None)) and has_mapped(vars(value))
-    )
+        return any(type(item) not in _LEAVES and has_mapped(item) for item in value)
+    # Not with hasattr(), which is slow for what a model's class lacks.
+    if any("__mapper__" in vars(each) for each in kind.__mro__):
+        return True
+    return _is_model(kind) and has_mapped(vars(value))
 
 
 def check_lost(dumped: Any, value: Any) -> None:
@@ -110,26 +117,32 @@ def check_lost(dumped: Any, value: Any) -> None:
 
     What it made of a set is put in order.
     """
-    if dumped is None and isinstance(value, float) and not math.isfinite(value):
-        raise not_finite(value)
-    if getattr(type(value), "__pydantic_root_model__", False):
-        value = value.root
+    kind = type(dumped)
+    if kind is str:
+        if dumped and not dumped.strip("*") and hasattr(value, "get_secret_value"):
+            raise NotJSONError(f"is {articled(type(value).__name__)}, which is masked when it is written; {SECRET}")
+        return
+    if dumped is None:
+        if isinstance(value, float) and not math.isfinite(value):
+            raise not_finite(value)
+        return
+    value = getattr(value, "root", value) if getattr(value, "__pydantic_root_model__", False) else value
     step: Any = None
     try:
-        if type(dumped) is dict and isinstance(value, dict):
+        if kind is dict and isinstance(value, dict):
             # In their order, because keys that are no text were made text.
             for (step, item), inner in zip(dumped.items(), value.values(), strict=False):  # noqa: B007
                 check_lost(item, inner)
-        elif type(dumped) is dict:
+        elif kind is dict:
             for step, item in dumped.items():
-                check_lost(item, getattr(value, step, None))
-        elif type(dumped) is list and isinstance(value, (list, tuple)):
+                kind = type(item)
+                if kind not in _NUMBERS and (kind is not type(inner := getattr(value, step, None)) or kind is not str):
+                    check_lost(item, inner)
+        elif kind is list and isinstance(value, (list, tuple)):
             for step, (item, inner) in enumerate(zip(dumped, value, strict=False)):  # noqa: B007 - see `_plain_list`
                 check_lost(item, inner)
-        elif type(dumped) is list and isinstance(value, (set, frozenset)):
+        elif kind is list and isinstance(value, (set, frozenset)):
             dumped[:] = in_order(dumped)
-        elif type(dumped) is str and dumped and not dumped.strip("*") and hasattr(value, "get_secret_value"):
-            raise NotJSONError(f"is {articled(type(value).__name__)}, which is masked when it is written; {SECRET}")
     except NotJSONError as refused:
         if step is not None:
             refused.steps.append(step)

@@ -54,15 +54,21 @@ class Typed:
     `used` tells whether there were any, which untyped JSON refuses because they would come back as something else.
     """
 
-    __slots__ = ("used",)
+    __slots__ = ("mapped", "used")
+    takes_more = True
 
-    def __init__(self) -> None:
+    def __init__(self, mapped: Callable[[Any], Reference] | None = None) -> None:
+        self.mapped = mapped
         self.used = False
 
 
-# Not parameters, which all the functions below would have to hand on for the sake of the rarest values.
-_mapped: Final[ContextVar[Callable[[Any], Reference] | None]] = ContextVar("oban_sa.mapped", default=None)
-_typed: Final[ContextVar[Typed | None]] = ContextVar("oban_sa.typed", default=None)
+class _Untyped(Typed):
+    __slots__ = ()
+    takes_more = False
+
+
+# Not a parameter, which all the functions below would have to hand on for the sake of the rarest values.
+_writing: Final[ContextVar[Typed]] = ContextVar("oban_sa.writing", default=_Untyped())  # noqa: B039 - only those of `to_json` are written to
 
 
 def to_json(
@@ -74,36 +80,36 @@ def to_json(
 ) -> Any:
     """Return `value` as plain JSON values in new containers, with every `Reference` left in place.
 
-    `mapped` gives what stands in place of a mapped object. With `typed`, sets and keys that are no text are written as
-    well. Raises `InvalidArguments` for anything JSON or PostgreSQL can't hold; its `path` starts with `where`.
+    `mapped` gives what stands in place of a mapped object. With `typed`, which may have a `mapped` of its own, sets and
+    keys that are no text are written as well. Raises `InvalidArguments` for anything JSON or PostgreSQL can't hold; its
+    `path` starts with `where`.
     """
-    refused, plain = _tried(value, mapped, typed)
-    if refused is not None:
-        raise invalid(refused, where) from refused.__cause__
-    return plain
-
-
-def refusal(value: Any, *, mapped: Callable[[Any], Reference] | None = None) -> NotJSONError | None:
-    """Return why a value can't be untyped JSON, with the steps that lead to the reason; None where it can."""
-    return _tried(value, mapped, None)[0]
-
-
-def _tried(
-    value: Any, mapped: Callable[[Any], Reference] | None, typed: Typed | None
-) -> tuple[NotJSONError | None, Any]:
-    by_map = None if mapped is None else _mapped.set(mapped)
-    by_type = None if typed is None else _typed.set(typed)
+    if typed is None and mapped is not None:
+        typed = _Untyped(mapped)
+    token = None if typed is None else _writing.set(typed)
     try:
-        return None, _plain(value, 0)
+        return _plain(value, 0)
     except NotJSONError as refused:
-        return refused, None
+        raise invalid(refused, where) from refused.__cause__
     except RecursionError:  # the caller's own stack was nearly used up
-        return _too_deep(), None
+        raise invalid(_too_deep(), where) from None
     finally:
-        if by_map is not None:
-            _mapped.reset(by_map)
-        if by_type is not None:
-            _typed.reset(by_type)
+        if token is not None:
+            _writing.reset(token)
+
+
+def refusal(value: Any, *, mapped: Callable[[Any], Reference]) -> NotJSONError | None:
+    """Return why a value can't be untyped JSON, with the steps that lead to the reason; None where it can."""
+    token = _writing.set(_Untyped(mapped))
+    try:
+        _plain(value, 0)
+    except NotJSONError as refused:
+        return refused
+    except RecursionError:
+        return _too_deep()
+    finally:
+        _writing.reset(token)
+    return None
 
 
 def from_json(text: str | bytes) -> Any:
@@ -268,8 +274,8 @@ def _converted(value: Any, kind: type[Any], depth: int) -> Any:
         return _plain_object(value, depth)
     if isinstance(value, (list, tuple)):
         return _plain_list(value, depth)
-    if isinstance(value, (set, frozenset)) and (typed := _typed.get()) is not None:
-        typed.used = True
+    if isinstance(value, (set, frozenset)) and (writing := _writing.get()).takes_more:
+        writing.used = True
         return dumping.in_order(_plain_list(value, depth))
     if isinstance(value, (datetime, date, time)):
         return value.isoformat()
@@ -282,7 +288,7 @@ def _converted(value: Any, kind: type[Any], depth: int) -> Any:
     if isinstance(value, type):
         raise NotJSONError(f"is the class {value.__name__}, not a value; write what it stands for as text")
     if hasattr(kind, "__mapper__"):
-        mapped = _mapped.get()
+        mapped = _writing.get().mapped
         if mapped is None:
             raise NotJSONError(
                 f"is a mapped {kind.__name__}; write ref(obj) for its key, or the attributes that are needed, "
@@ -296,7 +302,7 @@ def _plain_model(value: Any, kind: type[Any], depth: int) -> Any:
     if depth >= MAX_DEPTH:  # a model may give itself
         raise _too_deep()
     if dumping.is_foreign(value, kind):
-        return _plain(dumping.dumped(value, kind, mapped=_mapped.get() is not None), depth + 1)
+        return _plain(dumping.dumped(value, kind, mapped=_writing.get().mapped is not None), depth + 1)
     if dataclasses.is_dataclass(value):
         return _plain_object({each.name: getattr(value, each.name) for each in dataclasses.fields(value)}, depth)
     raise NotJSONError(f"is {articled(kind.__name__)}, which JSON can't hold; {instead(value, kind)}")
@@ -318,10 +324,9 @@ def key_text(key: Any) -> str | None:
 def _plain_key(key: Any) -> str:
     if isinstance(key, Enum) and isinstance(key.value, str):
         key = key.value
-    if not isinstance(key, str) and (typed := _typed.get()) is not None:
-        written = key_text(key)
-        typed.used = typed.used or written is not None
-        key = key if written is None else written
+    if not isinstance(key, str) and (writing := _writing.get()).takes_more and (written := key_text(key)) is not None:
+        writing.used = True
+        key = written
     if not isinstance(key, str):
         kind = type(key).__name__
         raise NotJSONError(f"is a key of type {kind}, and keys of a JSON object are text; {key_instead(key)}")

@@ -4,6 +4,7 @@ What each type becomes:
 
 - text, whole numbers, bools, UUID and JSON: themselves. A Numeric: its text. A Float, and a Numeric that Python gets as
   a float: a number. A NaN or an infinity has no JSON, and PostgreSQL says so: `invalid input syntax for type json`.
+  It says so too of JSON that holds a number with a fraction which no double holds.
 - a DateTime, Date or Time: ISO 8601 text; a DateTime with a time zone is in UTC, with the offset `+00:00`.
 - an Enum of Python's: the value of the member. An ARRAY of texts, whole numbers, bools or UUIDs: a list.
 
@@ -12,6 +13,7 @@ Other types are refused, and so are those that Python code converts, whose value
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -40,7 +42,7 @@ from sqlalchemy import (
     literal,
     type_coerce,
 )
-from sqlalchemy.dialects.postgresql import INTERVAL, JSONB
+from sqlalchemy.dialects.postgresql import INTERVAL, JSONB, JSONPATH
 from sqlalchemy.types import NullType
 
 from oban_sa import values
@@ -48,6 +50,9 @@ from oban_sa.models.types import JSONObject, Labels, UTCDateTime
 
 Convert: TypeAlias = Callable[[ColumnElement[Any]], ColumnElement[Any]]
 """Makes an expression of type JSONB; NULL stays NULL, which is a null inside an object."""
+
+_NO_DOUBLE: Final = f'$.** ? (@.type() == "number" && @.abs() >= {int(sys.float_info.max)} && @.floor() != @)'
+"""The path to numbers that are too large for a double and no integers."""
 
 _PAIRS_AT_ONCE: Final = 40
 """A function of PostgreSQL takes at most a hundred arguments."""
@@ -73,7 +78,7 @@ def converter(kind: Any) -> Convert | str:
     if isinstance(kind, UTCDateTime):
         return lambda column: _when(type_coerce(column, DateTime()), offset="+00:00")
     if isinstance(kind, JSONObject):
-        return lambda column: type_coerce(column, JSONB)
+        return lambda column: _json(type_coerce(column, JSONB))
     if isinstance(kind, Labels):
         return _as_it_is
     if isinstance(kind, _DECORATOR) and not isinstance(kind, Interval):
@@ -115,6 +120,14 @@ def _as_it_is(column: ColumnElement[Any]) -> ColumnElement[Any]:
 def _number(column: ColumnElement[Any]) -> ColumnElement[Any]:
     # By its text, which is no JSON where it says NaN or Infinity; to_jsonb would make a string of those.
     return cast(cast(column, Text), JSONB)
+
+
+def _json(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    # A number with a fraction that no double holds stops every program of the family that reads it into one. What
+    # fails is the cast of a text that is no JSON and says why; a constant one would be cast for any row.
+    found = func.jsonb_path_exists(column, cast(literal(_NO_DOUBLE, Text), JSONPATH), type_=Boolean)
+    refused = cast(func.concat("no double holds a number of ", cast(column, Text), type_=Text), JSONB)
+    return case((found, refused), else_=column)
 
 
 def _decimal(column: ColumnElement[Any]) -> ColumnElement[Any]:
@@ -173,8 +186,8 @@ _LIST: Final[Any] = ARRAY
 _PLAIN: Final = (String, Integer, Boolean, Uuid)
 
 _CONVERTERS: Final[tuple[tuple[Any, Callable[[Any], Convert]], ...]] = (
-    (JSONB, lambda kind: lambda column: column),
-    (JSON, lambda kind: lambda column: cast(column, JSONB)),
+    (JSONB, lambda kind: _json),
+    (JSON, lambda kind: lambda column: _json(cast(column, JSONB))),
     (_PLAIN, lambda kind: _as_it_is),
     (DateTime, lambda kind: _zoned if kind.timezone else _when),
     (Date, lambda kind: _date),

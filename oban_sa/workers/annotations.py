@@ -7,7 +7,7 @@ import sys
 import typing
 from collections.abc import Iterator, Mapping
 from types import SimpleNamespace, UnionType
-from typing import Annotated, Any, Final, Generic, NewType, NotRequired, Required, TypeVar, Union
+from typing import Annotated, Any, Final, Generic, NewType, NotRequired, Required, TypeVar, Union, cast
 
 from oban_sa.errors import InvalidOption
 from oban_sa.workers.fitting import is_typed_dict
@@ -55,8 +55,8 @@ def _declaring(cls: Any, name: str) -> Any:
 def _bound(cls: Any, args: tuple[Any, ...]) -> Iterator[tuple[Any, Bound]]:
     bound = dict(zip(getattr(cls, "__parameters__", ()), args, strict=False))
     yield cls, bound
-    bases: tuple[Any, ...] = vars(cls).get("__orig_bases__", cls.__bases__)
-    for base in bases:
+    bases: Any = vars(cls).get("__orig_bases__", cls.__bases__)
+    for base in cast("tuple[Any, ...]", bases):
         origin: Any = typing.get_origin(base) or base
         if isinstance(origin, type) and origin is not Generic:
             yield from _bound(origin, tuple(substituted(each, bound) for each in typing.get_args(base)))

@@ -21,7 +21,7 @@ from oban_sa.workers.arguments import Decoders
 from oban_sa.workers.body import AttemptSession, check_crossing, check_function, check_session, place, runner_of
 from oban_sa.workers.entities import is_mapped, mapped_within, refuse_untaken, taking, waits
 from oban_sa.workers.fitting import Misfit, is_typed_dict, shown, untraced
-from oban_sa.workers.guarding import Kind, read_back
+from oban_sa.workers.guarding import Kind, check, told
 from oban_sa.workers.loading import Answered, check_entities, loaded
 from oban_sa.workers.options import Executor, OnMissing, Options
 from oban_sa.workers.parameters import Given, Parameter, Unresolved, meaning, parameters, without_none
@@ -71,7 +71,7 @@ class ClassBody:
         kind = self._reader.kind
         if kind.read is as_is and isinstance(given, _OBJECT):
             return cast("dict[str, Any]", given)
-        typed = None if kind.read is as_is else values.Typed()
+        typed = None if kind.read is as_is else values.Typed(targets.entity)
         plain = values.to_json(args, mapped=targets.entity, typed=typed)
         if not isinstance(plain, _OBJECT):
             raise InvalidArguments(f"args must be an object (a dict or a model), not {shown(args)}")
@@ -84,9 +84,9 @@ class ClassBody:
     def _compare(self, kind: Kind, plain: Any, given: Any) -> None:
         """Refuse what doesn't fit, and what would come back as something else than was given."""
         try:
-            read_back(kind, plain, given)
+            check(kind, given, kind.read(plain))
         except Misfit as misfit:
-            raise misfit.at("args") from misfit.__cause__
+            raise told(misfit, given).at("args") from misfit.__cause__
 
     def check(self, args: Mapping[str, Any]) -> None:
         """Raise `InvalidArguments` where a job could not have these args, as far as that can be told yet."""

@@ -179,10 +179,10 @@ def union(members: list[Kind]) -> Kind:
                     misfits.append(misfit)
         if len(misfits) == 1:
             raise misfits[0]
-        secret = any(misfit.secret for misfit in misfits)
-        for misfit in misfits:
-            misfit.secret = secret
-        raise Misfit(", or ".join(dict.fromkeys(misfit.reason for misfit in misfits)))
+        secret = any(each.secret for each in misfits)
+        for each in misfits:
+            each.secret = secret
+        raise Misfit(", or ".join(dict.fromkeys(each.reason for each in misfits)))
 
     def same(given: Any, came: Any, strict: bool) -> None:
         if given is None or came is None:

@@ -130,7 +130,7 @@ def constrained(annotation: Any, inner: Kind, *, mapped: bool) -> Kind:
     """
     kind, *metadata = typing.get_args(annotation)
     kept = tuple(each for each in metadata if _is_constraint(each))
-    annotation = Annotated[(Any if mapped else kind, *kept)]  # type: ignore[valid-type]
+    annotation = Annotated[(Any if mapped else kind, *kept)]
     if inner.read is as_is and kind is not Any:  # such as a timedelta, which only pydantic reads
         return adapted(annotation)
     _check_pydantic(str(kind))

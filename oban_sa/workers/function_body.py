@@ -20,7 +20,7 @@ from oban_sa.workers.arguments import Decoders
 from oban_sa.workers.body import AttemptSession, check_crossing, check_function, check_session, place, runner_of
 from oban_sa.workers.entities import mapped_within, refuse_untaken, taking, waits
 from oban_sa.workers.fitting import Decode, Misfit, step, untraced
-from oban_sa.workers.guarding import Kind, read_back
+from oban_sa.workers.guarding import Kind, check, told
 from oban_sa.workers.loading import Answered, check_entities, loaded, prefetch
 from oban_sa.workers.options import JOB_OPTIONS, Executor, OnMissing, Options
 from oban_sa.workers.parameters import Parameter, Unresolved, meaning, parameters
@@ -145,31 +145,30 @@ class FunctionBody:
                 return self._settled(plain, given)
         self._check_names(plain)
         reader = self._reader
+        loading = reader.loading
         for name, kind in reader.kinds:
-            if name in plain:
-                self._compare(name, kind, plain[name], given[name])
+            if name not in plain:
+                continue
+            if name in loading:
+                with taking():
+                    _checked(name, kind, plain[name], given[name])
+            else:
+                _checked(name, kind, plain[name], given[name])
         if reader.fields is not ANYTHING:
             for name in plain.keys() - self._names:
-                self._compare(name, reader.fields, plain[name], given[name])
+                with taking():
+                    _checked(name, reader.fields, plain[name], given[name])
         return plain
 
     def _written(self, given: dict[str, Any]) -> dict[str, Any]:
-        typed = values.Typed()
-        plain: dict[str, Any] = values.to_json(given, mapped=targets.entity, typed=typed)
+        typed = values.Typed(targets.entity)
+        plain: dict[str, Any] = values.to_json(given, typed=typed)
         if typed.used:
             # Where no annotation says what to make of them, sets and keys that are no text would stay what they became.
             reader = self._reader
             untyped = {name: value for name, value in given.items() if reader.of(name, self._names) is ANYTHING}
             values.to_json(untyped, mapped=targets.entity)
         return plain
-
-    def _compare(self, name: str, kind: Kind, written: Any, given: Any) -> None:
-        """Refuse what doesn't fit, and what would come back as something else than was given."""
-        if name in self._reader.loading:
-            with taking():
-                _checked(name, kind, written, given)
-        else:
-            _checked(name, kind, written, given)
 
     def _settled(self, plain: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
         """Check what doesn't wait for the flush, and write which row it is where a mapped object has its key."""
@@ -344,9 +343,11 @@ class _Reader:
 
 def _checked(name: str, kind: Kind, written: Any, given: Any) -> None:
     try:
-        read_back(kind, written, given)
+        came = kind.read(written)
+        if came is not given:
+            check(kind, given, came)
     except Misfit as misfit:
-        raise misfit.at(f"args{step(name)}") from misfit.__cause__
+        raise told(misfit, given).at(f"args{step(name)}") from misfit.__cause__
 
 
 def _fitted(name: str, decode: Decode, value: Any) -> Any:

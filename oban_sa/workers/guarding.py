@@ -86,18 +86,12 @@ def check(kind: Kind, given: Any, came: Any) -> None:
     kind.same(given, came, False)
 
 
-def read_back(kind: Kind, written: Any, given: Any) -> None:
-    """Read what was written of a value; raises `Misfit` where it doesn't fit, and where something else comes back."""
-    try:
-        came = kind.read(written)
-    except Misfit as misfit:
-        refused = values.refusal(given, mapped=targets.entity)
-        # About the value itself, and not about what became of it.
-        if refused is not None and refused.steps == misfit.steps:
-            raise Misfit(refused.reason).within(misfit.steps) from None
-        raise
-    if came is not given:
-        check(kind, given, came)
+def told(misfit: Misfit, given: Any) -> Misfit:
+    """Return what is wrong with a value: that it can't be JSON at all, rather than what became of it."""
+    refused = None if isinstance(misfit, Changed) else values.refusal(given, mapped=targets.entity)
+    if refused is None or refused.steps != misfit.steps:
+        return misfit
+    return Misfit(refused.reason).within(misfit.steps)
 
 
 def leaf(given: Any, came: Any, strict: bool) -> None:

@@ -229,6 +229,23 @@ def test_what_is_no_number_fails_the_statement(place: Place, number: str, kind: 
     assert place.jobs() == []
 
 
+def test_a_number_with_a_fraction_that_no_double_holds_fails_the_statement(place: Place) -> None:
+    whole, fraction = f"1{'0' * 400}", f"-1{'0' * 400}.5"
+
+    def work(session: Session) -> None:
+        for kind in (JSONB, JSON):
+            with pytest.raises(DBAPIError, match="invalid input syntax for type json"), session.begin_nested():
+                rows = select(cast(literal(f'{{"a": [1.5, {fraction}]}}', Text), kind).label("x"))
+                enqueue_select(session, Anything, rows)
+        rows = select(cast(literal(f'{{"a": [1.5, {whole}]}}', Text), JSONB).label("x"))
+        enqueue_select(session, Anything, rows)
+        session.commit()
+
+    place.run(work)
+    (made,) = place.jobs()
+    assert made["args"] == {"x": {"a": [1.5, int(whole)]}}
+
+
 def test_a_moment_that_is_none_fails_the_statement(place: Place) -> None:
     def work(session: Session) -> None:
         with pytest.raises(DBAPIError, match="invalid input syntax for type json"):
