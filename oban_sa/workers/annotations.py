@@ -1,5 +1,8 @@
 """What annotations mean: names evaluated, aliases opened, and type variables replaced by what they stand for."""
 
+# What annotations are made of has no types; strict pyright would have each of it cast.
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import inspect
@@ -7,7 +10,7 @@ import sys
 import typing
 from collections.abc import Iterator, Mapping
 from types import SimpleNamespace, UnionType
-from typing import Annotated, Any, Final, Generic, NewType, NotRequired, Required, TypeVar, Union, cast
+from typing import Annotated, Any, Final, Generic, NewType, NotRequired, Required, TypeVar, Union
 
 from oban_sa.errors import InvalidOption
 from oban_sa.workers.fitting import is_typed_dict
@@ -56,7 +59,7 @@ def _bound(cls: Any, args: tuple[Any, ...]) -> Iterator[tuple[Any, Bound]]:
     bound = dict(zip(getattr(cls, "__parameters__", ()), args, strict=False))
     yield cls, bound
     bases: Any = vars(cls).get("__orig_bases__", cls.__bases__)
-    for base in cast("tuple[Any, ...]", bases):
+    for base in bases:
         origin: Any = typing.get_origin(base) or base
         if isinstance(origin, type) and origin is not Generic:
             yield from _bound(origin, tuple(substituted(each, bound) for each in typing.get_args(base)))
