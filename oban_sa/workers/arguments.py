@@ -198,6 +198,9 @@ class Decoders:
         kinds = {name: self.kind(hints[name]) for name in hints if name in taken}
         kinds |= {name: self.kind(hints[name].type) for name in unkept}
         computed = {name: self.kind(hints[name]).same for name in hints if name in every and name not in taken}
+        if not foreign.is_pydantics(cls):
+            for name, field in every.items():
+                foreign.refuse_field(field.default, name, what=cls.__name__)
         given = inspect.signature(cls).parameters
         return fields(
             cls.__name__,

@@ -70,6 +70,16 @@ def _is_constraint(each: Any) -> bool:
     return cls.__module__.partition(".")[0] in ("pydantic", "annotated_types") or is_pydantics(cls)
 
 
+def refuse_field(default: Any, name: str, *, what: str) -> None:
+    """Raise `InvalidOption` for pydantic's `Field(...)` in the place of a default, where only models read it."""
+    cls = type(default)
+    if cls.__name__ == "FieldInfo" and cls.__module__.startswith("pydantic."):
+        raise InvalidOption(
+            f"{name} of {what} has Field(...) for its default, which only models read; "
+            f"write {name}: Annotated[..., Field(...)]"
+        )
+
+
 def _found(library: str) -> bool:
     try:
         importlib.import_module(library)
@@ -140,7 +150,7 @@ def constrained(annotation: Any, inner: Kind, *, mapped: bool) -> Kind:
     def check(value: Any) -> Any:
         try:
             return adapter.validate_python(value, by_alias=True, by_name=True)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:  # a TypeError for a constraint that means nothing for such a value
             raise refused(error) from error
 
     def decode(value: Any) -> Any:

@@ -15,6 +15,7 @@ from oban_sa import targets, values
 from oban_sa.errors import EntityLocked, EntityNotFound, InvalidArguments, InvalidOption, nearest
 from oban_sa.models import Job
 from oban_sa.references import Reference
+from oban_sa.workers import foreign
 from oban_sa.workers.annotations import Unknown
 from oban_sa.workers.arguments import Decoders
 from oban_sa.workers.body import AttemptSession, check_crossing, check_function, check_session, place, runner_of
@@ -79,7 +80,9 @@ class FunctionBody:
         by_name = [each.name for each in self._parameters if each.kind is inspect.Parameter.KEYWORD_ONLY]
         self._anyhow = anyhow if len(anyhow) + len(by_name) == len(self._parameters) else None
         self._fields = next((each.name for each in self._parameters if each.kind is _VAR_KEYWORD), None)
-        self._defaults = {each.name: each.default for each in self._parameters if _is_json(each.default)}
+        self._defaults = {each.name: each.default for each in self._parameters if _is_json(each)}
+        for each in self._parameters:
+            foreign.refuse_field(each.default, each.name, what=self.what)
         asks_for_rows = any(list(mapped_within(each.annotation, local)) for each in self._parameters)
         if asks_for_rows or self._on_missing != "cancel":
             with suppress(Unknown):  # what is defined later is looked at when it is first needed
@@ -361,10 +364,11 @@ def _plain(parameter: Parameter) -> inspect.Parameter:
     return inspect.Parameter(parameter.name, parameter.kind, default=parameter.default)
 
 
-def _is_json(default: Any) -> bool:
-    if default is inspect.Parameter.empty:
+def _is_json(parameter: Parameter) -> bool:
+    if parameter.default is inspect.Parameter.empty:
         return False
     try:
-        return not values.has_references(values.to_json(default))
+        typed = None if parameter.bare else values.Typed()
+        return not values.has_references(values.to_json(parameter.default, typed=typed))
     except InvalidArguments:
         return False

@@ -69,7 +69,7 @@ def _of_function(body: FunctionBody) -> Names:
         body.what,
         known=None if body._fields is not None else body._names,
         required=tuple(body._required),
-        defaults={name: values.to_json(default) for name, default in body._defaults.items()},
+        defaults={name: values.to_json(default, typed=values.Typed()) for name, default in body._defaults.items()},
         entities=entities,
     )
 

@@ -378,6 +378,33 @@ def test_a_pydantic_that_reads_models_by_one_name_only_is_refused(monkeypatch: p
         worker_of(City).new(City(name="x"))
 
 
+def test_a_set_may_be_a_default() -> None:
+    @job(registry=Registry())
+    def keep(it: frozenset[str] = frozenset({"b", "a"}), loose=frozenset({"c"})) -> Any:  # type: ignore[no-untyped-def]
+        return it, loose
+
+    made = keep.new()
+    assert made.args == {"it": ["a", "b"]}
+    assert definition_of(keep).call(Job("w", args=made.args)) == (frozenset({"a", "b"}), frozenset({"c"}))
+
+
+def test_a_constraint_that_nothing_would_read_is_refused() -> None:
+    with pytest.raises(
+        InvalidOption, match=r"^it of .*few\(\) has Field\(...\) for its default, which only models read"
+    ):
+
+        @job(registry=Registry())
+        def few(it: int = Field(ge=1)) -> None: ...
+
+    @dataclass
+    class Few:
+        it: int = Field(ge=1)
+
+    with pytest.raises(InvalidOption, match=r"^it of Few has Field\(...\) for its default"):
+        worker_of(Few).new(Few(1))
+    assert refused(Annotated[int, Field(max_length=3)], 5).startswith("args.it is refused: unable to apply constraint")
+
+
 def test_the_fields_of_a_value_are_not_read_twice_where_it_is_equal() -> None:
     asked = []
 
