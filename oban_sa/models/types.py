@@ -7,6 +7,7 @@ from sqlalchemy import (
     DateTime,
     Dialect,
     Enum,
+    Integer,
     Text,
     TypeDecorator,
     cast,
@@ -15,7 +16,7 @@ from sqlalchemy import (
     text,
     type_coerce,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, ENUM, JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, ENUM, JSONB, JSONPATH
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import BindParameter, ColumnElement
@@ -62,6 +63,9 @@ class Labels(TypeDecorator[list[str]]):
     impl = ARRAY(Text)
     cache_ok = True
 
+    def coerce_compared_value(self, op: Any, value: Any) -> Any:
+        return Integer() if isinstance(value, int) else self  # the number of an element: Job.tags[1]
+
     def process_result_value(self, value: Any, dialect: Dialect) -> list[str]:
         return labels_from_database(value)
 
@@ -83,8 +87,10 @@ def labels_from_database(value: Any) -> list[str]:
 
 if TYPE_CHECKING:
     _JSONBComparator = JSONB.Comparator[Any]
+    _ARRAYComparator = ARRAY.Comparator[Any]
 else:
     _JSONBComparator = JSONB.Comparator  # SQLAlchemy 2.0.30 has it without parameters
+    _ARRAYComparator = ARRAY.Comparator
 
 
 class JSONObject(TypeDecorator[dict[str, Any]]):
@@ -131,11 +137,27 @@ class Errors(TypeDecorator[list[dict[str, Any]]]):
     """What went wrong, attempt by attempt, as `{"at", "attempt", "error"}`.
 
     Elixir's tables hold it as `jsonb[]`, Python's as `jsonb`; both are read, and written by letting the database
-    look the column's type up in the table's own row type.
+    look the column's type up in the table's own row type. In a statement `Job.errors[1]` is the first entry, as in any
+    array of PostgreSQL's, and `contains` looks for entries that have these keys and values.
     """
 
     impl = ARRAY(JSONB)
     cache_ok = True
+
+    class Comparator(TypeDecorator.Comparator[Any], _ARRAYComparator):
+        """What an array can do; entries are reached in a way that both types have."""
+
+        # Subscripts count from 1 in an array and from 0 in JSON, which has no slices either.
+        def __getitem__(self, index: Any) -> Any:
+            entries = type_coerce(func.to_jsonb(self.expr), JSONB())
+            if not isinstance(index, slice):
+                return entries.op("->", return_type=JSONB())(cast(index, Integer) - 1)
+            return type_coerce(func.jsonb_path_query_array(entries, _path(index)), JSONB())
+
+        def contains(self, other: Any, **kw: Any) -> ColumnElement[bool]:
+            return type_coerce(func.to_jsonb(self.expr), JSONB()).contains(other, **kw)
+
+    comparator_factory = Comparator  # pyright: ignore[reportAssignmentType]
 
     def bind_expression(self, bindparam: BindParameter[Any]) -> ColumnElement[Any]:
         return errors_expression(type_coerce(bindparam, _JSONText()))
@@ -148,6 +170,14 @@ class Errors(TypeDecorator[list[dict[str, Any]]]):
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Any:
         return errors_from_database
+
+
+def _path(entries: Any) -> ColumnElement[Any]:
+    """Return the JSON path of entries from one number to another, both included, as slices of arrays are."""
+    first = 0 if entries.start is None else max(entries.start - 1, 0)
+    last = "last" if entries.stop is None else entries.stop - 1
+    # No path goes to before the first.
+    return cast("$[last + 1]" if last != "last" and last < first else f"$[{first} to {last}]", JSONPATH)
 
 
 class _JSONText(TypeDecorator[Any]):

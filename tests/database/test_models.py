@@ -15,6 +15,7 @@ from sqlalchemy import (
     Engine,
     ForeignKey,
     MetaData,
+    any_,
     create_engine,
     event,
     func,
@@ -380,3 +381,52 @@ def test_an_application_s_tables_point_to_jobs_and_join_them(database_url: str) 
         session.expire_all()
         assert report.job is None
     home.engine.dispose()
+
+
+def test_elements_of_arrays_are_reached_in_every_table_of_the_family(make: str) -> None:
+    entries = [{"at": "1", "attempt": 1, "error": "first"}, {"at": "2", "attempt": 2, "error": "second"}]
+    engine = create_engine(sync_url(make))
+    with Session(engine) as session:
+        kept = Job("w", tags=["x", "y"], attempted_by=["node", "uuid"], errors=entries, attempt=2)
+        session.add(kept)
+        session.flush()
+
+        def answer(*asked: Any) -> tuple[Any, ...]:
+            return tuple(session.execute(select(*asked).where(Job.id == kept.id)).one())
+
+        assert answer(Job.tags[1], Job.tags[Job.attempt], Job.attempted_by[2]) == ("x", "y", "uuid")
+        assert answer(Job.tags[3], Job.tags[1:1], Job.tags.concat(["z"])) == (None, ["x"], ["x", "y", "z"])
+        assert answer(Job.errors[1], Job.errors[Job.attempt], Job.errors[3]) == (entries[0], entries[1], None)
+        assert answer(Job.errors[2]["error"].astext, Job.errors[1]["attempt"].as_integer()) == ("second", 1)
+        assert answer(Job.errors[2:], Job.errors[:1], Job.errors[:0]) == ([entries[1]], [entries[0]], [])
+        found = select(Job.id).where(Job.tags.contains(["y"]), Job.tags.overlap(["x", "q"]), any_(Job.tags) == "x")
+        assert session.scalar(found.where(Job.errors.contains([{"error": "second"}]))) == kept.id
+        assert session.scalar(found.where(Job.errors.contains([{"error": "third"}]))) is None
+        session.rollback()
+    engine.dispose()
+
+
+@pytest.mark.parametrize("options", [{}, {"use_insertmanyvalues": False}, {"insertmanyvalues_page_size": 1}])
+def test_every_way_of_inserting_leaves_the_jobs_with_all_that_the_database_has_set(
+    database_url: str, options: dict[str, Any]
+) -> None:
+    entries = [{"at": "1", "attempt": 1, "error": "e"}]
+    engine = create_engine(sync_url(database_url), **options)
+    with Session(engine) as session:
+        jobs = [Job("w"), Job("w", id=2**40), Job("w", schedule_in=60), Job("w", schedule_in=90), Job("w")]
+        jobs[4] = Job("w", errors=entries, inserted_at=datetime(2024, 1, 1, tzinfo=UTC))
+        session.add_all(jobs)
+        session.flush()
+
+        loaded = [dict(vars(job)) for job in jobs]  # what needs no query
+        assert all({column.key for column in Job.__table__.columns} <= each.keys() for each in loaded)
+        began = session.scalar(select(func.timezone("UTC", func.now()))).replace(tzinfo=UTC)
+        assert [each["inserted_at"] for each in loaded[:4]] == [began] * 4
+        assert loaded[0]["scheduled_at"] == loaded[1]["scheduled_at"] == began
+        assert 60 <= (loaded[2]["scheduled_at"] - began).total_seconds() < 90
+        assert loaded[4]["inserted_at"] == loaded[4]["scheduled_at"] == datetime(2024, 1, 1, tzinfo=UTC)
+        assert [each["errors"] for each in loaded] == [[], [], [], [], entries]
+        session.expire_all()
+        assert [each["scheduled_at"] for each in loaded] == [job.scheduled_at for job in jobs]
+        assert jobs[4].errors == entries
+    engine.dispose()
