@@ -60,12 +60,23 @@ def stage(session: Session, jobs: list[Job]) -> None:
 class Outbox:
     """What one session's flush is writing, and what its transaction announces."""
 
-    __slots__ = ("_announcing", "_at_once", "_clocks", "_homes", "_landing", "_listens", "_owner", "_unresolved")
+    __slots__ = (
+        "_announcing",
+        "_at_once",
+        "_began",
+        "_clocks",
+        "_homes",
+        "_landing",
+        "_listens",
+        "_owner",
+        "_unresolved",
+    )
 
     def __init__(self, session: Session, *, flushing: bool) -> None:
         self._owner = ref(session)  # weak: the session holds the outbox
         self._landing: dict[Connection, set[str]] = {}
         self._clocks: dict[Connection, datetime] = {}
+        self._began: dict[Connection, datetime] = {}
         self._homes = Homes()
         self._unresolved: list[_Unresolved] = []
         self._listens = False
@@ -94,7 +105,7 @@ class Outbox:
         """Let go of what a failed flush left behind."""
         self._unresolved = []
         self._landing = {}
-        self._clocks = {}
+        self._clocks, self._began = {}, {}
         self._at_once = False
 
     def land(self, session: Session, connection: Connection, job: Job) -> None:
@@ -111,10 +122,13 @@ class Outbox:
                 loaded[column] = value  # its row is written from here; there is no history to keep
         if _concerns_runners(loaded):
             queues.add(loaded.get("queue", "default"))
+        answers: bool = connection.dialect.insert_executemany_returning
         if isinstance(later := loaded.get("scheduled_at"), Later) and (
-            connection in self._clocks or _several_spans(session)
+            not answers or connection in self._clocks or _several_spans(session)
         ):
             loaded["scheduled_at"] = self._clock(connection) + later.span
+        if not answers:
+            self._date(connection, loaded)
 
     def change(self, session: Session, connection: Connection, job: Job) -> None:
         """Take note of a job that is about to be updated on `connection`."""
@@ -133,6 +147,16 @@ class Outbox:
             found: datetime = connection.execute(moments.CLOCK).scalar_one()
             now = self._clocks[connection] = found.replace(tzinfo=UTC)
         return now
+
+    def _date(self, connection: Connection, loaded: dict[str, Any]) -> None:
+        """Give a job the moments that the database would set: with use_insertmanyvalues=False no INSERT tells them."""
+        if loaded.get("inserted_at") is None:
+            if (began := self._began.get(connection)) is None:
+                found: datetime = connection.execute(moments.BEGAN).scalar_one()
+                began = self._began[connection] = found.replace(tzinfo=UTC)
+            loaded["inserted_at"] = began
+        if loaded.get("scheduled_at") is None:
+            loaded["scheduled_at"] = loaded["inserted_at"]
 
     def _convert(self, session: Session, connection: Connection, job: Job) -> dict[str, Any]:
         """Return the job's args and meta as plain JSON, with what is known by now in place of references."""
@@ -154,7 +178,7 @@ class Outbox:
         self._homes.check(session)
         unresolved, self._unresolved = self._unresolved, []
         landing, self._landing = self._landing, {}
-        self._clocks = {}
+        self._clocks, self._began = {}, {}
         at_once, self._at_once = self._at_once, False
         changed: dict[Connection, list[dict[str, Any]]] = {}
         for each in unresolved:

@@ -326,6 +326,8 @@ def _write_only_what_there_is(mapper: Mapper[Job], connection: Any, state: Insta
     entries = loaded.get("errors")
     if entries:
         loaded["errors"] = ErrorEntries(entries)
+        if not connection.dialect.insert_executemany_returning:
+            loaded["_entries"] = entries
     else:
         loaded.pop("errors", None)
     for moment in _LATER:
@@ -342,6 +344,8 @@ def _know_what_the_database_made_of_it(mapper: Mapper[Job], connection: Any, sta
     loaded: dict[str, Any] = state.dict
     if loaded.get("scheduled_at") is None:
         loaded["scheduled_at"] = loaded["inserted_at"]
+    if "errors" not in loaded:  # use_insertmanyvalues=False: no INSERT tells what the database has set
+        loaded["errors"] = loaded.pop("_entries", [])
     for moment in _LATER:
         loaded.setdefault(moment, None)
     return EXT_CONTINUE

@@ -22,6 +22,9 @@ def utc_clock() -> ColumnElement[datetime]:
     return func.timezone(inline("'UTC'"), func.clock_timestamp(), type_=DateTime())
 
 
+BEGAN: Any = select(utc_now())
+"""When the transaction began by the database's clock, as a naive datetime in UTC."""
+
 CLOCK: Any = select(utc_clock())
 """What the database's clock shows, as a naive datetime in UTC."""
 
