@@ -27,7 +27,9 @@ def enqueue(session: AnySession, job: Job) -> Job:
 
     After the flush `job.id`, `state`, `inserted_at` and `scheduled_at` are set. Values in args and meta become JSON at
     once. Raises `InvalidArguments` for values JSON can't hold, `ReferenceOutsideSession` for a reference to an object
-    that is not in this session, `InvalidJob` for a job that is stored already; nothing was staged then.
+    that is not in this session, `InvalidJob` for a job that is stored already, `SessionEnded` in a listener to the
+    session's commit or rollback; nothing was staged then. Where the session is closed without having written the job,
+    other than by an error, a `JobNeverWritten` warns of it.
     """
     target = session_behind(session)
     _stage(target, [job])

@@ -8,6 +8,7 @@
     │   └── InvalidCron
     ├── ReferenceOutsideSession
     ├── JobElsewhere
+    ├── SessionEnded
     ├── SchemaError
     │   ├── SchemaMissing
     │   └── SchemaOutdated
@@ -22,6 +23,12 @@
     │   ├── CommitUnanswered
     │   └── EntityLocked
     └── RunnerError
+
+And every warning, by which a program is told of what it most likely doesn't mean:
+
+    ObanWarning(UserWarning)
+    ├── JobNeverWritten
+    └── NaiveMoment
 
 A class's docstring is its default message. On the user's session SQLAlchemy's own errors pass unchanged.
 """
@@ -84,6 +91,10 @@ class ReferenceOutsideSession(ObanError):
 
 class JobElsewhere(ObanError):
     """A session writes its jobs elsewhere than its data, so that one could be committed without the other."""
+
+
+class SessionEnded(ObanError):
+    """The transaction of a session has ended, so that no flush would write a job that it is given now."""
 
 
 class SchemaError(ObanError):
@@ -150,6 +161,18 @@ class EntityLocked(AttemptError):
 
 class RunnerError(ObanError):
     """The runner can't start or can't go on."""
+
+
+class ObanWarning(UserWarning):
+    """Something about jobs is most likely not meant so."""
+
+
+class JobNeverWritten(ObanWarning):
+    """A session has ended with a job that it was given and never wrote."""
+
+
+class NaiveMoment(ObanWarning):
+    """A moment without a time zone is taken as UTC."""
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

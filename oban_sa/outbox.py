@@ -31,7 +31,7 @@ from sqlalchemy import Connection, event
 from sqlalchemy.orm import InstanceState, Session, UOWTransaction, attributes, object_session
 from sqlalchemy.orm.interfaces import EXT_CONTINUE
 
-from oban_sa import clock, hooks, targets
+from oban_sa import clock, hooks, targets, unwritten
 from oban_sa.announcing import ANNOUNCE, Announcing
 from oban_sa.binds import Homes
 from oban_sa.models import Job
@@ -53,8 +53,11 @@ _AVAILABLE: Final = JobState.AVAILABLE  # Python 3.11 takes longer to find a mem
 def stage(session: Session, jobs: list[Job]) -> None:
     """Put jobs whose args and meta were looked at into the session; what listens below does the rest."""
     if jobs:
-        Outbox.of(session)  # now, so that it sees the beginning of the commit
+        if not session.is_active:
+            unwritten.refuse_ended(session)
+        outbox = Outbox.of(session)  # now, so that it sees the beginning of the commit
         session.add_all(jobs)
+        outbox.staged = jobs[-1]
 
 
 class Outbox:
@@ -70,6 +73,7 @@ class Outbox:
         "_listens",
         "_owner",
         "_unresolved",
+        "staged",
     )
 
     def __init__(self, session: Session, *, flushing: bool) -> None:
@@ -80,6 +84,8 @@ class Outbox:
         self._homes = Homes()
         self._unresolved: list[_Unresolved] = []
         self._listens = False
+        self.staged: Job | None = None
+        """The last job that was staged and waits to be written."""
         # The flush may belong to a commit whose beginning was missed.
         self._at_once = flushing
         self._announcing = Announcing(sees_commits=_listen_to_commits(session))
@@ -93,6 +99,21 @@ class Outbox:
             return outbox
         session.info[KEY] = outbox = cls(session, flushing=flushing)
         return outbox
+
+    def __del__(self) -> None:
+        """Tell of a job that the session was forgotten with."""
+        if self.staged is not None:
+            unwritten.tell_of_forgetting(self.staged)
+
+    def miss(self, session: Session, state: InstanceState[Any]) -> None:
+        """Take note that a job leaves the session unwritten, and tell of it where that is because the session ends."""
+        if self.staged is None:
+            return
+        if unwritten.is_closing(session):
+            staged, self.staged = self.staged, None
+            unwritten.tell_of_closing(session, staged)
+        elif state.obj() is self.staged:
+            self.staged = next((each for each in session.new if isinstance(each, Job)), None)
 
     def listen(self, session: Session) -> None:
         """Listen to this one session from its first flush with jobs on, and no sooner: no listener of it flushes."""
@@ -114,6 +135,7 @@ class Outbox:
         if queues is None:  # the first of this flush
             if not self._listens:
                 self.listen(session)
+            self.staged = None
             self._homes.add(connection)
             queues = self._landing[connection] = set()
         loaded = vars(job)
@@ -294,6 +316,14 @@ def _land(mapper: Any, connection: Connection, state: InstanceState[Job]) -> Any
     if (session := state.session) is not None:
         Outbox.of(session, flushing=True).land(session, connection, job)
     return EXT_CONTINUE
+
+
+# Of all sessions, since to listen to each would cost more; it comes only for what leaves one unwritten. Raw, for the
+# object itself may be gone by then.
+@event.listens_for(Session, "pending_to_transient", raw=True)
+def _miss(session: Session, state: InstanceState[Any]) -> None:
+    if issubclass(state.class_, Job) and isinstance(outbox := session.info.get(KEY), Outbox):
+        outbox.miss(session, state)
 
 
 @event.listens_for(Job, "before_update", propagate=True)
