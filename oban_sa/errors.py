@@ -24,11 +24,8 @@
     │   └── EntityLocked
     └── RunnerError
 
-And every warning, by which a program is told of what it most likely doesn't mean:
-
-    ObanWarning(UserWarning)
-    ├── JobNeverWritten
-    └── NaiveMoment
+`ObanWarning`, a `UserWarning`, is the base of the warnings, of what a program most likely doesn't mean:
+`JobNeverWritten` and `NaiveMoment`.
 
 A class's docstring is its default message. On the user's session SQLAlchemy's own errors pass unchanged.
 """
