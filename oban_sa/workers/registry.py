@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from oban_sa import failures
 from oban_sa.errors import InvalidOption, WorkerNotFound
+from oban_sa.workers import redefining
 
 if TYPE_CHECKING:
     from oban_sa.workers.definition import Definition
@@ -22,15 +23,17 @@ class Registry:
 
     def __init__(self) -> None:
         self._definitions: dict[str, Definition] = {}
+        self._executions: dict[str, redefining.Execution | None] = {}
         self._lock = threading.Lock()
 
     def register(self, definition: Definition) -> Definition:
         """Add `definition` under its name and aliases, and return it.
 
-        One that comes from the same place in the same module replaces its predecessor, as when a module is reloaded.
+        One that comes from the same place replaces its predecessor when its module is reloaded, or does the same.
         Raises `InvalidOption`, and registers nothing, where another definition has one of the names.
         """
         names = (definition.name, *definition.aliases)
+        now = redefining.execution()
         with self._lock:
             for name in names:
                 other = self._definitions.get(name)
@@ -39,8 +42,17 @@ class Registry:
                         f"the name {name!r} of {definition.origin} already means {other.origin}; "
                         f'give one of them another: name="..."'
                     )
+                if other is not None and not redefining.is_again(
+                    other.target, definition.target, self._executions.get(name), now
+                ):
+                    raise InvalidOption(
+                        f"the name {name!r} already means another {definition.body.what}"
+                        f"{redefining.place(other.target)}, whose jobs would run this one's code; "
+                        f"{redefining.hint(definition.target)}"
+                    )
             for name in names:
                 self._definitions[name] = definition
+                self._executions[name] = now
         return definition
 
     def find(self, name: str, allow: Sequence[str] = ()) -> Definition:

@@ -71,6 +71,7 @@ def test_an_object_whose_key_came_after_new_is_fine_wherever_it_went(registry: R
     stored(user)
     with Session() as session:
         assert enqueue(session, made) in session
+        session.rollback()
 
 
 def test_a_deleted_object_is_refused(registry: Registry) -> None:

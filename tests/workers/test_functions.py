@@ -466,7 +466,7 @@ async def test_a_def_around_an_async_def_runs_on_the_loop_unless_told_otherwise(
             return runner.run(take())
 
     on_loop = job(handing_on)
-    in_thread = job(executor="thread")(blocking)
+    in_thread = job(executor="thread", name="in_thread")(blocking)
     assert definition_of(on_loop).executor == "loop"
     assert await run(on_loop, row()) == "taken"
     assert definition_of(in_thread).executor == "thread"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -222,3 +223,129 @@ def test_a_program_that_imports_itself_does_not_clash_with_itself(tmp_path: Path
 
 def test_errors_of_the_registry_are_errors_of_the_library() -> None:
     assert issubclass(WorkerNotFound, ObanError)
+
+
+# The same name twice
+
+
+def test_a_function_that_makes_workers_is_refused_to_make_two_of_one_name() -> None:
+    def make(sent: list[str]) -> Any:
+        @job(registry=mine)
+        def send(to: str) -> None:
+            sent.append(to)
+
+        return send
+
+    mine = Registry()
+    first = make([])
+    with pytest.raises(
+        InvalidOption, match=r"make\.<locals>\.send' already means another .*test_registry\.py:\d+.*f\""
+    ) as e:
+        make([])
+    assert "each needs a name of its own" in str(e.value)
+    assert mine.find(first.new("x").worker).target is first
+
+
+def test_a_decorator_that_hides_names_is_told_of_wraps() -> None:
+    def logged(function: Callable[..., None]) -> Any:
+        def wrapper(*args: Any, **kwargs: Any) -> None:
+            function(*args, **kwargs)
+
+        return wrapper
+
+    mine = Registry()
+
+    @job(registry=mine)
+    @logged
+    def charge() -> None: ...
+
+    with pytest.raises(InvalidOption, match=r"logged seems to be a decorator; write @functools\.wraps\(function\)"):
+
+        @job(registry=mine)
+        @logged
+        def refund() -> None: ...
+
+    assert mine.find(charge.new().worker).target is charge
+
+
+TWICE = """
+from oban_sa.workers import job, worker
+@job
+def send() -> None: ...
+@job
+def send(to: str) -> None: ...
+"""
+
+TWICE_A_CLASS = """
+from oban_sa.workers import worker
+for number in (1, 2):
+    @worker
+    class Send:
+        limit = number
+        def process(self): ...
+"""
+
+
+@pytest.mark.parametrize("text", [TWICE, TWICE_A_CLASS])
+def test_a_name_that_a_module_gives_twice_is_refused(package: Path, text: str) -> None:
+    (package / "twice.py").write_text(text)
+    with pytest.raises(
+        InvalidOption, match=r"already means another .*, at .*twice\.py:\d, whose jobs would run .*name="
+    ):
+        importlib.import_module("shopfront.twice")
+
+
+def test_what_does_the_same_may_be_defined_again() -> None:
+    mine = Registry()
+
+    def make(number: int = 1) -> Any:
+        @worker(registry=mine)
+        class Send:
+            limits = (number, "a")
+
+            def __init__(self) -> None:
+                super().__init__()
+
+            def process(self, *, most: int = number) -> int:
+                return number
+
+        return Send
+
+    assert make() is not make()
+    for number in (2, True, 1.0):
+        with pytest.raises(InvalidOption):
+            make(number)  # type: ignore[arg-type]
+
+
+FACTORY = """
+from oban_sa.workers import job
+def make(answer):
+    @job
+    def send():
+        return answer
+    return send
+"""
+
+
+def test_a_module_that_calls_a_factory_can_be_reloaded(package: Path) -> None:
+    (package / "factory.py").write_text(FACTORY)
+    (package / "uses.py").write_text("from shopfront.factory import make\nsend = make([])\n")
+    uses = importlib.import_module("shopfront.uses")
+    before = uses.send
+    for again in (importlib.reload, lambda module: importlib.import_module(sys.modules.pop(module.__name__).__name__)):
+        uses = again(uses)
+        assert registry.find("shopfront.factory.make.<locals>.send").target is uses.send is not before
+        before = uses.send
+    with pytest.raises(InvalidOption):
+        uses.make([])
+
+
+def test_cells_of_a_notebook_and_examples_of_a_doctest_may_define_a_worker_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registry, "_definitions", dict(registry._definitions))
+    cell = "from oban_sa.workers import job\n@job\ndef typed_at_a_prompt():\n    return {}\n"
+    scope: dict[str, Any] = {"__name__": "a_notebook"}
+    for answer in (1, 2):
+        exec(compile(cell.format(answer), "<cell>", "exec"), scope)
+    assert registry.find("a_notebook.typed_at_a_prompt").target() == 2
