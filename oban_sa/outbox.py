@@ -38,6 +38,7 @@ from oban_sa.models import Job
 from oban_sa.models.later import Later
 from oban_sa.sql import moments, notifying, resolving
 from oban_sa.states import JobState
+from oban_sa.taken_back import Given
 from oban_sa.values import dumps, has_references, is_flat, replace_references, to_json
 
 KEY: Final = "oban"
@@ -68,6 +69,7 @@ class Outbox:
         "_at_once",
         "_began",
         "_clocks",
+        "_given",
         "_homes",
         "_landing",
         "_listens",
@@ -81,6 +83,7 @@ class Outbox:
         self._landing: dict[Connection, set[str]] = {}
         self._clocks: dict[Connection, datetime] = {}
         self._began: dict[Connection, datetime] = {}
+        self._given = Given()
         self._homes = Homes()
         self._unresolved: list[_Unresolved] = []
         self._listens = False
@@ -107,6 +110,7 @@ class Outbox:
 
     def miss(self, session: Session, state: InstanceState[Any]) -> None:
         """Take note that a job leaves the session unwritten, and tell of it where that is because the session ends."""
+        self._given.restore(state)
         if self.staged is None:
             return
         if unwritten.is_closing(session):
@@ -114,6 +118,10 @@ class Outbox:
             unwritten.tell_of_closing(session, staged)
         elif state.obj() is self.staged:
             self.staged = next((each for each in session.new if isinstance(each, Job)), None)
+
+    def take_back(self, state: InstanceState[Any]) -> None:
+        """Take note that a job has no row any more, as what had written it was rolled back."""
+        self._given.restore(state)
 
     def listen(self, session: Session) -> None:
         """Listen to this one session from its first flush with jobs on, and no sooner: no listener of it flushes."""
@@ -142,6 +150,8 @@ class Outbox:
         if not (is_flat(loaded.get("args")) and is_flat(loaded.get("meta"))):
             for column, value in self._convert(session, connection, job).items():
                 loaded[column] = value  # its row is written from here; there is no history to keep
+            if self._unresolved and (latest := self._unresolved[-1]).job is job:
+                latest.note(self._given)
         if _concerns_runners(loaded):
             queues.add(loaded.get("queue", "default"))
         answers: bool = connection.dialect.insert_executemany_returning
@@ -204,7 +214,9 @@ class Outbox:
         at_once, self._at_once = self._at_once, False
         changed: dict[Connection, list[dict[str, Any]]] = {}
         for each in unresolved:
-            if late := each.resolve():
+            late = each.resolve()
+            each.note(self._given)
+            if late:
                 changed.setdefault(each.connection, []).append({"id": each.job.id, **late})
         for connection in changed.keys() | landing.keys():
             rows = changed.get(connection)
@@ -239,6 +251,8 @@ class Outbox:
 
     def after_commit(self, session: Session) -> None:
         """Keep what a savepoint wrote for the end of the transaction; after that, announce what is left."""
+        if session.get_nested_transaction() is None:
+            self._given.forget()
         self._announcing.after_commit(session)
 
 
@@ -249,6 +263,12 @@ class _Unresolved:
     job: Job
     connection: Connection
     waiting: dict[str, Any]
+
+    def note(self, given: Given) -> None:
+        """Have the references back where the row of the job is taken back."""
+        state, loaded = attributes.instance_state(self.job), vars(self.job)
+        for column, value in self.waiting.items():
+            given.note(state, column, value, loaded[column])
 
     def resolve(self) -> dict[str, Any]:
         """Give the job its final args and meta; return those that differ from what was written."""
@@ -324,6 +344,12 @@ def _land(mapper: Any, connection: Connection, state: InstanceState[Job]) -> Any
 def _miss(session: Session, state: InstanceState[Any]) -> None:
     if issubclass(state.class_, Job) and isinstance(outbox := session.info.get(KEY), Outbox):
         outbox.miss(session, state)
+
+
+@event.listens_for(Session, "persistent_to_transient", raw=True)
+def _take_back(session: Session, state: InstanceState[Any]) -> None:
+    if issubclass(state.class_, Job) and isinstance(outbox := session.info.get(KEY), Outbox):
+        outbox.take_back(state)
 
 
 @event.listens_for(Job, "before_update", propagate=True)

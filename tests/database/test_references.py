@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from sqlalchemy import event, func
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from oban_sa.enqueueing import enqueue, enqueue_many
@@ -395,3 +397,51 @@ def test_a_value_that_is_not_json_is_refused_with_its_path(place: Place) -> None
             session.flush()
 
     place.run(work)
+
+
+def test_a_job_whose_savepoint_rolls_back_refers_to_its_object_again(place: Place) -> None:
+    def work(session: Session) -> None:
+        user, kept = User(email="ada"), User()
+        session.add(kept)
+        first = a_job(args={"user": ref(user), "to": [ref(user, "email")]}, meta={"kept": ref(kept)})
+        changed = a_job(args={"user": ref(user)})
+        with suppress(LookupError), session.begin_nested():
+            session.add(user)
+            with session.begin_nested():  # released, and rolled back with the one around it
+                enqueue_many(session, [first, changed])
+                session.flush()
+            assert first.args == {"user": user.id, "to": ["ada"]}
+            changed.args = {"user": "somebody"}
+            raise LookupError
+        user.id, user.email = 4711, "grace"
+        session.add(user)
+        for job in (first, changed):
+            enqueue(session, Job(job.worker, args=job.args, meta=job.meta))
+        session.commit()
+
+    place.run(work)
+
+    assert [job["args"] for job in place.jobs()] == [{"user": 4711, "to": ["grace"]}, {"user": "somebody"}]
+    assert isinstance(place.jobs()[0]["meta"]["kept"], int)
+
+
+def test_a_job_of_a_flush_that_failed_refers_to_its_object_again(place: Place) -> None:
+    def work(session: Session) -> None:
+        session.add(User(id=4711))
+        session.commit()
+        user = User()
+        job = a_job(args={"user": ref(user)})
+        session.add_all([user, User(id=4711)])  # whose rows are written after those of jobs
+        enqueue(session, job)
+        with pytest.raises(IntegrityError):
+            session.commit()
+        session.rollback()
+        session.add(user)
+        enqueue(session, job)
+        session.commit()
+        assert job.args == {"user": user.id}
+
+    place.run(work)
+
+    assert isinstance(place.jobs()[0]["args"]["user"], int)
+    assert place.count("users") == 2
