@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from oban_sa import backoff, failures, periods, values
 from oban_sa.errors import AttemptCancelled, AttemptOrphaned, InvalidArguments, InvalidPeriod
-from oban_sa.outcomes import Cancel, Record, Snooze
+from oban_sa.outcomes import Cancel, Record, Snooze, is_error
 from oban_sa.periods import Period
 from oban_sa.states import JobState
 
@@ -70,7 +70,8 @@ def judge(
 ) -> Verdict:
     """Return what happens to a job whose attempt ended with `answer`: what the code returned, or what it raised.
 
-    Every `BaseException` is an answer, `SystemExit` and `CancelledError` among them; only `AttemptCancelled` means that
+    Every `BaseException` is an answer, `SystemExit` and `CancelledError` among them, and a `Cancel`, `Snooze` or
+    `Record` is the same answer whether it was raised or returned; only `AttemptCancelled` means that
     the attempt was asked to stop. `delay` is how long the worker wants to wait before the next attempt; where it is
     None, or no span of time, the family's backoff decides, and the error says so, or what the worker's own backoff
     raised, `undecided`. `traceback` replaces the one of the
@@ -78,7 +79,7 @@ def judge(
     """
     if answer is None:  # as of most
         return _verdict(attempt, JobState.COMPLETED)
-    if isinstance(answer, BaseException):
+    if is_error(answer):
         return _failed(attempt, answer, delay, traceback, undecided)
     if isinstance(answer, Snooze):
         return _snoozed(attempt, answer)

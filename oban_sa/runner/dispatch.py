@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from oban_sa.errors import AttemptCancelled, AttemptError, AttemptTimedOut
 from oban_sa.models import Job
+from oban_sa.outcomes import Answer, raised
 from oban_sa.periods import describe
 from oban_sa.runner import forks
 from oban_sa.runner.handover import Handover
@@ -180,7 +181,10 @@ async def _within(time_limit: TimeLimit, overtime: Overtime, call: Callable[[], 
     try:
         async with timeout:
             time_limit.begin(expired)
-            answer = await call()
+            try:
+                answer = await call()
+            except Answer as said:
+                answer = cast("T", raised(said))
         if timeout.expired():
             overtime.ignored = _timed_out(time_limit)
         return answer

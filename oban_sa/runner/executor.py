@@ -14,6 +14,7 @@ from typing import Any
 from oban_sa import clock, failures, telemetry
 from oban_sa.errors import AttemptCancelled, AttemptError, AttemptTimedOut, CommitUnanswered
 from oban_sa.models import Job
+from oban_sa.outcomes import Answer, is_error, raised
 from oban_sa.runner import forks
 from oban_sa.runner.acker import Outcome, report_stale
 from oban_sa.runner.dispatch import Dispatch
@@ -124,6 +125,8 @@ class Executor:
                 if attempt.interrupted is not None:
                     raise asyncio.CancelledError
                 answer = await self._run(definition, attempt)
+            except Answer as said:
+                answer = raised(said)
             except asyncio.CancelledError as error:
                 answer = error
                 # Cancellation that we asked for is not this task's end: what became of the attempt is still to be said.
@@ -141,7 +144,7 @@ class Executor:
             self._tell(job, verdict, None, clock.monotonic() - started)
             return Outcome(job, verdict)
         try:
-            if isinstance(answer, BaseException):
+            if is_error(answer):
                 # Not by assigning: a frozen dataclass lets nothing be assigned.
                 failures.set_traceback(answer, _of_the_worker(failures.traceback_of(answer)))
             if isinstance(answer, Settled):
@@ -184,7 +187,7 @@ class Executor:
 
     def _judge(self, definition: Definition | None, attempt: Running, answer: object) -> Verdict:
         job = attempt.job
-        if isinstance(answer, BaseException) and (attempt.asked or attempt.interrupted is not None):
+        if is_error(answer) and (attempt.asked or attempt.interrupted is not None):
             if not attempt.asked and attempt.interrupted is Interrupted.SHUTDOWN:
                 return given_back(attempt.attempt)
             cancelled = AttemptCancelled()
@@ -193,7 +196,7 @@ class Executor:
             answer = cancelled
         delay, undecided = None, None
         try:
-            if isinstance(answer, Exception) and definition is not None:
+            if is_error(answer) and isinstance(answer, Exception) and definition is not None:
                 try:
                     delay = definition.backoff(job)
                 except BaseException as error:
@@ -213,7 +216,7 @@ class Executor:
 
     def _in_spite(self, definition: Definition | None, attempt: Running, answer: object, verdict: Verdict) -> Verdict:
         """The verdict, with the interruption that the code went on after."""
-        if attempt.overtime is None or definition is None or isinstance(answer, BaseException):
+        if attempt.overtime is None or definition is None or is_error(answer):
             return verdict
         if (ignored := attempt.ignored(definition)) is None:
             return verdict
@@ -230,7 +233,7 @@ class Executor:
                         queue_time=_waited(job),
                         state=verdict.state,
                         duration=duration,
-                        error=answer if isinstance(answer, BaseException) else None,
+                        error=answer if is_error(answer) else None,
                         retry_in=verdict.delay,
                     )
                 )

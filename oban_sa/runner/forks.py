@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, NoReturn, TypeVar
 
 from oban_sa.errors import JobNotFound
+from oban_sa.outcomes import Answer, raised
 from oban_sa.workers.current import current_job
 
 T = TypeVar("T")
@@ -43,10 +44,12 @@ def leave_alone(number: int) -> None:
 
 
 def called(function: Callable[..., T], *arguments: Any) -> T:
-    """Call a job's code in its thread; a fork that comes out of it ends here."""
+    """Call a job's code in its thread; a fork that comes out of it ends here. An answer that it raises is returned."""
     before = generation
     try:
         answer = function(*arguments)
+    except Answer as said:
+        return _said(said, before)
     except BaseException as error:
         if generation != before:
             leave(error)
@@ -61,6 +64,8 @@ async def awaited(awaitable: Awaitable[T]) -> T:
     before = generation
     try:
         answer = await awaitable
+    except Answer as said:
+        return _said(said, before)
     except BaseException as error:
         if generation != before:
             leave(error)
@@ -68,6 +73,12 @@ async def awaited(awaitable: Awaitable[T]) -> T:
     if generation != before:
         leave()
     return answer
+
+
+def _said(answer: Answer, before: int) -> Any:
+    if generation != before:
+        leave()
+    return raised(answer)
 
 
 def leave(answer: object = None) -> NoReturn:

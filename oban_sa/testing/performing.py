@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from oban_sa import clock, targets, values
 from oban_sa.errors import InvalidArguments, InvalidOption
 from oban_sa.models import Job
+from oban_sa.outcomes import Answer, raised
 from oban_sa.states import JobState
 from oban_sa.testing.places import proper
 from oban_sa.workers import Definition, Registry, definition_of, running
@@ -70,7 +71,10 @@ class _Performing:
         if isinstance(given, Session):
             given.flush()
         with running(self._job):
-            answer = self._definition.call(self._job, given if self._definition.session else None)
+            try:
+                answer = self._definition.call(self._job, given if self._definition.session else None)
+            except Answer as said:
+                answer = raised(said)
             if isinstance(given, Session):
                 given.flush()
             return answer
@@ -84,7 +88,10 @@ class _Performing:
                 return await self._session.run_sync(self.here)
             return await asyncio.to_thread(self.here)
         with running(self._job):
-            answer = await self._definition.call(self._job, self._session if self._definition.session else None)
+            try:
+                answer = await self._definition.call(self._job, self._session if self._definition.session else None)
+            except Answer as said:
+                answer = raised(said)
             if isinstance(self._session, AsyncSession):
                 await self._session.flush()
             return answer

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from oban_sa.errors import InvalidOption
 from oban_sa.models import Job
+from oban_sa.runner import forks
 from oban_sa.runner.sessions import Around, AroundCode, AttemptSessions, Judge, settle, settle_in_thread
 from oban_sa.runner.settling import Settled
 from oban_sa.runner.threads import ThreadCall
@@ -39,7 +40,7 @@ class SharedSessions(AttemptSessions):
                 "drain an AsyncEngine or an AsyncSession"
             )
         session = self._asynchronous(definition.session_class)
-        return await settle(session, job, judge, lambda: definition.call(job, session), around)
+        return await settle(session, job, judge, lambda: forks.awaited(definition.call(job, session)), around)
 
     def settled_in_thread(
         self,
@@ -57,7 +58,9 @@ class SharedSessions(AttemptSessions):
             session = self._asynchronous(AsyncSession, sync_session_class=session_class).sync_session
         else:
             session = session_class(self._shared, expire_on_commit=False, join_transaction_mode="create_savepoint")
-        return settle_in_thread(session, job, judge, lambda: definition.call(job, session), around, call=call)
+        return settle_in_thread(
+            session, job, judge, lambda: forks.called(definition.call, job, session), around, call=call
+        )
 
     def _asynchronous(self, session_class: Any, **options: Any) -> AsyncSession:
         session: AsyncSession = session_class(

@@ -9,7 +9,8 @@ from typing import Any, TypeAlias
 from oban_sa import callables
 from oban_sa.errors import InvalidOption, RunnerError
 from oban_sa.models import Job
-from oban_sa.workers.definition import Definition
+from oban_sa.outcomes import Answer, raised
+from oban_sa.workers.definition import ATTRIBUTE, Definition
 
 
 class CallNext:
@@ -37,10 +38,13 @@ class CallNext:
         if self._called:
             raise RunnerError("call_next was called twice, but an attempt runs its code once; return Snooze(0) instead")
         self._called = True
-        if not self._rest:
-            return await self._inner()
-        further = CallNext(self._rest[1:], self._job, self.definition, self._inner)
-        return await self._rest[0](self._job, further)
+        try:
+            if not self._rest:
+                return await self._inner()
+            further = CallNext(self._rest[1:], self._job, self.definition, self._inner)
+            return await self._rest[0](self._job, further)
+        except Answer as said:
+            return raised(said)
 
 
 Middleware: TypeAlias = Callable[[Job, CallNext], Awaitable[Any]]
@@ -71,6 +75,12 @@ def _listed(middleware: Any) -> Iterable[Any]:
 def _checked(given: Any) -> Middleware:
     if inspect.isclass(given):
         raise InvalidOption(f"the middleware {given.__qualname__} is a class; give an object: {given.__qualname__}()")
+    definition = getattr(given, "__dict__", {}).get(ATTRIBUTE)
+    if isinstance(definition, Definition) and definition.target is given:
+        raise InvalidOption(
+            f"the middleware {_shown(given)} is a @job, which runners run as one; a middleware stands around every "
+            f"job: async def {_shown(given)}(job, call_next), without @job"
+        )
     if not callable(given):
         raise InvalidOption(f"a middleware is an async function of a job and what comes next, not {given!r}")
     if callables.yields(given) or not callables.is_async(given):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pickle
 from datetime import timedelta
@@ -9,7 +10,7 @@ from hypothesis import given
 
 from oban_sa import recorded
 from oban_sa.errors import InvalidArguments, InvalidPeriod
-from oban_sa.outcomes import Cancel, Record, Snooze
+from oban_sa.outcomes import RECORDED_LIMIT, Cancel, Record, Result, Snooze
 from oban_sa.references import ref
 from tests.vocabulary.strategies import json_values
 
@@ -63,7 +64,7 @@ def test_a_record_holds_its_value_encoded(value):
 def test_a_record_over_its_limit_names_both_sizes():
     size = len(Record("x" * 100).encoded)
     assert Record("x" * 100, limit=size).limit == size
-    with pytest.raises(ValueError, match=f"takes {size} bytes, more than its limit of {size - 1}"):
+    with pytest.raises(ValueError, match=f"recorded value is {size} bytes, exceeds limit of {size - 1}; "):
         Record("x" * 100, limit=size - 1)
 
 
@@ -91,3 +92,31 @@ def test_a_cancel_needs_a_reason():
     assert Cancel("asked to stop").reason == "asked to stop"
     with pytest.raises(TypeError):
         Cancel()  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("outcome", [Snooze(60, {"a": 1}), Cancel("why"), Record({"a": [1]}, limit=100)])
+def test_outcomes_are_copied_with_changes(outcome):
+    first = dataclasses.fields(outcome)[0].name
+    changed = dataclasses.replace(outcome, **{first: 7})
+    assert getattr(changed, first) == 7
+    assert dataclasses.replace(changed, **{first: getattr(outcome, first)}) == outcome
+    if isinstance(changed, Record):
+        assert (changed.encoded, changed.limit) == (recorded.encode(7), 100)
+
+
+def test_an_outcome_can_be_raised_and_noted_on_and_is_still_frozen():
+    outcome = Cancel("why")
+    with pytest.raises(Cancel) as raised, contextlib.ExitStack() as stack:
+        stack.callback(len, "")
+        outcome.add_note("by the way")
+        raise outcome
+    assert raised.value == Cancel("why")
+    assert repr(outcome) == "Cancel(reason='why')"
+    for change in (lambda: setattr(outcome, "reason", 1), lambda: delattr(outcome, "reason")):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            change()
+
+
+def test_a_result_says_what_else_there_may_be():
+    assert Result[dict] == Cancel | Snooze | Record | dict | None
+    assert RECORDED_LIMIT == 64_000_000
