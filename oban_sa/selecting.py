@@ -218,7 +218,7 @@ def _described(options: Mapping[str, Any], by_row: Mapping[str, ColumnElement[An
         described["scheduled_at"] = _moment(by_row["scheduled_at"])
     elif "schedule_in" in by_row:
         described["scheduled_at"] = _later(by_row["schedule_in"])
-    elif (at := rules.moment(options.get("scheduled_at"), "scheduled_at")) is not None:
+    elif (at := rules.due(options.get("scheduled_at"))) is not None:
         described["scheduled_at"] = sql_cast(literal(at, UTCDateTime()), DateTime())
     elif (span := options.get("schedule_in")) is not None:
         described["scheduled_at"] = seconds_later(utc_clock(), literal(seconds(span), Double()))

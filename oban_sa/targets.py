@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Iterator
 from typing import Any, Final
@@ -134,12 +135,25 @@ def _check_attribute(mapper: Mapper[Any], reference: Reference, path: str) -> No
             f"{path} is {reference!r}, and {attribute!r} is a relationship; refer to its object: ref(obj.{attribute})",
             path=path,
         )
-    elif not hasattr(mapper.class_, attribute) and not hasattr(reference.target, attribute):
+    elif not _has(reference.target, attribute):
         choices = [key for key in mapper.all_orm_descriptors.keys() if key not in mapper.relationships]  # noqa: SIM118
         raise InvalidArguments(
             f"{path} is {reference!r}, and {name} has no attribute {attribute!r}{nearest(attribute, choices)}",
             path=path,
         )
+
+
+def _has(target: object, attribute: str) -> bool:
+    # To ask the object for it would run a hybrid, or what a property does, which may have to load something: in an
+    # asynchronous session that is possible in the flush, and not here.
+    if attribute in vars(target) or inspect.getattr_static(type(target), attribute, _MISSING) is not _MISSING:
+        return True
+    if not hasattr(type(target), "__getattr__"):
+        return False
+    try:
+        return hasattr(target, attribute)
+    except Exception:  # it will be there, or fail, where it is read
+        return True
 
 
 def _elsewhere(state: InstanceState[Any]) -> str:

@@ -169,31 +169,38 @@ class Job(Base):
     def from_row(cls, row: Mapping[str, Any]) -> Self:
         """Make a job from the columns of its row, without validation and without calling hooks.
 
-        It is what a session would have loaded and then let go: detached, every column present, nothing expired.
+        It is what a session would have loaded and then let go: detached, every column present, nothing expired. What
+        the row doesn't have is as in a new job.
         """
-        job: Self = _new_instance()
-        loaded: dict[str, Any] = job.__dict__  # pyright: ignore[reportAssignmentType]
-        state = loaded["_sa_instance_state"]
-        identity = row["id"]
-        value: Any
-        loaded["id"] = identity
-        loaded["state"] = _STATES[row["state"]]
-        loaded["queue"] = row["queue"]
-        loaded["worker"] = row["worker"]
-        loaded["args"] = args_from_database(row["args"])
-        loaded["meta"] = object_from_database(row["meta"])
-        value = row["errors"]
-        loaded["errors"] = errors_from_database(value) if value else []
-        loaded["attempt"] = row["attempt"]
-        loaded["max_attempts"] = row["max_attempts"]
-        loaded["priority"] = row["priority"]
-        loaded["tags"] = labels_from_database(row["tags"])
-        loaded["attempted_by"] = labels_from_database(row["attempted_by"])
-        for column in _MOMENTS:
-            value = row[column]
-            loaded[column] = value if value is None or value.tzinfo is UTC else _as_utc(value)
-        state.key = (Job, (identity,), None)
-        return job
+        try:
+            job: Self = _new_instance()
+            loaded: dict[str, Any] = job.__dict__  # pyright: ignore[reportAssignmentType]
+            state = loaded["_sa_instance_state"]
+            identity = row["id"]
+            value: Any
+            loaded["id"] = identity
+            loaded["state"] = _STATES[row["state"]]
+            loaded["queue"] = row["queue"]
+            loaded["worker"] = row["worker"]
+            loaded["args"] = args_from_database(row["args"])
+            loaded["meta"] = object_from_database(row["meta"])
+            value = row["errors"]
+            loaded["errors"] = errors_from_database(value) if value else []
+            loaded["attempt"] = row["attempt"]
+            loaded["max_attempts"] = row["max_attempts"]
+            loaded["priority"] = row["priority"]
+            loaded["tags"] = labels_from_database(row["tags"])
+            loaded["attempted_by"] = labels_from_database(row["attempted_by"])
+            for column in _MOMENTS:
+                value = row[column]
+                loaded[column] = value if value is None or value.tzinfo is UTC else _as_utc(value)
+            if identity is not None:
+                state.key = (Job, (identity,), None)
+            return job
+        except KeyError:
+            if not set(_NEW).difference(row.keys()):
+                raise
+        return cls.from_row({**_NEW, **row})
 
     @classmethod
     def from_columns(cls, columns: dict[str, Any]) -> "Job":
@@ -241,9 +248,10 @@ class Job(Base):
         """Change what a job may still change, in place, and return the job.
 
         Takes args, max_attempts, meta, priority, queue, scheduled_at, schedule_in, tags and worker. Raises InvalidJob
-        as the constructor does, and then nothing was changed.
+        as the constructor does, also for what the job held already, and then nothing was changed.
         """
         checked = rules.changes(changes)
+        checked = {**rules.whole({**vars(self), **checked}), **checked}
         rules.attempt(self.attempt, checked.get("max_attempts", self.max_attempts))
         if "scheduled_at" in checked and self.state == JobState.AVAILABLE:
             checked["state"] = JobState.SCHEDULED
@@ -270,6 +278,16 @@ class Job(Base):
 _manager: Final[Any] = Job.__mapper__.class_manager
 _new_instance: Final[Any] = _manager.new_instance
 _OWN_LISTENERS: Final = len(_manager.dispatch.init)  # SQLAlchemy's own, who sees to it that mappers are configured
+_NEW: Final[Mapping[str, Any]] = {
+    **dict.fromkeys(("id", "inserted_at", "scheduled_at", "attempted_at", "cancelled_at", "completed_at")),
+    **dict.fromkeys(("discarded_at", "args", "meta", "errors", "tags", "attempted_by")),
+    "state": "available",
+    "queue": "default",
+    "attempt": 0,
+    "max_attempts": 20,
+    "priority": 0,
+}
+"""What a row is read as where it lacks a column; none lacks its worker."""
 _STATES: Final = {state.value: state for state in JobState}
 _LATER: Final = ("attempted_at", "completed_at", "discarded_at", "cancelled_at")
 _MOMENTS: Final = ("inserted_at", "scheduled_at", "attempted_at", "cancelled_at", "completed_at", "discarded_at")

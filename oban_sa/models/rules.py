@@ -1,11 +1,15 @@
 """What a job may hold: each rule returns the value as it is stored, or says what to write instead."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Final
 
+from sqlalchemy import ClauseElement
+
 from oban_sa import values
-from oban_sa.errors import InvalidJob, nearest, shown
+from oban_sa.calling import warn
+from oban_sa.errors import InvalidJob, NaiveMoment, nearest, shown
 from oban_sa.models.later import Later
 from oban_sa.periods import seconds
 from oban_sa.states import JobState
@@ -108,9 +112,11 @@ def json_object(value: Any, field: str) -> dict[str, Any]:
 
 
 def tags(value: Any) -> list[str]:
-    """Strip, lower, de-duplicate and sort tags, without the blank ones."""
+    """Strip, lower, de-duplicate and sort tags, without the blank ones, and without 0 and False."""
     if value is None:
         return []
+    if isinstance(value, (list, tuple, set, frozenset)):
+        value = [tag for tag in value if not (isinstance(tag, (int, float)) and not tag)]
     cleaned = {tag.strip().lower() for tag in _texts(value, "tags")}
     return sorted(cleaned - {""})
 
@@ -175,6 +181,19 @@ def moment(value: Any, field: str) -> datetime | None:
         raise InvalidJob(f"{field} must be a moment from the year 1 to 9999 in UTC, got {shown(value)}") from None
 
 
+def due(value: Any) -> datetime | None:
+    """Accept the moment from which a job may run; a `NaiveMoment` warns of one without a time zone, taken as UTC."""
+    found = moment(value, "scheduled_at")
+    if found is not None and value.tzinfo is None:
+        warn(
+            f"scheduled_at={value!r} has no time zone and is taken as UTC; write datetime.now(UTC) instead of "
+            f"datetime.now(), .replace(tzinfo=UTC) where it is UTC, .astimezone() where it is the time of this "
+            f"machine, .replace(tzinfo=ZoneInfo(...)) where it is that of a place, or schedule_in=timedelta(...)",
+            NaiveMoment,
+        )
+    return found
+
+
 def schedule(scheduled_at: Any, schedule_in: Any, scheduled_in: Any) -> datetime | None:
     """Return the moment that a schedule names, or None where none is given; a span counts from the database's now."""
     if schedule_in is None:
@@ -182,8 +201,17 @@ def schedule(scheduled_at: Any, schedule_in: Any, scheduled_in: Any) -> datetime
     elif scheduled_in is not None:
         raise InvalidJob("schedule_in and scheduled_in mean the same; give one of them")
     if schedule_in is None:
-        return moment(scheduled_at, "scheduled_at")
+        return due(scheduled_at)
     return Later.after(timedelta(seconds=seconds(schedule_in)))
+
+
+def whole(held: Mapping[str, Any]) -> dict[str, Any]:
+    """Accept what a job holds, as far as it is loaded, and return what of it is stored otherwise.
+
+    Raises InvalidJob for what its constructor would refuse, such as what stands in the row of a stranger.
+    """
+    found = {field: (held[field], RULES[field](held[field])) for field in _SETTLED if field in held}
+    return {field: right for field, (value, right) in found.items() if right != value}
 
 
 def changes(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -222,3 +250,35 @@ def _integer(value: Any, field: str) -> int:
     if number > _LARGEST_INTEGER:
         raise InvalidJob(f"{field} must be at most {_LARGEST_INTEGER}, got {shown(number)}")
     return number
+
+
+_MOMENTS: Final = ("inserted_at", "attempted_at", "cancelled_at", "completed_at", "discarded_at")
+
+_CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "queue": lambda value: name(value, "queue"),
+    "worker": lambda value: name(value, "worker"),
+    "state": state,
+    "max_attempts": max_attempts,
+    "priority": priority,
+    "args": lambda value: json_object(value, "args"),
+    "meta": lambda value: json_object(value, "meta"),
+    "tags": tags,
+    "attempted_by": lambda value: strings(value, "attempted_by"),
+    "scheduled_at": lambda value: value if isinstance(value, Later) else due(value),
+    **{field: partial(moment, field=field) for field in _MOMENTS},
+}
+
+_SETTLED: Final = ("queue", "worker", "max_attempts", "priority", "tags")
+
+
+def _expression_or(rule: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    # What an SQL expression comes to the database will say.
+    return lambda value: value if _is_expression(value) else rule(value)
+
+
+def _is_expression(value: Any) -> bool:
+    return isinstance(value, ClauseElement) or (hasattr(value, "__clause_element__") and not isinstance(value, Later))
+
+
+RULES: Final[Mapping[str, Callable[[Any], Any]]] = {field: _expression_or(rule) for field, rule in _CHECKS.items()}
+"""What is said of each column alone, and not of SQL expressions."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import re
 import threading
+import warnings
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -12,11 +15,13 @@ from sqlalchemy import event, inspect
 from sqlalchemy.orm import Session
 
 from oban_sa import hooks, recorded
-from oban_sa.errors import InvalidJob, InvalidPeriod
+from oban_sa.errors import InvalidJob, InvalidPeriod, NaiveMoment
 from oban_sa.models import Job, rules
 from oban_sa.models.pattern import Pattern
 from oban_sa.references import ref
 from oban_sa.states import JobState
+from oban_sa.workers import Registry, Worker, worker
+from oban_sa.workers import job as job_
 
 NOON = datetime(2030, 1, 2, 12, 0, tzinfo=UTC)
 
@@ -139,7 +144,8 @@ def test_an_explicit_state_is_kept_whatever_the_schedule() -> None:
 
 
 def test_moments_come_out_aware_and_in_utc() -> None:
-    naive = Job("w", scheduled_at=datetime(2030, 1, 2, 12))
+    with pytest.warns(NaiveMoment):
+        naive = Job("w", scheduled_at=datetime(2030, 1, 2, 12))
     elsewhere = Job("w", scheduled_at=datetime(2030, 1, 2, 17, tzinfo=timezone(timedelta(hours=5))))
 
     assert naive.scheduled_at == elsewhere.scheduled_at == NOON
@@ -153,7 +159,7 @@ def test_update_changes_in_place_and_returns_the_job() -> None:
     assert job.update({"args": {"a": 1}, "priority": 3, "queue": "slow", "tags": ["B", "a"], "worker": "v"}) is job
     assert (job.args, job.priority, job.queue, job.tags, job.worker) == ({"a": 1}, 3, "slow", ["a", "b"], "v")
     assert job.update({"schedule_in": "1 hour"}).state is JobState.SCHEDULED
-    assert job.update({"scheduled_at": datetime(2030, 1, 2, 12)}).scheduled_at == NOON
+    assert job.update({"scheduled_at": datetime(2030, 1, 2, 12, tzinfo=UTC)}).scheduled_at == NOON
 
 
 @pytest.mark.parametrize(
@@ -360,3 +366,103 @@ def test_names_are_remembered_only_as_text() -> None:
     for number in range(3_000):
         assert Job("w", queue=f"q{number}").queue == f"q{number}"
     assert len(rules._names) <= 1_000
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "words"),
+    [
+        ("queue", " ", "queue must not be blank"),
+        ("worker", "", "worker must not be blank"),
+        ("tags", "abc", "tags must be a list of strings"),
+        ("priority", 99, "priority must be between 0 and 9"),
+        ("max_attempts", 0, "max_attempts must be greater than 0"),
+        ("state", "done", "state must be one of"),
+        ("args", [1], "args must be a dict"),
+        ("meta", "x", "meta must be a dict"),
+        ("attempted_by", "node", "attempted_by must be a list of strings"),
+        ("scheduled_at", "tomorrow", "scheduled_at must be a datetime"),
+        ("completed_at", 1, "completed_at must be a datetime"),
+    ],
+)
+def test_what_is_assigned_is_refused_as_the_constructor_refuses_it(attribute: str, value: Any, words: str) -> None:
+    job = Job("w")
+    before = getattr(job, attribute)
+    with pytest.raises(InvalidJob, match=words):
+        setattr(job, attribute, value)
+    assert getattr(job, attribute) == before
+
+
+def test_what_is_assigned_is_stored_as_the_constructor_stores_it() -> None:
+    job = Job("w")
+    job.tags = (" B ", "a", "a", 0, False, None, "")  # type: ignore[assignment]
+    job.state = "suspended"  # type: ignore[assignment]
+    job.scheduled_at = datetime(2030, 1, 2, 17, tzinfo=timezone(timedelta(hours=5)))
+    assert (job.tags, job.state, job.scheduled_at.tzinfo) == (["a", "b"], JobState.SUSPENDED, UTC)
+    assert Job("w", tags=["", 0, False, " ", "x"]).tags == ["x"]  # type: ignore[list-item]
+    expression = Job.priority + 1
+    job.priority = expression  # type: ignore[assignment]
+    assert job.priority is expression
+
+
+def test_an_update_looks_at_the_whole_job() -> None:
+    job = Job.from_row(row(priority=100))
+    with pytest.raises(InvalidJob, match="priority must be between 0 and 9, got 100"):
+        job.update({"queue": "slow"})
+    assert job.queue == "mailers"
+    assert job.update({"queue": "slow", "priority": 9}).queue == "slow"
+    job = Job("w", tags=["a"])
+    job.tags.append(" B ")
+    assert job.update({"priority": 1}).tags == ["a", "b"]
+
+
+def test_a_row_that_lacks_columns_is_read_as_a_new_job() -> None:
+    job = Job.from_row({"id": 7, "worker": "app.W", "queue": "mailers"})
+    assert (job.id, job.worker, job.queue, job.state) == (7, "app.W", "mailers", JobState.AVAILABLE)
+    assert (job.attempt, job.max_attempts, job.priority) == (0, 20, 0)
+    assert (job.args, job.meta, job.errors, job.tags, job.attempted_by) == ({}, {}, [], [], [])
+    assert (job.inserted_at, job.scheduled_at, job.completed_at) == (None, None, None)
+    assert inspect(Job.from_row({"worker": "w"})).transient
+    with pytest.raises(KeyError, match="worker"):
+        Job.from_row({"id": 7})
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda at: Job("w", scheduled_at=at),
+        lambda at: Job("w").update({"scheduled_at": at}),
+        lambda at: setattr(Job("w"), "scheduled_at", at),
+        lambda at: send.options(scheduled_at=at).new(),
+        lambda at: Send.new(scheduled_at=at),
+        lambda at: in_a_session(lambda session: Send.enqueue(session, scheduled_at=at)),
+    ],
+)
+def test_a_naive_schedule_is_warned_of_at_the_line_that_writes_it(write: Callable[[datetime], Any]) -> None:
+    words = (
+        r"scheduled_at=datetime.datetime\(2030, 1, 2, 12, 0\) has no time zone and is taken as UTC; write .*now\(UTC\)"
+    )
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", NaiveMoment)
+        write(datetime(2030, 1, 2, 12))
+    (one,) = [each for each in told if each.category is NaiveMoment]
+    assert re.match(words, str(one.message))
+    assert (one.filename, one.lineno) == (__file__, write.__code__.co_firstlineno)
+
+
+def in_a_session(work: Callable[[Session], object]) -> None:
+    with Session() as session:
+        work(session)
+        session.rollback()
+
+
+def test_other_moments_may_be_naive_as_rows_have_them() -> None:
+    assert Job("w", inserted_at=datetime(2030, 1, 2, 12)).inserted_at == NOON
+
+
+@worker(registry=Registry(), name="test_job.Send")
+class Send(Worker[None]):
+    def process(self) -> None: ...
+
+
+@job_(registry=Registry(), name="test_job.send")
+def send() -> None: ...
