@@ -6,7 +6,8 @@ What each type becomes:
   a float: a number. A NaN or an infinity has no JSON, and PostgreSQL says so: `invalid input syntax for type json`.
   It says so too of JSON that holds a number with a fraction which no double holds.
 - a DateTime, Date or Time: ISO 8601 text; a DateTime with a time zone is in UTC, with the offset `+00:00`.
-- an Enum of Python's: the value of the member. An ARRAY of texts, whole numbers, bools or UUIDs: a list.
+- an Enum of Python's: the value of the member. An ARRAY of these: a list. Of an ARRAY that holds arrays only texts,
+  whole numbers, bools and UUIDs are, and the others fail the statement as a NaN does.
 
 Other types are refused, and so are those that Python code converts, whose values the database does not know.
 """
@@ -40,9 +41,12 @@ from sqlalchemy import (
     cast,
     func,
     literal,
+    null,
+    select,
     type_coerce,
 )
-from sqlalchemy.dialects.postgresql import INTERVAL, JSONB, JSONPATH
+from sqlalchemy import column as sql_column
+from sqlalchemy.dialects.postgresql import INTERVAL, JSONB, JSONPATH, aggregate_order_by
 from sqlalchemy.types import NullType
 
 from oban_sa import values
@@ -96,7 +100,10 @@ def _of_plain(kind: Any) -> Convert | str:
         item: Any = kind.item_type
         if isinstance(item, _PLAIN) and not isinstance(item, Enum):
             return _as_it_is
-        return f"is an ARRAY of {type(item).__name__}; write func.to_jsonb(column, type_=JSONB)"
+        each = converter(item)
+        if isinstance(each, str) or (kind.dimensions or 1) > 1:
+            return f"is an ARRAY of {type(item).__name__}; read the rows and write enqueue_many(session, jobs)"
+        return _array(item, each)
     for types, convert in _CONVERTERS:
         if isinstance(kind, types):
             return convert(kind)
@@ -115,6 +122,19 @@ def _object(items: Sequence[tuple[str, ColumnElement[Any]]]) -> ColumnElement[An
 
 def _as_it_is(column: ColumnElement[Any]) -> ColumnElement[Any]:
     return func.to_jsonb(column, type_=JSONB)
+
+
+def _array(item: Any, convert: Convert) -> Convert:
+    def array(column: ColumnElement[Any]) -> ColumnElement[Any]:
+        # to_jsonb would write what the database calls the elements: the name of an Enum's member, and not its value.
+        each = func.unnest(column).table_valued(sql_column("value", item), with_ordinality="place").render_derived()
+        listed: Any = func.jsonb_agg(aggregate_order_by(convert(each.c.value), each.c.place), type_=JSONB)
+        written = func.coalesce(select(listed).scalar_subquery(), cast(literal("[]", Text), JSONB), type_=JSONB)
+        # Of an array of arrays that would make one, so its text is sent, which is no JSON: the statement fails.
+        one = func.coalesce(func.array_ndims(column), 1) == 1
+        return case((column.is_(None), null()), (one, written), else_=cast(cast(column, Text), JSONB))
+
+    return array
 
 
 def _number(column: ColumnElement[Any]) -> ColumnElement[Any]:

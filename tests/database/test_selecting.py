@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from sqlalchemy import (
     ARRAY,
     JSON,
+    Date,
     DateTime,
     Double,
     Enum,
@@ -28,6 +29,7 @@ from sqlalchemy import (
     TypeDecorator,
     case,
     cast,
+    column,
     create_engine,
     event,
     func,
@@ -126,6 +128,11 @@ class Everything(Own):
     note: Mapped[Any | None] = mapped_column(JSON, nullable=True)
     numbers: Mapped[list[int] | None] = mapped_column(ARRAY(Integer))
     names: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    colors: Mapped[list[Color | None] | None] = mapped_column(ARRAY(Enum(Color)))
+    prices: Mapped[list[Decimal] | None] = mapped_column(ARRAY(Numeric(12, 2)))
+    moments: Mapped[list[datetime] | None] = mapped_column(ARRAY(DateTime(timezone=True)))
+    days: Mapped[list[date] | None] = mapped_column(ARRAY(Date))
+    ratios: Mapped[list[float] | None] = mapped_column(ARRAY(Double))
 
 
 NAMES = [column.key for column in Everything.__table__.columns]
@@ -169,9 +176,14 @@ def everything() -> list[Everything]:
         note=[1.5, "x"],
         numbers=[1, 2],
         names=["a,b", '"'],
+        colors=[Color.GREEN, None, Color.RED],
+        prices=[Decimal("1.50"), Decimal("-2.00")],
+        moments=[datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)],
+        days=[date(2026, 1, 2)],
+        ratios=[0.5, 1e-9],
     )
     other = Everything(
-        id=2, ratio=1e-9, zoned=datetime(1969, 12, 31, 23, 0, tzinfo=UTC), hour=time(23), color=Color.GREEN
+        id=2, ratio=1e-9, zoned=datetime(1969, 12, 31, 23, 0, tzinfo=UTC), hour=time(23), color=Color.GREEN, colors=[]
     )
     return [
         full,
@@ -195,6 +207,7 @@ def test_every_type_becomes_what_python_would_have_written(place: Place) -> None
     for row in rows:
         if row["zoned"] is not None:  # psycopg gives it in the zone of the session
             row["zoned"] = row["zoned"].astimezone(UTC)
+        row["moments"] = row["moments"] and [moment.astimezone(UTC) for moment in row["moments"]]
     assert [job["args"] for job in place.jobs()] == [values.to_json(row) for row in rows]
 
 
@@ -423,6 +436,16 @@ def test_a_mapped_object_is_named_by_its_key(place: Place) -> None:
     assert one["args"] == other["args"]
 
 
+def test_an_array_of_arrays_fails_rather_than_become_one(place: Place) -> None:
+    def work(session: Session) -> None:
+        nested = text("SELECT ARRAY[ARRAY[1.5]] AS x").columns(column("x", ARRAY(Numeric))).subquery()
+        with pytest.raises(DBAPIError, match="invalid input syntax for type json"):
+            enqueue_select(session, Anything, select(nested.c.x))
+        session.rollback()
+
+    place.run(work)
+
+
 def test_nothing_is_sent_for_a_select_that_does_not_fit(place: Place) -> None:
     user_id = User.id.label("user_id")
     number = literal(1).label("x")
@@ -434,7 +457,13 @@ def test_nothing_is_sent_for_a_select_that_does_not_fit(place: Place) -> None:
         (Anything, select(cast(None, Interval).label("x")), {}, InvalidArguments, "extract"),
         (Anything, select(cast(None, LargeBinary).label("x")), {}, InvalidArguments, "base64"),
         (Anything, select(cast(None, INET).label("x")), {}, InvalidArguments, r"INET.*cast\(column, Text\)"),
-        (Anything, select(cast(None, ARRAY(Numeric)).label("x")), {}, InvalidArguments, "an ARRAY of Numeric"),
+        (
+            Anything,
+            select(cast(None, ARRAY(Interval)).label("x")),
+            {},
+            InvalidArguments,
+            "an ARRAY of Interval.*enqueue_many",
+        ),
         (Anything, select(type_coerce(User.email, Upper).label("x")), {}, InvalidArguments, r"type_coerce\(column, St"),
         (link, select(Pair.left.label("pair")), {}, InvalidArguments, "key has 2 columns"),
         (welcome, select(user_id), {"queues": "x"}, InvalidOption, "did you mean 'queue'"),
