@@ -13,7 +13,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scop
 
 from oban_sa.enqueueing import enqueue, enqueue_many
 from oban_sa.models import Job
-from oban_sa.outcomes import Cancel, Result, Snooze
+from oban_sa.outcomes import Cancel, Record, Result, Snooze
 from oban_sa.references import ref
 from oban_sa.selecting import enqueue_select
 from oban_sa.workers import ForUpdate, Worker, current_job, job, worker
@@ -94,6 +94,39 @@ async def with_session(session: AsyncSession, user_id: UUID) -> None: ...
 
 @job(executor="thread")
 def with_both(job: Job, session: Session, user_id: int) -> None: ...
+
+
+class OwnAsyncSession(AsyncSession): ...
+
+
+class OwnSession(Session): ...
+
+
+@job
+async def own_async(session: OwnAsyncSession, user_id: UUID) -> None: ...
+
+
+@job(queue="own")
+async def own_async_and_job(job: Job, session: OwnAsyncSession, user_id: int, *, name: str = "") -> bytes:
+    return name.encode()
+
+
+@job
+def own_sync(session: OwnSession, user_id: int) -> None: ...
+
+
+@job(queue="own")
+def own_sync_and_job(job: Job, session: OwnSession, user_id: int) -> None: ...
+
+
+@worker
+class InOwnSession(Worker[Welcome]):
+    async def process(self, args: Welcome, session: OwnAsyncSession) -> Result[dict[str, int]]:
+        return {"user_id": args.user_id}
+
+
+def records() -> Result:
+    return Record({"any": "thing"}) if __debug__ else {"done": True}
 
 
 @job
@@ -210,6 +243,16 @@ async def functions(session: AsyncSession, sync_session: Session) -> None:
     assert_type(greet.options(queue="x").enqueue(session, Admin()), Job)
     assert_type(await greet(session, None), int)
     assert_type(locked.new(User(), others=[Admin()]), Job)
+
+
+async def own_sessions(session: OwnAsyncSession, sync_session: OwnSession, job: Job) -> None:
+    assert_type(own_async.new(UUID(int=1)), Job)
+    assert_type(own_async_and_job.options(queue="x").new(1, name="ada"), Job)
+    assert_type(own_sync.enqueue(sync_session, user_id=1), Job)
+    assert_type(own_sync_and_job.new(1), Job)
+    assert_type(InOwnSession.enqueue(session, Welcome(user_id=1)), Job)
+    assert_type(await own_async_and_job(job, session, 1), bytes)
+    own_sync(sync_session, 1)
 
 
 async def selects(async_session: AsyncSession, async_scoped: async_scoped_session[AsyncSession]) -> None:

@@ -99,6 +99,13 @@ async def wrong_upgrade(session: AsyncSession, user: User) -> None: ...
 async def greet(session: AsyncSession, user: User, *, greeting: str = "hi") -> None: ...
 
 
+class OwnSession(AsyncSession): ...
+
+
+@job
+async def in_own_session(session: OwnSession, user_id: int) -> None: ...
+
+
 @job
 async def session_last(user: User, name: str, session: AsyncSession) -> None: ...
 
@@ -143,6 +150,8 @@ def functions(session: AsyncSession, one: Job) -> None:
     export_report.enqueue(session, "7")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     welcome.new(one, session, 7)  # type: ignore[arg-type, call-arg]  # pyright: ignore[reportCallIssue]
     welcome.new(session, 7)  # type: ignore[arg-type, call-arg]  # pyright: ignore[reportCallIssue]
+    in_own_session.new("7")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    in_own_session.new(session, 7)  # type: ignore[call-arg, arg-type]  # pyright: ignore[reportCallIssue]
     welcome(7)  # type: ignore[arg-type, call-arg, unused-coroutine]  # pyright: ignore[reportCallIssue]
 
 
