@@ -26,6 +26,7 @@ from oban_sa.workers import job as job
 from oban_sa.workers import worker as worker
 
 if TYPE_CHECKING:
+    __version__: str
     from oban_sa.runner import Runner as Runner
     from oban_sa.runner.runners import Runners as Runners
 else:
@@ -40,6 +41,10 @@ else:
             from oban_sa.runner.runners import Runners
 
             return Runners
+        if name == "__version__":
+            from importlib.metadata import version
+
+            return version("oban_sa")
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

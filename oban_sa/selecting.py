@@ -29,7 +29,7 @@ from sqlalchemy.orm import Session, scoped_session
 
 from oban_sa import values
 from oban_sa.enqueueing import AnySession, session_behind
-from oban_sa.errors import InvalidArguments, InvalidJob, InvalidOption, articled, nearest
+from oban_sa.errors import InvalidArguments, InvalidJob, InvalidOption, articled
 from oban_sa.models import Job, rules
 from oban_sa.models.types import UTCDateTime
 from oban_sa.outbox import Outbox
@@ -38,6 +38,7 @@ from oban_sa.sql.documents import constant, converter, document
 from oban_sa.sql.inserting import inserting, integer, labels, text
 from oban_sa.sql.moments import seconds_later, utc_clock
 from oban_sa.targets import entity_name
+from oban_sa.workers.borrowed import instead
 from oban_sa.workers.definition import Definition, definition_of
 from oban_sa.workers.fitting import step
 from oban_sa.workers.function import Calls, Function
@@ -147,7 +148,7 @@ def _defined(worker: Any) -> tuple[Definition, Mapping[str, Any]]:
 def _check_options(options: Mapping[str, Any], definition: Definition) -> None:
     for name in options:
         if name not in _OPTIONS:
-            known = nearest(name, _OPTIONS) or f"; there are {', '.join(sorted(_OPTIONS))}"
+            known = instead(name, _OPTIONS) or f"; there are {', '.join(sorted(_OPTIONS))}"
             raise InvalidOption(f"enqueue_select takes no {name!r} for jobs of {definition.name}{known}")
     if options.get("scheduled_at") is not None and options.get("schedule_in") is not None:
         raise InvalidJob("scheduled_at and schedule_in both say when; give one of them")

@@ -19,6 +19,7 @@ from oban_sa.workers import foreign
 from oban_sa.workers.annotations import Unknown
 from oban_sa.workers.arguments import Decoders
 from oban_sa.workers.body import AttemptSession, check_crossing, check_function, check_session, place, runner_of
+from oban_sa.workers.borrowed import instead, is_borrowed
 from oban_sa.workers.entities import mapped_within, refuse_untaken, taking, waits
 from oban_sa.workers.fitting import Decode, Misfit, step, untraced
 from oban_sa.workers.guarding import Kind, check, told
@@ -91,6 +92,9 @@ class FunctionBody:
     def _hint(self, kwargs: Mapping[str, Any]) -> str:
         """Say where options of a job go, when they stand among its arguments, or what lacks its annotation."""
         options = [name for name in kwargs if name in JOB_OPTIONS and name not in self.signature.parameters]
+        borrowed = [name for name in kwargs if name not in self.signature.parameters and is_borrowed(name)]
+        if borrowed and not options:
+            return f"{instead(borrowed[0], JOB_OPTIONS)}; options of a job go before: .options(...).new(...)"
         if not options:
             first = self._parameters[0] if self._parameters else None
             if first is not None and first.bare and (kind := _INJECTED.get(first.name)):

@@ -14,6 +14,7 @@ from oban_sa.errors import InvalidJob, InvalidOption, nearest
 from oban_sa.models import rules
 from oban_sa.periods import Period
 from oban_sa.states import JobState
+from oban_sa.workers.borrowed import instead
 from oban_sa.workers.versions import stamped
 
 if TYPE_CHECKING:
@@ -144,7 +145,9 @@ def refuse_unknown(given: Mapping[str, Any], *, of: str) -> None:
         if name in JOB_OPTIONS:
             where = f".options({name}=...).new(...)" if of == "@job" else f".new(..., {name}=...)"
             raise InvalidOption(f"{of} takes no {name!r}: it belongs to one job; write {where}")
-        raise InvalidOption(f"{of} has no option {name!r}{nearest(name, _WORKER_OPTIONS) or _listed(_WORKER_OPTIONS)}")
+        where = "where a job is made: " + (".options(...).new(...)" if of == "@job" else ".new(..., ...)")
+        hint = instead(name, _WORKER_OPTIONS, elsewhere=JOB_OPTIONS, where=where)
+        raise InvalidOption(f"{of} has no option {name!r}{hint or _listed(_WORKER_OPTIONS)}")
 
 
 def refuse_unknown_for_job(given: Mapping[str, Any], *, of: str) -> None:
@@ -154,7 +157,8 @@ def refuse_unknown_for_job(given: Mapping[str, Any], *, of: str) -> None:
             continue
         if name in _WORKER_OPTIONS:
             raise InvalidOption(f"{of} takes no {name!r}: it belongs to the worker; write it where that is decorated")
-        raise InvalidOption(f"{of} has no option {name!r}{nearest(name, JOB_OPTIONS) or _listed(_USUAL)}")
+        hint = instead(name, JOB_OPTIONS, elsewhere=_WORKER_OPTIONS, where="where the worker is decorated")
+        raise InvalidOption(f"{of} has no option {name!r}{hint or _listed(_USUAL)}")
 
 
 def _tags(value: object) -> tuple[str, ...]:

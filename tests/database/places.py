@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import psycopg
 from sqlalchemy import Engine, ForeignKey, Integer, Text, create_engine, event, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 
 from oban_sa.models import Job
@@ -36,6 +37,10 @@ class User(Base):
     slug: Mapped[str] = mapped_column(server_default=text("'made-by-the-database'"))
     visits: Mapped[int] = mapped_column(default=7)
     orders: Mapped[list[Order]] = relationship(back_populates="user", cascade="all, delete-orphan")
+
+    @hybrid_property
+    def shout(self) -> str:
+        return (self.email or "").upper()
 
     @property
     def greeting(self) -> str:

@@ -13,7 +13,15 @@ from sqlalchemy.orm import Session, aliased, sessionmaker
 
 from oban_sa.client import JobCount, Oban
 from oban_sa.enqueueing import enqueue
-from oban_sa.errors import InvalidArguments, InvalidJob, InvalidOption, JobNotFound, SchemaMissing, SchemaOutdated
+from oban_sa.errors import (
+    InvalidArguments,
+    InvalidJob,
+    InvalidOption,
+    JobNotFound,
+    NaiveMoment,
+    SchemaMissing,
+    SchemaOutdated,
+)
 from oban_sa.models import Job
 from oban_sa.references import ref
 from oban_sa.sql.counting import Explained
@@ -370,7 +378,9 @@ async def test_a_schedule_decides_by_the_databases_clock_what_is_available(
     assert await listening.heard() == []
     assert (await oban.update_job(job, {"scheduled_at": PAST})).state == JobState.AVAILABLE
     assert await listening.heard() == [("insert", {"queue": "default"})]
-    assert (await oban.update_job(job, {"scheduled_at": datetime(2999, 1, 1)})).state == JobState.SCHEDULED
+    with pytest.warns(NaiveMoment) as told:
+        assert (await oban.update_job(job, {"scheduled_at": datetime(2999, 1, 1)})).state == JobState.SCHEDULED
+    assert told[0].filename == __file__
 
 
 async def test_a_span_is_not_counted_by_this_machines_clock(

@@ -254,7 +254,7 @@ def test_args_that_are_no_object_never_reach_the_table(home: Home) -> None:
     with Session(home.engine) as session:
         job = Job("w")
         session.add(job)
-        job.args = [1]  # type: ignore[assignment]
+        vars(job)["args"] = [1]  # past what looks at assignments
         with pytest.raises((StatementError, InvalidJob), match="args must be a dict"):
             session.flush()
 

@@ -445,3 +445,21 @@ def test_a_job_of_a_flush_that_failed_refers_to_its_object_again(place: Place) -
 
     assert isinstance(place.jobs()[0]["args"]["user"], int)
     assert place.count("users") == 2
+
+
+def test_a_hybrid_of_an_expired_object_is_read_in_the_flush_and_not_before(place: Place) -> None:
+    def add(session: Session) -> Job:
+        user = User(email="ada@example.com")
+        session.add(user)
+        session.commit()
+        with place.counting() as sent:
+            job = enqueue(session, a_job(args={"to": ref(user, "shout"), "dear": ref(user, "greeting")}))
+            with pytest.raises(InvalidArguments, match="no attribute 'shoot'; did you mean 'shout'"):
+                enqueue(session, a_job(args={"to": ref(user, "shoot")}))
+        assert sent == []
+        session.commit()
+        return job
+
+    place.run(add)
+
+    assert place.jobs()[0]["args"] == {"to": "ADA@EXAMPLE.COM", "dear": "Dear ada@example.com"}

@@ -122,3 +122,44 @@ async def test_cron_args_of_a_type_defined_later_are_left_to_the_first_tick() ->
         async def process(self, args: DefinedLater) -> None: ...  # type: ignore[name-defined]  # noqa: F821
 
     assert definition_of(Report).options.cron[0].args == {"user_id": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("eta", r"write scheduled_at=datetime\(\.\.\., tzinfo=UTC\) or schedule_in=60$"),
+        ("countdown", r"write schedule_in=60 or scheduled_at="),
+        ("retry", "write max_attempts, which counts the first attempt too$"),
+        ("queue_name", "write queue$"),
+        ("soft_time_limit", "write timeout, .*, where the worker is decorated$"),
+        ("expires", r"jobs don't expire: return Cancel\("),
+        ("quue", "did you mean 'queue'"),
+    ],
+)
+def test_an_option_of_another_queue_is_answered_with_ours(name: str, words: str) -> None:
+    @worker(registry=Registry())
+    class Send:
+        def process(self) -> None: ...
+
+    @job(registry=Registry())
+    def send(to: str) -> None: ...
+
+    with pytest.raises(InvalidOption, match=rf"^\S*Send\.new\(\) has no option '{name}'; {words}"):
+        Send.new({}, **{name: 1})  # type: ignore[attr-defined]
+    with pytest.raises(InvalidOption, match=rf"send\.options\(\) has no option '{name}'; {words}"):
+        send.options(**{name: 1})  # type: ignore[call-arg]
+
+
+def test_an_option_of_another_queue_among_arguments_is_told_where_it_goes() -> None:
+    @job(registry=Registry())
+    def send(to: str, *, delay: int = 0) -> None: ...
+
+    with pytest.raises(TypeError, match=r"unexpected.*'eta'; write scheduled_at=.*before: \.options\(\.\.\.\)\.new"):
+        send.new("x", eta=1)  # type: ignore[call-arg]
+    assert send.new("x", delay=1).args == {"to": "x", "delay": 1}
+    with pytest.raises(
+        InvalidOption, match=r"@job has no option 'countdown'; write schedule_in=60 .* where a job is made"
+    ):
+        job(countdown=5)  # type: ignore[call-overload]
+    with pytest.raises(InvalidOption, match="@worker has no option 'retry_delay'; write backoff, the seconds"):
+        worker(retry_delay=5)  # type: ignore[call-overload]
