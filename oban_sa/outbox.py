@@ -83,7 +83,7 @@ class Outbox:
         self._landing: dict[Connection, set[str]] = {}
         self._clocks: dict[Connection, datetime] = {}
         self._began: dict[Connection, datetime] = {}
-        self._given = Given()
+        self._given: Given | None = None  # until there is a reference
         self._homes = Homes()
         self._unresolved: list[_Unresolved] = []
         self._listens = False
@@ -110,7 +110,7 @@ class Outbox:
 
     def miss(self, session: Session, state: InstanceState[Any]) -> None:
         """Take note that a job leaves the session unwritten, and tell of it where that is because the session ends."""
-        self._given.restore(state)
+        self.take_back(state)
         if self.staged is None:
             return
         if unwritten.is_closing(session):
@@ -121,7 +121,8 @@ class Outbox:
 
     def take_back(self, state: InstanceState[Any]) -> None:
         """Take note that a job has no row any more, as what had written it was rolled back."""
-        self._given.restore(state)
+        if self._given is not None:
+            self._given.restore(state)
 
     def listen(self, session: Session) -> None:
         """Listen to this one session from its first flush with jobs on, and no sooner: no listener of it flushes."""
@@ -151,6 +152,7 @@ class Outbox:
             for column, value in self._convert(session, connection, job).items():
                 loaded[column] = value  # its row is written from here; there is no history to keep
             if self._unresolved and (latest := self._unresolved[-1]).job is job:
+                self._given = self._given or Given()
                 latest.note(self._given)
         if _concerns_runners(loaded):
             queues.add(loaded.get("queue", "default"))
@@ -215,6 +217,7 @@ class Outbox:
         changed: dict[Connection, list[dict[str, Any]]] = {}
         for each in unresolved:
             late = each.resolve()
+            self._given = self._given or Given()
             each.note(self._given)
             if late:
                 changed.setdefault(each.connection, []).append({"id": each.job.id, **late})
@@ -251,8 +254,8 @@ class Outbox:
 
     def after_commit(self, session: Session) -> None:
         """Keep what a savepoint wrote for the end of the transaction; after that, announce what is left."""
-        if session.get_nested_transaction() is None:
-            self._given.forget()
+        if self._given is not None and session.get_nested_transaction() is None:
+            self._given = None  # the rows are there to stay
         self._announcing.after_commit(session)
 
 

@@ -30,8 +30,3 @@ class Given:
         for column, (given, written) in self._by_job.pop(state, {}).items():
             if loaded.get(column) is written:
                 loaded[column] = given
-
-    def forget(self) -> None:
-        """Let go of all: the rows are there to stay."""
-        if self._by_job:
-            self._by_job.clear()

@@ -115,9 +115,7 @@ def tags(value: Any) -> list[str]:
     """Strip, lower, de-duplicate and sort tags, without the blank ones, and without 0 and False."""
     if value is None:
         return []
-    if isinstance(value, (list, tuple, set, frozenset)):
-        value = [tag for tag in value if not (isinstance(tag, (int, float)) and not tag)]
-    cleaned = {tag.strip().lower() for tag in _texts(value, "tags")}
+    cleaned = {tag.strip().lower() for tag in _texts(value, "tags", zeros=False)}
     return sorted(cleaned - {""})
 
 
@@ -126,17 +124,21 @@ def strings(value: Any, field: str) -> list[str]:
     return [] if value is None else _texts(value, field)
 
 
-def _texts(value: Any, field: str) -> list[str]:
+def _texts(value: Any, field: str, *, zeros: bool = True) -> list[str]:
     """Accept anything that gives texts, or values with a text of their own such as numbers, but for None."""
     if isinstance(value, (str, bytes, bytearray, Mapping)) or not isinstance(value, Iterable):
         raise InvalidJob(f"{field} must be a list of strings, got {shown(value)}")  # pyright: ignore[reportUnknownArgumentType]
     given: Iterable[Any] = value  # pyright: ignore[reportUnknownVariableType]
     try:
-        return [_text(entry, field) for entry in given if entry is not None]
+        return [_text(entry, field) for entry in given if entry is not None and (zeros or not _is_zero(entry))]
     except InvalidJob:
         raise
     except Exception as error:  # of code of the caller's: a generator, a class that says how it is written
         raise InvalidJob(f"{field} must be a list of strings, and {shown(given)} can't be read: {error}") from error
+
+
+def _is_zero(entry: Any) -> bool:
+    return isinstance(entry, (int, float)) and not entry
 
 
 def _text(entry: Any, field: str) -> str:

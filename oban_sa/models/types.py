@@ -175,9 +175,10 @@ class Errors(TypeDecorator[list[dict[str, Any]]]):
 def _path(entries: Any) -> ColumnElement[Any]:
     """Return the JSON path of entries from one number to another, both included, as slices of arrays are."""
     first = 0 if entries.start is None else max(entries.start - 1, 0)
-    last = "last" if entries.stop is None else entries.stop - 1
+    if entries.stop is None:
+        return cast(f"$[{first} to last]", JSONPATH)
     # No path goes to before the first.
-    return cast("$[last + 1]" if last != "last" and last < first else f"$[{first} to {last}]", JSONPATH)
+    return cast(f"$[{first} to {entries.stop - 1}]" if entries.stop > first else "$[last + 1]", JSONPATH)
 
 
 class _JSONText(TypeDecorator[Any]):

@@ -15,7 +15,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar, cast
 
 from oban_sa.errors import JobNotFound
 from oban_sa.outcomes import Answer, raised
@@ -49,7 +49,7 @@ def called(function: Callable[..., T], *arguments: Any) -> T:
     try:
         answer = function(*arguments)
     except Answer as said:
-        return _said(said, before)
+        answer = cast("T", raised(said))
     except BaseException as error:
         if generation != before:
             leave(error)
@@ -65,7 +65,7 @@ async def awaited(awaitable: Awaitable[T]) -> T:
     try:
         answer = await awaitable
     except Answer as said:
-        return _said(said, before)
+        answer = cast("T", raised(said))
     except BaseException as error:
         if generation != before:
             leave(error)
@@ -73,12 +73,6 @@ async def awaited(awaitable: Awaitable[T]) -> T:
     if generation != before:
         leave()
     return answer
-
-
-def _said(answer: Answer, before: int) -> Any:
-    if generation != before:
-        leave()
-    return raised(answer)
 
 
 def leave(answer: object = None) -> NoReturn:
