@@ -86,10 +86,13 @@ def _same(one: Any, other: Any, depth: int) -> bool:
     if isinstance(one, _Items):
         return one.keys() == other.keys() and all(_same(one[key], other[key], depth - 1) for key in one)
     if type(one) is tuple:
-        pairs: list[Any] = list(zip(one, other, strict=False))
-        return len(one) == len(other) and all(_same(mine, others, depth - 1) for mine, others in pairs)  # pyright: ignore[reportUnknownArgumentType]
+        return _same_each(one, other, depth)
     # Of what else may change, two that are alike now are two all the same.
     return isinstance(one, _PLAIN) and bool(one == other)
+
+
+def _same_each(one: Any, other: Any, depth: int) -> bool:
+    return len(one) == len(other) and all(_same(one[place], other[place], depth - 1) for place in range(len(one)))
 
 
 class _Items(dict[str, Any]):
