@@ -1,0 +1,93 @@
+"""`jobs show`: everything about one job."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import click
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from oban_sa import printable
+from oban_sa.cli._connecting import asked, database_options, json_option
+from oban_sa.cli._printing import compact, document, moment, pretty, say
+from oban_sa.cli.jobs.choosing import read_ids
+from oban_sa.cli.jobs.described import MOMENTS, described, now
+from oban_sa.client import Oban
+from oban_sa.models import Job
+from oban_sa.settings import Settings
+
+
+@click.command(
+    "show", help="Show everything about one job: args, meta, every error with its traceback, and when what happened."
+)
+@click.argument("job_id", metavar="ID", callback=read_ids)
+@json_option
+@database_options
+def command(settings: Settings, *, job_id: int, as_json: bool) -> None:
+    """Print one job."""
+
+    async def ask(oban: Oban) -> tuple[Job, datetime]:
+        job = await oban.get_job(job_id)
+        async with AsyncSession(oban.engine) as session:
+            return job, await now(session)
+
+    job, at = asked(settings, ask)
+    if as_json:
+        document(described(job))
+        return
+    say(f"Job {job.id}  {job.worker}")
+    lines: list[tuple[str, object]] = [
+        ("state", job.state.value),
+        ("queue", job.queue),
+        ("priority", job.priority),
+        ("attempt", f"{job.attempt} of {job.max_attempts}"),
+        ("tags", ", ".join(job.tags)),
+        ("held by", " ".join(job.attempted_by or ())),
+        *(
+            (name.removesuffix("_at"), moment(getattr(job, name), at))
+            for name in MOMENTS
+            if getattr(job, name) is not None
+        ),
+    ]
+    for name, value in lines:
+        if value != "":
+            say(f"  {name:<10} {value}")
+    for name, held in (("args", job.args), ("meta", job.meta)):
+        click.echo(f"\n{name}")
+        click.echo(_indented(pretty(held)))
+    if job.meta.get("recorded") is True:
+        click.echo("\nrecorded")
+        click.echo(_indented(_recorded(job)))
+    for known in map(_entry, job.errors):
+        click.echo()
+        say(f"error of attempt {_text(known.get('attempt', '?'))}  {_said_at(known.get('at'), at)}")
+        click.echo(_indented(_text(known.get("error", "")).rstrip()))
+
+
+def _recorded(job: Job) -> str:
+    try:
+        return pretty(job.recorded())
+    except Exception as error:
+        return f"can't be decoded: {error}"
+
+
+def _entry(error: Any) -> dict[str, Any]:
+    """One of a job's errors, whatever stands there."""
+    return error if isinstance(error, dict) else {"error": error}  # pyright: ignore[reportUnknownVariableType]
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else compact(value)
+
+
+def _said_at(text: object, now: datetime) -> str:
+    try:
+        at = datetime.fromisoformat(text) if isinstance(text, str) else None
+    except ValueError:
+        return ""
+    return "" if at is None else moment(at if at.tzinfo else at.replace(tzinfo=now.tzinfo), now)
+
+
+def _indented(text: str) -> str:
+    return printable.block(text, indent="  ")
