@@ -17,6 +17,7 @@ from oban_sa.models.types import UTCDateTime
 from oban_sa.periods import seconds
 from oban_sa.sql.counting import counting, estimate, estimating
 from oban_sa.sql.moments import seconds_later, utc_clock
+from oban_sa.sql.plainly import plainly
 from oban_sa.sql.steering import cancelling, deleting, locking, retrying, updating
 from oban_sa.states import JobState
 from oban_sa.values import has_references, to_json
@@ -49,22 +50,26 @@ class JobControl:
         chosen = one(job)
         return await self._transactions.run(lambda work: _found(work, chosen), session)
 
-    async def retry_job(self, job: int | Job, *, session: AnySession | None = None) -> Job:
-        """Make a job available at once, with an attempt left; one that is available or executing stays so."""
-        chosen = one(job)
+    async def retry_job(self, job: int | Job, *, attempts: int = 1, session: AnySession | None = None) -> Job:
+        """Make a job available at once, with so many `attempts` left at least; one that is available or executing
+        stays so."""
+        chosen, attempts = one(job), rules.attempts_left(attempts)
 
         def work(work: Work) -> Job:
-            _retry(work, chosen)
+            _retry(work, chosen, attempts)
             return _found(work, chosen)
 
         return await self._transactions.run(work, session)
 
-    async def retry_jobs(self, which: Which, *more: ColumnElement[bool], session: AnySession | None = None) -> int:
-        """Make jobs available at once, each with an attempt left; those available or executing are left alone."""
-        chosen = selection(which, more)
+    async def retry_jobs(
+        self, which: Which, *more: ColumnElement[bool], attempts: int = 1, session: AnySession | None = None
+    ) -> int:
+        """Make jobs available at once, each with so many `attempts` left at least; those available or executing are
+        left alone."""
+        chosen, attempts = selection(which, more), rules.attempts_left(attempts)
 
         def work(work: Work) -> int:
-            count = _retry(work, chosen)
+            count = _retry(work, chosen, attempts)
             _refresh(work, chosen)
             return count
 
@@ -145,10 +150,13 @@ class JobControl:
     async def count_jobs(self, *, exactly_to: int = 10_000) -> list[JobCount]:
         """Return how many jobs of each queue are in each state; past `exactly_to` the planner's estimate is given.
 
-        What it costs does not grow with the table.
+        What it costs does not grow with the table, but with the number of states and queues, of each of which
+        `exactly_to` entries of an index are read at most. The estimate is from the table's statistics, as old as its
+        last ANALYZE, and is never less than what was counted.
         """
 
         def work(work: Work) -> list[JobCount]:
+            work.execute(plainly())
             counts: list[JobCount] = []
             for row in work.execute(counting(), {"limit": exactly_to + 1}).mappings():
                 counted = JobCount(JobState(row["state"]), row["queue"], row["count"], exact=row["count"] <= exactly_to)
@@ -190,12 +198,12 @@ def _parameters(
     return chosen.statement(), parameters
 
 
-def _retry(work: Work, chosen: Selection) -> int:
+def _retry(work: Work, chosen: Selection, attempts: int) -> int:
     channel = work.channel("insert")
     given = _parameters(work, retrying, chosen, insert=channel)
     if given is None:
         return 0
-    row = work.execute(retrying(given[0], announcing=channel is not None), given[1]).one()
+    row = work.execute(retrying(given[0], attempts=attempts, announcing=channel is not None), given[1]).one()
     return int(row[0])
 
 

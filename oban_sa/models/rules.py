@@ -72,6 +72,14 @@ def attempt(value: Any, limit: int) -> int:
     return number
 
 
+def attempts_left(value: Any) -> int:
+    """Accept how many attempts a job that is retried has left: 1 to 10,000."""
+    number = _integer(value, "attempts")
+    if not 1 <= number <= 10_000:
+        raise InvalidJob(f"attempts must be between 1 and 10,000, got {shown(number)}")
+    return number
+
+
 def priority(value: Any) -> int:
     """Accept 0, the first to run, to 9."""
     number = _integer(value, "priority")

@@ -46,7 +46,6 @@ from oban_sa.sql.rechecking import condition_on_jobs
 CANCELLABLE = ("available", "scheduled", "suspended", "retryable", "executing")
 
 _EMPTY: ColumnElement[Any] = literal_column("'{}'::jsonb")
-_ATTEMPT: ColumnElement[Any] = literal_column("1")
 
 # As text, which no index serves: rows are found by their ids, and the planner must not prefer an index on the state.
 _state = cast(jobs.c.state, Text)
@@ -89,8 +88,8 @@ def cancelling(wanted: Select[Any], *, signalling: bool = True) -> Any:
     return select(*columns).select_from(changed)
 
 
-def retrying(wanted: Select[Any], *, announcing: bool = True) -> Any:
-    """Make jobs available again, with an attempt left: one row with their `count`.
+def retrying(wanted: Select[Any], *, attempts: int = 1, announcing: bool = True) -> Any:
+    """Make jobs available again, with so many `attempts` left at least: one row with their `count`.
 
     Those available or executing already stay as they are. Parameters: `insert`, the channel, where it is `announcing`.
     """
@@ -100,7 +99,7 @@ def retrying(wanted: Select[Any], *, announcing: bool = True) -> Any:
         _changing(chosen)
         .values(
             state=literal_column("'available'"),
-            max_attempts=func.greatest(jobs.c.max_attempts, jobs.c.attempt + _ATTEMPT),
+            max_attempts=func.greatest(jobs.c.max_attempts, jobs.c.attempt + literal_column(str(attempts), Integer)),
             scheduled_at=utc_clock(),
             completed_at=null(),
             cancelled_at=null(),
