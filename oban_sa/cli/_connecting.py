@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import click
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 from oban_sa.client import Oban
 from oban_sa.errors import ObanError
@@ -18,6 +19,8 @@ from oban_sa.runner.__main__ import refusal
 from oban_sa.runner.command import service
 from oban_sa.runner.engine import create_engine, dispose, explained
 from oban_sa.settings import Settings, load
+from oban_sa.sql import overview
+from oban_sa.sql.plainly import plainly
 
 T = TypeVar("T")
 
@@ -93,6 +96,20 @@ def asked(settings: Settings, ask: Callable[[Oban], Awaitable[T]]) -> T:
 
     with service.database(settings) as url:
         return service.run(answer(url))
+
+
+@asynccontextmanager
+async def looking(oban: Oban) -> AsyncGenerator[AsyncSession]:
+    """Give a session to look at the tables in."""
+    async with AsyncSession(oban.engine) as session:
+        await session.execute(plainly())
+        yield session
+
+
+async def clock(session: AsyncSession) -> datetime:
+    """The database's clock, so that ages are right on a machine whose clock is not."""
+    now: datetime = (await session.execute(overview.now())).scalar_one()
+    return now.replace(tzinfo=UTC)
 
 
 @asynccontextmanager

@@ -8,9 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import click
-from sqlalchemy.ext.asyncio import AsyncSession
 
-from oban_sa.cli._connecting import asked, database_options, instance_option, json_option
+from oban_sa.cli._connecting import asked, clock, database_options, instance_option, json_option, looking
 from oban_sa.cli._groups import CONTEXT, Suggesting
 from oban_sa.cli._printing import ago, document, table
 from oban_sa.client import Oban
@@ -83,10 +82,9 @@ def list_(settings: Settings, *, modules: tuple[str, ...], as_json: bool) -> Non
     in_code = resolved(settings.crontab, registry, settings.allow) if named else ()
 
     async def ask(oban: Oban) -> tuple[list[Mapping[str, Any]], datetime]:
-        async with AsyncSession(oban.engine) as session:
+        async with looking(oban) as session:
             rows = [dict(row) for row in (await session.execute(overview.schedules())).mappings()]
-            now: datetime = (await session.execute(overview.now())).scalar_one()
-            return list(rows), now.replace(tzinfo=UTC)
+            return list(rows), await clock(session)
 
     rows, now = asked(settings, ask)
     entries = {entry.name: entry for row in rows if (entry := _stored(row, settings.name)) is not None}

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import click
-from sqlalchemy.ext.asyncio import AsyncSession
 
-from oban_sa.cli._connecting import asked, database_options, instance_option, json_option
+from oban_sa.cli._connecting import asked, clock, database_options, instance_option, json_option, looking
 from oban_sa.cli._printing import document, say, span, table
 from oban_sa.cli.queues import described, print_queues, say_orphans, say_others, told
 from oban_sa.client import JobCount, Oban
@@ -121,8 +120,8 @@ async def _look(oban: Oban, settings: Settings) -> _Seen:
     counts = await oban.count_jobs()
     queues = [described(check, settings) for check in await oban.check_queues()]
     waiting = [each.queue for each in counts if each.state is JobState.AVAILABLE]
-    async with AsyncSession(oban.engine) as session:
-        now: datetime = (await session.execute(overview.now())).scalar_one()
+    async with looking(oban) as session:
+        now = await clock(session)
         lease = lease_name(settings.name)
         leases = (await session.execute(overview.leases(), {"names": [lease]})).mappings().all()
         longest = (await session.execute(overview.waiting_longest(), {"queues": waiting})).mappings().first()
@@ -136,7 +135,7 @@ async def _look(oban: Oban, settings: Settings) -> _Seen:
     else:
         waits = None
     return _Seen(
-        now=now.replace(tzinfo=UTC),
+        now=now,
         queues=queues,
         others=await oban.check_elsewhere(),
         counts=counts,

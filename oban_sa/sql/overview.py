@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import (
-    ColumnElement,
     DateTime,
     Executable,
-    Integer,
     Select,
     String,
     Text,
     bindparam,
     cast,
-    column,
     func,
     literal_column,
-    or_,
     select,
     true,
     type_coerce,
-    values,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from oban_sa.models import Cron, Job
+from oban_sa.models import Cron
+from oban_sa.sql.browsing import walk
 from oban_sa.sql.fetching import jobs
 from oban_sa.sql.leading import leaders
 from oban_sa.sql.moments import seconds_between, utc_clock
@@ -34,34 +29,10 @@ from oban_sa.states import JobState
 
 crons = Cron.metadata.tables["public.oban_sa_crons"]
 
-PRIORITIES = range(10)
-
 
 def now() -> Select[Any]:
     """The database's clock."""
     return select(utc_clock())
-
-
-def filtered(
-    *, states: Sequence[JobState] = (), queues: Sequence[str] = (), workers: Sequence[str] = ()
-) -> list[ColumnElement[bool]]:
-    """Conditions on jobs: in one of the states, of one of the queues, of one of the workers; none where all are empty.
-
-    A worker is meant by its whole name or by the last part of it.
-    """
-    conditions: list[ColumnElement[bool]] = []
-    if states:
-        conditions.append(Job.state.in_(states))
-    if queues:
-        conditions.append(Job.queue.in_(queues))
-    if workers:
-        conditions.append(
-            or_(
-                Job.worker.in_(workers),
-                *(Job.worker.endswith(f".{worker}", autoescape=True) for worker in workers if "." not in worker),
-            )
-        )
-    return conditions
 
 
 def schedules() -> Executable:
@@ -92,17 +63,16 @@ def leases() -> Executable:
 def waiting_longest() -> Executable:
     """The available job that has waited the longest: `id`, `worker`, `queue`, `waiting_for` in seconds.
 
-    One look into an index for each queue and priority, however many jobs wait. Parameter: `queues`, those that have
+    Two looks into an index for each queue and priority, however many jobs wait. Parameter: `queues`, those that have
     available jobs.
     """
-    names = func.unnest(cast(bindparam("queues", type_=ARRAY(Text())), ARRAY(Text()))).table_valued("name")
-    priorities = values(column("number", Integer), name="priorities").data([(number,) for number in PRIORITIES]).alias()
+    found = walk((JobState.AVAILABLE,), cast(bindparam("queues", type_=ARRAY(Text())), ARRAY(Text())))
     first = (
         select(jobs.c.id, jobs.c.worker, jobs.c.queue, jobs.c.scheduled_at)
         .where(
             jobs.c.state == literal_column("'available'"),
-            jobs.c.queue == names.c.name,
-            jobs.c.priority == priorities.c.number,
+            jobs.c.queue == found.c.queue,
+            jobs.c.priority == found.c.priority,
         )
         .order_by(jobs.c.scheduled_at, jobs.c.id)
         .limit(1)
@@ -115,7 +85,7 @@ def waiting_longest() -> Executable:
             first.c.queue,
             seconds_between(first.c.scheduled_at, utc_clock()).label("waiting_for"),
         )
-        .select_from(names.join(priorities, true()).join(first, true()))
+        .select_from(found.join(first, true()))
         .order_by(first.c.scheduled_at, first.c.id)
         .limit(1)
     )

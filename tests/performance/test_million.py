@@ -7,14 +7,12 @@ others on a runner's other connections, and the ack of a session worker on the a
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 import asyncpg
-import psycopg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -22,26 +20,12 @@ from oban_sa.retention import Prune
 from oban_sa.runner.database import Database
 from oban_sa.sql.pruning import pruning, too_many
 from oban_sa.states import JobState
-from tests.databases import Databases
+from tests.performance.conftest import BATCH
 from tests.statements.compiling import STATEMENTS, compiled
-from tests.statements.test_plans import KEY, REGISTER, STAGING, STATE, VALUES
+from tests.statements.test_plans import KEY, STAGING, STATE, VALUES
 from tests.support import plain_url
 
-ROWS = int(os.environ.get("OBAN_TEST_ROWS", "1000000"))
 COMPLETED = "oban_jobs_completed_at_index"
-BATCH = 50
-FILL = """
-INSERT INTO oban_jobs (worker, state, queue, attempt, attempted_by, scheduled_at, completed_at)
-SELECT 'worker', CAST({state} AS oban_job_state), 'queue' || n % 5, 1, '{{node,00000000-0000-4000-8000-000000000001}}',
-       timezone('UTC', now()) + {after} * interval '1 second', timezone('UTC', now()) - n * interval '1 second'
-FROM generate_series(1, {count}) AS n
-"""
-FILLS = [
-    FILL.format(state="'completed'", after="-n", count=ROWS),
-    FILL.format(state="'scheduled'", after="(3600 + n)", count=2000),
-    FILL.format(state="'available'", after="-n", count=2000),
-    FILL.format(state="'executing'", after="-n", count=BATCH),
-]
 RULE = next(rule for rule in Prune().rules if rule.state == JobState.COMPLETED)
 HOT = {**STATEMENTS, "pruning": pruning(RULE), "too_many": too_many(RULE)}
 
@@ -74,26 +58,6 @@ class Plan:
             for node in self.nodes
             if node.get("Index Name") == index
         )
-
-
-@pytest.fixture(scope="module")
-def million(databases: Databases) -> Iterator[str]:
-    """The URL of a database with a million jobs that are over, which nobody has analyzed yet."""
-    with databases.fresh() as url:
-        with psycopg.connect(plain_url(url), autocommit=True) as connection:
-            connection.execute("ALTER TABLE oban_jobs SET (autovacuum_enabled = off)")
-            connection.execute(REGISTER)
-            for statement in FILLS:
-                connection.execute(statement)
-        yield url
-
-
-@pytest.fixture(scope="module", params=["never analyzed", "analyzed"])
-def table(request: pytest.FixtureRequest, million: str) -> str:
-    if request.param == "analyzed":
-        with psycopg.connect(plain_url(million), autocommit=True) as connection:
-            connection.execute("ANALYZE oban_jobs")
-    return million
 
 
 @pytest.fixture

@@ -2,35 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
 import click
-from sqlalchemy import ColumnElement, func, select
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import func, select
 
-from oban_sa.cli._connecting import asked, database_options, json_option
-from oban_sa.cli._printing import count, document
-from oban_sa.cli.jobs.choosing import filters, read_ids
+from oban_sa.cli._connecting import asked, database_options, json_option, looking
+from oban_sa.cli._printing import count, document, say
+from oban_sa.cli.jobs.filters import NAMED, Filters, filters
+from oban_sa.cli.jobs.finding import COUNTED, NEWEST, Counted, counted
+from oban_sa.cli.jobs.typed import read_ids
 from oban_sa.client import Oban
 from oban_sa.errors import InvalidOption, JobNotFound
 from oban_sa.models import Job
 from oban_sa.settings import Settings
-from oban_sa.sql import overview
+from oban_sa.sql import browsing
+from oban_sa.sql.browsing import Wanted
 from oban_sa.states import JobState
 
 Verb: TypeAlias = Literal["retry", "cancel", "delete"]
 
 _DONE: Final = {"retry": "made available", "cancel": "cancelled", "delete": "deleted"}
 _KEYS: Final = {"retry": "retried", "cancel": "cancelled", "delete": "deleted"}
-_MOST_IDS: Final = 10
-
 _CHANGEABLE: Final = {
     "retry": frozenset(JobState) - {JobState.AVAILABLE, JobState.EXECUTING},
     "cancel": frozenset(JobState) - {JobState.COMPLETED, JobState.CANCELLED, JobState.DISCARDED},
     "delete": frozenset(JobState) - {JobState.EXECUTING},
 }
+_MOST_IDS: Final = 10
+_AT_ONCE: Final = 1_000
+"""Jobs that are changed in one transaction where the whole table is looked through."""
+
+
+def _example(verb: str, *lines: str) -> str:
+    return "\n".join(["\b", "Examples:", *(f"  python -m oban_sa jobs {verb} {line}" for line in lines)])
+
+
+RETRY = f"""Make jobs available at once, with an attempt left; those available or executing stay as they are.
+
+{
+    _example(
+        "retry",
+        "123 124",
+        "--state discarded --worker SendMail    # everything of a kind that was given up",
+        "123 --attempts 5                       # and not give it up before the fifth failure",
+        "--state discarded --args order.id=17 --yes",
+    )
+}
+
+A job that had used up its attempts gets one more, or as many as --attempts says.
+"""
+CANCEL = f"""Cancel jobs. One that is executing is asked to stop; those that have ended stay as they are.
+
+{_example("cancel", "123", "--queue mailers --state scheduled", "--worker SendMail --args to=ada --yes --json")}
+"""
+DELETE = f"""Delete jobs. One that is executing is left alone: cancel it first.
+
+{
+    _example(
+        "delete",
+        "123",
+        "--state completed --until 30d     # all that were due more than 30 days ago",
+        "--state discarded --tag import --yes",
+    )
+}
+"""
+EVERY = f"""
+Jobs are given by id, or by {NAMED}. How many are meant is counted before you are asked; of more than {COUNTED:,} it is
+said that there are more. Without --state, --queue, --since or --until the whole table is looked through, some at a
+time, each with a transaction of its own.
+"""
 
 
 def _changes(*, unasked: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -50,93 +93,142 @@ def _changes(*, unasked: str) -> Callable[[Callable[..., Any]], Callable[..., An
     return decorate
 
 
-@click.command(
-    "retry", help="Make jobs available at once, with an attempt left; those available or executing stay as they are."
+@click.command("retry", help=RETRY + EVERY, short_help="Make jobs available at once, with an attempt left.")
+@click.option(
+    "--attempts",
+    type=click.IntRange(1, 10_000),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Attempts that each has left at least.",
 )
 @_changes(unasked="Do not ask before many are tried again.")
-def retry(settings: Settings, **given: Any) -> None:
+def retry(settings: Settings, *, attempts: int, **given: Any) -> None:
     """Retry jobs."""
-    _change(settings, "retry", **given)
+    _change(settings, "retry", options={"attempts": attempts}, **given)
 
 
-@click.command(
-    "cancel", help="Cancel jobs. One that is executing is asked to stop; those that have ended stay as they are."
-)
+@click.command("cancel", help=CANCEL + EVERY, short_help="Cancel jobs; those executing are asked to stop.")
 @_changes(unasked="Do not ask before several are cancelled.")
 def cancel(settings: Settings, **given: Any) -> None:
     """Cancel jobs."""
     _change(settings, "cancel", **given)
 
 
-@click.command("delete", help="Delete jobs. One that is executing is left alone: cancel it first.")
+@click.command("delete", help=DELETE + EVERY, short_help="Delete jobs that are not executing.")
 @_changes(unasked="Do not ask before several are deleted.")
 def delete(settings: Settings, **given: Any) -> None:
     """Delete jobs."""
     _change(settings, "delete", **given)
 
 
-@dataclass(frozen=True, slots=True)
-class _Chosen:
-    """What a command is about: jobs by id, or all that pass filters."""
-
-    conditions: list[ColumnElement[bool]]
-    ids: tuple[int, ...]
-
-    @classmethod
-    def read(cls, verb: Verb, ids: tuple[int, ...], **filters: Any) -> _Chosen:
-        """Take ids or filters; refuses both, and neither."""
-        conditions = overview.filtered(**filters)
-        if ids and conditions:
-            raise InvalidOption("give ids, or --state, --queue and --worker, but not both")
-        if not ids and not conditions:
-            raise InvalidOption(
-                f"which jobs? Write their ids: jobs {verb} 123 124, or what they have in common: "
-                f"jobs {verb} --queue mailers --state available"
-            )
-        return cls([Job.id.in_(ids)] if ids else conditions, tuple(dict.fromkeys(ids)))
-
-
-def _change(settings: Settings, verb: Verb, *, ids: tuple[int, ...], yes: bool, as_json: bool, **filters: Any) -> None:
-    chosen = _Chosen.read(verb, ids, **filters)
+def _change(
+    settings: Settings,
+    verb: Verb,
+    *,
+    ids: tuple[int, ...],
+    filters: Filters,
+    yes: bool,
+    as_json: bool,
+    options: dict[str, Any] | None = None,
+) -> None:
+    if ids and filters.anything:
+        raise InvalidOption(f"give ids, or {NAMED}, but not both")
+    if not ids and not filters.anything:
+        raise InvalidOption(
+            f"which jobs? Write their ids: jobs {verb} 123 124, or what they have in common: "
+            f"jobs {verb} --queue mailers --state available"
+        )
     changeable = _CHANGEABLE[verb]
-
-    async def look(oban: Oban) -> dict[JobState, int]:
-        async with AsyncSession(oban.engine) as session:
-            if chosen.ids:
-                found = set(await session.scalars(select(Job.id).where(*chosen.conditions)))
-                _all_found(settings, [job_id for job_id in chosen.ids if job_id not in found])
-            counted = await session.execute(
-                select(Job.state, func.count()).where(*chosen.conditions).group_by(Job.state)
-            )
-            return {row[0]: row[1] for row in counted}
-
-    async def change(oban: Oban) -> int:
-        method = {"retry": oban.retry_jobs, "cancel": oban.cancel_jobs, "delete": oban.delete_jobs}[verb]
-        return await method(list(chosen.ids)) if chosen.ids else await method(*chosen.conditions)
-
-    there = asked(settings, look)
-    affected = {state: number for state, number in there.items() if state in changeable}
+    there = asked(settings, lambda oban: _by_id(settings, oban, ids) if ids else counted(oban, filters))
+    affected = {state: number for state, number in there.states.items() if state in changeable}
     total = sum(affected.values())
-    if total > 1 and not yes and (verb != "retry" or not chosen.ids):
-        listed = ", ".join(f"{number:,} {state}" for state, number in sorted(affected.items()))
-        click.confirm(f"{verb.capitalize()} {count(total, 'job')} ({listed})?", abort=True, err=True)
-    changed = asked(settings, change) if total else 0
-    left = {state: number for state, number in there.items() if state not in changeable}
+    if not yes and (not there.all_of_them or (total > 1 and (verb != "retry" or not ids))):
+        click.confirm(_question(verb, affected, there), abort=True, err=True)
+    changed = 0
+    if total or not there.all_of_them:
+        change = _Change(verb, changeable, options or {})
+        changed = asked(settings, lambda oban: change.by_id(oban, ids) if ids else change.all(oban, there.wanted))
+    left = {state: number for state, number in there.states.items() if state not in changeable}
     if as_json:
         document({_KEYS[verb]: changed, "left_alone": {state.value: number for state, number in left.items()}})
-        return
-    executing = affected.get(JobState.EXECUTING, 0) if verb == "cancel" else 0
-    asked_to_stop = f", of which {executing:,} executing, asked to stop" if executing else ""
-    click.echo(f"{count(changed, 'job')} {_DONE[verb]}{asked_to_stop}.")
-    for state, number in sorted(left.items()):
-        click.echo(f"{count(number, 'job')} left alone: {state.value}.")
+    else:
+        executing = affected.get(JobState.EXECUTING, 0) if verb == "cancel" else 0
+        asked_to_stop = f", of which {executing:,} executing, asked to stop" if executing else ""
+        click.echo(f"{count(changed, 'job')} {_DONE[verb]}{asked_to_stop}.")
+        for state, number in sorted(left.items()):
+            click.echo(f"{count(number, 'job')} left alone: {state.value}.")
+    for hint in there.hints:
+        say(f"Note: {hint}", err=True)
 
 
-def _all_found(settings: Settings, missing: Sequence[int]) -> None:
-    if missing:
+def _question(verb: Verb, affected: dict[JobState, int], there: Counted) -> str:
+    total = sum(affected.values())
+    listed = ", ".join(f"{number:,} {state}" for state, number in sorted(affected.items()))
+    if there.all_of_them:
+        return f"{verb.capitalize()} {count(total, 'job')} ({listed})?"
+    if not total:
+        return f"None of the jobs that were looked at is such a job; look through all and {verb} those?"
+    return f"{verb.capitalize()} {count(total, 'job')} or more ({listed} of those that were looked at)?"
+
+
+async def _by_id(settings: Settings, oban: Oban, ids: tuple[int, ...]) -> Counted:
+    async with looking(oban) as session:
+        rows = await session.execute(select(Job.id, Job.state).where(Job.id.in_(ids)))
+        states: dict[int, JobState] = {row[0]: row[1] for row in rows}
+    if missing := [job_id for job_id in dict.fromkeys(ids) if job_id not in states]:
         named = ", ".join(str(job_id) for job_id in missing[:_MOST_IDS])
         rest = f" and {len(missing) - _MOST_IDS} more" if len(missing) > _MOST_IDS else ""
         raise JobNotFound(
             f"no job in schema {settings.schema!r} has the id {named}{rest}; it was deleted or pruned, or never was. "
             "Nothing was changed"
         )
+    found = list(states.values())
+    return Counted({state: found.count(state) for state in dict.fromkeys(found)}, True, [], Wanted())
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """What is done to jobs of the states in which it can be done."""
+
+    verb: Verb
+    changeable: frozenset[JobState]
+    options: dict[str, Any]
+
+    async def by_id(self, oban: Oban, ids: Sequence[int]) -> int:
+        return await self._do(oban, list(dict.fromkeys(ids)))
+
+    async def all(self, oban: Oban, wanted: Wanted) -> int:
+        """Change all that are wanted: at once where an index leads to them, else some of the table at a time."""
+        # That it is in one of these states leads to a job by the index; and is all that keeps `cancel` from looking at
+        # the jobs that have ended, which are most of them.
+        conditions = [*browsing.conditions(wanted), Job.state.in_(sorted(self.changeable))]
+        if wanted.by_index or self.verb == "cancel":
+            return await self._do(oban, *conditions)
+        changed = 0
+        async for ids in _through(oban, wanted):
+            changed += await self._do(oban, Job.id.in_(ids), *conditions)
+        return changed
+
+    async def _do(self, oban: Oban, *which: Any) -> int:
+        methods: dict[str, Callable[..., Awaitable[int]]] = {
+            "retry": oban.retry_jobs,
+            "cancel": oban.cancel_jobs,
+            "delete": oban.delete_jobs,
+        }
+        return await methods[self.verb](*which, **self.options)
+
+
+async def _through(oban: Oban, wanted: Wanted) -> AsyncGenerator[list[int]]:
+    """Look through all jobs, from the newest on; give the ids of those that are wanted, some at a time."""
+    async with looking(oban) as session:
+        below: int | None = (await session.execute(select(func.max(Job.id) + 1))).scalar_one()
+    while below is not None:
+        async with looking(oban) as session:
+            lowest = (await session.execute(browsing.lowest(below=below, window=NEWEST))).scalar_one()
+            if lowest is None:
+                return
+            ids = list(await session.scalars(browsing.between(wanted, lowest=lowest, below=below)))
+        for first in range(0, len(ids), _AT_ONCE):
+            yield ids[first : first + _AT_ONCE]
+        below = lowest

@@ -6,11 +6,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from sqlalchemy.ext.asyncio import AsyncSession
-
 from oban_sa.cli._printing import ago, span
 from oban_sa.models import Job
-from oban_sa.sql import overview
 from oban_sa.sql.keeping import BEGAN
 from oban_sa.states import JobState
 
@@ -69,9 +66,3 @@ def _began_at(job: Job) -> datetime | None:
         case _:
             pass
     return None
-
-
-async def now(session: AsyncSession) -> datetime:
-    """The database's clock, so that ages are right on a machine whose clock is not."""
-    found: datetime = (await session.execute(overview.now())).scalar_one()
-    return found.replace(tzinfo=UTC)

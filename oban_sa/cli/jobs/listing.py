@@ -1,57 +1,82 @@
-"""`jobs list`: the newest jobs that pass filters."""
+"""`jobs list`: jobs that pass filters, the newest first."""
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Final
 
 import click
-from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from oban_sa.cli._connecting import asked, database_options, json_option
-from oban_sa.cli._printing import compact, document, table
-from oban_sa.cli.jobs.choosing import filters
-from oban_sa.cli.jobs.described import described, now, when
-from oban_sa.client import Oban
-from oban_sa.models import Job
+from oban_sa.cli._printing import compact, document, say, table
+from oban_sa.cli.jobs.described import described, when
+from oban_sa.cli.jobs.filters import Filters, filters
+from oban_sa.cli.jobs.finding import LATEST, NEWEST, Found, found
 from oban_sa.settings import Settings
-from oban_sa.sql import overview
-from oban_sa.states import JobState
+
+HELP = f"""Show jobs, the newest first.
+
+\b
+Examples:
+  python -m oban_sa jobs list                                   # the newest twenty
+  python -m oban_sa jobs list --state discarded --queue mailers # what was given up, the last due first
+  python -m oban_sa jobs list --state available --oldest        # what has waited the longest
+  python -m oban_sa jobs list --worker SendMail --args to=ada   # args that hold {{"to": "ada"}}
+  python -m oban_sa jobs list --args order.id=17 --since 2h     # the number 17 or the text, due in the last 2 hours
+  python -m oban_sa jobs list --tag urgent --meta '{{"batch": 5}}' --json
+
+Without --state, --queue, --since or --until the jobs come by their ids, the last made first; with one of them by when
+they are due, the last due first.
+
+Looking costs the same however many jobs there are. States, queues and moments are found by an index. For --worker,
+--tag, --args and --meta the newest {NEWEST:,} jobs are looked at, or, of certain states, queues or moments, the
+{LATEST:,} last due. Where there are more it is said, and --window looks further.
+"""
 
 _ARGS_WIDTH: Final = 80
 
 
-@click.command("list", help="Show jobs, the newest first.")
+@click.command("list", help=HELP, short_help="Show jobs, the newest first.")
 @filters
+@click.option("--oldest", is_flag=True, help="Show the oldest first.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many at most.")
+@click.option(
+    "--window",
+    type=click.IntRange(1, 1_000_000_000),
+    metavar="N",
+    help="Look at so many jobs for --worker, --tag, --args and --meta.",
+)
 @json_option
 @database_options
 def command(
-    settings: Settings,
-    *,
-    states: tuple[JobState, ...],
-    queues: tuple[str, ...],
-    workers: tuple[str, ...],
-    limit: int,
-    as_json: bool,
+    settings: Settings, *, filters: Filters, oldest: bool, limit: int, window: int | None, as_json: bool
 ) -> None:
-    """Print the newest jobs that pass the filters."""
-
-    async def ask(oban: Oban) -> tuple[list[Job], datetime]:
-        async with AsyncSession(oban.engine) as session:
-            conditions = overview.filtered(states=states, queues=queues, workers=workers)
-            found = await session.scalars(select(Job).where(*conditions).order_by(Job.id.desc()).limit(limit + 1))
-            return list(found), await now(session)
-
-    jobs, at = asked(settings, ask)
-    more, jobs = len(jobs) > limit, jobs[:limit]
+    """Print jobs that pass the filters."""
+    answer = asked(settings, lambda oban: found(oban, filters, limit=limit, window=window, oldest=oldest))
     if as_json:
-        document({"jobs": [described(job) for job in jobs], "more": more})
-        return
-    if not jobs:
-        click.echo("There are no such jobs." if states or queues or workers else "There are no jobs.")
-        return
+        looked_at = {} if answer.looked_at is None else {"looked_at": answer.looked_at}
+        document({"jobs": [described(job) for job in answer.jobs], "more": answer.more, **looked_at})
+    elif answer.jobs:
+        _print(answer)
+    else:
+        click.echo("There are no such jobs." if filters.anything else "There are no jobs.")
+    if answer.more and not as_json:
+        which = "oldest" if oldest else "newest"
+        click.echo(
+            f"These are the {which} {limit}; there are more. See them with --limit, or fewer with --state.", err=True
+        )
+    if answer.looked_at is not None:
+        click.echo(f"Note: {_looked_at(answer, answer.looked_at, oldest=oldest)}", err=True)
+    for hint in answer.hints:
+        say(f"Note: {hint}", err=True)
+
+
+def _looked_at(answer: Found, number: int, *, oldest: bool) -> str:
+    which = ("oldest" if oldest else "newest") if answer.by_id else ("first due" if oldest else "last due")
+    seen = f"the {which} {number:,} jobs" if answer.by_id else f"the {number:,} of these that are {which}"
+    return f"looked at {seen} and no others; --window {number * 10} looks further"
+
+
+def _print(answer: Found) -> None:
     columns = ("id", "state", "queue", "worker", "attempt", "when", "args")
     rows = [
         (
@@ -60,13 +85,9 @@ def command(
             job.queue,
             job.worker.rpartition(".")[2],
             f"{job.attempt}/{job.max_attempts}",
-            when(job, at),
+            when(job, answer.now),
             compact(job.args)[:_ARGS_WIDTH],
         )
-        for job in jobs
+        for job in answer.jobs
     ]
     table(columns, rows, right=("id", "attempt"), wide="args")
-    if more:
-        click.echo(
-            f"These are the newest {limit}; there are more. See them with --limit, or fewer with --state.", err=True
-        )

@@ -6,13 +6,12 @@ from datetime import datetime
 from typing import Any
 
 import click
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from oban_sa import printable
-from oban_sa.cli._connecting import asked, database_options, json_option
+from oban_sa.cli._connecting import asked, clock, database_options, json_option, looking
 from oban_sa.cli._printing import compact, document, moment, pretty, say
-from oban_sa.cli.jobs.choosing import read_ids
-from oban_sa.cli.jobs.described import MOMENTS, described, now
+from oban_sa.cli.jobs.described import MOMENTS, described
+from oban_sa.cli.jobs.typed import read_ids
 from oban_sa.client import Oban
 from oban_sa.models import Job
 from oban_sa.settings import Settings
@@ -29,8 +28,8 @@ def command(settings: Settings, *, job_id: int, as_json: bool) -> None:
 
     async def ask(oban: Oban) -> tuple[Job, datetime]:
         job = await oban.get_job(job_id)
-        async with AsyncSession(oban.engine) as session:
-            return job, await now(session)
+        async with looking(oban) as session:
+            return job, await clock(session)
 
     job, at = asked(settings, ask)
     if as_json:

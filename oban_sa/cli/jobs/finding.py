@@ -1,0 +1,138 @@
+"""Jobs that pass filters, looked for at a cost that does not grow with the table; and what was probably meant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from oban_sa.cli._connecting import clock, looking
+from oban_sa.cli.jobs.filters import Filters
+from oban_sa.client import Oban
+from oban_sa.errors import nearest
+from oban_sa.models import Job
+from oban_sa.sql import browsing
+from oban_sa.sql.browsing import Place, Wanted
+from oban_sa.states import JobState
+
+NEWEST: Final = 100_000
+"""Of all jobs, the newest that are looked at for what no index serves. They stand side by side in the table."""
+LATEST: Final = 10_000
+"""The same for jobs of certain states and queues, which stand anywhere."""
+PLACES: Final = 1_000
+"""States, queues and priorities that are looked into one by one; where there are more, ids lead to the newest jobs."""
+COUNTED: Final = 10_000
+"""Jobs that are counted before they are changed; of more it is said that there are more."""
+
+_ENTRIES: Final = 500_000
+_HINTED: Final = 10_000
+_FEW: Final = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The answer to `jobs list`; `looked_at` is how many jobs were, where there are more that might pass."""
+
+    jobs: list[Job]
+    more: bool
+    looked_at: int | None
+    by_id: bool
+    hints: list[str]
+    now: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """How many jobs of which state are meant; `all_of_them` where there can't be more."""
+
+    states: dict[JobState, int]
+    all_of_them: bool
+    hints: list[str]
+    wanted: Wanted
+
+
+async def found(oban: Oban, filters: Filters, *, limit: int, window: int | None, oldest: bool = False) -> Found:
+    """Find at most `limit` jobs; `window` is how many are looked at where no index serves what is wanted."""
+    async with looking(oban) as session:
+        now = await clock(session)
+        wanted = filters.at(now)
+        among = await _among(session, wanted)
+        if among is None:
+            width = limit + 1 if not wanted.anything else window or NEWEST
+            statement = browsing.newest(wanted, window=width, limit=limit + 1, oldest=oldest)
+            beyond = browsing.further(window=width, oldest=oldest)
+        else:
+            width = limit + 1 if not wanted.by_looking else window or _window(among)
+            statement = browsing.listing(wanted, among, window=width, limit=limit + 1, oldest=oldest)
+            beyond = browsing.looked_at(wanted, among, window=width, oldest=oldest) if among else None
+        jobs = list(await session.scalars(statement)) if beyond is not None else []
+        looked_at = None
+        bounded = wanted.by_looking or (wanted.anything and among is None)
+        if bounded and len(jobs) <= limit and beyond is not None:
+            answer = (await session.execute(beyond)).scalar_one()
+            more = answer if among is None else answer == width
+            looked_at = width if more else None
+        hints = [] if jobs else await _hints(session, wanted)
+    return Found(jobs[:limit], len(jobs) > limit, looked_at, among is None, hints, now)
+
+
+async def counted(oban: Oban, filters: Filters) -> Counted:
+    """Count the jobs that pass, as far as counting costs little."""
+    async with looking(oban) as session:
+        wanted = filters.at(await clock(session))
+        among = await _among(session, wanted)
+        if among is None:
+            rows = await session.execute(browsing.counted_newest(wanted, window=NEWEST))
+            states = {JobState(state): number for state, number in rows}
+            whole = not (await session.execute(browsing.further(window=NEWEST))).scalar_one()
+        elif among:
+            width = (COUNTED + 1) if not wanted.by_looking else _window(among)
+            rows = await session.execute(browsing.counted(wanted, among, window=width))
+            states = {JobState(state): number for state, number in rows}
+            whole = (await session.execute(browsing.looked_at(wanted, among, window=width))).scalar_one() < width
+        else:
+            states, whole = {}, True
+        hints = [] if states else await _hints(session, wanted)
+    return Counted(states, whole, hints, wanted)
+
+
+async def _among(session: AsyncSession, wanted: Wanted) -> list[Place] | None:
+    """Where such jobs stand in the index; None where ids lead to them sooner."""
+    if not wanted.by_index:
+        return None
+    rows = (await session.execute(browsing.places(wanted, limit=PLACES + 1))).all()
+    if len(rows) > PLACES:
+        return None
+    return [Place(JobState(state), queue, priority) for state, queue, priority in rows]
+
+
+def _window(among: Sequence[Place]) -> int:
+    """So many that all places together are not asked for too much."""
+    return max(1_000, min(LATEST, _ENTRIES // max(1, len(among))))
+
+
+async def _hints(session: AsyncSession, wanted: Wanted) -> list[str]:
+    """Say which names there are, where one that was given is not among them."""
+    said: list[str] = []
+    if wanted.workers:
+        known = sorted(await session.scalars(browsing.workers(window=_HINTED)))
+        parts = {name.rpartition(".")[2] for name in known}
+        said += [
+            f"none of the newest {_HINTED:,} jobs has the worker {name!r}{_instead(name, known, parts)}"
+            for name in wanted.workers
+            if name not in known and name not in parts
+        ]
+    if wanted.queues:
+        known = sorted(await session.scalars(browsing.queues(limit=PLACES)))
+        said += [
+            f"no job is in the queue {name!r}{_instead(name, known)}" for name in wanted.queues if name not in known
+        ]
+    return said
+
+
+def _instead(name: str, known: Sequence[str], parts: set[str] | None = None) -> str:
+    near = nearest(name, [*known, *(parts or ())])
+    return near or (f"; there are {', '.join(known)}" if 0 < len(known) <= _FEW else "")

@@ -1,0 +1,152 @@
+"""What the commands for people read, beside a million rows of jobs that are over. Counts, never times.
+
+Each command is really run. Before one of its statements runs on the command's connection, it is explained there, and
+what that did is undone.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from oban_sa.cli import _connecting, group
+from oban_sa.cli.jobs.finding import LATEST, NEWEST
+from tests.performance.conftest import ROWS
+from tests.performance.test_million import Plan, walk
+from tests.support import plain_url
+
+BY_INDEX = 1_500
+"""Buffers that a statement reads that an index leads to what it shows."""
+BY_ID = NEWEST // 15
+"""The same for one that looks at the newest jobs, of which a page holds some thirty."""
+BY_PLACE = 6 * LATEST
+"""The same for one that looks at jobs of a state or a queue, each of which is found by its key."""
+COUNTING = 30_000
+"""The same for one that counts up to ten thousand entries of an index for each state and queue."""
+
+
+@dataclass
+class Watched:
+    """Runs commands, and keeps what each of their statements about jobs took."""
+
+    url: str
+    plans: list[tuple[str, Plan]] = field(default_factory=list)
+
+    def run(self, *words: str) -> str:
+        answer = CliRunner().invoke(group, words, env={"OBAN_DATABASE_URL": plain_url(self.url)})
+        assert answer.exit_code == 0, (answer.output, answer.exception)
+        assert self.plans, "the command ran no statement about jobs"
+        return answer.stdout
+
+    def most(self) -> int:
+        return max(plan.buffers for _, plan in self.plans)
+
+    def assert_bounded(self, buffers: int) -> None:
+        for statement, plan in self.plans:
+            assert plan.buffers <= buffers, (plan.buffers, plan.indexes, plan.scanned, statement[:4000])
+            # A million rows have 14,000 pages at least; what reads them all can't hide below a bound.
+            assert plan.scanned == [] or ROWS < NEWEST, statement
+
+
+@pytest.fixture
+def watched(table: str, monkeypatch: pytest.MonkeyPatch) -> Watched:
+    made = Watched(table)
+    create = _connecting.create_engine
+
+    def listening(*given: Any, **options: Any) -> AsyncEngine:
+        engine = create(*given, **options)
+        event.listen(engine.sync_engine, "before_cursor_execute", lambda *given: explain(made, *given))
+        return engine
+
+    monkeypatch.setattr(_connecting, "create_engine", listening)
+    return made
+
+
+def explain(made: Watched, connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+    if "oban_jobs" not in statement or "pg_catalog" in statement or statement.startswith("EXPLAIN"):
+        return
+    cursor = connection.connection.cursor()
+    cursor.execute("SAVEPOINT explained")
+    cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", parameters)
+    answer = cursor.fetchall()[0][0]
+    cursor.execute("ROLLBACK TO SAVEPOINT explained")
+    top = (json.loads(answer) if isinstance(answer, str) else answer)[0]["Plan"]
+    plan = Plan(top["Shared Hit Blocks"] + top["Shared Read Blocks"], None)
+    walk(top, plan)
+    made.plans.append((statement, plan))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "list",
+        "list --oldest",
+        "list --state discarded",
+        "list --state discarded --queue hooks",
+        "list --state discarded --queue queue1 --limit 100",
+        "list --queue nosuch",
+        "list --queue queue1",
+        "list --state completed --oldest",
+        "list --since 2h --until 1h",
+        "list --queue queue1 --until 2020-01-01",
+        "show 7",
+        "retry 7",
+        "cancel 7",
+        "delete --state discarded --queue nosuch",
+        "cancel --queue nosuch",
+        "retry --state cancelled --yes",
+        "delete --queue queue1 --until 2020-01-01 --yes",
+    ],
+)
+def test_what_an_index_leads_to_is_found_by_it(watched: Watched, words: str) -> None:
+    watched.run("jobs", *words.split())
+    # What is changed is counted first, up to ten thousand entries of the index.
+    watched.assert_bounded(BY_INDEX if words.split()[0] in ("list", "show") else 2 * BY_INDEX)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "list --worker Nope",
+        "list --args id=7",
+        'list --meta {"a":1}',
+        "list --tag nope",
+        "delete --worker Nope --yes",
+        "retry --tag nope --yes",
+    ],
+)
+def test_what_no_index_serves_is_looked_for_among_the_newest(watched: Watched, words: str) -> None:
+    watched.run("jobs", *words.split())
+    watched.assert_bounded(BY_ID)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "list --state completed --worker Nope",
+        "list --queue queue1 --args id=7",
+        "list --since 30d --tag nope",
+        "cancel --worker Nope --yes",
+        "cancel --queue queue1 --worker Nope --yes",
+    ],
+)
+def test_jobs_of_a_state_or_queue_are_looked_at_up_to_a_bound(watched: Watched, words: str) -> None:
+    watched.run("jobs", *words.split())
+    watched.assert_bounded(BY_PLACE)
+
+
+@pytest.mark.parametrize("words", ["status", "queues list"])
+def test_the_cluster_is_counted_up_to_a_bound(watched: Watched, words: str) -> None:
+    watched.run(*words.split())
+    watched.assert_bounded(COUNTING)
+
+
+def test_looking_further_costs_what_was_asked_for(watched: Watched) -> None:
+    watched.run("jobs", "list", "--worker", "Nope", "--window", "1000")
+    watched.assert_bounded(BY_INDEX)
