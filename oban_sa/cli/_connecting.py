@@ -11,13 +11,14 @@ from typing import Any, TypeVar
 import click
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
+from oban_sa.cli._refusals import refused
 from oban_sa.client import Oban
 from oban_sa.errors import ObanError
 from oban_sa.models import schema_map
 from oban_sa.readings import EMBEDDED_FOLDER
 from oban_sa.runner.__main__ import refusal
 from oban_sa.runner.command import service
-from oban_sa.runner.engine import create_engine, dispose, explained
+from oban_sa.runner.engine import create_engine, dispose
 from oban_sa.settings import Settings, load
 from oban_sa.sql import overview
 from oban_sa.sql.plainly import plainly
@@ -81,7 +82,7 @@ async def client(settings: Settings, url: str) -> AsyncGenerator[Oban]:
             await oban.verify()
             yield oban
         except Exception as error:
-            if known := explained(error, url):
+            if known := refused(error, url):
                 raise known from error
             raise
 
@@ -130,6 +131,6 @@ async def connection(settings: Settings, url: str) -> AsyncGenerator[AsyncConnec
             async with made.connect() as opened:
                 yield opened
         except Exception as error:
-            if known := explained(error, url):
+            if known := refused(error, url):
                 raise known from error
             raise

@@ -20,6 +20,7 @@ from oban_sa import clock, telemetry
 from oban_sa.cli._connecting import database_options, json_option
 from oban_sa.cli._floor import Floor
 from oban_sa.cli._printing import document, table
+from oban_sa.cli._refusals import refused
 from oban_sa.client import Oban
 from oban_sa.enqueueing import enqueue_many
 from oban_sa.errors import RunnerError
@@ -27,7 +28,7 @@ from oban_sa.migrations import migrate
 from oban_sa.models import Job, schema_map
 from oban_sa.runner import Runner
 from oban_sa.runner.command import service
-from oban_sa.runner.engine import create_engine, explained
+from oban_sa.runner.engine import create_engine
 from oban_sa.settings import Settings
 from oban_sa.workers import Registry
 from oban_sa.workers.function import job
@@ -193,7 +194,7 @@ async def _measured(settings: Settings, url: str, jobs: int, limit: int, *, quie
             figures.sort(key=lambda figure: figure.name != "drain")
             return Measured(server, round_trips, commits, figures, sorted(await bench.waits(ROUND_TRIPS)))
     except Exception as error:
-        if known := explained(error, url):
+        if known := refused(error, url):
             raise known from error
         raise
     finally:

@@ -176,15 +176,20 @@ async def _by_id(settings: Settings, oban: Oban, ids: tuple[int, ...]) -> Counte
     async with looking(oban) as session:
         rows = await session.execute(select(Job.id, Job.state).where(Job.id.in_(ids)))
         states: dict[int, JobState] = {row[0]: row[1] for row in rows}
-    if missing := [job_id for job_id in dict.fromkeys(ids) if job_id not in states]:
+    all_found(settings, [job_id for job_id in dict.fromkeys(ids) if job_id not in states])
+    found = list(states.values())
+    return Counted({state: found.count(state) for state in dict.fromkeys(found)}, True, [], Wanted())
+
+
+def all_found(settings: Settings, missing: Sequence[int]) -> None:
+    """Raise JobNotFound where some are missing."""
+    if missing:
         named = ", ".join(str(job_id) for job_id in missing[:_MOST_IDS])
         rest = f" and {len(missing) - _MOST_IDS} more" if len(missing) > _MOST_IDS else ""
         raise JobNotFound(
             f"no job in schema {settings.schema!r} has the id {named}{rest}; it was deleted or pruned, or never was. "
             "Nothing was changed"
         )
-    found = list(states.values())
-    return Counted({state: found.count(state) for state in dict.fromkeys(found)}, True, [], Wanted())
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,19 +118,24 @@ async def _hints(session: AsyncSession, wanted: Wanted) -> list[str]:
     """Say which names there are, where one that was given is not among them."""
     said: list[str] = []
     if wanted.workers:
-        known = sorted(await session.scalars(browsing.workers(window=_HINTED)))
-        parts = {name.rpartition(".")[2] for name in known}
-        said += [
-            f"none of the newest {_HINTED:,} jobs has the worker {name!r}{_instead(name, known, parts)}"
-            for name in wanted.workers
-            if name not in known and name not in parts
-        ]
+        said += await unknown_workers(session, wanted.workers)
     if wanted.queues:
         known = sorted(await session.scalars(browsing.queues(limit=PLACES)))
         said += [
             f"no job is in the queue {name!r}{_instead(name, known)}" for name in wanted.queues if name not in known
         ]
     return said
+
+
+async def unknown_workers(session: AsyncSession, names: Sequence[str]) -> list[str]:
+    """Say which of these none of the newest jobs has, and which is near."""
+    known = sorted(await session.scalars(browsing.workers(window=_HINTED)))
+    parts = {name.rpartition(".")[2] for name in known}
+    return [
+        f"none of the newest {_HINTED:,} jobs has the worker {name!r}{_instead(name, known, parts)}"
+        for name in names
+        if name not in known and name not in parts
+    ]
 
 
 def _instead(name: str, known: Sequence[str], parts: set[str] | None = None) -> str:

@@ -1,0 +1,97 @@
+"""`jobs update`: what jobs hold, changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import click
+from sqlalchemy import select
+
+from oban_sa import jsontext
+from oban_sa.cli._connecting import asked, database_options, json_option, looking
+from oban_sa.cli._printing import count, document, say
+from oban_sa.cli.jobs.changing import all_found
+from oban_sa.cli.jobs.holding import Options, holding, import_option, known, refusing
+from oban_sa.cli.jobs.typed import read_ids
+from oban_sa.client import Oban
+from oban_sa.errors import InvalidOption
+from oban_sa.models import Job
+from oban_sa.settings import Settings
+from oban_sa.states import JobState
+
+HELP = """Change what jobs hold. What is not named stays as it is; --args, --meta and --tag replace all there was.
+
+\b
+Examples:
+  python -m oban_sa jobs update 123 --queue slow --priority 9
+  python -m oban_sa jobs update 123 124 --schedule-in 10m
+  python -m oban_sa jobs update 123 --args '{"to": "bob"}' --dry-run     # what would be changed
+  python -m oban_sa jobs update 123 --args to=bob --import app.jobs      # and only if its code takes it
+  python -m oban_sa jobs update 123 --max-attempts 30 --no-tags
+
+A job that is scheduled for later by this is scheduled, one whose moment is past available. The code of a job that is
+executing keeps what it was called with. To have an ended job run again: jobs retry.
+"""
+
+
+@click.command("update", help=HELP, short_help="Change what jobs hold.", no_args_is_help=True)
+@click.argument("ids", nargs=-1, required=True, metavar="ID...", callback=read_ids)
+@holding
+@import_option
+@click.option("--dry-run", is_flag=True, help="Check it and show what would be changed, and change nothing.")
+@json_option
+@database_options
+def command(
+    settings: Settings,
+    *,
+    ids: tuple[int, ...],
+    options: Options,
+    modules: tuple[str, ...],
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Change jobs."""
+    if not options:
+        raise InvalidOption(f"what is to be changed? Write for example: jobs update {ids[0]} --queue slow --priority 9")
+    wanted = list(dict.fromkeys(ids))
+
+    async def change(oban: Oban) -> tuple[list[dict[str, Any]], int, int]:
+        async with looking(oban) as session:
+            jobs = list(await session.scalars(select(Job).where(Job.id.in_(wanted)).order_by(Job.id)))
+            all_found(settings, [job_id for job_id in wanted if job_id not in {job.id for job in jobs}])
+            if modules and "args" in options:
+                _check(jobs, options["args"], modules)
+            executing = sum(job.state == JobState.EXECUTING for job in jobs)
+            changes = [{"id": job.id, "changes": _changed(job, options)} for job in jobs]
+        return changes, 0 if dry_run else await oban.update_jobs(wanted, changes=options), executing
+
+    with refusing():
+        changes, updated, executing = asked(settings, change)
+    if as_json:
+        document({"updated": updated, "jobs": changes})
+        return
+    click.echo(f"{count(len(changes), 'job')} would be changed." if dry_run else f"{count(updated, 'job')} changed.")
+    for each in changes:
+        for name, (before, after) in each["changes"].items():
+            say(f"  {each['id']}  {name:<12} {_text(before)} -> {_text(after)}")
+    if executing:
+        say(f"Note: {executing:,} of them executing; its code keeps what it was called with", err=True)
+
+
+def _check(jobs: Sequence[Job], args: dict[str, Any], modules: Sequence[str]) -> None:
+    for worker in dict.fromkeys(job.worker for job in jobs):
+        known(worker, modules).body.check(args)
+
+
+def _changed(job: Job, options: Options) -> dict[str, list[Any]]:
+    """Change a job that is never written; return what was there and what is there then, by its name."""
+    names = {"scheduled_at" if name == "schedule_in" else name for name in options}
+    before = {name: getattr(job, name) for name in names}
+    job.update(options)
+    return {name: [before[name], getattr(job, name)] for name in sorted(names) if before[name] != getattr(job, name)}
+
+
+def _text(value: object) -> str:
+    return f"{value:%Y-%m-%d %H:%M:%S} UTC" if isinstance(value, datetime) else jsontext.write(value)
