@@ -4,6 +4,7 @@
     python -m benchmarks --only drain_50,startup  # some of it
     python -m benchmarks --quick --results /tmp/quick.json
     python -m benchmarks.page                     # docs/performance.md, from the results
+    python -m benchmarks --rows 100000000 --keep  # instead: oban_sa beside so many jobs that are over
 
 The server is a private, durable PostgreSQL, or the one named by `--database-url`, where databases named
 `oban_bench_...` are made and dropped. Other queues are installed below `.oban/benchmarks/peers`. A run that was stopped
@@ -23,7 +24,7 @@ from typing import Any
 
 import asyncpg
 
-from benchmarks import environments, results
+from benchmarks import environments, full, results
 from benchmarks.contest import Arena, Refused, Taken
 from benchmarks.ground import SETTINGS, server
 from benchmarks.machine import machine
@@ -58,6 +59,8 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--peers", help="which other queues, separated by commas")
     parser.add_argument("--resume", action="store_true", help="keep what the results hold already")
     parser.add_argument("--results", type=Path, help=f"where they are written; {results.LATEST} is the default")
+    parser.add_argument("--rows", type=int, help="instead: what everything costs beside so many jobs that are over")
+    parser.add_argument("--keep", action="store_true", help="with --rows: keep the table for the next time")
     parser.add_argument("--list", action="store_true", help="name the scenarios, and do nothing")
     given = parser.parse_args(arguments)
     unknown = [name for name in _names(given.only) if name not in BY_NAME]
@@ -66,7 +69,9 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
     peers = [each.name for each in environments.PEERS_KNOWN]
     if strangers := [name for name in _names(given.peers) if name not in peers]:
         parser.error(f"{', '.join(strangers)} can't take part; there are {', '.join(peers)}")
-    if given.results is None:
+    if given.rows is not None and given.rows < 1:
+        parser.error("--rows is a number of jobs, such as 1000000")
+    if given.results is None and given.rows is None:
         if given.quick:
             given.results = Path(".oban") / "benchmarks" / "quick.json"
         else:
@@ -80,6 +85,10 @@ def main(arguments: list[str] | None = None) -> int:
     if given.list:
         for scenario in SCENARIOS:
             print(f"{scenario.name:16} {scenario.title}{' (only with --large)' if scenario.large else ''}")
+        return 0
+    if given.rows is not None:
+        with server(given.database_url) as url, asyncio.Runner(loop_factory=loop_factory()) as runner:
+            runner.run(full.measure(url, given.rows, keep=given.keep, results=given.results))
         return 0
     only = _names(given.only)
     chosen = [each for each in SCENARIOS if (each.name in only if only else given.large or not each.large)]

@@ -190,20 +190,18 @@ def counted(wanted: Wanted, among: Sequence[Place], *, window: int) -> Select[An
     """Rows of `state`, a text, and `count` for the jobs at these places that are wanted, among the first `window`."""
     top = _top(wanted, among, window=window, oldest=False)
     if not wanted.by_looking:
-        return select(top.c.state, func.count()).group_by(top.c.state)
-    return (
-        select(cast(Job.state, Text), func.count())
-        .join(top, Job.id == top.c.id)
-        .where(*looked_for(wanted))
-        .group_by(Job.state)
-    )
+        plain: Select[Any] = select(top.c.state, func.count()).group_by(top.c.state)
+        return plain
+    state: ColumnElement[Any] = cast(Job.state, Text)
+    return select(state, func.count()).join(top, Job.id == top.c.id).where(*looked_for(wanted)).group_by(Job.state)
 
 
 def counted_newest(wanted: Wanted, *, window: int) -> Select[Any]:
     """The same among the `window` newest jobs of all."""
     seen = select(Job).order_by(Job.id.desc()).limit(literal(window, Integer())).subquery("seen")
     one: Any = aliased(Job, seen)
-    return select(cast(one.state, Text), func.count()).where(*conditions(wanted, one)).group_by(one.state)
+    state: ColumnElement[Any] = cast(one.state, Text)
+    return select(state, func.count()).where(*conditions(wanted, one)).group_by(one.state)
 
 
 def workers(*, window: int) -> Select[Any]:

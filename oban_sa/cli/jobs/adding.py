@@ -17,6 +17,7 @@ from oban_sa.client import Oban
 from oban_sa.clock import now
 from oban_sa.models import Job
 from oban_sa.settings import Settings
+from oban_sa.states import JobState
 from oban_sa.values import to_json
 
 HELP = """Enqueue a job for WORKER, by the name that its runner knows it under.
@@ -59,7 +60,7 @@ def command(
     else:
         done = "would be enqueued" if dry_run else f"{job.id} enqueued"
         say(f"Job {done}: {job.worker} in the queue {job.queue}, {job.state.value}.")
-        if job.scheduled_at is not None and job.state == "scheduled":
+        if job.state == JobState.SCHEDULED:
             say(f"  scheduled  {moment(job.scheduled_at, now())}")
         say(f"  args       {jsontext.write(job.args)}")
     for hint in unknown:

@@ -60,21 +60,23 @@ async def found(oban: Oban, filters: Filters, *, limit: int, window: int | None,
         now = await clock(session)
         wanted = filters.at(now)
         among = await _among(session, wanted)
-        if among is None:
-            width = limit + 1 if not wanted.anything else window or NEWEST
-            statement = browsing.newest(wanted, window=width, limit=limit + 1, oldest=oldest)
-            beyond = browsing.further(window=width, oldest=oldest)
-        else:
-            width = limit + 1 if not wanted.by_looking else window or _window(among)
-            statement = browsing.listing(wanted, among, window=width, limit=limit + 1, oldest=oldest)
-            beyond = browsing.looked_at(wanted, among, window=width, oldest=oldest) if among else None
-        jobs = list(await session.scalars(statement)) if beyond is not None else []
-        looked_at = None
         bounded = wanted.by_looking or (wanted.anything and among is None)
-        if bounded and len(jobs) <= limit and beyond is not None:
-            answer = (await session.execute(beyond)).scalar_one()
-            more = answer if among is None else answer == width
-            looked_at = width if more else None
+        jobs: list[Job] = []
+        looked_at = None
+        if among is None:
+            width = (window or NEWEST) if bounded else limit + 1
+            statement = browsing.newest(wanted, window=width, limit=limit + 1, oldest=oldest)
+            jobs += await session.scalars(statement)
+            if bounded and len(jobs) <= limit:
+                beyond = await session.execute(browsing.further(window=width, oldest=oldest))
+                looked_at = width if beyond.scalar_one() else None
+        elif among:
+            width = (window or _window(among)) if bounded else limit + 1
+            statement = browsing.listing(wanted, among, window=width, limit=limit + 1, oldest=oldest)
+            jobs += await session.scalars(statement)
+            if bounded and len(jobs) <= limit:
+                seen = await session.execute(browsing.looked_at(wanted, among, window=width, oldest=oldest))
+                looked_at = width if seen.scalar_one() == width else None
         hints = [] if jobs else await _hints(session, wanted)
     return Found(jobs[:limit], len(jobs) > limit, looked_at, among is None, hints, now)
 
