@@ -49,13 +49,13 @@ WHERE indrelid = 'oban_jobs'::regclass AND NOT indisprimary
 
 @asynccontextmanager
 async def full(server_url: str, rows: int, *, keep: bool) -> AsyncIterator[Ground]:
-    """A database with so many finished jobs, and few that are not; with `keep` it stays, and is there the next time."""
+    """A database with so many finished jobs, and few that are not; with `keep` it stays, and is taken the next time."""
     name = f"oban_bench_rows_{rows}"
     url = make_url(server_url).set(database=name)
     plain = url.render_as_string(hide_password=False)
     admin = await asyncpg.connect(server_url)
     there = await admin.fetchval("SELECT true FROM pg_database WHERE datname = $1", name)
-    if there and not (keep and await _is_full(plain)):
+    if there and not await _is_full(plain):
         await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
         there = False
     if not there:

@@ -143,11 +143,8 @@ def places(wanted: Wanted, *, limit: int) -> Select[Any]:
     """Rows of `state`, `queue`, `priority`: where jobs of the wanted states and queues stand; `limit` at most."""
     named = _texts(list(dict.fromkeys(wanted.queues))) if wanted.queues else None
     found = walk(wanted.states or tuple(JobState), named)
-    return (
-        select(found.c.state, found.c.queue, found.c.priority)
-        .where(found.c.priority != _BEFORE)
-        .limit(literal(limit, Integer()))
-    )
+    columns: tuple[ColumnElement[Any], ...] = (found.c.state, found.c.queue, found.c.priority)
+    return select(*columns).where(found.c.priority != _BEFORE).limit(literal(limit, Integer()))
 
 
 def listing(wanted: Wanted, among: Sequence[Place], *, window: int, limit: int, oldest: bool = False) -> Select[Any]:
@@ -189,19 +186,28 @@ def further(*, window: int, oldest: bool = False) -> Select[Any]:
 def counted(wanted: Wanted, among: Sequence[Place], *, window: int) -> Select[Any]:
     """Rows of `state`, a text, and `count` for the jobs at these places that are wanted, among the first `window`."""
     top = _top(wanted, among, window=window, oldest=False)
-    if not wanted.by_looking:
-        plain: Select[Any] = select(top.c.state, func.count()).group_by(top.c.state)
-        return plain
-    state: ColumnElement[Any] = cast(Job.state, Text)
-    return select(state, func.count()).join(top, Job.id == top.c.id).where(*looked_for(wanted)).group_by(Job.state)
+    found = select(*_by_state(Job.state)).join(top, Job.id == top.c.id)
+    return found.where(*looked_for(wanted)).group_by(Job.state)
+
+
+def counted_places(wanted: Wanted, among: Sequence[Place], *, window: int) -> Select[Any]:
+    """Rows of `state`, a text, `count`, and `most` for the jobs at these places; of each place `window` are counted.
+
+    `most` is the largest count of a place. What no index serves is left out of account.
+    """
+    place = _places(among)
+    some = select(jobs.c.id).where(*_at(place, wanted)).limit(literal(window, Integer())).correlate(place)
+    each = select(func.count().label("count")).select_from(some.subquery("some")).correlate(place).lateral("each_one")
+    state: ColumnElement[Any] = cast(place.c.state, Text)
+    columns: tuple[ColumnElement[Any], ...] = (state, cast(func.sum(each.c.count), BigInteger), func.max(each.c.count))
+    return select(*columns).select_from(place.join(each, _TRUE)).group_by(place.c.state)
 
 
 def counted_newest(wanted: Wanted, *, window: int) -> Select[Any]:
     """The same among the `window` newest jobs of all."""
     seen = select(Job).order_by(Job.id.desc()).limit(literal(window, Integer())).subquery("seen")
     one: Any = aliased(Job, seen)
-    state: ColumnElement[Any] = cast(one.state, Text)
-    return select(state, func.count()).where(*conditions(wanted, one)).group_by(one.state)
+    return select(*_by_state(one.state)).where(*conditions(wanted, one)).group_by(one.state)
 
 
 def workers(*, window: int) -> Select[Any]:
@@ -238,8 +244,30 @@ def between(wanted: Wanted, *, lowest: int, below: int) -> Select[Any]:
 
 
 def _top(wanted: Wanted, among: Sequence[Place], *, window: int, oldest: bool) -> CTE:
+    place = _places(among)
+    order = (jobs.c.scheduled_at, jobs.c.id) if oldest else (jobs.c.scheduled_at.desc(), jobs.c.id.desc())
+    each = (
+        select(jobs.c.id, jobs.c.scheduled_at)
+        .where(*_at(place, wanted))
+        .order_by(*order)
+        .limit(literal(window, Integer()))
+        .lateral("each_one")
+    )
+    first = (each.c.scheduled_at, each.c.id) if oldest else (each.c.scheduled_at.desc(), each.c.id.desc())
+    return (
+        select(each.c.id, each.c.scheduled_at)
+        .select_from(place.join(each, _TRUE))
+        .order_by(*first)
+        .limit(literal(window, Integer()))
+        .cte("top")
+        # Once it is known which they are, their rows are read, and no others.
+        .prefix_with("MATERIALIZED", dialect="postgresql")
+    )
+
+
+def _places(among: Sequence[Place]) -> Any:
     # Whole columns, each an array: a statement of as many parameters as there are places has a limit.
-    place = (
+    return (
         func.unnest(
             _texts([str(each.state) for each in among]),
             _texts([each.queue for each in among]),
@@ -248,29 +276,19 @@ def _top(wanted: Wanted, among: Sequence[Place], *, window: int, oldest: bool) -
         .table_valued("state", "queue", "priority", name="place")
         .render_derived()
     )
-    order = (jobs.c.scheduled_at, jobs.c.id) if oldest else (jobs.c.scheduled_at.desc(), jobs.c.id.desc())
-    each = (
-        select(jobs.c.id, jobs.c.scheduled_at)
-        .where(
-            jobs.c.state == cast(place.c.state, jobs.c.state.type),
-            jobs.c.queue == cast(place.c.queue, Text),
-            jobs.c.priority == cast(place.c.priority, Integer),
-            *_due(wanted, jobs.c.scheduled_at),
-        )
-        .order_by(*order)
-        .limit(literal(window, Integer()))
-        .lateral("each_one")
-    )
-    first = (each.c.scheduled_at, each.c.id) if oldest else (each.c.scheduled_at.desc(), each.c.id.desc())
-    return (
-        select(each.c.id, each.c.scheduled_at, cast(place.c.state, Text).label("state"))
-        .select_from(place.join(each, _TRUE))
-        .order_by(*first)
-        .limit(literal(window, Integer()))
-        .cte("top")
-        # Once it is known which they are, their rows are read, and no others.
-        .prefix_with("MATERIALIZED", dialect="postgresql")
-    )
+
+
+def _at(place: Any, wanted: Wanted) -> list[ColumnElement[bool]]:
+    return [
+        jobs.c.state == cast(place.c.state, jobs.c.state.type),
+        jobs.c.queue == cast(place.c.queue, Text),
+        jobs.c.priority == cast(place.c.priority, Integer),
+        *_due(wanted, jobs.c.scheduled_at),
+    ]
+
+
+def _by_state(state: Any) -> tuple[ColumnElement[Any], ...]:
+    return cast(state, Text), func.count()
 
 
 def _due(wanted: Wanted, scheduled_at: Any) -> list[ColumnElement[bool]]:

@@ -12,7 +12,7 @@ from xml.etree import ElementTree as ET
 import asyncpg
 import pytest
 
-from benchmarks import environments, filling, page, results
+from benchmarks import environments, filling, full, full_table, page, results
 from benchmarks.contest import Arena, Refused, Taken
 from benchmarks.scenarios import BY_NAME, SCENARIOS, Scenario
 from benchmarks.turn import Turn
@@ -164,3 +164,15 @@ def test_unknown_scenarios_are_refused_and_named() -> None:
     ran = run_python("-m", "benchmarks", "--only", "drain_51")
     assert ran.returncode == 2
     assert "there is no scenario drain_51; there are drain_10" in ran.stderr
+
+
+async def test_a_full_table_is_looked_at_and_kept_for_the_next_time(server: Server) -> None:
+    url = plain_url(server.url)
+    async with full_table.full(url, 300, keep=True) as ground:
+        looked = await full._looked(ground, "jobs list --state discarded")
+        assert looked.buffers > 0
+        assert (await full._sizes(ground)).keys() > {"the database", "oban_jobs", "oban_jobs_staging_index"}
+        await full._asked(ground, "UPDATE oban_jobs SET worker = 'seen' WHERE id = 1")
+    async with full_table.full(url, 300, keep=False) as ground:
+        assert await full._asked(ground, "SELECT worker FROM oban_jobs WHERE id = 1") == "seen"
+        assert await full._asked(ground, "SELECT count(*) FROM oban_jobs WHERE state = 'completed'") == 294

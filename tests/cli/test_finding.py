@@ -149,6 +149,17 @@ def test_more_than_were_counted_are_asked_about_and_changed(people: People, monk
     assert people.states() == dict.fromkeys(made, "cancelled")
 
 
+def test_each_state_is_counted_by_itself(people: People, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits, *over = people.enqueue(*(Job("a") for _ in range(5)))
+    people.sql("UPDATE oban_jobs SET state = 'completed', scheduled_at = scheduled_at + interval '1 s' WHERE id > 1")
+    monkeypatch.setattr(finding, "COUNTED", 2)
+    assert people.json("jobs", "cancel", "--queue", "default", "--yes") == {
+        "cancelled": 1,
+        "left_alone": {"completed": 3},
+    }
+    assert people.states() == {waits: "cancelled", **dict.fromkeys(over, "completed")}
+
+
 def test_jobs_that_no_look_has_found_are_asked_about_too(people: People, monkeypatch: pytest.MonkeyPatch) -> None:
     rare, *_ = people.enqueue(Job("app.Rare"), Job("app.B"), Job("app.B"))
     monkeypatch.setattr(finding, "NEWEST", 2)

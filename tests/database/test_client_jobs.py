@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import BigInteger, Column, MetaData, Table, create_engine, func, select, text
+from sqlalchemy import BigInteger, Column, MetaData, Table, create_engine, event, func, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, aliased, sessionmaker
 
@@ -166,6 +166,15 @@ async def test_a_retry_leaves_max_attempts_where_one_is_left(oban: Oban, driven:
     (job,) = await stored(driven, Job("w", state=JobState.RETRYABLE, attempt=1, max_attempts=20))
     retried = await oban.retry_job(job)
     assert (retried.max_attempts, retried.meta) == (20, {})
+
+
+async def test_a_retry_gives_as_many_attempts_as_are_asked_for(oban: Oban, driven: AsyncEngine) -> None:
+    one, two = await stored(driven, *(Job("w", state="discarded", attempt=3, max_attempts=3) for _ in range(2)))
+    assert (await oban.retry_job(one, attempts=5)).max_attempts == 8
+    assert await oban.retry_jobs([two], attempts=2) == 1
+    assert (await oban.get_job(two)).max_attempts == 5
+    with pytest.raises(InvalidJob, match="attempts must be between 1 and 10,000, got 0"):
+        await oban.retry_jobs([two], attempts=0)
 
 
 async def test_jobs_available_or_executing_are_not_retried(oban: Oban, driven: AsyncEngine, listening: Ears) -> None:
@@ -565,6 +574,25 @@ async def test_counts_are_exact_to_a_limit_and_estimated_past_it(oban: Oban, dri
     assert 250 <= most.count <= 350
     assert estimated[JobState.COMPLETED, "it's"].exact
     assert await oban.count_jobs(exactly_to=300) == exact
+
+
+async def test_counting_is_not_compiled_and_leaves_the_connection_as_it_was(oban: Oban, driven: AsyncEngine) -> None:
+    seen: list[str] = []
+
+    @event.listens_for(driven.sync_engine, "before_cursor_execute")
+    def look(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if "RECURSIVE" in statement:
+            other = connection.connection.cursor()
+            other.execute("SELECT current_setting('jit') || ' ' || current_setting('enable_seqscan')")
+            seen.append(other.fetchall()[0][0])
+
+    async with driven.begin() as connection:
+        before = (await connection.execute(text("SELECT current_setting('enable_seqscan')"))).scalar_one()
+    await oban.count_jobs()
+    async with driven.begin() as connection:
+        after = (await connection.execute(text("SELECT current_setting('enable_seqscan')"))).scalar_one()
+    assert seen == ["off off"]
+    assert before == after == "on"
 
 
 async def test_verifying_says_what_is_missing(engine: AsyncEngine, empty_database_url: str) -> None:

@@ -300,3 +300,23 @@ async def test_a_crontab_that_is_too_long_is_told_without_the_options_of_its_job
     told = ["@daily", "Report", {"name": "a", "timezone": "Etc/UTC"}]
     assert heard["cronitor"][0]["crontab"] == [told, told]
     assert [line.partition(";")[0] for line in caplog.messages] == ["the crontab is too long for dashboards"]
+
+
+async def test_jobs_are_counted_less_often_where_that_takes_long(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, counted = 100.0, 0
+    counts = full_counts.FullCounts(Database(house.engine), source=Source(node="web.1"), leading=lambda: True)
+    monkeypatch.setattr("oban_sa.runner.full_counts.clock.monotonic", lambda: now)
+
+    async def count() -> list[tuple[str, str, int]]:
+        nonlocal now, counted
+        counted += 1
+        now += 0.25
+        return [("available", "default", counted)]
+
+    monkeypatch.setattr(counts, "_count", count)
+    told = []
+    for _ in range(14):
+        told += await counts._counts()
+        now += 1
+    # A fiftieth of the time: after a quarter of a second of counting twelve and a half seconds of none.
+    assert [number for _, _, number in told] == [1] * 13 + [2]

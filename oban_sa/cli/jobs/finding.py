@@ -86,17 +86,22 @@ async def counted(oban: Oban, filters: Filters) -> Counted:
     async with looking(oban) as session:
         wanted = filters.at(await clock(session))
         among = await _among(session, wanted)
+        whole = True
+        states: dict[JobState, int] = {}
         if among is None:
             rows = await session.execute(browsing.counted_newest(wanted, window=NEWEST))
-            states = {JobState(state): number for state, number in rows}
+            states = {JobState(row[0]): row[1] for row in rows}
             whole = not (await session.execute(browsing.further(window=NEWEST))).scalar_one()
-        elif among:
-            width = (COUNTED + 1) if not wanted.by_looking else _window(among)
+        elif among and wanted.by_looking:
+            width = _window(among)
             rows = await session.execute(browsing.counted(wanted, among, window=width))
-            states = {JobState(state): number for state, number in rows}
+            states = {JobState(row[0]): row[1] for row in rows}
             whole = (await session.execute(browsing.looked_at(wanted, among, window=width))).scalar_one() < width
-        else:
-            states, whole = {}, True
+        elif among:
+            width = min(COUNTED, _window(among)) + 1
+            for row in await session.execute(browsing.counted_places(wanted, among, window=width)):
+                states[JobState(row[0])] = row[1]
+                whole = whole and row[2] < width
         hints = [] if states else await _hints(session, wanted)
     return Counted(states, whole, hints, wanted)
 
@@ -108,7 +113,7 @@ async def _among(session: AsyncSession, wanted: Wanted) -> list[Place] | None:
     rows = (await session.execute(browsing.places(wanted, limit=PLACES + 1))).all()
     if len(rows) > PLACES:
         return None
-    return [Place(JobState(state), queue, priority) for state, queue, priority in rows]
+    return [Place(JobState(row[0]), row[1], row[2]) for row in rows]
 
 
 def _window(among: Sequence[Place]) -> int:

@@ -118,7 +118,7 @@ def _read(word: str, option: str) -> dict[str, Any]:
             raise click.BadParameter(f"{word!r} is not JSON: {error}; {write}") from None
         if not isinstance(read, dict):
             raise click.BadParameter(f"{word!r} is JSON, but no object; {write}")
-        return dict(read)
+        return read  # pyright: ignore[reportUnknownVariableType]
     key, equals, value = word.partition("=")
     if not equals or not key:
         raise click.BadParameter(f"{word!r} is neither a JSON object nor KEY=VALUE; {write}")
