@@ -30,6 +30,31 @@ Examples:
   python -m oban_sa queues scale mailers 50           # each node runs up to 50 at once
 """
 
+PAUSE = """Start no more jobs of queues; those that run go on.
+
+\b
+Examples:
+  python -m oban_sa queues pause mailers reports
+  python -m oban_sa queues pause mailers --node web.1     # only there
+  python -m oban_sa queues pause --all
+"""
+
+RESUME = """Start jobs of queues again.
+
+\b
+Examples:
+  python -m oban_sa queues resume mailers
+  python -m oban_sa queues resume --all --node web.1
+"""
+
+SCALE = """Let so many jobs of a queue run at once on each node.
+
+\b
+Examples:
+  python -m oban_sa queues scale mailers 50
+  python -m oban_sa queues scale mailers 5 --node web.1
+"""
+
 command = Suggesting(
     "queues", help=HELP, short_help="Look at queues, pause, resume and scale them.", context_settings=CONTEXT
 )
@@ -124,7 +149,7 @@ def _ago(seconds: float) -> str:
     return "never" if math.isinf(seconds) else f"{span(seconds)} ago"
 
 
-@command.command("pause", help="Start no more jobs of queues; those that run go on.", no_args_is_help=True)
+@command.command("pause", help=PAUSE, short_help=PAUSE.partition("\n")[0], no_args_is_help=True)
 @click.argument("queues", nargs=-1, metavar="[QUEUE]...")
 @click.option("--all", "every", is_flag=True, help="Every queue, those of later nodes included.")
 @node_option
@@ -136,7 +161,7 @@ def pause(settings: Settings, *, queues: tuple[str, ...], every: bool, node: str
     _steer(settings, "pause", queues, every=every, node=node, as_json=as_json)
 
 
-@command.command("resume", help="Start jobs of queues again.", no_args_is_help=True)
+@command.command("resume", help=RESUME, short_help=RESUME.partition("\n")[0], no_args_is_help=True)
 @click.argument("queues", nargs=-1, metavar="[QUEUE]...")
 @click.option("--all", "every", is_flag=True, help="Every queue, those paused singly too.")
 @node_option
@@ -148,7 +173,7 @@ def resume(settings: Settings, *, queues: tuple[str, ...], every: bool, node: st
     _steer(settings, "resume", queues, every=every, node=node, as_json=as_json)
 
 
-@command.command("scale", help="Let so many jobs of a queue run at once on each node.", no_args_is_help=True)
+@command.command("scale", help=SCALE, short_help=SCALE.partition("\n")[0], no_args_is_help=True)
 @click.argument("queue")
 @click.argument("limit", type=click.IntRange(1, 100_000))
 @node_option

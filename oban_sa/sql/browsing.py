@@ -139,7 +139,7 @@ def walk(states: Sequence[JobState], queues: ColumnElement[Any] | None = None) -
     )
 
 
-def places(wanted: Wanted, *, limit: int) -> Select[Any]:
+def places(wanted: Wanted, *, limit: int) -> Any:
     """Rows of `state`, `queue`, `priority`: where jobs of the wanted states and queues stand; `limit` at most."""
     named = _texts(list(dict.fromkeys(wanted.queues))) if wanted.queues else None
     found = walk(wanted.states or tuple(JobState), named)
@@ -183,14 +183,14 @@ def further(*, window: int, oldest: bool = False) -> Select[Any]:
     return select(exists(select(Job.id).order_by(order).offset(literal(window, Integer()))))
 
 
-def counted(wanted: Wanted, among: Sequence[Place], *, window: int) -> Select[Any]:
+def counted(wanted: Wanted, among: Sequence[Place], *, window: int) -> Any:
     """Rows of `state`, a text, and `count` for the jobs at these places that are wanted, among the first `window`."""
     top = _top(wanted, among, window=window, oldest=False)
     found = select(*_by_state(Job.state)).join(top, Job.id == top.c.id)
     return found.where(*looked_for(wanted)).group_by(Job.state)
 
 
-def counted_places(wanted: Wanted, among: Sequence[Place], *, window: int) -> Select[Any]:
+def counted_places(wanted: Wanted, among: Sequence[Place], *, window: int) -> Any:
     """Rows of `state`, a text, `count`, and `most` for the jobs at these places; of each place `window` are counted.
 
     `most` is the largest count of a place. What no index serves is left out of account.
@@ -198,12 +198,12 @@ def counted_places(wanted: Wanted, among: Sequence[Place], *, window: int) -> Se
     place = _places(among)
     some = select(jobs.c.id).where(*_at(place, wanted)).limit(literal(window, Integer())).correlate(place)
     each = select(func.count().label("count")).select_from(some.subquery("some")).correlate(place).lateral("each_one")
-    state: ColumnElement[Any] = cast(place.c.state, Text)
-    columns: tuple[ColumnElement[Any], ...] = (state, cast(func.sum(each.c.count), BigInteger), func.max(each.c.count))
-    return select(*columns).select_from(place.join(each, _TRUE)).group_by(place.c.state)
+    state = cast(place.c.state, Text).label("state")
+    count, most = cast(func.sum(each.c.count), BigInteger).label("count"), func.max(each.c.count).label("most")
+    return select(state, count, most).select_from(place.join(each, _TRUE)).group_by(place.c.state)
 
 
-def counted_newest(wanted: Wanted, *, window: int) -> Select[Any]:
+def counted_newest(wanted: Wanted, *, window: int) -> Any:
     """The same among the `window` newest jobs of all."""
     seen = select(Job).order_by(Job.id.desc()).limit(literal(window, Integer())).subquery("seen")
     one: Any = aliased(Job, seen)
@@ -288,7 +288,7 @@ def _at(place: Any, wanted: Wanted) -> list[ColumnElement[bool]]:
 
 
 def _by_state(state: Any) -> tuple[ColumnElement[Any], ...]:
-    return cast(state, Text), func.count()
+    return cast(state, Text).label("state"), func.count().label("count")
 
 
 def _due(wanted: Wanted, scheduled_at: Any) -> list[ColumnElement[bool]]:

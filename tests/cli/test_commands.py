@@ -53,3 +53,17 @@ def test_help_teaches_with_examples(command: str) -> None:
     assert "Examples:" in text
     assert f"python -m oban_sa {command}" in text
     assert command in CliRunner().invoke(group, ["--help"]).output
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(f"jobs {verb}" for verb in ("list", "show", "enqueue", "update", "retry", "cancel", "delete")),
+        *(f"queues {verb}" for verb in ("pause", "resume", "scale")),
+    ],
+)
+def test_help_of_each_thing_to_do_teaches_with_examples(words: str) -> None:
+    shown = CliRunner().invoke(group, [*words.split(), "--help"], prog_name="python -m oban_sa").output
+    assert "Examples:" in shown
+    assert f"\n    python -m oban_sa {words} " in shown
+    assert max(map(len, shown.splitlines())) <= 120

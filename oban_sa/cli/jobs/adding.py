@@ -49,8 +49,9 @@ def command(
     """Enqueue one job."""
     with refusing():
         job = _made(plain(worker), options, modules)
-        # A look at them now is what makes a dry run one.
-        to_json(job.args, where="args"), to_json(job.meta, where="meta")
+        # What a session would refuse only when it writes, a dry run refuses too.
+        for where in ("args", "meta"):
+            to_json(getattr(job, where), where=where)
     unknown: list[str] = []
     if not dry_run:
         with refusing():

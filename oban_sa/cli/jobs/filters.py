@@ -135,7 +135,7 @@ def _readings(word: str, option: str) -> tuple[str, ...]:
             raise click.BadParameter(f"{word!r} is not JSON: {error}; {write}") from None
         if not isinstance(read, dict):
             raise click.BadParameter(f"{word!r} is JSON, but no object; {write}")
-        return (jsontext.write(read),)
+        return (jsontext.write(read),)  # pyright: ignore[reportUnknownArgumentType]
     key, equals, value = word.partition("=")
     if not equals or not all(key.split(".")):
         raise click.BadParameter(f"{word!r} is neither a JSON object nor KEY=VALUE; {write}")

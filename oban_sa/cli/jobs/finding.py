@@ -90,18 +90,19 @@ async def counted(oban: Oban, filters: Filters) -> Counted:
         states: dict[JobState, int] = {}
         if among is None:
             rows = await session.execute(browsing.counted_newest(wanted, window=NEWEST))
-            states = {JobState(row[0]): row[1] for row in rows}
+            states = {JobState(row["state"]): row["count"] for row in rows.mappings()}
             whole = not (await session.execute(browsing.further(window=NEWEST))).scalar_one()
         elif among and wanted.by_looking:
             width = _window(among)
             rows = await session.execute(browsing.counted(wanted, among, window=width))
-            states = {JobState(row[0]): row[1] for row in rows}
+            states = {JobState(row["state"]): row["count"] for row in rows.mappings()}
             whole = (await session.execute(browsing.looked_at(wanted, among, window=width))).scalar_one() < width
         elif among:
             width = min(COUNTED, _window(among)) + 1
-            for row in await session.execute(browsing.counted_places(wanted, among, window=width)):
-                states[JobState(row[0])] = row[1]
-                whole = whole and row[2] < width
+            rows = await session.execute(browsing.counted_places(wanted, among, window=width))
+            for row in rows.mappings():
+                states[JobState(row["state"])] = row["count"]
+                whole = whole and row["most"] < width
         hints = [] if states else await _hints(session, wanted)
     return Counted(states, whole, hints, wanted)
 
@@ -110,10 +111,10 @@ async def _among(session: AsyncSession, wanted: Wanted) -> list[Place] | None:
     """Where such jobs stand in the index; None where ids lead to them sooner."""
     if not wanted.by_index:
         return None
-    rows = (await session.execute(browsing.places(wanted, limit=PLACES + 1))).all()
+    rows = (await session.execute(browsing.places(wanted, limit=PLACES + 1))).mappings().all()
     if len(rows) > PLACES:
         return None
-    return [Place(JobState(row[0]), row[1], row[2]) for row in rows]
+    return [Place(JobState(row["state"]), row["queue"], row["priority"]) for row in rows]
 
 
 def _window(among: Sequence[Place]) -> int:

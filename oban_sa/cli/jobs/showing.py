@@ -16,10 +16,17 @@ from oban_sa.client import Oban
 from oban_sa.models import Job
 from oban_sa.settings import Settings
 
+SUMMARY = "Show everything about one job: args, meta, every error with its traceback, and when what happened."
+HELP = f"""{SUMMARY}
 
-@click.command(
-    "show", help="Show everything about one job: args, meta, every error with its traceback, and when what happened."
-)
+\b
+Examples:
+  python -m oban_sa jobs show 123
+  python -m oban_sa jobs show 123 --json | jq '.errors[-1].error'
+"""
+
+
+@click.command("show", help=HELP, short_help=SUMMARY)
 @click.argument("job_id", metavar="ID", callback=read_ids)
 @json_option
 @database_options
