@@ -83,6 +83,11 @@ class Place:
     priority: int
 
 
+def by_id(ids: Sequence[int]) -> ColumnElement[bool]:
+    """The jobs with these ids, of which there may be any number."""
+    return Job.id == func.any(cast(literal(list(ids), ARRAY(BigInteger())), ARRAY(BigInteger())))
+
+
 def conditions(wanted: Wanted, of: Any = Job) -> list[ColumnElement[bool]]:
     """All that is wanted, as conditions on jobs; none where everything is empty."""
     found: list[ColumnElement[bool]] = []

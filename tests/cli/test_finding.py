@@ -149,6 +149,13 @@ def test_more_than_were_counted_are_asked_about_and_changed(people: People, monk
     assert people.states() == dict.fromkeys(made, "cancelled")
 
 
+def test_any_number_of_ids_may_be_given(people: People) -> None:
+    (job_id,) = people.enqueue(Job("a"))
+    said = people.refuses("jobs", "cancel", *map(str, range(job_id, 40_000)), code=1)
+    assert "has the id 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 39988 more;" in said
+    assert "has the id 2," in people.refuses("jobs", "update", *map(str, range(1, 40_000)), "--priority", "1", code=1)
+
+
 def test_each_state_is_counted_by_itself(people: People, monkeypatch: pytest.MonkeyPatch) -> None:
     waits, *over = people.enqueue(*(Job("a") for _ in range(5)))
     people.sql("UPDATE oban_jobs SET state = 'completed', scheduled_at = scheduled_at + interval '1 s' WHERE id > 1")

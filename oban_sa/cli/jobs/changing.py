@@ -174,7 +174,7 @@ def _question(verb: Verb, affected: dict[JobState, int], there: Counted) -> str:
 
 async def _by_id(settings: Settings, oban: Oban, ids: tuple[int, ...]) -> Counted:
     async with looking(oban) as session:
-        rows = await session.execute(select(Job.id, Job.state).where(Job.id.in_(ids)))
+        rows = await session.execute(select(Job.id, Job.state).where(browsing.by_id(ids)))
         states: dict[int, JobState] = {row[0]: row[1] for row in rows}
     all_found(settings, [job_id for job_id in dict.fromkeys(ids) if job_id not in states])
     found = list(states.values())

@@ -13,7 +13,7 @@ import click
 
 from oban_sa import jsontext
 from oban_sa.cli.jobs.typed import plain, plain_words
-from oban_sa.errors import InvalidPeriod, nearest
+from oban_sa.errors import InvalidPeriod, nearest, shown
 from oban_sa.models import rules
 from oban_sa.periods import seconds
 from oban_sa.sql.browsing import Wanted
@@ -132,13 +132,13 @@ def _readings(word: str, option: str) -> tuple[str, ...]:
         try:
             read = jsontext.read(word)
         except ValueError as error:
-            raise click.BadParameter(f"{word!r} is not JSON: {error}; {write}") from None
+            raise click.BadParameter(f"{shown(word, 80)} is not JSON: {error}; {write}") from None
         if not isinstance(read, dict):
-            raise click.BadParameter(f"{word!r} is JSON, but no object; {write}")
+            raise click.BadParameter(f"{shown(word, 80)} is JSON, but no object; {write}")
         return (jsontext.write(read),)  # pyright: ignore[reportUnknownArgumentType]
     key, equals, value = word.partition("=")
     if not equals or not all(key.split(".")):
-        raise click.BadParameter(f"{word!r} is neither a JSON object nor KEY=VALUE; {write}")
+        raise click.BadParameter(f"{shown(word, 80)} is neither a JSON object nor KEY=VALUE; {write}")
     values: list[Any] = [value]
     with contextlib.suppress(ValueError):  # else it is a text and nothing more
         values.append(jsontext.read(value))

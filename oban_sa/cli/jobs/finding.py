@@ -30,6 +30,7 @@ COUNTED: Final = 10_000
 _ENTRIES: Final = 500_000
 _HINTED: Final = 10_000
 _FEW: Final = 6
+_MOST_HINTS: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +133,7 @@ async def _hints(session: AsyncSession, wanted: Wanted) -> list[str]:
         said += [
             f"no job is in the queue {name!r}{_instead(name, known)}" for name in wanted.queues if name not in known
         ]
-    return said
+    return said[:_MOST_HINTS]
 
 
 async def unknown_workers(session: AsyncSession, names: Sequence[str]) -> list[str]:
@@ -142,7 +143,7 @@ async def unknown_workers(session: AsyncSession, names: Sequence[str]) -> list[s
     return [
         f"none of the newest {_HINTED:,} jobs has the worker {name!r}{_instead(name, known, parts)}"
         for name in names
-        if name not in known and name not in parts
+        if known and name not in known and name not in parts
     ]
 
 

@@ -13,7 +13,7 @@ import click
 from oban_sa import jsontext
 from oban_sa.cli.jobs.filters import when
 from oban_sa.cli.jobs.typed import plain, plain_words
-from oban_sa.errors import InvalidJob, InvalidOption, nearest
+from oban_sa.errors import InvalidJob, InvalidOption, nearest, shown
 from oban_sa.runner.command import imports
 from oban_sa.workers.definition import Definition
 from oban_sa.workers.registry import registry
@@ -115,13 +115,13 @@ def _read(word: str, option: str) -> dict[str, Any]:
         try:
             read = jsontext.read(word)
         except ValueError as error:
-            raise click.BadParameter(f"{word!r} is not JSON: {error}; {write}") from None
+            raise click.BadParameter(f"{shown(word, 80)} is not JSON: {error}; {write}") from None
         if not isinstance(read, dict):
-            raise click.BadParameter(f"{word!r} is JSON, but no object; {write}")
+            raise click.BadParameter(f"{shown(word, 80)} is JSON, but no object; {write}")
         return read  # pyright: ignore[reportUnknownVariableType]
     key, equals, value = word.partition("=")
     if not equals or not key:
-        raise click.BadParameter(f"{word!r} is neither a JSON object nor KEY=VALUE; {write}")
+        raise click.BadParameter(f"{shown(word, 80)} is neither a JSON object nor KEY=VALUE; {write}")
     with suppress(ValueError):
         return {key: jsontext.read(value)}
     return {key: value}

@@ -19,6 +19,7 @@ from oban_sa.client import Oban
 from oban_sa.errors import InvalidOption
 from oban_sa.models import Job
 from oban_sa.settings import Settings
+from oban_sa.sql import browsing
 from oban_sa.states import JobState
 
 HELP = """Change what jobs hold. What is not named stays as it is; --args, --meta and --tag replace all there was.
@@ -59,8 +60,9 @@ def command(
 
     async def change(oban: Oban) -> tuple[list[dict[str, Any]], int, int]:
         async with looking(oban) as session:
-            jobs = list(await session.scalars(select(Job).where(Job.id.in_(wanted)).order_by(Job.id)))
-            all_found(settings, [job_id for job_id in wanted if job_id not in {job.id for job in jobs}])
+            jobs = list(await session.scalars(select(Job).where(browsing.by_id(wanted)).order_by(Job.id)))
+            there = {job.id for job in jobs}
+            all_found(settings, [job_id for job_id in wanted if job_id not in there])
             if modules and "args" in options:
                 _check(jobs, options["args"], modules)
             executing = sum(job.state == JobState.EXECUTING for job in jobs)
