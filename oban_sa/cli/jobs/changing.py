@@ -69,10 +69,13 @@ DELETE = f"""Delete jobs. One that is executing is left alone: cancel it first.
     )
 }
 """
-EVERY = f"""
+CHOSEN = f"""
 Jobs are given by id, or by {NAMED}. How many are meant is counted before you are asked; of more than {COUNTED:,} it is
-said that there are more. Without --state, --queue, --since or --until the whole table is looked through, some at a
-time, each with a transaction of its own.
+said that there are more.
+"""
+THROUGH = """
+Without --state, --queue, --since or --until the whole table is looked through, some of it at a time, each with a
+transaction of its own.
 """
 
 
@@ -93,7 +96,7 @@ def _changes(*, unasked: str) -> Callable[[Callable[..., Any]], Callable[..., An
     return decorate
 
 
-@click.command("retry", help=RETRY + EVERY, short_help="Make jobs available at once, with an attempt left.")
+@click.command("retry", help=RETRY + CHOSEN + THROUGH, short_help="Make jobs available at once, with an attempt left.")
 @click.option(
     "--attempts",
     type=click.IntRange(1, 10_000),
@@ -108,14 +111,14 @@ def retry(settings: Settings, *, attempts: int, **given: Any) -> None:
     _change(settings, "retry", options={"attempts": attempts}, **given)
 
 
-@click.command("cancel", help=CANCEL + EVERY, short_help="Cancel jobs; those executing are asked to stop.")
+@click.command("cancel", help=CANCEL + CHOSEN, short_help="Cancel jobs; those executing are asked to stop.")
 @_changes(unasked="Do not ask before several are cancelled.")
 def cancel(settings: Settings, **given: Any) -> None:
     """Cancel jobs."""
     _change(settings, "cancel", **given)
 
 
-@click.command("delete", help=DELETE + EVERY, short_help="Delete jobs that are not executing.")
+@click.command("delete", help=DELETE + CHOSEN + THROUGH, short_help="Delete jobs that are not executing.")
 @_changes(unasked="Do not ask before several are deleted.")
 def delete(settings: Settings, **given: Any) -> None:
     """Delete jobs."""
