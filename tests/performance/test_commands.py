@@ -98,6 +98,8 @@ def explain(made: Watched, connection: Any, _cursor: Any, statement: str, parame
         "show 7",
         "retry 7",
         "cancel 7",
+        "update 7 --priority 3",
+        "enqueue Nope",
         "delete --state discarded --queue nosuch",
         "cancel --queue nosuch",
         "retry --state cancelled --yes",
