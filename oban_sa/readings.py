@@ -355,6 +355,7 @@ READ: Final[Mapping[str, Callable[[object], object]]] = {
     "dead_after": _interval,
     "abandoned_after": _interval,
     "keep_young_after": _interval_or_none,
+    "unknown_after": _above_zero("0 seconds leave no other program the time to take a job; write for example 60"),
     "metrics": _flag,
     "prune": read_prune,
     "middleware": _attributes,

@@ -51,6 +51,7 @@ class Settings:
     dead_after: float = 30.0
     abandoned_after: float | None = None
     keep_young_after: float | None = 60.0
+    unknown_after: float = 3600.0
     metrics: bool = False
     prune: Prune | None = field(default_factory=Prune)
     middleware: tuple[str, ...] = ()

@@ -125,6 +125,20 @@ class JobIdle(JobEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerUnknown(Event):
+    """A queue has jobs of a `worker` that this program does not know; with a `version` it can't read args of that.
+
+    They are left to other programs; told once of each worker and queue, and not for each job.
+    """
+
+    name: ClassVar[str] = "oban.worker.unknown"
+    queue: str
+    worker: str
+    version: int | None
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProducerFetch(Event):
     """A queue asked for `demand` jobs and got `count`."""
 

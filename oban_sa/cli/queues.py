@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -14,6 +15,7 @@ from oban_sa.cli._printing import document, say, span, table
 from oban_sa.client import Oban
 from oban_sa.client.queues import Elsewhere
 from oban_sa.errors import InvalidOption, nearest
+from oban_sa.messages import EVERY
 from oban_sa.settings import Settings
 from oban_sa.states import JobState
 
@@ -72,24 +74,37 @@ def node_option(function: Callable[..., Any]) -> Callable[..., Any]:
 def list_(settings: Settings, *, as_json: bool) -> None:
     """Print queues by node."""
 
-    async def ask(oban: Oban) -> tuple[list[dict[str, Any]], dict[str, int], list[Elsewhere]]:
+    async def ask(
+        oban: Oban,
+    ) -> tuple[list[dict[str, Any]], dict[str, int], list[Elsewhere], list[dict[str, Any]]]:
         waiting = {each.queue: each.count for each in await oban.count_jobs() if each.state is JobState.AVAILABLE}
         queues = [described(check, settings) for check in await oban.check_queues()]
-        return queues, waiting, await oban.check_elsewhere()
+        pauses = [asdict(pause) for pause in await oban.check_pauses()]
+        return queues, waiting, await oban.check_elsewhere(), pauses
 
-    queues, waiting, others = asked(settings, ask)
+    queues, waiting, others, pauses = asked(settings, ask)
     served = {queue["queue"] for queue in queues} | {each.queue for each in others}
     orphans = {name: number for name, number in sorted(waiting.items()) if name not in served}
     if as_json:
         unserved = [{"queue": name, "available": number} for name, number in orphans.items()]
-        document({"instance": settings.name, "queues": queues, "elsewhere": told(others), "unserved": unserved})
+        document(
+            {
+                "instance": settings.name,
+                "queues": queues,
+                "elsewhere": told(others),
+                "unserved": unserved,
+                "pauses": pauses,
+            }
+        )
         return
     if queues:
         print_queues(queues, waiting)
+        print_unknown(queues)
     else:
         click.echo(f"No node of {settings.name} runs.")
     say_others(others, waiting)
     say_orphans(orphans)
+    print_pauses(pauses, queues)
 
 
 def told(others: Sequence[Elsewhere]) -> list[dict[str, Any]]:
@@ -123,6 +138,7 @@ def described(check: Any, settings: Settings) -> dict[str, Any]:
         "started_at": check.started_at,
         "silent_for": round(check.silent_for, 3),  # infinite where the last heartbeat is no moment
         "alive": check.silent_for < settings.dead_after,
+        "unknown": list(check.unknown),
     }
 
 
@@ -143,6 +159,32 @@ def print_queues(queues: Sequence[dict[str, Any]], waiting: dict[str, int]) -> N
     ]
     columns = ("queue", "node", "limit", "executing", "available", "state", "heartbeat", "started")
     table(columns, rows, right=("limit", "executing", "available"), wide="node")
+
+
+def print_unknown(queues: Sequence[dict[str, Any]]) -> None:
+    """Name the workers whose jobs wait for a program that knows them, of what `described` makes."""
+    without: dict[tuple[str, str], list[str]] = {}
+    for queue in queues:
+        for worker in queue["unknown"]:
+            without.setdefault((queue["queue"], worker), []).append(queue["node"])
+    for (name, worker), nodes in sorted(without.items()):
+        alive = [queue for queue in queues if queue["queue"] == name and queue["alive"]]
+        others = len({queue["node"] for queue in alive} - set(nodes))
+        else_ = f"{others} other nodes may know it" if others != 1 else "1 other node may know it"
+        said = "no other node works on the queue" if not others else else_
+        say(f"Jobs of {worker} in {name} wait for a program that knows it; {', '.join(nodes)} does not, {said}.")
+
+
+def print_pauses(pauses: Sequence[dict[str, Any]], queues: Sequence[dict[str, Any]]) -> None:
+    """Print the pauses that no row of the table shows, since no node works on the queue now."""
+    for pause in pauses:
+        name, node = pause["queue"], pause["node"]
+        where = "on all nodes" if node is None else f"on the node {node}"
+        again = "queues resume " + ("--all" if name == EVERY else name) + ("" if node is None else f" --node {node}")
+        if name == EVERY:
+            say(f"Every queue is paused {where}, those of nodes that start later too; `{again}` ends that.")
+        elif not any(queue["queue"] == name and node in (None, queue["node"]) for queue in queues):
+            say(f"The queue {name} is paused {where}, though no node works on it now; `{again}` ends that.")
 
 
 def _ago(seconds: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -10,7 +10,15 @@ import click
 
 from oban_sa.cli._connecting import asked, clock, database_options, instance_option, json_option, looking
 from oban_sa.cli._printing import document, say, span, table
-from oban_sa.cli.queues import described, print_queues, say_orphans, say_others, told
+from oban_sa.cli.queues import (
+    described,
+    print_pauses,
+    print_queues,
+    print_unknown,
+    say_orphans,
+    say_others,
+    told,
+)
 from oban_sa.client import JobCount, Oban
 from oban_sa.client.queues import Elsewhere
 from oban_sa.passwords import safe
@@ -38,6 +46,7 @@ class _Seen:
     now: datetime
     queues: list[dict[str, Any]]
     others: list[Elsewhere]
+    pauses: list[dict[str, Any]]
     counts: list[JobCount]
     leader: dict[str, Any] | None
     waiting_longest: dict[str, Any] | None
@@ -84,6 +93,7 @@ def command(settings: Settings, *, as_json: bool) -> None:
                 "leader": seen.leader,
                 "nodes": seen.nodes(),
                 "elsewhere": told(seen.others),
+                "pauses": seen.pauses,
                 "jobs": {state.value: {"count": n, "exact": exact} for state, (n, exact) in backlog.items()},
                 "queues": _by_queue(seen.counts),
                 "waiting_longest": seen.waiting_longest,
@@ -104,10 +114,12 @@ def command(settings: Settings, *, as_json: bool) -> None:
     waiting = {each.queue: each.count for each in seen.counts if each.state is JobState.AVAILABLE}
     if seen.queues:
         print_queues(seen.queues, waiting)
+        print_unknown(seen.queues)
     say_others(seen.others, waiting)
     served = {queue["queue"] for queue in seen.queues} | {each.queue for each in seen.others}
     say_orphans({name: waiting[name] for name in sorted(waiting.keys() - served)})
-    if seen.queues or waiting:
+    print_pauses(seen.pauses, seen.queues)
+    if seen.queues or waiting or seen.pauses:
         click.echo()
     rows = [(state.value, f"{'' if exact else '~'}{number:,}") for state, (number, exact) in backlog.items() if number]
     if rows:
@@ -138,6 +150,7 @@ async def _look(oban: Oban, settings: Settings) -> _Seen:
         now=now,
         queues=queues,
         others=await oban.check_elsewhere(),
+        pauses=[asdict(pause) for pause in await oban.check_pauses()],
         counts=counts,
         leader=leader,
         waiting_longest=waits,

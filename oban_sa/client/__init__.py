@@ -11,7 +11,7 @@ from sqlalchemy.orm import sessionmaker
 from oban_sa import enqueueing
 from oban_sa.client.copying import Jobs, copy
 from oban_sa.client.jobs import JobControl, JobCount
-from oban_sa.client.queues import QueueCheck, QueueControl
+from oban_sa.client.queues import QueueCheck, QueueControl, QueuePause
 from oban_sa.client.selection import Which
 from oban_sa.client.transactions import Transactions
 from oban_sa.client.verifying import verify
@@ -97,4 +97,4 @@ def _check(engine: Any) -> None:
     raise InvalidOption(f"Oban takes an AsyncEngine, got {type(given).__name__}; {hint}")
 
 
-__all__ = ["JobCount", "Oban", "QueueCheck", "Which", "verify"]
+__all__ = ["JobCount", "Oban", "QueueCheck", "QueuePause", "Which", "verify"]

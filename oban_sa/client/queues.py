@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
-from oban_sa import messages
+from oban_sa import jsontext, messages
 from oban_sa.client.transactions import Transactions, Work
 from oban_sa.enqueueing import AnySession
 from oban_sa.errors import InvalidJob, InvalidOption
 from oban_sa.messages import EVERY
 from oban_sa.models import rules
-from oban_sa.sql.governing import checking, deciding, elsewhere, gathering
+from oban_sa.sql.governing import checking, decided, deciding, elsewhere, gathering
 from oban_sa.sql.notifying import notify
+from oban_sa.sql.unknown import NOTED, named
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,8 @@ class QueueCheck:
     """A queue on a node, as the tables have it.
 
     `running` are the ids of the jobs it holds; `silent_for` is seconds since its last heartbeat, by the database's
-    clock. `limit` is None where a member of the family keeps it elsewhere.
+    clock. `limit` is None where a member of the family keeps it elsewhere. `unknown` names the workers whose jobs it
+    leaves to other programs, since its own does not know them.
     """
 
     queue: str
@@ -34,6 +36,15 @@ class QueueCheck:
     running: tuple[int, ...]
     started_at: datetime
     silent_for: float
+    unknown: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class QueuePause:
+    """A pause that is in force: of a queue, or of every one as "*", on all nodes or on one `node`."""
+
+    queue: str
+    node: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +142,18 @@ class QueueControl:
 
         return await self._transactions.run(work)
 
+    async def check_pauses(self) -> list[QueuePause]:
+        """Return the pauses in force, also those of queues and nodes that nothing works on now.
+
+        A queue that was resumed after every queue was paused runs, although "*" is still among the answers.
+        """
+
+        def work(work: Work) -> list[QueuePause]:
+            rows = {row.name: jsontext.read(row.meta) for row in work.execute(decided())}
+            return in_force(rows, self.name)
+
+        return await self._transactions.run(work)
+
     async def _decide(
         self,
         queue: str,
@@ -182,6 +205,32 @@ def _limit(queue: Any, limit: Any) -> int:
     return int(limit)
 
 
+def in_force(decisions: Mapping[str, Any], name: str) -> list[QueuePause]:
+    """Return those of an instance's pauses that no later decision has ended; `decisions` are the metas by queue."""
+    found: list[QueuePause] = []
+    for queue, meta in sorted(decisions.items()):
+        for ident in sorted(_table(meta)):
+            if ident != name and not ident.startswith(f"{name}."):
+                continue
+            said, at = _pause(decisions, queue, ident)
+            # A later decision about every queue or about all nodes replaces one that is narrower.
+            wider = [_pause(decisions, row, who) for row in {queue, EVERY} for who in {ident, name}]
+            if said is True and not any(isinstance(other, bool) and later > at for other, later in wider):
+                found.append(QueuePause(queue, None if ident == name else ident.removeprefix(f"{name}.")))
+    return found
+
+
+def _pause(decisions: Mapping[str, Any], queue: str, ident: str) -> tuple[bool | None, str]:
+    kept = _table(_table(decisions.get(queue)).get(ident))
+    at = kept.get("paused_at")
+    return kept.get("paused"), at if isinstance(at, str) else ""
+
+
+def _table(value: Any) -> dict[str, Any]:
+    # Whatever somebody may have written by hand.
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
 def _check(row: Mapping[Any, Any]) -> QueueCheck:
     meta: dict[str, Any] = row["meta"]
     limit = meta.get("local_limit", meta.get("limit"))
@@ -194,4 +243,5 @@ def _check(row: Mapping[Any, Any]) -> QueueCheck:
         running=tuple(sorted(row["running"] or ())),
         started_at=row["started_at"],
         silent_for=max(row["silent_for"], 0.0),
+        unknown=tuple(named(meta.get(NOTED))),
     )

@@ -51,6 +51,7 @@ from oban_sa.runner.signals import Signals
 from oban_sa.runner.stager import Stager
 from oban_sa.runner.starting import StoppedEarly, taken
 from oban_sa.runner.ticker import Ticker
+from oban_sa.runner.unknown import of_queues, parameters
 from oban_sa.runner.waiting import until
 from oban_sa.runner.watch import Watch
 from oban_sa.runner.young import Written, Young
@@ -58,6 +59,7 @@ from oban_sa.settings import default_node
 from oban_sa.sql.rescuing import THEIRS_DEAD_AFTER
 from oban_sa.sql.rights import runner_needs, wanting
 from oban_sa.sql.staging import unfinished
+from oban_sa.sql.unknown import known
 from oban_sa.workers.middleware import Chain, Middleware
 from oban_sa.workers.registry import Registry
 
@@ -97,7 +99,9 @@ class Runner:
     what nodes of other members of the family began that long ago and left behind; it is off by default, and needs them
     to be dead by all that is known of them. Beside such nodes no job of this one looks older than `keep_young_after`,
     since they take one that began long ago for lost; None lets it.
-    `prune` says which jobs that are over are deleted while this node leads, or after what age; None keeps them all.
+    Jobs of a worker that this program does not know, or with args of a later version than it reads, spend no attempt
+    here and are left to programs that know them; one that no program knew for `unknown_after` fails, and with None
+    never. `prune` says which jobs that are over are deleted while this node leads, or after what age; None keeps all.
     `middleware` stands around every attempt, outermost first. With a `health_port` `/live` and `/ready` are served on
     `health_host`. Code that blocks the event loop for `blocked_after` is named in the log; None looks away.
     `metrics` tells Oban Web what this node does.
@@ -147,6 +151,7 @@ class Runner:
         recycle_after: int | None = None,
         imports: Iterable[str] = (),
         registry: Registry | None = None,
+        unknown_after: Period | None = 3600,
     ) -> None:
         self._engine = engine
         self.name = name = checked("name", name)
@@ -163,7 +168,7 @@ class Runner:
         self._source = telemetry.Source(node=self.node, name=name, schema=schema)
         self._database = Database(engine, schema=schema)
         self._line = self._database.house
-        self._unfinished = self._database.prepare(unfinished())
+        self._unfinished = self._database.prepare(unfinished(known()))
         self._maker = maker(sessions, engine)
         self._registry = registry = options.registry(registry)
         lender = Lender(
@@ -177,12 +182,16 @@ class Runner:
         written = Written()
         inquiry = Inquiry(self._database, written)
         self._dispatch = Dispatch(AttemptSessions(self._maker, lender, inquiry, written), processes)
+        unknown = of_queues(
+            after=or_none("unknown_after", unknown_after), registry=registry, allow=allowed, source=self._source
+        )
         executor = Executor(
             self._dispatch,
             registry,
             allow=allowed,
             middleware=Chain(middleware),
             source=self._source,
+            unknown=unknown,
         )
 
         def producer(queue: str, limit: int, *, paused: bool) -> Producer:
@@ -195,6 +204,7 @@ class Runner:
                 poll_every=poll,
                 dead_after=self._dead_after,
                 due_in=self._due_in,
+                unknown=unknown(queue),
                 paused=paused,
                 young=written,
             )
@@ -410,7 +420,9 @@ class Runner:
         queues = [queue for queue, producer in self._queues.serving.items() if not producer.paused]
         queues += [queue for queue in also if queue not in self.queues]
         try:
-            row = (await self._line.fetch(self._unfinished, queues=queues))[0]
+            # Jobs that this program does not know may wait for days for one that does.
+            unknown = parameters(name for producer in self._queues.all for name in producer.unknown.names())
+            row = (await self._line.fetch(self._unfinished, queues=queues, **unknown))[0]
         except Exception:
             logger.debug("could not ask whether there is more to do", exc_info=True)
             return False

@@ -148,6 +148,11 @@ runner. A second Ctrl-C ends it at once. It exits with 0 when it stopped cleanly
     help="Age that no running job shows to other Obans in its tables, or none; 60. [OBAN_KEEP_YOUNG_AFTER]",
 )
 @click.option(
+    "--unknown-after",
+    metavar="SECONDS",
+    help="Time after which a job fails whose worker no program knows; 3600. [OBAN_UNKNOWN_AFTER]",
+)
+@click.option(
     "--poll-every", metavar="SECONDS", help="Time between looks for jobs nobody announced; 1. [OBAN_POLL_EVERY]"
 )
 @click.option("--stage-every", metavar="SECONDS", help="Longest time between looks for due jobs; 1. [OBAN_STAGE_EVERY]")

@@ -194,6 +194,7 @@ class Attempts:
             return
         del self._running[job_id]
         if outcome is not None:
-            self.given_back += outcome.verdict.state is JobState.AVAILABLE
+            # With meta it's one of a worker that this program does not know, and no work that was cut short.
+            self.given_back += outcome.verdict.state is JobState.AVAILABLE and outcome.verdict.meta is None
             self._acker.add(outcome)
         self._ended()

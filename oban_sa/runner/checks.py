@@ -32,6 +32,10 @@ FAILS_FOR = 10.0
 """Seconds without success after which a part counts as failing."""
 
 
+MOST_NAMED = 10
+"""Workers that are named of those that this program does not know."""
+
+
 class Checks:
     """`live`: the loop turns. `ready`: everything is there which makes jobs start."""
 
@@ -115,7 +119,12 @@ class Checks:
         age = clock.monotonic() - producer.cycled_at
         if age > self._patience:
             return Check(well=False, detail=f"nothing fetched or written for {span(age)}")
-        return Check(well=True, detail="paused" if producer.paused else None)
+        said = ["paused"] if producer.paused else []
+        if unknown := producer.unknown.names():
+            named = ", ".join(str(each) for each in unknown[:MOST_NAMED])
+            more = f" and {len(unknown) - MOST_NAMED} more" if len(unknown) > MOST_NAMED else ""
+            said.append(f"jobs wait for a program that knows {named}{more}")
+        return Check(well=True, detail="; ".join(said) or None)
 
 
 def _failing(part: Ticker) -> str | None:

@@ -5,14 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from functools import partial
 from types import TracebackType
 from typing import Any
 
 from oban_sa import clock, failures, telemetry
-from oban_sa.errors import AttemptCancelled, AttemptError, AttemptTimedOut, CommitUnanswered
+from oban_sa.errors import (
+    AttemptCancelled,
+    AttemptError,
+    AttemptTimedOut,
+    CommitUnanswered,
+    InvalidArguments,
+    WorkerNotFound,
+)
 from oban_sa.models import Job
 from oban_sa.outcomes import Answer, is_error, raised
 from oban_sa.runner import forks
@@ -20,12 +27,14 @@ from oban_sa.runner.acker import Outcome, report_stale
 from oban_sa.runner.dispatch import Dispatch
 from oban_sa.runner.overtime import Overtime, tell
 from oban_sa.runner.settling import Settled
+from oban_sa.runner.unknown import Named, UnknownWorkers
 from oban_sa.states import JobState
 from oban_sa.verdicts import Attempt, Verdict, given_back, in_spite_of, judge
 from oban_sa.workers.current import running
 from oban_sa.workers.definition import Definition
 from oban_sa.workers.middleware import Chain
 from oban_sa.workers.registry import Registry
+from oban_sa.workers.versions import later, too_late
 
 logger = logging.getLogger("oban_sa.runner")
 
@@ -100,7 +109,10 @@ class Executor:
         allow: Sequence[str] = (),
         middleware: Chain | None = None,
         source: telemetry.Source,
+        unknown: Callable[[str], UnknownWorkers] | None = None,
     ) -> None:
+        """`unknown` gives those of a queue; without it a job that names one fails at once."""
+        self._unknown = unknown
         self._dispatch = dispatch
         self._registry = registry
         self._allow = tuple(allow)
@@ -116,6 +128,7 @@ class Executor:
             telemetry.emit(telemetry.JobStart.of(self._source, job, queue_time=_waited(job)))
         definition: Definition | None = None
         settled: Verdict | None = None
+        version: int | None = None
         answer: Any
         generation = forks.generation
         with running(job):
@@ -124,6 +137,9 @@ class Executor:
                 attempt.only_asked = definition.options.cancel == "ask"
                 if attempt.interrupted is not None:
                     raise asyncio.CancelledError
+                # Before there is a session, a middleware or another process that would have to tell of it.
+                if attempt.attempt.meta and (version := later(attempt.attempt.meta, definition.options.version)):
+                    raise InvalidArguments(too_late(version, definition.options.version))
                 answer = await self._run(definition, attempt)
             except Answer as said:
                 answer = raised(said)
@@ -152,7 +168,12 @@ class Executor:
                 if answer.written is False:
                     report_stale(self._source, job, settled.state)
                     return None
-            verdict = settled or self._judge(definition, attempt, answer)
+            if self._unknown is not None and (definition is None or version is not None):
+                answer = self._left_to_others(self._unknown(job.queue), attempt, answer, version)
+            if isinstance(answer, Verdict):
+                verdict, answer = answer, None
+            else:
+                verdict = settled or self._judge(definition, attempt, answer)
             self._tell(job, verdict, answer, clock.monotonic() - started)
             if isinstance(answer, Settled) and answer.written:
                 return None
@@ -161,6 +182,15 @@ class Executor:
             # From an error lead its traceback, and frames that were called by this one, back to here: what the code had
             # in its variables would stay until the garbage collector finds it.
             del answer
+
+    def _left_to_others(self, unknown: UnknownWorkers, attempt: Running, answer: object, version: int | None) -> object:
+        """The verdict on a job that this program does not know how to do, or else the answer."""
+        if not isinstance(answer, (WorkerNotFound, InvalidArguments)):
+            return answer
+        if attempt.asked or attempt.interrupted is not None:
+            return answer
+        named = Named(attempt.job.worker, version)
+        return unknown.met(named, attempt.attempt, scheduled_at=attempt.job.scheduled_at, error=answer)
 
     async def _run(self, definition: Definition, attempt: Running) -> Any:
         job = attempt.job

@@ -98,6 +98,7 @@ _KEYWORDS: Final[Mapping[str, Callable[[object], Any]]] = {
             "stage_every",
             "abandoned_after",
             "keep_young_after",
+            "unknown_after",
             "listen_url",
             "prune",
             "health_host",

@@ -20,10 +20,13 @@ from oban_sa.runner.disconnects import is_away, is_locked, is_passing
 from oban_sa.runner.executor import Executor, Interrupted, Running
 from oban_sa.runner.tables import Tables
 from oban_sa.runner.ticker import rested
+from oban_sa.runner.unknown import UnknownWorkers
 from oban_sa.runner.waiting import cancelled
 from oban_sa.runner.writer import ASIDE_EVERY, Writer
 from oban_sa.runner.young import Written
 from oban_sa.sql.fetching import BEGINNING
+from oban_sa.sql.unknown import NOTED
+from oban_sa.states import JobState
 
 logger = logging.getLogger("oban_sa.runner")
 
@@ -55,6 +58,7 @@ class Producer:
         poll_every: float,
         dead_after: float,
         due_in: Callable[[float], None],
+        unknown: UnknownWorkers,
         paused: bool = False,
         young: Written | None = None,
     ) -> None:
@@ -84,6 +88,8 @@ class Producer:
         self.lose = self._attempts.lose
         self.unwritten = self._acker.verdicts
         """What became of attempts, where it is not written yet."""
+        self.unknown = unknown
+        unknown.changed = self._tell_row
         self._database = database
         self._source = source
         self._poll_every = poll_every
@@ -132,7 +138,7 @@ class Producer:
 
     def row(self) -> dict[str, Any]:
         """What this producer's row says."""
-        meta = {
+        meta: dict[str, Any] = {
             "limit": self.limit,
             "local_limit": self.limit,
             "paused": self.paused,
@@ -140,6 +146,8 @@ class Producer:
             # After so many seconds of silence the row may be taken for that of a dead node.
             "dead_after": self._dead_after,
         }
+        if unknown := self.unknown.listed():
+            meta[NOTED] = unknown
         return {
             "uuid": self.uuid,
             "name": self._source.name,
@@ -304,6 +312,8 @@ class Producer:
         if self._outdated:
             await self._write_row()
         now = clock.monotonic()
+        if now >= self.unknown.review_at:
+            await self._review()
         polls = now >= self._poll_at
         if polls:
             self._hungry = True
@@ -324,7 +334,8 @@ class Producer:
         # Once the statement is on its way: reading rows and doing jobs is what there is to do meanwhile.
         self._attempts.begin_soon()
         try:
-            acked, fetched = await self._tables.exchange(outcomes, demand, place)
+            unknown = self.unknown.condition() if demand else None
+            acked, fetched = await self._tables.exchange(outcomes, demand, place, unknown)
         except Exception as error:
             self._acker.failed(perhaps_written=is_away(error))
             # It may have been committed, and what it fetched be nobody's; but not where the server gave up at a lock.
@@ -344,6 +355,9 @@ class Producer:
             self._writer.expect(outcomes)
             # What this statement has made available, only the next one sees.
             self._hungry = self._hungry or reclaimed > 0
+            if self.unknown.gave_back and any(each.verdict.state is JobState.AVAILABLE for each in outcomes):
+                self.unknown.gave_back = False
+                await self._tables.announce()
         if demand:
             # After a look from elsewhere another one from the beginning is due before there counts as nothing left.
             self._hungry = self._hungry or len(fetched) >= demand or place is not BEGINNING
@@ -356,6 +370,13 @@ class Producer:
                         runner=self._source, queue=self.queue, demand=demand, count=len(fetched), duration=elapsed
                     )
                 )
+
+    async def _review(self) -> None:
+        """Find out whether this program, or another one on this queue, knows by now what was unknown."""
+        self.unknown.look_again()
+        now, others = await self._tables.reviewed()
+        self.unknown.reviewed(now, others)
+        self._hungry = True
 
     def _surely_present(self) -> bool:
         """Whether nobody can have taken this node for dead by now.

@@ -10,7 +10,7 @@ from uuid import UUID
 import asyncpg
 
 from oban_sa.runner.acker import Outcome, as_arrays, as_completed
-from oban_sa.runner.database import Database
+from oban_sa.runner.database import Database, Prepared
 from oban_sa.runner.rows import in_order
 from oban_sa.runner.settling import true_start
 from oban_sa.runner.young import Written
@@ -21,6 +21,7 @@ from oban_sa.sql.keeping import reverting
 from oban_sa.sql.locking import locked
 from oban_sa.sql.notifying import NOTIFY, insertions
 from oban_sa.sql.producing import leaving, registering
+from oban_sa.sql.unknown import known, reviewing
 from oban_sa.verdicts import Verdict
 
 
@@ -40,6 +41,8 @@ class Tables:
         self._producer = UUID(holder[1])
         self._news: dict[str, Any] = insertions([queue], schema)
         self._line = database.line(keeps_plans=True)
+        self._database = database
+        self._among_known: tuple[Prepared, Prepared, Prepared] | None = None
         self._fetching = database.prepare(fetching())
         self._acking = database.prepare(acking())
         self._completing_and_fetching = database.prepare(completing_and_fetching())
@@ -53,16 +56,22 @@ class Tables:
         self._registering = database.prepare(registering())
         self._leaving = database.prepare(leaving())
         self._announcing = database.prepare(NOTIFY)
+        self._reviewing = database.prepare(reviewing())
 
     async def plan_anew(self) -> None:
         """Have the statements planned anew, for the table as it is by now."""
         await self._line.plan_anew()
 
     async def exchange(
-        self, outcomes: Sequence[Outcome], demand: int, place: Place = BEGINNING
+        self,
+        outcomes: Sequence[Outcome],
+        demand: int,
+        place: Place = BEGINNING,
+        unknown: Mapping[str, Any] | None = None,
     ) -> tuple[list[int], list[asyncpg.Record]]:
         """Write outcomes and fetch up to `demand` jobs, from `place` on, in one statement.
 
+        Jobs of `unknown` workers, the parameters of `oban_sa.sql.unknown.known`, are left where they are.
         Returns the ids of those that were written, and rows in the order in which their jobs are to be begun.
         """
         wanted: dict[str, Any] = {
@@ -73,16 +82,35 @@ class Tables:
             "from_scheduled_at": place.scheduled_at,
             "from_id": place.id,
         }
+        fetching, completing, acking = self._fetching, self._completing_and_fetching, self._acking_and_fetching
+        if unknown is not None:
+            wanted |= unknown
+            fetching, completing, acking = self._fetching_known()
         if not outcomes:
-            return [], in_order(await self._line.fetch(self._fetching, holder=self._holder, **wanted))
+            return [], in_order(await self._line.fetch(fetching, holder=self._holder, **wanted))
         plain = demand and all(outcome.verdict.plain for outcome in outcomes)
         said: dict[str, Any] = as_completed(outcomes) if plain else as_arrays(outcomes)
         if not demand:
             return [row["id"] for row in await self._line.fetch(self._acking, holder=self._holder, **said)], []
-        cycle = self._completing_and_fetching if plain else self._acking_and_fetching
-        rows = await self._line.fetch(cycle, holder=self._holder, **wanted, **said)
+        rows = await self._line.fetch(completing if plain else acking, holder=self._holder, **wanted, **said)
         acked = [row["acked"] for row in rows if row["acked"] is not None]
         return acked, in_order([row for row in rows if row["acked"] is None])
+
+    def _fetching_known(self) -> tuple[Prepared, Prepared, Prepared]:
+        # Statements of their own, made when first needed: where all is known, a fetch pays nothing for this.
+        if self._among_known is None:
+            condition = known()
+            self._among_known = (
+                self._database.prepare(fetching(condition)),
+                self._database.prepare(completing_and_fetching(condition)),
+                self._database.prepare(acking_and_fetching(condition)),
+            )
+        return self._among_known
+
+    async def reviewed(self) -> tuple[datetime, str | None]:
+        """Return the database's now, and as JSON what each other producer of the queue does not know."""
+        rows = await self._line.fetch(self._reviewing, queue=self._queue, producer=self._producer)
+        return rows[0]["now"], rows[0]["others"]
 
     async def unheard(self, *, known: Sequence[int]) -> list[asyncpg.Record]:
         """Return the rows that are held here by the tables and whose ids are not among the `known` ones."""

@@ -55,16 +55,16 @@ def acking() -> Executable:
     return select(_acked().c.id)
 
 
-def acking_and_fetching() -> Executable:
+def acking_and_fetching(*conditions: ColumnElement[bool]) -> Executable:
     """Acks and a fetch in one round trip and one commit: rows of `FETCHED` and `acked`, one of the two filled.
 
     Both halves see the same snapshot, so a job that this statement makes available is fetched by a later one.
-    Parameters: those of `acking` and those of `fetching`.
+    Parameters: those of `acking` and those of `fetching`, with the same `conditions`.
     """
-    return _cycle(_acked(), taking())
+    return _cycle(_acked(), taking(*conditions))
 
 
-def completing_and_fetching() -> Executable:
+def completing_and_fetching(*conditions: ColumnElement[bool]) -> Executable:
     """The same where every attempt is completed and nothing else is said of it, for a tenth less work.
 
     Attempts that were fetched at once differ in nothing but their jobs. So what the fence asks for stands once for all
@@ -72,7 +72,7 @@ def completing_and_fetching() -> Executable:
     Parameters: these (the moments naive, in UTC), `ids` and `fences` of equal length (which element, from 1 on),
     `holder`, and those of `fetching`.
     """
-    return _cycle(_completed(), taking())
+    return _cycle(_completed(), taking(*conditions))
 
 
 def acking_one() -> Update:

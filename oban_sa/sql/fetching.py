@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import (
     CTE,
     BigInteger,
+    ColumnElement,
     DateTime,
     Executable,
     Integer,
@@ -70,17 +71,18 @@ BEGINNING: Final = Place(-(2**15), datetime.min, 0)  # noqa: DTZ901 - naive, as 
 """Before all jobs."""
 
 
-def fetching() -> Executable:
+def fetching(*conditions: ColumnElement[bool]) -> Executable:
     """Rows of `FETCHED`, at most `demand` of them, the first from a place on, in no promised order.
 
     Parameters: `queue`, `demand`, `holder` (`[node, producer uuid]`), `producer`, the same uuid, and a `Place` as
-    `from_priority`, `from_scheduled_at` and `from_id`. Nothing is fetched unless the producer has its row.
+    `from_priority`, `from_scheduled_at` and `from_id`. Nothing is fetched unless the producer has its row, and
+    only jobs for which the `conditions` hold as well.
     """
-    taken = taking()
+    taken = taking(*conditions)
     return select(*(taken.c[name] for name in FETCHED))
 
 
-def taking() -> CTE:
+def taking(*conditions: ColumnElement[bool]) -> CTE:
     """The fetch as a data-modifying CTE, for statements that do more in the same round trip."""
     # The CTE is a fence: a LIMITed subquery may be planned inside a join and run again, claiming more than asked for.
     picked = (
@@ -101,6 +103,7 @@ def taking() -> CTE:
                 bindparam("from_scheduled_at", type_=DateTime()),
                 bindparam("from_id", type_=BigInteger()),
             ),
+            *conditions,
         )
         .order_by(jobs.c.priority, jobs.c.scheduled_at, jobs.c.id)
         .limit(bindparam("demand", type_=Integer()))

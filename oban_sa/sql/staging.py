@@ -38,17 +38,18 @@ def staging() -> Executable:
     ).select_from(ahead.outerjoin(counted, true()))
 
 
-def unfinished() -> Executable:
+def unfinished(*conditions: ColumnElement[bool]) -> Executable:
     """One row: whether any of the queues has a job that is `available`, `executing` or `due`.
 
-    Parameter: `queues`, an array. Jobs whose attempts are spent can't be fetched and do not count.
+    Parameter: `queues`, an array. Jobs whose attempts are spent can't be fetched and do not count, nor do available
+    ones for which not all `conditions` hold.
     """
     queues = cast(bindparam("queues", type_=ARRAY(Text())), ARRAY(Text()))
     mine = jobs.c.queue == func.any(queues)
     due = select(jobs.c.id).where(STAGEABLE, jobs.c.scheduled_at <= utc_now(), mine).exists()
     return select(
         select(jobs.c.id)
-        .where(jobs.c.state == inline("'available'"), mine, jobs.c.attempt < jobs.c.max_attempts)
+        .where(jobs.c.state == inline("'available'"), mine, jobs.c.attempt < jobs.c.max_attempts, *conditions)
         .exists()
         .label("available"),
         select(jobs.c.id).where(jobs.c.state == inline("'executing'"), mine).exists().label("executing"),

@@ -54,14 +54,25 @@ class Versions:
         if written.__class__ is not int or written < 1:
             raise InvalidArguments(f"meta.{KEY} must be a whole number from 1, not {written!r}", path=f"meta.{KEY}")
         if written > self.number or self._upgrade is None:
-            raise InvalidArguments(
-                f"args are of version {written}, and this worker reads none later than {self.number}; "
-                f"its program is older than the one that made the job"
-            )
+            raise InvalidArguments(too_late(written, self.number))
         upgraded: Any = self._upgrade(values.to_json(job.args), written)
         if upgraded.__class__ is not dict:
             raise InvalidArguments(f"upgrade(args, {written}) gave {upgraded!r:.60} instead of a dict")
         return cast("dict[str, Any]", upgraded)
+
+
+def later(meta: Mapping[str, Any], number: int) -> int | None:
+    """Return the version that a job's meta says its args are of, where it is later than `number`."""
+    written = meta.get(KEY)
+    return written if written.__class__ is int and written > number else None
+
+
+def too_late(written: int, number: int) -> str:
+    """Say that a worker can't read args of that version."""
+    return (
+        f"args are of version {written}, and this worker reads none later than {number}; "
+        f"its program is older than the one that made the job"
+    )
 
 
 def takes_two(function: Callable[..., Any]) -> bool:

@@ -46,7 +46,7 @@ def test_queues_are_listed_by_node_with_what_runs_and_what_waits(people: People)
     assert [queue["queue"] for queue in listed["queues"]] == ["default", "mailers", "old"]
     assert listed["queues"][0]["running"] == [1]
     assert listed["queues"][0].keys() == {
-        "queue", "node", "limit", "paused", "running", "started_at", "silent_for", "alive",
+        "queue", "node", "limit", "paused", "running", "started_at", "silent_for", "alive", "unknown",
     }  # fmt: skip
     assert listed["unserved"] == [{"queue": "nobody", "available": 1}]
     assert [queue["queue"] for queue in people.json("queues", "list", "--name", "Billing")["queues"]] == ["others"]
@@ -145,7 +145,7 @@ def test_status_shows_nodes_the_leader_the_backlog_and_what_waits_longest(people
         assert part in shown
     status = people.json("status")
     assert status.keys() == {
-        "instance", "schema", "now", "leader", "nodes", "elsewhere", "jobs", "queues", "waiting_longest",
+        "instance", "schema", "now", "leader", "nodes", "elsewhere", "jobs", "queues", "waiting_longest", "pauses",
     }  # fmt: skip
     assert status["leader"]["node"] == "web.1"
     assert [(node["node"], node["alive"], node["leader"]) for node in status["nodes"]] == [
@@ -158,3 +158,43 @@ def test_status_shows_nodes_the_leader_the_backlog_and_what_waits_longest(people
     assert status["waiting_longest"]["id"] == ids[3]
     assert status["waiting_longest"]["waiting_for"] >= 90
     assert people.json("status", "--name", "Billing")["leader"] is None
+
+
+def test_a_pause_of_a_queue_that_no_node_works_on_is_shown_until_it_is_resumed(people: People) -> None:
+    runs(people, "default")
+    people.says("queues", "pause", "default", "nightly")
+    people.says("queues", "pause", "reports", "--node", "web.9")
+    nobody = "though no node works on it now; `queues resume"
+    for command in (["queues", "list"], ["status"]):
+        printed = people.says(*command)
+        assert f"The queue nightly is paused on all nodes, {nobody} nightly` ends that.\n" in printed
+        assert f"The queue reports is paused on the node web.9, {nobody} reports --node web.9` ends that.\n" in printed
+        assert "queue default is paused" not in printed
+        assert people.json(*command)["pauses"] == [
+            {"queue": "default", "node": None},
+            {"queue": "nightly", "node": None},
+            {"queue": "reports", "node": "web.9"},
+        ]
+    people.says("queues", "resume", "--all")
+    people.says("queues", "resume", "reports", "--node", "web.9")
+    assert people.json("queues", "list")["pauses"] == []
+    people.says("queues", "pause", "--all")
+    assert people.says("queues", "list").splitlines()[-1] == (
+        "Every queue is paused on all nodes, those of nodes that start later too; `queues resume --all` ends that."
+    )
+
+
+def test_workers_that_wait_for_a_program_that_knows_them_are_named(people: People) -> None:
+    known = '{"unknown": [{"worker": "shop.Send", "version": null}, {"worker": "shop.Mail", "version": 3}, 7]}'
+    runs(people, "default", meta=known)
+    runs(people, "default", "web.2")
+    runs(people, "alone", "web.3", meta='{"unknown": [{"worker": "shop.Send"}]}')
+    wait = "wait for a program that knows it"
+    expected = [
+        f"Jobs of shop.Send in alone {wait}; web.3 does not, no other node works on the queue.",
+        f"Jobs of shop.Mail (args of version 3) in default {wait}; web.1 does not, 1 other node may know it.",
+        f"Jobs of shop.Send in default {wait}; web.1 does not, 1 other node may know it.",
+    ]
+    for command in ("queues list", "status"):
+        assert [line for line in people.says(*command.split()).splitlines() if line.startswith("Jobs")] == expected
+    assert people.json("queues", "list")["queues"][0]["unknown"] == ["shop.Send", "shop.Mail (args of version 3)"]

@@ -188,16 +188,16 @@ async def test_nor_the_way_into_a_session(house: House) -> None:
         assert "test_answers.py" in lines[2]
 
 
-async def test_an_unknown_worker_is_a_failed_attempt_that_names_the_nearest(house: House) -> None:
+async def test_an_unknown_worker_is_left_to_others_and_the_nearest_is_named(house: House, of) -> None:
     @job(name="mailers.welcome", registry=house.registry)
     async def welcome() -> None: ...
 
     [job_id] = await house.enqueue(Job("mailers.welcom"))
     await house.drain()
-    failed = await house.job(job_id)
-    assert failed.state == "retryable"
-    assert failed.errors[0]["error"].startswith("WorkerNotFound: ")
-    assert "mailers.welcome" in failed.errors[0]["error"]
+    left = await house.job(job_id)
+    assert (left.state, left.attempt, left.errors) == ("available", 0, [])
+    (told,) = of(telemetry.WorkerUnknown)
+    assert str(told.error) == "no worker is registered as 'mailers.welcom'; similar: mailers.welcome"
 
 
 async def test_a_worker_is_never_imported_because_a_row_says_so(house: House) -> None:
@@ -206,7 +206,7 @@ async def test_a_worker_is_never_imported_because_a_row_says_so(house: House) ->
     [job_id] = await house.enqueue(Job("antigravity.fly"))
     await house.drain()
     assert "antigravity" not in sys.modules
-    assert (await house.job(job_id)).state == "retryable"
+    assert "unknown_since" in (await house.job(job_id)).meta
 
 
 async def test_args_that_no_longer_fit_are_a_failed_attempt(house: House) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from oban_sa import failures, telemetry
-from oban_sa.errors import InvalidArguments
+from oban_sa.errors import InvalidArguments, WorkerNotFound
 from oban_sa.models import Job
 from oban_sa.runner.command import logs
 from oban_sa.runner.command.sentences import sentence
@@ -206,6 +206,7 @@ def test_every_event_has_a_sentence_of_its_own_and_a_level() -> None:
             failed(),
             telemetry.JobStale(**FACTS, state=JobState.COMPLETED),
             telemetry.JobIdle(**FACTS, idle=31.0),
+            telemetry.WorkerUnknown(runner=SOURCE, queue="q", worker="w", version=None, error=WorkerNotFound("x")),
             telemetry.ProducerFetch(runner=SOURCE, queue="q", demand=2, count=1, duration=0.1),
             telemetry.ProducerAck(runner=SOURCE, queue="q", count=2, stale=1, duration=0.1),
             telemetry.ProducerLost(runner=SOURCE, queue="q"),
@@ -540,3 +541,19 @@ def test_a_rescue_says_which_jobs_it_was_about() -> None:
 
     assert told(2) == "jobs rescued from dead nodes: 2, 1 of them discarded (1, 2)"
     assert told(12).endswith("(1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 2 more)")
+
+
+def test_of_an_unknown_worker_one_line_tells_and_none_for_each_job(configured: Callable[..., io.StringIO]) -> None:
+    stream = configured()
+    about = {"runner": SOURCE, "queue": "mail", "worker": "shop.Send"}
+    attempt = {"attempt": 1, "max_attempts": 20, "state": JobState.AVAILABLE, "duration": 0.1}
+    telemetry.emit(telemetry.WorkerUnknown(**about, version=2, error=WorkerNotFound("import it")))
+    for job_id in (1, 2):
+        telemetry.emit(telemetry.JobStop(**about, **attempt, job_id=job_id))
+    telemetry.emit(telemetry.JobStop(**{**about, "queue": "other"}, **attempt, job_id=3))
+    told, other = lines(stream)
+    assert told.startswith("WARNING ") and told.endswith(
+        "queue mail has jobs of shop.Send with args of version 2, which this program does not know (import it); "
+        "they spend no attempt here and are left to a program that does"
+    )
+    assert "job 3 Send given back after 100 ms" in other

@@ -22,10 +22,13 @@ from oban_sa.sql import (
     rescuing,
     staging,
     steering,
+    unknown,
 )
 
 STATEMENTS: dict[str, Any] = {
     "fetching": fetching.fetching(),
+    "fetching_known": fetching.fetching(unknown.known()),
+    "reviewing": unknown.reviewing(),
     "acking": acking.acking(),
     "acking_and_fetching": acking.acking_and_fetching(),
     "completing_and_fetching": acking.completing_and_fetching(),
@@ -43,7 +46,7 @@ STATEMENTS: dict[str, Any] = {
     "our_nodes": kindred.our_nodes(),
     "unheard": holding.unheard(),
     "staging": staging.staging(),
-    "unfinished": staging.unfinished(),
+    "unfinished": staging.unfinished(unknown.known()),
     "registering": producing.registering(),
     "beating": producing.beating(),
     "leaving": producing.leaving(),

@@ -29,6 +29,7 @@ _LEVELS: Final[dict[type[telemetry.Event], int]] = {
     telemetry.JobException: logging.ERROR,  # a warning while attempts are left
     telemetry.JobStale: logging.WARNING,
     telemetry.JobIdle: logging.DEBUG,  # the runner's own logger says what to do
+    telemetry.WorkerUnknown: logging.WARNING,
     telemetry.ProducerFetch: logging.DEBUG,
     telemetry.ProducerAck: logging.DEBUG,
     telemetry.ProducerLost: logging.DEBUG,  # the producer's own logger tells more
@@ -181,6 +182,7 @@ class _Story:
 
     def __init__(self) -> None:
         self._told: set[tuple[telemetry.Source, str]] = set()
+        self._unknown: set[tuple[telemetry.Source, str, str]] = set()
 
     def write(self, event: telemetry.Event) -> None:
         level = self._level(event)
@@ -202,6 +204,15 @@ class _Story:
         match event:
             case telemetry.JobException(state=state) if state is not JobState.DISCARDED:
                 return logging.WARNING
+            case telemetry.WorkerUnknown():
+                self._unknown.add((event.runner, event.queue, event.worker))
+            case telemetry.JobStop(state=JobState.AVAILABLE) if (
+                event.runner,
+                event.queue,
+                event.worker,
+            ) in self._unknown:
+                # It was said of the worker, and is not said again of each of its jobs.
+                return logging.DEBUG
             case telemetry.ProducerFetch(count=0) | telemetry.ProducerAck(count=0) | telemetry.StagerStage(count=0):
                 return 0
             case telemetry.LifelineRescue(count=0):

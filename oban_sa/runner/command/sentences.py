@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from oban_sa import printable, telemetry
+from oban_sa import failures, printable, telemetry
 from oban_sa.failures import named
 from oban_sa.periods import describe
 from oban_sa.states import JobState
@@ -33,6 +33,12 @@ def _sentence(event: telemetry.Event) -> str:
             )
         case telemetry.JobIdle():
             return f"{_job(event)} left its connection idle in a transaction for {describe(event.idle)}"
+        case telemetry.WorkerUnknown():
+            version = "" if event.version is None else f" with args of version {event.version}"
+            return (
+                f"queue {event.queue} has jobs of {event.worker}{version}, which this program does not know "
+                f"({failures.message(event.error)}); they spend no attempt here and are left to a program that does"
+            )
         case telemetry.ProducerFetch():
             return f"fetched {event.count} of {event.demand} jobs in {describe(event.duration)}"
         case telemetry.ProducerAck():

@@ -202,6 +202,7 @@ def _runner(settings: Settings, engine: AsyncEngine, prune: Prune | None, middle
             dead_after=settings.dead_after,
             abandoned_after=settings.abandoned_after,
             keep_young_after=settings.keep_young_after,
+            unknown_after=settings.unknown_after,
             metrics=settings.metrics,
             prune=prune,
             middleware=middleware,

@@ -19,6 +19,7 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
         "dead_after",
         "abandoned_after",
         "keep_young_after",
+        "unknown_after",
         "blocked_after",
         "prune",
     ),

@@ -1,0 +1,70 @@
+"""Leave jobs to the programs that know their workers."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, DateTime, Double, Executable, Text, Uuid, bindparam, cast, func, select
+from sqlalchemy.dialects.postgresql import ARRAY
+
+from oban_sa.sql.fetching import jobs
+from oban_sa.sql.literals import inline
+from oban_sa.sql.moments import seconds_earlier, utc_clock, utc_now
+from oban_sa.sql.producing import producers
+
+NOTED: Final = "unknown"
+"""The key in the `meta` of a producer's row: a list of objects with `worker`, `version` and `since`."""
+
+SEPARATOR: Final = "\n"
+"""What stands between the name of a worker and the version of args in the key of a job that is left to others."""
+
+
+def known() -> ColumnElement[bool]:
+    """A condition for a fetch: whether a job is not to be left to other programs.
+
+    Parameters: `unknown`, keys of workers that this program does not know, each the name of the worker, and where it
+    knows it, but not args of that version, also `SEPARATOR` and the version; `overdue`, those of them that no program
+    knows; and `unknown_after`, for how many seconds a job of those must have been due to be taken all the same.
+    """
+    unknown, overdue = _keys("unknown"), _keys("overdue")
+    # As text, which whatever stands in meta can be read as.
+    version = func.coalesce(jobs.c.meta.op("->>")(inline("'args_version'")), inline("'1'"))
+    key: Any = jobs.c.worker + inline("E'\\n'") + version
+    given_up = jobs.c.scheduled_at <= seconds_earlier(utc_now(), bindparam("unknown_after", type_=Double()))
+    left: ColumnElement[bool] = (jobs.c.worker == func.any(unknown)) | (key == func.any(unknown))
+    nobodys: ColumnElement[bool] = (jobs.c.worker == func.any(overdue)) | (key == func.any(overdue))
+    taken: ColumnElement[bool] = ~left | (given_up & nobodys)
+    return taken
+
+
+def _keys(name: str) -> ColumnElement[Any]:
+    return cast(bindparam(name, type_=ARRAY(Text())), ARRAY(Text()))
+
+
+def named(noted: Any) -> list[str]:
+    """Return in words what a producer's row has under `NOTED`: `shop.Send`, `shop.Send (args of version 3)`."""
+    found: list[str] = []
+    for each in noted if isinstance(noted, list) else ():
+        worker, version = (each.get("worker"), each.get("version")) if isinstance(each, dict) else (None, None)
+        if isinstance(worker, str):
+            found.append(worker if version is None else f"{worker} (args of version {version})")
+    return found
+
+
+def reviewing() -> Executable:
+    """One row: `now`, and `others`, a JSON array of what each other producer of a queue does not know, or null.
+
+    Parameters: `queue` and `producer`, the uuid of the one that asks.
+    """
+    noted: Any = func.coalesce(producers.c.meta.op("->")(inline(f"'{NOTED}'")), inline("'[]'::jsonb"))
+    others = (
+        select(cast(func.jsonb_agg(noted), Text))
+        .where(
+            producers.c.queue == bindparam("queue", type_=Text()),
+            producers.c.uuid != bindparam("producer", type_=Uuid()),
+        )
+        .scalar_subquery()
+    )
+    return select(
+        func.timezone(inline("'UTC'"), utc_clock(), type_=DateTime(timezone=True)).label("now"), others.label("others")
+    )
