@@ -354,6 +354,10 @@ class Transaction:
 
     connection: asyncpg.Connection
 
+    def savepoint(self) -> Any:
+        """A context: where the statements in it fail, the transaction is as it was before them."""
+        return self.connection.transaction()
+
     async def fetch(self, prepared: Prepared, **values: Any) -> list[asyncpg.Record]:
         """Run a statement in this transaction."""
         return await self.connection.fetch(prepared.sql, *prepared.values(values))

@@ -70,6 +70,20 @@ MISTAKEN: tuple[type[BaseException], ...] = (
 """Errors of those families that come again however often the statement is repeated."""
 
 
+REFUSALS: tuple[type[BaseException], ...] = (
+    asyncpg.exceptions.IntegrityConstraintViolationError,  # class 23: unique indexes, checks, foreign keys
+    asyncpg.exceptions.TriggeredDataChangeViolationError,
+    asyncpg.exceptions.WithCheckOptionViolationError,
+    asyncpg.exceptions.PLPGSQLError,  # class P0: what a trigger raises
+)
+"""What rules say that the application has set on the table, such as a unique index of its own."""
+
+
+def is_refused(error: BaseException) -> bool:
+    """Say whether a rule of the application's, on the table, refused the row: it does so however it is written."""
+    return isinstance(unwrapped(error), REFUSALS)
+
+
 def is_away(error: BaseException) -> bool:
     """Say whether the connection is of no more use and the same statement may work on another one later."""
     error = unwrapped(error)

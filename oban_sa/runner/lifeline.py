@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import asyncpg
 
 from oban_sa import clock, telemetry
 from oban_sa.errors import AttemptOrphaned
-from oban_sa.runner.database import Database, Transaction
+from oban_sa.runner.database import Database, Transaction, describe
+from oban_sa.runner.disconnects import is_refused
 from oban_sa.runner.leader import Leader
+from oban_sa.runner.refused import WAITS
 from oban_sa.sql.kindred import others_seen
 from oban_sa.sql.notifying import NOTIFY, insertions
 from oban_sa.sql.rescuing import (
@@ -25,8 +27,10 @@ from oban_sa.sql.rescuing import (
     exhausted,
     rescuing,
     restoring,
+    ruling_out,
 )
-from oban_sa.verdicts import orphaned
+from oban_sa.sql.rescuing import orphaned as orphaned_jobs
+from oban_sa.verdicts import orphaned, storable
 
 logger = logging.getLogger("oban_sa.runner")
 
@@ -38,6 +42,8 @@ RESTORE = 3
 
 ABANDONED = f"{AttemptOrphaned.__name__}: the node that ran this attempt gives no sign of life, and began it long ago"
 EXHAUSTED = f"{AttemptOrphaned.__name__}: the job was available with all its attempts spent"
+
+RULED_OUT = f"{AttemptOrphaned.__name__}: its node stopped beating, and the database refused to let it wait any more"
 
 
 class _Missing(NamedTuple):
@@ -82,6 +88,10 @@ class Lifeline:
         self._restoring = database.prepare(restoring())
         self._dead = database.prepare(dead())
         self._rescuing = database.prepare(rescuing())
+        self._orphaned = database.prepare(orphaned_jobs())
+        self._one = database.prepare(rescuing(singly=True))
+        self._one_later = database.prepare(rescuing(singly=True, wait=True))
+        self._none = database.prepare(ruling_out())
         self._burying = database.prepare(burying())
         self._abandoned = {known: database.prepare(abandoned(peers_known=known)) for known in (True, False)}
         self._others = database.prepare(others_seen())
@@ -162,10 +172,45 @@ class Lifeline:
         for row in gone:
             self._missing.pop(row["uuid"], None)
         texts = [orphaned(row["node"], silent_for=row["silent_for"]) for row in gone]
-        rescued = await transaction.fetch(self._rescuing, uuids=uuids, texts=texts)
+        try:
+            async with transaction.savepoint():
+                rescued = await transaction.fetch(self._rescuing, uuids=uuids, texts=texts)
+        except Exception as error:
+            if not is_refused(error):
+                raise
+            rescued = await self._rescue_singly(transaction, uuids, texts)
         await transaction.fetch(self._burying, uuids=uuids)
         for node in sorted({row["node"] for row in gone}):
             logger.warning("node %s is dead; its jobs are given to others", node)
+        return rescued
+
+    async def _rescue_singly(
+        self, transaction: Transaction, uuids: list[str], texts: list[str]
+    ) -> list[asyncpg.Record]:
+        """Rescue where a rule of the application's refuses some of the jobs, such as a unique index of its own.
+
+        A job that can't be available waits as a retryable one, and where it can't do that either, it is discarded.
+        """
+        rescued: list[asyncpg.Record] = []
+        for row in await transaction.fetch(self._orphaned, uuids=uuids):
+            job_id, refused = row["id"], ""
+            dead: dict[str, Any] = {"uuids": uuids, "texts": texts, "job_id": job_id}
+            for statement, more in ((self._one, dead), (self._one_later, {**dead, "seconds": WAITS}), (self._none, {})):
+                text = (
+                    f"{AttemptOrphaned.__name__}: its node stopped beating, and the database refused to let it wait: "
+                )
+                given = more or {"job_id": job_id, "text": storable(f"{text}{refused}")}
+                try:
+                    async with transaction.savepoint():
+                        rescued += await transaction.fetch(statement, **given)
+                except Exception as error:
+                    if not is_refused(error):
+                        raise
+                    refused = describe(error)
+                else:
+                    break
+            if refused:
+                logger.warning("the database refused to make job %d of a dead node available: %s", job_id, refused)
         return rescued
 
     def _tell(self, rescued: list[asyncpg.Record], duration: float) -> None:

@@ -1,38 +1,61 @@
-"""What is written instead of an outcome that the database refuses, as where its encoding can't hold a text."""
+"""What is written instead of an outcome that the database refuses, as where its encoding can't hold a text.
+
+Or where a rule of the application's refuses the state, such as a unique index over jobs that wait, or a trigger.
+"""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-from oban_sa import periods
+from oban_sa import failures, periods
 from oban_sa.failures import describe
 from oban_sa.runner.acker import Outcome
+from oban_sa.runner.disconnects import is_refused
 from oban_sa.states import JobState
-from oban_sa.verdicts import Verdict, storable
+from oban_sa.verdicts import MAX_ERROR, Verdict, storable
 
 _LONGEST_NOTE: Final = 4000
+
+_DISCARDED: Final = 2
+"""How often an outcome has been replaced when nothing but its state is left to change."""
+
+WAITS: Final = 60.0
+"""Seconds that a job waits which a rule keeps from being available, before it is tried again."""
 
 
 def instead_of(outcome: Outcome, error: Exception) -> Outcome | None:
     """The outcome to write instead of one that was refused with `error`; None where nothing is left to try.
 
-    First the texts are spelled in ASCII, which every encoding has; then they are left out. The state, the delay and the
-    attempt stay what they were. An outcome that is refused even so is the database's word against the state itself, and
-    the job is discarded.
+    What a rule refuses is refused whatever is said in it. So a job that is given back waits as a scheduled one first,
+    which the rule may allow, and else the job is discarded, with its own error and the rule's. Of everything else the
+    texts are to blame: they are spelled in ASCII, which every encoding has; then they are left out. The state, the
+    delay and the attempt stay what they were. An outcome that is refused even so is the database's word against the
+    state itself, and the job is discarded.
     """
     verdict = outcome.verdict
     tried = outcome.replaced
+    if is_refused(error) and tried < _DISCARDED:
+        if verdict.state is JobState.AVAILABLE:
+            return outcome._replace(verdict=verdict._replace(state=JobState.SCHEDULED, delay=WAITS))
+        if verdict.state is not JobState.DISCARDED:
+            return outcome._replace(verdict=_ruled_out(verdict, error), replaced=_DISCARDED)
     if tried == 0:
         spelled = in_ascii(verdict)
         if spelled != verdict:
             return outcome._replace(verdict=spelled, replaced=1)
     if tried <= 1:
         return outcome._replace(verdict=_bare(verdict, error), replaced=2)
-    if tried == 2:
+    if tried == _DISCARDED:
         note = _note(error, f"The outcome of this attempt ({verdict.state}) could not be written.")
         discarded = verdict._replace(state=JobState.DISCARDED, delay=None, error=note, meta=None, refund=False)
         return outcome._replace(verdict=discarded, replaced=3)
     return None
+
+
+def _ruled_out(verdict: Verdict, error: Exception) -> Verdict:
+    refusal = _note(error, f"The outcome of this attempt ({verdict.state}) could not be written.")
+    text = failures.bounded(refusal if verdict.error is None else f"{verdict.error}\n\n{refusal}", MAX_ERROR)
+    return verdict._replace(state=JobState.DISCARDED, delay=None, error=text, refund=False)
 
 
 def in_ascii(verdict: Verdict) -> Verdict:

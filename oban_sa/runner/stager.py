@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
-from oban_sa import clock, messages, telemetry
+import asyncpg
+
+from oban_sa import clock, failures, messages, telemetry
+from oban_sa.periods import describe
 from oban_sa.runner.database import Database
-from oban_sa.sql.staging import staging
+from oban_sa.runner.disconnects import is_refused
+from oban_sa.runner.refused import WAITS
+from oban_sa.sql.staging import among, due, postponing, staging
+
+logger = logging.getLogger("oban_sa.runner")
 
 LIMIT = 5000
 """Jobs staged by one statement."""
@@ -20,6 +28,10 @@ class Stager:
     ) -> None:
         self._line = database.line()
         self._staging = database.prepare(staging())
+        self._staging_some = database.prepare(staging(among()))
+        self._due = database.prepare(due())
+        self._postponing = database.prepare(postponing())
+        self._told: set[int] = set()
         self._channel = messages.channel(source.schema, "insert")
         self._source = source
         self._every = every
@@ -28,8 +40,13 @@ class Stager:
     async def tick(self) -> float:
         """Stage what is due; the seconds until the next job is."""
         started = clock.monotonic()
-        rows = await self._line.fetch(self._staging, limit=LIMIT, channel=self._channel)
-        ahead = rows[0]["seconds"]
+        try:
+            rows = await self._line.fetch(self._staging, limit=LIMIT, channel=self._channel)
+        except Exception as error:
+            if not is_refused(error):
+                raise
+            rows = await self._one_by_one()
+        ahead = rows[-1]["seconds"]
         staged = [row for row in rows if row["queue"] is not None]
         for row in staged:
             self._staged(row["queue"])
@@ -47,6 +64,46 @@ class Stager:
             return 0
         # A millisecond later than the moment, lest it be a microsecond too early.
         return self._every if ahead is None else min(max(ahead, 0) + 0.001, self._every)
+
+    async def _one_by_one(self) -> list[asyncpg.Record]:
+        """Stage without the jobs that a rule of the application's refuses, which wait for a while.
+
+        Such as a unique index over the available ones: the job is tried again once the other has begun.
+        """
+        ids = [row["id"] for row in await self._line.fetch(self._due, limit=LIMIT)]
+        halves = [ids] if len(ids) == 1 else [ids[: len(ids) // 2], ids[len(ids) // 2 :]]
+        found: list[asyncpg.Record] = []
+        while halves:
+            half = halves.pop(0)
+            try:
+                found += await self._stage(half)
+            except Exception as error:
+                if not is_refused(error):
+                    raise
+                if len(half) > 1:
+                    halves[:0] = [half[: len(half) // 2], half[len(half) // 2 :]]
+                else:
+                    await self._postpone(half[0], error)
+        # Of none at the end, for when the next is due: by now no earlier answer says that.
+        return found + await self._stage([])
+
+    async def _stage(self, ids: list[int]) -> list[asyncpg.Record]:
+        return await self._line.fetch(self._staging_some, limit=LIMIT, channel=self._channel, ids=ids)
+
+    async def _postpone(self, job_id: int, error: Exception) -> None:
+        try:
+            await self._line.fetch(self._postponing, job_id=job_id, seconds=WAITS)
+        except Exception as refused:
+            if not is_refused(refused):
+                raise
+        if job_id not in self._told:
+            self._told.add(job_id)
+            logger.warning(
+                "the database refused to make job %d available, which is tried again every %s: %s",
+                job_id,
+                describe(WAITS),
+                failures.describe(error),
+            )
 
     async def close(self) -> None:
         """Close the connection."""

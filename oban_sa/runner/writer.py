@@ -10,7 +10,7 @@ from typing import Final
 from oban_sa import clock
 from oban_sa.failures import describe
 from oban_sa.runner.acker import BATCH, Acker, Outcome
-from oban_sa.runner.disconnects import is_away, is_locked, is_passing
+from oban_sa.runner.disconnects import is_away, is_locked, is_passing, is_refused
 from oban_sa.runner.refused import instead_of
 from oban_sa.runner.tables import Tables
 from oban_sa.states import JobState
@@ -104,7 +104,8 @@ class Writer:
 
     async def one_by_one(self, error: Exception) -> None:
         """Write outcomes singly after a batch was refused, so that one bad outcome holds up no other."""
-        logger.error("outcomes of queue %s were refused together: %s", self._queue, describe(error), exc_info=error)
+        if not is_refused(error):  # of what a rule of the application's refuses, each job is told below
+            logger.error("outcomes of queue %s were refused together: %s", self._queue, describe(error), exc_info=error)
         for _ in range(min(len(self._acker), BATCH)):
             outcome = self._acker.take(1)
             try:
@@ -118,7 +119,19 @@ class Writer:
                     self._acker.drop_first()
                     logger.error("the outcome of job %d can't be written at all", outcome[0].verdict.job_id)
                 else:
+                    self._tell(outcome[0], instead, refused)
                     self._acker.replace_first(instead)
+
+    def _tell(self, outcome: Outcome, instead: Outcome, refused: Exception) -> None:
+        before, after = outcome.verdict.state, instead.verdict.state
+        if before is not after:
+            logger.warning(
+                "the database refused to make job %d %s, and it becomes %s: %s",
+                outcome.verdict.job_id,
+                before,
+                after,
+                describe(refused),
+            )
 
     def expect(self, written: tuple[Outcome, ...]) -> None:
         """Say when the first of the jobs is due again."""

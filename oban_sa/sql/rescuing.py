@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from sqlalchemy import (
     CTE,
+    BigInteger,
     ColumnElement,
     DateTime,
     Delete,
@@ -38,7 +39,7 @@ from oban_sa.sql.keeping import BEGAN
 from oban_sa.sql.kindred import peers
 from oban_sa.sql.literals import inline
 from oban_sa.sql.marks import marked
-from oban_sa.sql.moments import seconds_between, seconds_earlier, utc_clock, utc_now
+from oban_sa.sql.moments import seconds_between, seconds_earlier, seconds_later, utc_clock, utc_now
 from oban_sa.sql.producing import producers
 
 HOLDER: ColumnElement[Any] = type_coerce(jobs.c.attempted_by, ARRAY(Text()))[inline("2")]
@@ -64,26 +65,49 @@ def dead() -> Executable:
     )
 
 
-def rescuing() -> Executable:
+def rescuing(*, singly: bool = False, wait: bool = False) -> Executable:
     """Give back what the dead were running, an attempt spent: rows of `id`, `queue`, `worker`, `state`, `attempt`.
 
     A job whose attempts are spent is discarded. A row that is locked, as by a session that is just committing, waits
-    for the next time. Parameters: `uuids` and `texts`, arrays: the dead, and what to say of each.
+    for the next time. Parameters: `uuids` and `texts`, arrays: the dead, and what to say of each. `singly` only the job
+    with the parameter `job_id` is; where it is to `wait`, it is retryable in a while, the parameter `seconds`.
     """
     said = func.unnest(
         cast(bindparam("uuids", type_=ARRAY(Text())), ARRAY(Text())),
         cast(bindparam("texts", type_=ARRAY(Text())), ARRAY(Text())),
     ).table_valued(column("uuid", Text()), column("text", Text()))
     said = said.render_derived("said")
+    one = [jobs.c.id == bindparam("job_id", type_=BigInteger())] if singly else []
     orphans = (
         select(jobs.c.id, said.c.text)
         .select_from(jobs.join(said, said.c.uuid == HOLDER))
-        .where(jobs.c.state == inline("'executing'"))
+        .where(jobs.c.state == inline("'executing'"), *one)
         .limit(LIMIT)
         .with_for_update(skip_locked=True, of=jobs)
         .cte("orphans")
     )
-    return _changed(orphans, {**_given_on(), "meta": _counted()}, said=orphans.c.text)
+    given = {**_given_on("'retryable'" if wait else "'available'"), "meta": _counted()}
+    if wait:
+        given["scheduled_at"] = seconds_later(utc_now(), bindparam("seconds", type_=Double()))
+    return _changed(orphans, given, said=orphans.c.text)
+
+
+def orphaned() -> Executable:
+    """The ids of the jobs that the dead were running. Parameter: `uuids`."""
+    uuids = cast(bindparam("uuids", type_=ARRAY(Text())), ARRAY(Text()))
+    running, holder = jobs.c.state == inline("'executing'"), HOLDER
+    return select(jobs.c.id).where(running, holder == func.any(uuids)).order_by(jobs.c.id).limit(LIMIT)
+
+
+def ruling_out() -> Executable:
+    """Discard a job that no rule of the application's lets wait any more. Parameters: `job_id`, `text`."""
+    found = (
+        select(jobs.c.id)
+        .where(jobs.c.id == bindparam("job_id", type_=BigInteger()), cast(jobs.c.state, Text) == inline("'executing'"))
+        .with_for_update(skip_locked=True)
+        .cte("found")
+    )
+    return _changed(found, {"state": inline("'discarded'"), "discarded_at": utc_clock()})
 
 
 def restoring() -> Executable:
@@ -166,10 +190,10 @@ def _counted() -> ColumnElement[Any]:
     return left.op("||")(func.jsonb_build_object(inline("'rescued'"), rescued))
 
 
-def _given_on() -> dict[str, Any]:
+def _given_on(again: str = "'available'") -> dict[str, Any]:
     """What becomes of a job whose attempt nobody answers for: cancelled where that was asked for, else tried again."""
     spent = jobs.c.attempt >= jobs.c.max_attempts
-    state = case((marked(), inline("'cancelled'")), (spent, inline("'discarded'")), else_=inline("'available'"))
+    state = case((marked(), inline("'cancelled'")), (spent, inline("'discarded'")), else_=inline(again))
     return {
         "state": cast(state, jobs.c.state.type),
         "cancelled_at": case((marked(), utc_clock()), else_=jobs.c.cancelled_at),

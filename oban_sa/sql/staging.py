@@ -4,24 +4,39 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import CTE, ColumnElement, Executable, Integer, Text, bindparam, cast, func, select, true, update
+from sqlalchemy import (
+    CTE,
+    BigInteger,
+    ColumnElement,
+    Double,
+    Executable,
+    Integer,
+    Text,
+    bindparam,
+    cast,
+    func,
+    select,
+    true,
+    update,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from oban_sa.sql.fetching import jobs
 from oban_sa.sql.literals import inline
-from oban_sa.sql.moments import seconds_between, utc_clock, utc_now
+from oban_sa.sql.moments import seconds_between, seconds_later, utc_clock, utc_now
 
 STAGEABLE = jobs.c.state.in_((inline("'scheduled'"), inline("'retryable'")))
 """Written as the partial index on `(scheduled_at, id)` has it, so that the index serves."""
 
 
-def staging() -> Executable:
+def staging(*conditions: ColumnElement[bool]) -> Executable:
     """Stage due jobs of every queue, oldest first, announce their queues, and look ahead, in one round trip.
 
     Rows of `queue`, `count` and `seconds` until the next job is due, which is NULL where there is none; where nothing
-    was staged one row that has only that. Parameters: `limit`, `channel`.
+    was staged one row that has only that. Only jobs are staged for which all `conditions` hold. Parameters: `limit`,
+    `channel`.
     """
-    staged = _staged()
+    staged = _staged(*conditions)
     counted = (
         select(staged.c.queue, func.count().label("count"), _announced(staged.c.queue).label("announced"))
         .group_by(staged.c.queue)
@@ -62,10 +77,35 @@ def _announced(queue: ColumnElement[Any]) -> ColumnElement[Any]:
     return func.pg_notify(bindparam("channel", type_=Text()), payload)
 
 
-def _staged() -> CTE:
-    due = (
+def among() -> ColumnElement[bool]:
+    """Whether a job is one of some. Parameter: `ids`."""
+    return jobs.c.id == func.any(cast(bindparam("ids", type_=ARRAY(BigInteger())), ARRAY(BigInteger())))
+
+
+def due() -> Executable:
+    """The ids of the jobs that are due, oldest first. Parameter: `limit`."""
+    return (
         select(jobs.c.id)
         .where(STAGEABLE, jobs.c.scheduled_at <= utc_now())
+        .order_by(jobs.c.scheduled_at, jobs.c.id)
+        .limit(bindparam("limit", type_=Integer()))
+    )
+
+
+def postponing() -> Executable:
+    """Let a due job wait for so many seconds more: its id. Parameters: `job_id`, `seconds`."""
+    return (
+        update(jobs)
+        .where(jobs.c.id == bindparam("job_id", type_=BigInteger()), STAGEABLE, jobs.c.scheduled_at <= utc_now())
+        .values(scheduled_at=seconds_later(utc_now(), bindparam("seconds", type_=Double())))
+        .returning(jobs.c.id)
+    )
+
+
+def _staged(*conditions: ColumnElement[bool]) -> CTE:
+    due = (
+        select(jobs.c.id)
+        .where(STAGEABLE, jobs.c.scheduled_at <= utc_now(), *conditions)
         .order_by(jobs.c.scheduled_at, jobs.c.id)
         .limit(bindparam("limit", type_=Integer()))
         .with_for_update(skip_locked=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -175,3 +176,24 @@ def test_a_job_that_is_kept_young_is_shown_with_the_time_since_its_true_start(pe
     lines = {line.split()[0]: line for line in people.says("jobs", "list").splitlines()[1:]}
     assert "for 1 h" in lines["1"]
     assert "for 0" in lines["2"]  # this is said of an attempt before
+
+
+def test_a_job_that_a_rule_of_the_database_refuses_keeps_no_other_from_being_retried(people: People) -> None:
+    people.sql("CREATE UNIQUE INDEX one_waits ON oban_jobs (worker, args) WHERE state = 'available'")
+    ids = people.enqueue(*(Job("a", args={"n": n}) for n in range(5)))
+    people.sql("UPDATE oban_jobs SET state = 'discarded'")
+    people.enqueue(Job("a", args={"n": 2}))
+    why = (
+        'duplicate key value violates unique constraint "one_waits" '
+        'DETAIL: Key (worker, args)=(a, {"n": 2}) already exists.'
+    )
+    refused = people.run("jobs", "retry", *map(str, ids))
+    assert refused.exit_code == 1
+    assert refused.stdout == "4 jobs made available.\n"
+    assert refused.stderr.splitlines() == [
+        f"The database refused it for job {ids[2]}: {why}",
+        "Error: the database refused it for 1 job, as rules on your table say; see above",
+    ]
+    again = people.run("jobs", "retry", "--state", "discarded", "--json")
+    assert again.exit_code == 1
+    assert json.loads(again.stdout) == {"retried": 0, "left_alone": {}, "refused": {str(ids[2]): why}}

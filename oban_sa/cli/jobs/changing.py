@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, Literal, TypeAlias
 
 import click
 from sqlalchemy import func, select
 
 from oban_sa.cli._connecting import asked, database_options, json_option, looking
+from oban_sa.cli._halves import by_halves
 from oban_sa.cli._printing import count, document, say
 from oban_sa.cli.jobs.filters import NAMED, Filters, filters
 from oban_sa.cli.jobs.finding import COUNTED, NEWEST, Counted, counted
@@ -17,6 +19,8 @@ from oban_sa.cli.jobs.typed import read_ids
 from oban_sa.client import Oban
 from oban_sa.errors import InvalidOption, JobNotFound
 from oban_sa.models import Job
+from oban_sa.runner.__main__ import Failed
+from oban_sa.runner.disconnects import is_refused
 from oban_sa.settings import Settings
 from oban_sa.sql import browsing
 from oban_sa.sql.browsing import Wanted
@@ -148,13 +152,15 @@ def _change(
     total = sum(affected.values())
     if not yes and (not there.all_of_them or (total > 1 and (verb != "retry" or not ids))):
         click.confirm(_question(verb, affected, there), abort=True, err=True)
-    changed = 0
+    changed, refused = 0, dict[int, str]()
     if total or not there.all_of_them:
         change = _Change(verb, changeable, options or {})
         changed = asked(settings, lambda oban: change.by_id(oban, ids) if ids else change.all(oban, there.wanted))
+        refused = change.refused
     left = {state: number for state, number in there.states.items() if state not in changeable}
     if as_json:
-        document({_KEYS[verb]: changed, "left_alone": {state.value: number for state, number in left.items()}})
+        said: dict[str, Any] = {"refused": {str(job_id): why for job_id, why in refused.items()}} if refused else {}
+        document({_KEYS[verb]: changed, "left_alone": {state.value: number for state, number in left.items()}, **said})
     else:
         executing = affected.get(JobState.EXECUTING, 0) if verb == "cancel" else 0
         asked_to_stop = f", of which {executing:,} executing, asked to stop" if executing else ""
@@ -163,6 +169,10 @@ def _change(
             click.echo(f"{count(number, 'job')} left alone: {state.value}.")
     for hint in there.hints:
         say(f"Note: {hint}", err=True)
+    if refused:
+        for job_id, why in list(refused.items())[:_MOST_IDS]:
+            say(f"The database refused it for job {job_id}: {why}", err=True)
+        raise Failed(f"the database refused it for {count(len(refused), 'job')}, as rules on your table say; see above")
 
 
 def _question(verb: Verb, affected: dict[JobState, int], there: Counted) -> str:
@@ -202,6 +212,8 @@ class _Change:
     verb: Verb
     changeable: frozenset[JobState]
     options: dict[str, Any]
+    refused: dict[int, str] = field(default_factory=dict[int, str])
+    """What the database said of jobs that it refused to change, by their ids."""
 
     async def by_id(self, oban: Oban, ids: Sequence[int]) -> int:
         return await self._do(oban, list(dict.fromkeys(ids)))
@@ -224,7 +236,20 @@ class _Change:
             "cancel": oban.cancel_jobs,
             "delete": oban.delete_jobs,
         }
-        return await methods[self.verb](*which, **self.options)
+        method = partial(methods[self.verb], **self.options)
+        try:
+            return await method(*which)
+        except Exception as error:
+            if not is_refused(error):
+                raise
+        # One that a rule of the application's refuses, such as a unique index, keeps no other from being changed.
+        conditions = [Job.id.in_(which[0])] if isinstance(which[0], list) else list(which)
+        async with looking(oban) as session:
+            changeable = Job.state.in_(sorted(self.changeable))
+            ids = list(await session.scalars(select(Job.id).where(*conditions, changeable).order_by(Job.id)))
+        changed, refused = await by_halves(ids, lambda part: method(*conditions, Job.id.in_(part)))
+        self.refused.update(refused)
+        return changed
 
 
 async def _through(oban: Oban, wanted: Wanted) -> AsyncGenerator[list[int]]:
