@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 
 from oban_sa.cli import group
+from oban_sa.first import begun
 
 
 def main() -> None:
     """Run the command line with this process's arguments."""
     # The name that was typed, so that what the help says can be typed again.
     name = "python -m oban_sa" if sys.argv[0].endswith("__main__.py") else "oban-sa"
+    begun()
     try:
         group.main(prog_name=name)
     finally:

@@ -37,6 +37,7 @@ from oban_sa.runner.lending import Lender
 from oban_sa.runner.lifeline import Lifeline
 from oban_sa.runner.makers import ApplicationMaker, Sessions, maker
 from oban_sa.runner.metrics import Metrics
+from oban_sa.runner.namesakes import Namesakes
 from oban_sa.runner.notifier import Listener, Notifier
 from oban_sa.runner.options import checked, or_none
 from oban_sa.runner.part import Part
@@ -235,6 +236,12 @@ class Runner:
             "blockers": Blockers(self._database, source=self._source),
             "decisions": self._decisions,
         }
+        parts["namesakes"] = namesakes = Namesakes(
+            self._database,
+            source=self._source,
+            mine=lambda: [producer.uuid for producer in self._queues.all],
+            every=2 * self._heartbeat_every,
+        )
         if idle_in_transaction_after is not None:
             after: float = checked("idle_in_transaction_after", idle_in_transaction_after)
             parts["idle"] = IdleTransactions(self._database, lender, after=after, source=self._source)
@@ -287,6 +294,7 @@ class Runner:
             watch=self._watch,
             poll_every=poll,
             idle_because=self._idle_because,
+            namesake=lambda: namesakes.queues,
         )
         self._health: Health | None = None
         host: str = checked("health_host", health_host)

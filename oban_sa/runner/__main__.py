@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from oban_sa.errors import InvalidOption, ObanError
+from oban_sa.first import begun
 from oban_sa.readings import EMBEDDED_FOLDER, LOG_FORMATS, LOG_LEVELS
 from oban_sa.runner.command import imports, logs, service
 from oban_sa.runner.command.leaving import leave_if_stuck
@@ -302,6 +303,7 @@ def _print_shares(shares: list[Settings]) -> None:
 
 def main() -> None:
     """Run the command with this process's arguments."""
+    begun()
     try:
         command.main(prog_name="python -m oban_sa.runner")
     finally:

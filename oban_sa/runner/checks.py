@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from oban_sa import clock
@@ -50,11 +50,13 @@ class Checks:
         watch: Watch | None,
         poll_every: float,
         idle_because: Callable[[], str | None],
+        namesake: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         """`needs` are the parameters of `NOT_GRANTED`, `parts` those without which jobs don't start or get stuck.
 
-        `idle_because` says why the runner does not work, as where it stops, or None.
+        `idle_because` says why the runner does not work, as where it stops, or None. `namesake` names the queues that another living node of this node's name works on.
         """
+        self._namesake = namesake
         self._line = database.line()
         self._asking = database.prepare(NOT_GRANTED)
         self._needs = dict(needs)
@@ -79,6 +81,7 @@ class Checks:
         idle_because = self._idle_because()
         return {
             "running": Check(idle_because is None, idle_because),
+            **self._name(),
             "database": await self._database(),
             "rights": self._rights,
             "notifications": self._notifications(),
@@ -105,6 +108,12 @@ class Checks:
                 self._rights = Check(not lacking, "lacks " + ", ".join(lacking) if lacking else None)
             self._asked_at = clock.monotonic()
             return self._reached
+
+    def _name(self) -> Mapping[str, Check]:
+        # Well all the same: it works on jobs, and to take both out of service would help nobody.
+        if not (queues := self._namesake()):
+            return {}
+        return {"name": Check(well=True, detail=f"another living node has this name and works on {', '.join(queues)}")}
 
     def _notifications(self) -> Check:
         if self._notifier.proven:

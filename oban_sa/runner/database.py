@@ -21,6 +21,7 @@ from oban_sa.errors import RunnerError, articled
 from oban_sa.models import schema_map
 from oban_sa.runner.disconnects import POOLED, is_away, is_misled, unwrapped, wanting
 from oban_sa.runner.server_settings import WITHIN, on_connect, planning_anew
+from oban_sa.runner.shortages import Shortages
 
 logger = logging.getLogger("oban_sa.runner")
 
@@ -72,12 +73,15 @@ class Database:
         self.engine = engine
         self.schema = schema
         self._pool = engine.pool.recreate()
+        self.prepares = True
+        """Whether its connections prepare statements under names, as they do unless a pooler was told of."""
         self._house: Line | None = None
         self._quiet = quiet
         self._away_since: float | None = None
         self._misled = False
         self._lines: WeakSet[Line] = WeakSet()
         self._crowded_at: float | None = None
+        self._shortages = Shortages(self._level)
         self.heard_again: list[Callable[[], None]] = []
         """Called, on the loop, when the database answers again."""
         self.queues = 0
@@ -116,6 +120,7 @@ class Database:
         """Open a connection that belongs to the caller alone."""
         connected: Any = await greenlet_spawn(self._pool.connect)
         raw: asyncpg.Connection = connected.driver_connection
+        self.prepares = raw._config.statement_cache_size > 0
         connected.detach()
         try:
             for settings in on_connect(raw.get_server_pid(), keeps_plans=keeps_plans):
@@ -140,6 +145,8 @@ class Database:
         if isinstance(unwrapped(error), asyncpg.TooManyConnectionsError):
             # Others of this runner's connections may work meanwhile, which would say each time that it's back.
             self._crowded(error)
+            return
+        if self._shortages.began(error):
             return
         if self._away_since is None:
             self._away_since = clock.monotonic()
@@ -166,8 +173,13 @@ class Database:
         if self._away_since is not None:
             logger.log(self._level, "the database is back after %.1f s", clock.monotonic() - self._away_since)
             self._away_since = None
-            for heard in self.heard_again:
-                heard()
+            self._heard_again()
+        if self._shortages and self._shortages.over():
+            self._heard_again()
+
+    def _heard_again(self) -> None:
+        for heard in self.heard_again:
+            heard()
 
     @property
     def _level(self) -> int:

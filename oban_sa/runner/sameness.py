@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from oban_sa.errors import InvalidOption, RunnerError
@@ -15,6 +16,48 @@ from oban_sa.runner.database import Database
 from oban_sa.runner.disconnects import is_passing
 from oban_sa.runner.starting import reached, watch
 from oban_sa.sql.sameness import marking
+
+logger = logging.getLogger("oban_sa.runner")
+
+UNPREPARING: Final = {
+    "asyncpg": (
+        '{"statement_cache_size": 0, "prepared_statement_cache_size": 0, "prepared_statement_name_func": lambda: ""}'
+    ),
+    "psycopg": '{"prepare_threshold": None}',
+}
+"""The connect arguments with which a driver prepares nothing under a name."""
+
+
+def prepares(driver: Any) -> bool:
+    """Whether a driver's connection prepares statements under names, which a pooler in transaction mode loses."""
+    config = getattr(driver, "_config", None)
+    if config is not None:  # asyncpg
+        return bool(getattr(config, "statement_cache_size", 0))
+    # psycopg prepares what it has seen so often; None is never.
+    return getattr(driver, "prepare_threshold", None) is not None
+
+
+def pooled(driver: Any, pid: int) -> bool:
+    """Whether something stands between a driver's connection and the server's process `pid` that answers it."""
+    # What a pooler says when a connection is made is its own invention.
+    told = driver.get_server_pid() if hasattr(driver, "get_server_pid") else None
+    info = getattr(driver, "info", None)
+    told = getattr(info, "backend_pid", told)
+    return told is not None and told != pid
+
+
+def _warn_of_prepared(engine: Engine, connection: Connection, database: Database) -> None:
+    """Say what to write where the runner was told of a pooler and the application's engine was not."""
+    driver = connection.connection.driver_connection
+    if not database.prepares and prepares(driver):
+        pid = connection.execute(select(func.pg_backend_pid())).scalar_one()
+        if pooled(driver, pid):
+            logger.warning(
+                "sessions: %r leads through a pooler and prepares statements, which one in transaction mode loses or "
+                "mixes up; give the engine connect_args=%s, as docs/poolers.md has it",
+                engine.url,
+                UNPREPARING["asyncpg" if engine.dialect.driver == "asyncpg" else "psycopg"],
+            )
 
 
 async def check_same_database(engine: Engine, database: Database) -> None:
@@ -32,9 +75,9 @@ async def check_same_database(engine: Engine, database: Database) -> None:
             free: Any
             if engine.dialect.is_async:
                 async with AsyncEngine(engine).begin() as connection:
-                    free = (await connection.execute(marking(), {"key": key})).scalar_one()
+                    free = await connection.run_sync(lambda made: _marked(engine, made, key, database))
             else:
-                free = await asyncio.to_thread(_free, engine, key)
+                free = await asyncio.to_thread(_free, engine, key, database)
         except Exception as error:
             if reached(engine.pool) and is_passing(error):
                 raise  # it went away just now, and is tried again
@@ -46,6 +89,11 @@ async def check_same_database(engine: Engine, database: Database) -> None:
         )
 
 
-def _free(engine: Engine, key: int) -> Any:
+def _free(engine: Engine, key: int, database: Database) -> Any:
     with engine.begin() as connection:
-        return connection.execute(marking(), {"key": key}).scalar_one()
+        return _marked(engine, connection, key, database)
+
+
+def _marked(engine: Engine, connection: Connection, key: int, database: Database) -> Any:
+    _warn_of_prepared(engine, connection, database)
+    return connection.execute(marking(), {"key": key}).scalar_one()

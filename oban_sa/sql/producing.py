@@ -4,7 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Delete, Table, Text, Update, Uuid, bindparam, cast, exists, func, select
+from sqlalchemy import (
+    ColumnElement,
+    DateTime,
+    Delete,
+    Executable,
+    Table,
+    Text,
+    Update,
+    Uuid,
+    bindparam,
+    cast,
+    exists,
+    func,
+    select,
+    type_coerce,
+)
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 from sqlalchemy.sql.dml import ReturningInsert
 
@@ -60,6 +75,18 @@ def _beat() -> ColumnElement[Any]:
     # Else a beat that was held up would make a node look silent that has beaten since. A moment that is still to come,
     # which nobody who lives has written, doesn't stay.
     return func.greatest(func.least(producers.c.updated_at, utc_clock()), utc_now())
+
+
+def namesakes() -> Executable:
+    """Producers of a node's name that are not its own: rows of `uuid`, `queue`, `updated_at`.
+
+    Parameters: `name` and `node`, and `uuids`, its own.
+    """
+    return select(producers.c.uuid, producers.c.queue, type_coerce(producers.c.updated_at, DateTime())).where(
+        producers.c.name == bindparam("name", type_=Text()),
+        producers.c.node == bindparam("node", type_=Text()),
+        producers.c.uuid != func.all(_UUIDS),
+    )
 
 
 def leaving() -> Delete:

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from oban_sa.errors import InvalidOption, RunnerError, nearest
+from oban_sa.first import Interrupted
 from oban_sa.runner.command import logs
 from oban_sa.runner.command.stopping import Stopped, came
 
@@ -34,7 +35,7 @@ def load(modules: Iterable[str], *, origin: str = "--import") -> None:
             if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
                 raise InvalidOption(f"{origin}: {_missing(module, error.name, here)}") from error
             raise RunnerError(f"{origin}: {_failed(module, error)}") from error
-        except Stopped:
+        except (Stopped, Interrupted):
             raise
         except (Exception, SystemExit) as error:
             raise RunnerError(f"{origin}: {_failed(module, error)}") from error
