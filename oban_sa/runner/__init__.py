@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
@@ -49,6 +49,7 @@ from oban_sa.runner.sameness import check_same_database
 from oban_sa.runner.scheduler import Scheduler
 from oban_sa.runner.sessions import AttemptSessions
 from oban_sa.runner.signals import Signals
+from oban_sa.runner.stacks import ASKED, Stacks
 from oban_sa.runner.stager import Stager
 from oban_sa.runner.starting import StoppedEarly, taken
 from oban_sa.runner.ticker import Ticker
@@ -266,9 +267,10 @@ class Runner:
         self._stager, self._leader = tickers["stager"], tickers["leader"]
         # Not each when its own pause is over: what was decided meanwhile, such as a pause, is obeyed from now on.
         self._database.heard_again = [ticker.nudge for ticker in self._tickers]
+        self._stacks = Stacks(self._database, self._stack, source=self._source)
         self._notifier = Notifier(
             self._database,
-            listeners,
+            {**listeners, ASKED: self._stacks.receive},
             source=self._source,
             listen_url=or_none("listen_url", listen_url),
         )
@@ -405,6 +407,7 @@ class Runner:
             producer.interrupt(Interrupted.SHUTDOWN)
         await self._queues.attempts_ended(UNWINDING)
         await self._notifier.stop()
+        await self._stacks.close()
         # At the same time: where the database is silent, each waits for as long as it may.
         await asyncio.gather(*(ticker.stop() for ticker in reversed(self._tickers)), self._heartbeat.stop())
         await self._dispatch.close()
@@ -435,6 +438,10 @@ class Runner:
             logger.debug("could not ask whether there is more to do", exc_info=True)
             return False
         return not any(row.values())
+
+    def _stack(self, job_id: int) -> Callable[[], Awaitable[str]] | None:
+        found = self._queues.find(job_id)
+        return None if found is None else partial(self._dispatch.stack, *found)
 
     def _inserted(self, message: dict[str, Any]) -> None:
         self._queues.nudge(messages.queue_of(message))

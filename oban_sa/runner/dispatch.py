@@ -12,7 +12,7 @@ from oban_sa.errors import AttemptCancelled, AttemptError, AttemptTimedOut
 from oban_sa.models import Job
 from oban_sa.outcomes import Answer, raised
 from oban_sa.periods import describe
-from oban_sa.runner import forks
+from oban_sa.runner import forks, frames
 from oban_sa.runner.handover import Handover
 from oban_sa.runner.overtime import Overtime
 from oban_sa.runner.processes import Processes
@@ -161,6 +161,14 @@ class Dispatch:
 
         call = ThreadCall(settled)
         return call
+
+    async def stack(self, job: Job, task: asyncio.Task[Any]) -> str:
+        """Return where the code of a job is, which `task` runs."""
+        thread_id = self._threads.working_on(job)
+        if thread_id is not None:
+            return frames.of_thread(thread_id)
+        stack = await self._processes.stack(job)
+        return frames.of_task(task) if stack is None else stack
 
     async def close(self) -> None:
         """Let threads and processes go; code that still runs in a thread is left behind."""

@@ -143,6 +143,14 @@ class Queues:
         """Whether a job is held by a producer here."""
         return any(str(producer.uuid) in job.attempted_by for producer in self.all)
 
+    def find(self, job_id: int) -> tuple[Job, asyncio.Task[None]] | None:
+        """Return a job that runs here and the task of its attempt, or None."""
+        for producer in self.all:
+            running = producer.running.get(job_id)
+            if running is not None and running.task is not None:
+                return running.job, running.task
+        return None
+
     def recount(self, uuids: Collection[UUID]) -> None:
         """Let these producers ask which of their jobs they still hold: their rows were gone."""
         for producer in self.all:

@@ -13,8 +13,10 @@ from typing import Any, TypeVar
 
 from oban_sa import clock, failures
 from oban_sa.errors import AttemptCancelled
+from oban_sa.models import Job
 from oban_sa.runner.loop_calls import LoopCall
 from oban_sa.runner.strikes import Target, met
+from oban_sa.workers.current import job_of
 
 logger = logging.getLogger("oban_sa.runner")
 
@@ -54,6 +56,10 @@ class ThreadCall:
     def struck(self) -> bool:
         """Whether the code was interrupted, at whatever it was doing."""
         return self._struck is not None
+
+    def is_about(self, job: Job) -> bool:
+        """Whether it runs the code of this job."""
+        return job_of(self._context) is job
 
     def ignored(self) -> type[BaseException] | None:
         """In the thread, or once it has ended: what the code was interrupted with and went on after.
@@ -233,6 +239,12 @@ class Threads:
         else:
             self._calls.put(call)
         return call
+
+    def working_on(self, job: Job) -> int | None:
+        """Return the id of the thread that runs a job's code, or None."""
+        with self._lock:
+            found = [call.target.thread_id for call in self._working.values() if call.is_about(job)]
+        return found[0] if found else None
 
     def abandon(self) -> None:
         """Wait no longer for code that still runs."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING
 
 from oban_sa.errors import JobNotFound
@@ -23,6 +23,11 @@ def current_job() -> Job:
         return _current.get()
     except LookupError:
         raise JobNotFound("no job is running here; current_job() answers only below the code of a worker") from None
+
+
+def job_of(context: Context) -> Job | None:
+    """Return the job that is running in a context, or None."""
+    return context.get(_current)
 
 
 class running:  # noqa: N801 - used like the function that contextlib would make of a generator, which costs more

@@ -197,3 +197,10 @@ def test_a_job_that_a_rule_of_the_database_refuses_keeps_no_other_from_being_ret
     again = people.run("jobs", "retry", "--state", "discarded", "--json")
     assert again.exit_code == 1
     assert json.loads(again.stdout) == {"retried": 0, "left_alone": {}, "refused": {str(ids[2]): why}}
+
+
+def test_a_running_job_whose_node_does_not_answer_says_so(people: People, monkeypatch: pytest.MonkeyPatch) -> None:
+    (running,) = people.enqueue(Job("a"))
+    people.sql("UPDATE oban_jobs SET state = 'executing', attempt = 1, attempted_by = '{web.1,x}'")
+    assert "\ncode\n  no node has said where it is within 3 seconds: " in people.says("jobs", "show", str(running))
+    assert people.json("jobs", "show", str(running))["stack"] is None

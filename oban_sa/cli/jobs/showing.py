@@ -14,9 +14,12 @@ from oban_sa.cli.jobs.described import MOMENTS, described
 from oban_sa.cli.jobs.typed import read_ids
 from oban_sa.client import Oban
 from oban_sa.models import Job
+from oban_sa.runner.database import Database
+from oban_sa.runner.stacks import WITHIN, Said, where
 from oban_sa.settings import Settings
+from oban_sa.states import JobState
 
-SUMMARY = "Show everything about one job: args, meta, every error with its traceback, and when what happened."
+SUMMARY = "Show everything about one job: args, meta, every error, when what happened, and where its code is by now."
 HELP = f"""{SUMMARY}
 
 \b
@@ -33,14 +36,20 @@ Examples:
 def command(settings: Settings, *, job_id: int, as_json: bool) -> None:
     """Print one job."""
 
-    async def ask(oban: Oban) -> tuple[Job, datetime]:
+    async def ask(oban: Oban) -> tuple[Job, datetime, Said | None]:
         job = await oban.get_job(job_id)
         async with looking(oban) as session:
-            return job, await clock(session)
+            at = await clock(session)
+        code = None
+        if job.state is JobState.EXECUTING:
+            database = Database(oban.engine, schema=settings.schema)
+            code = await where(database, job.id, listen_url=settings.listen_url)
+        return job, at, code
 
-    job, at = asked(settings, ask)
+    job, at, code = asked(settings, ask)
     if as_json:
-        document(described(job))
+        running = {"stack": None if code is None else code.stack} if job.state is JobState.EXECUTING else {}
+        document({**described(job), **running})
         return
     say(f"Job {job.id}  {job.worker}")
     lines: list[tuple[str, object]] = [
@@ -65,6 +74,15 @@ def command(settings: Settings, *, job_id: int, as_json: bool) -> None:
     if job.meta.get("recorded") is True:
         click.echo("\nrecorded")
         click.echo(_indented(_recorded(job)))
+    if job.state is JobState.EXECUTING:
+        click.echo("\ncode")
+        if code is None:
+            click.echo(
+                f"  no node has said where it is within {WITHIN:g} seconds: the job has just ended, its node is dead, "
+                "its loop is blocked, or it is another Oban; behind a pooler OBAN_LISTEN_URL has to lead past that"
+            )
+        else:
+            click.echo(_indented(code.stack or "it has none just now"))
     for known in map(_entry, job.errors):
         click.echo()
         say(f"error of attempt {_text(known.get('attempt', '?'))}  {_said_at(known.get('at'), at)}")

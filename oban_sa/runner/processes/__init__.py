@@ -70,6 +70,16 @@ class Processes:
                     job.when_asked_to_stop(None)
                     self._release(child)
 
+    async def stack(self, job: Job) -> str | None:
+        """Return where the code of a job is that runs in one of them; None where none runs it."""
+        for child in self._all:
+            if child.works_on(job):
+                try:
+                    return await child.stack()
+                except TimeoutError:
+                    return "  its process does not answer: code that holds the interpreter, as some written in C does"
+        return None
+
     async def close(self) -> None:
         """End all processes, those at work included."""
         children = list(self._all)

@@ -17,15 +17,32 @@ from typing import Any, Final
 
 from oban_sa import failures
 from oban_sa.errors import AttemptCancelled, AttemptCrashed, AttemptError, AttemptTimedOut
+from oban_sa.models import Job
 from oban_sa.periods import describe
 from oban_sa.runner.exits import described
 from oban_sa.runner.processes import crossing, inside
-from oban_sa.runner.processes.crossing import Answer, Ask, Begun, Cancel, Failure, Interrupt, Leave, Plan, Ready
+from oban_sa.runner.processes.crossing import (
+    Answer,
+    Ask,
+    Begun,
+    Cancel,
+    Failure,
+    Interrupt,
+    Leave,
+    Look,
+    Plan,
+    Ready,
+    Seen,
+)
+from oban_sa.workers.current import job_of
 
 logger = logging.getLogger("oban_sa.runner")
 
 START_WITHIN: Final = 120.0
 """Seconds to import what the code needs, before an attempt begins."""
+
+LOOK_WITHIN: Final = 1.0
+"""Seconds in which a process has said where its code is; it does not while that holds the interpreter."""
 
 CLEAN_UP_WITHIN: Final = 1.0
 """Seconds that code has to end after it was interrupted, before its process is killed."""
@@ -67,6 +84,7 @@ class Child:
         self._writer: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
         self._call: _Call | None = None
+        self._looking: asyncio.Future[str] | None = None
         self._exit: int | None = None
 
     async def start(self) -> None:
@@ -124,6 +142,20 @@ class Child:
         """Let `job.cancelled()` be True there."""
         if self._call is not None:
             self._send(Cancel(self._call.number))
+
+    def works_on(self, job: Job) -> bool:
+        """Whether its call is about this job."""
+        return self._call is not None and job_of(self._call.context) is job
+
+    async def stack(self) -> str:
+        """Return where its code is; raises `TimeoutError` where the process does not say so in a second."""
+        if self._call is None:
+            return ""
+        if self._looking is None or self._looking.done():
+            self._looking = self._loop.create_future()
+            self._send(Look(self._call.number))
+        async with asyncio.timeout(LOOK_WITHIN):
+            return await asyncio.shield(self._looking)
 
     def leave(self) -> None:
         """Let the process end by itself, soon."""
@@ -202,6 +234,8 @@ class Child:
                 self.usable = False
                 if not self._ready.done():
                     self._ready.set_exception(AttemptError(f"a process for the job {words}"))
+            case Seen(_, stack) if self._looking is not None:
+                _settle(self._looking, stack)
             case crossing.Said(pickled):
                 _log(pickled, call.context if call is not None else None)
             case Begun(number) if call is not None and call.number == number:

@@ -61,6 +61,13 @@ class Interrupt:
 
 
 @dataclass(frozen=True, slots=True)
+class Look:
+    """Say where the code is."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class Leave:
     """There is no more to do."""
 
@@ -123,6 +130,14 @@ class Failure:
             error = AttemptError(self.words)
         failures.set_cause(error, RemoteTraceback(self.traceback))
         return error
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Where the code is."""
+
+    number: int
+    stack: str
 
 
 @dataclass(frozen=True, slots=True)

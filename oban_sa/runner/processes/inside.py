@@ -20,10 +20,23 @@ from typing import Any
 from oban_sa import failures
 from oban_sa.errors import AttemptCancelled, AttemptError, JobNotFound
 from oban_sa.models import Job
-from oban_sa.runner import forks
+from oban_sa.runner import forks, frames
 from oban_sa.runner.command.voice import Voice
 from oban_sa.runner.processes import crossing
-from oban_sa.runner.processes.crossing import HEAD, Ask, Begun, Cancel, Failure, Interrupt, Leave, Plan, Ready, Refused
+from oban_sa.runner.processes.crossing import (
+    HEAD,
+    Ask,
+    Begun,
+    Cancel,
+    Failure,
+    Interrupt,
+    Leave,
+    Look,
+    Plan,
+    Ready,
+    Refused,
+    Seen,
+)
 from oban_sa.workers.current import current_job, running
 from oban_sa.workers.definition import Definition, found_by_name
 
@@ -150,6 +163,8 @@ class _Inside:
                         if isinstance(message, Interrupt):
                             self._interrupt = message
                             _wake_main_thread()
+                    case Look():
+                        self._send(Seen(message.number, frames.of_thread(threading.main_thread().ident or 0)))
                     case Leave():
                         self._asks.put(None)
                         return
