@@ -120,7 +120,8 @@ class Database:
         """Open a connection that belongs to the caller alone."""
         connected: Any = await greenlet_spawn(self._pool.connect)
         raw: asyncpg.Connection = connected.driver_connection
-        self.prepares = raw._config.statement_cache_size > 0
+        config: Any = raw._config  # type: ignore[attr-defined]
+        self.prepares = config.statement_cache_size > 0
         connected.detach()
         try:
             for settings in on_connect(raw.get_server_pid(), keeps_plans=keeps_plans):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 from oban_sa import clock, telemetry
 from oban_sa.errors import InvalidArguments, WorkerNotFound
@@ -215,8 +215,12 @@ def _moment(written: object) -> datetime | None:
 def _read(listed: Any) -> set[Named]:
     """What another producer's row lists; what is no list of ours says nothing."""
     found: set[Named] = set()
-    for each in listed if isinstance(listed, list) else ():  # pyright: ignore[reportUnknownVariableType]
-        if isinstance(each, dict):
-            version: Any = each.get("version")  # pyright: ignore[reportUnknownMemberType]
-            found.add(Named(str(each.get("worker")), version if type(version) is int else None))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+    for each in _listed(listed):
+        version = each.get("version")
+        found.add(Named(str(each.get("worker")), version if type(version) is int else None))
     return found
+
+
+def _listed(listed: Any) -> list[dict[str, Any]]:
+    items = cast("list[object]", listed) if isinstance(listed, list) else []
+    return [cast("dict[str, Any]", each) for each in items if isinstance(each, dict)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any, Final
+from typing import cast as cast_type
 
 from sqlalchemy import ColumnElement, DateTime, Double, Executable, Text, Uuid, bindparam, cast, func, select
 from sqlalchemy.dialects.postgresql import ARRAY
@@ -44,8 +45,9 @@ def _keys(name: str) -> ColumnElement[Any]:
 def named(noted: Any) -> list[str]:
     """Return in words what a producer's row has under `NOTED`: `shop.Send`, `shop.Send (args of version 3)`."""
     found: list[str] = []
-    for each in noted if isinstance(noted, list) else ():
-        worker, version = (each.get("worker"), each.get("version")) if isinstance(each, dict) else (None, None)
+    for each in cast_type("list[object]", noted) if isinstance(noted, list) else []:
+        entry = cast_type("dict[str, object]", each) if isinstance(each, dict) else {}
+        worker, version = entry.get("worker"), entry.get("version")
         if isinstance(worker, str):
             found.append(worker if version is None else f"{worker} (args of version {version})")
     return found

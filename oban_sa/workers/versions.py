@@ -64,7 +64,7 @@ class Versions:
 def later(meta: Mapping[str, Any], number: int) -> int | None:
     """Return the version that a job's meta says its args are of, where it is later than `number`."""
     written = meta.get(KEY)
-    return written if written.__class__ is int and written > number else None
+    return written if type(written) is int and written > number else None
 
 
 def too_late(written: int, number: int) -> str:
