@@ -54,7 +54,8 @@ class Checks:
     ) -> None:
         """`needs` are the parameters of `NOT_GRANTED`, `parts` those without which jobs don't start or get stuck.
 
-        `idle_because` says why the runner does not work, as where it stops, or None. `namesake` names the queues that another living node of this node's name works on.
+        `idle_because` says why the runner does not work, as where it stops, or None. `namesake` names the
+        queues that another living node of this node's name works on.
         """
         self._namesake = namesake
         self._line = database.line()
