@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, cast
 
 import click
 from sqlalchemy import func, select
@@ -243,7 +243,7 @@ class _Change:
             if not is_refused(error):
                 raise
         # One that a rule of the application's refuses, such as a unique index, keeps no other from being changed.
-        conditions = [Job.id.in_(which[0])] if isinstance(which[0], list) else list(which)
+        conditions: list[Any] = [Job.id.in_(cast("list[int]", which[0]))] if isinstance(which[0], list) else list(which)
         async with looking(oban) as session:
             changeable = Job.state.in_(sorted(self.changeable))
             ids = list(await session.scalars(select(Job.id).where(*conditions, changeable).order_by(Job.id)))
