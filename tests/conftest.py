@@ -21,7 +21,7 @@ from sqlalchemy import Engine, create_engine
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, sessionmaker
 
-from tests.databases import Databases, Server, migrate, some_server
+from tests.databases import PREFIX, Databases, Server, migrate, some_server, sweep
 from tests.support import sync_url
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ def pytest_configure(config: pytest.Config) -> None:
         # As for whatever a shell starts in the background; processes that the tests start would inherit it.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):
-        folder = Path(tempfile.mkdtemp(prefix="oban-tests-"))
+        sweep()
+        folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
         # As root the server runs under another account, which has to get through to its data.
         folder.chmod(0o755)
         os.environ[FOLDER] = str(folder)
@@ -45,6 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput") and (folder := os.environ.pop(FOLDER, None)):
         shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(Path("/dev/shm") / Path(folder).name, ignore_errors=True)
 
 
 @pytest.hookimpl(wrapper=True)
