@@ -13,6 +13,7 @@ from types import SimpleNamespace, UnionType
 from typing import Annotated, Any, Final, Generic, NewType, NotRequired, Required, TypeVar, Union
 
 from oban_sa.errors import InvalidOption
+from oban_sa.failures import kind
 from oban_sa.workers.fitting import is_typed_dict
 
 Bound: typing.TypeAlias = Mapping[Any, Any]
@@ -77,7 +78,8 @@ def substituted(annotation: Any, bound: Bound) -> Any:
 
 def is_alias(annotation: Any) -> bool:
     """Whether `type X = ...` or `TypeAliasType` made it; that of `typing_extensions` is a class of its own."""
-    return type(annotation).__name__ == "TypeAliasType" and hasattr(annotation, "__type_params__")
+    # The variables around a worker may be anything, also of a class whose name is a property that raises.
+    return kind(annotation) == "TypeAliasType" and hasattr(annotation, "__type_params__")
 
 
 def aliased(alias: Any, args: tuple[Any, ...], local: Mapping[str, Any]) -> Any:

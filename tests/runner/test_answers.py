@@ -351,6 +351,6 @@ async def test_events_tell_what_became_of_an_attempt(house: House, of, answer: A
     [start] = of(telemetry.JobStart)
     [end] = [*of(telemetry.JobStop), *of(telemetry.JobException)]
     assert (start.job_id, end.job_id, end.state) == (done.id, done.id, done.state)
-    assert isinstance(end, telemetry.JobException) == isinstance(answer, Exception)
-    if isinstance(answer, Exception):
+    assert isinstance(end, telemetry.JobException) == isinstance(answer, ValueError)
+    if isinstance(answer, ValueError):
         assert end.error is answer
