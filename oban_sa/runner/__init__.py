@@ -170,7 +170,7 @@ class Runner:
         self._source = telemetry.Source(node=self.node, name=name, schema=schema)
         self._database = Database(engine, schema=schema)
         self._line = self._database.house
-        self._unfinished = self._database.prepare(unfinished(known()))
+        self._unfinished = self._database.prepare(unfinished, known())
         self._maker = maker(sessions, engine)
         self._registry = registry = options.registry(registry)
         lender = Lender(

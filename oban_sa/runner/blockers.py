@@ -37,7 +37,7 @@ class Blockers:
     def __init__(self, database: Database, *, source: telemetry.Source) -> None:
         self._database = database
         self._line = database.line()
-        self._blocking = database.prepare(blocking())
+        self._blocking = database.prepare(blocking)
         self._source = source
         self._told: set[tuple[Any, ...]] = set()
         self._asked = False

@@ -7,12 +7,14 @@ import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from types import TracebackType
 from typing import Any, Final
 from weakref import WeakSet
 
 import asyncpg
 from sqlalchemy import Executable
+from sqlalchemy.dialects.postgresql.asyncpg import dialect
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util import greenlet_spawn
 
@@ -37,8 +39,12 @@ LATE: Final = 0.5
 """Seconds by which a time limit is noticed late where it's the event loop that stood still, and not the database."""
 
 
+_DIALECT: Final = dialect()  # type: ignore[no-untyped-call]
+"""As of any engine on this driver; engines differ in how they connect, and in how they turn values that aren't ours."""
+
+
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class Text:
     """A statement as the driver takes it; `names` are its parameters in order."""
 
     sql: str
@@ -48,6 +54,36 @@ class Prepared:
     def values(self, given: dict[str, Any]) -> list[Any]:
         """Bring named values into the statement's order."""
         return [given[name] if name in given else self.constants[name] for name in self.names]
+
+
+class Prepared:
+    """A statement that is built and compiled when it is first run: a node never runs most of those that it has."""
+
+    __slots__ = ("_make", "_text")
+
+    def __init__(self, make: Callable[[], Text]) -> None:
+        self._make = make
+        self._text: Text | None = None
+
+    @property
+    def text(self) -> Text:
+        """The statement, compiled."""
+        if self._text is None:
+            self._text = self._make()
+        return self._text
+
+
+@lru_cache(maxsize=2048)
+def _compiled(
+    schema: str, make: Executable | Callable[..., Executable], args: tuple[Any, ...], given: tuple[Any, ...]
+) -> Text:
+    """Build a statement and compile it, once for all runners of a process that work in one schema."""
+    # An `Executable` that can't be compiled on its own does not occur here.
+    compilable: Any = make if isinstance(make, Executable) else make(*args, **dict(given))
+    compiled: Any = compilable.compile(
+        dialect=_DIALECT, schema_translate_map=schema_map(schema) or None, render_schema_translate=True
+    )
+    return Text(compiled.string, tuple(compiled.positiontup or ()), dict(compiled.params))
 
 
 class Database:
@@ -87,16 +123,9 @@ class Database:
         self.queues = 0
         """How many queues the runner serves, each on a connection of its own."""
 
-    def prepare(self, statement: Executable) -> Prepared:
-        """Compile a statement for this schema."""
-        # An `Executable` that can't be compiled on its own does not occur here.
-        compilable: Any = statement
-        compiled: Any = compilable.compile(
-            dialect=self.engine.dialect,
-            schema_translate_map=schema_map(self.schema) or None,
-            render_schema_translate=True,
-        )
-        return Prepared(compiled.string, tuple(compiled.positiontup or ()), dict(compiled.params))
+    def prepare(self, make: Executable | Callable[..., Executable], *args: Any, **given: Any) -> Prepared:
+        """A statement for this schema, or what `make` builds of these arguments, which have to be hashable."""
+        return Prepared(partial(_compiled, self.schema, make, args, tuple(given.items())))
 
     @property
     def house(self) -> Line:
@@ -208,8 +237,9 @@ class Line:
 
         When it raises an error for which `is_away` holds, the statement may have been committed all the same.
         """
+        text = prepared.text
         async with _Use(self, within) as connection:
-            return await connection.fetch(prepared.sql, *prepared.values(values), timeout=within)
+            return await connection.fetch(text.sql, *text.values(values), timeout=within)
 
     async def plan_anew(self) -> None:
         """Have every statement planned anew when it is run next, for the table as it is by then.
@@ -373,4 +403,5 @@ class Transaction:
 
     async def fetch(self, prepared: Prepared, **values: Any) -> list[asyncpg.Record]:
         """Run a statement in this transaction."""
-        return await self.connection.fetch(prepared.sql, *prepared.values(values))
+        text = prepared.text
+        return await self.connection.fetch(text.sql, *text.values(values))

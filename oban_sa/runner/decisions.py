@@ -49,8 +49,8 @@ class Decisions:
         """`young` knows which attempts were kept young."""
         self._young = Written() if young is None else young
         self._line = database.house
-        self._decided = database.prepare(decided())
-        self._called_off = database.prepare(called_off())
+        self._decided = database.prepare(decided)
+        self._called_off = database.prepare(called_off)
         self._queues = queues
         self._name = name
         self._node = node

@@ -42,11 +42,11 @@ class FullCounts:
         self._line = database.house
         self._source = source
         self._leading = leading
-        self._counting = database.prepare(counting())
-        self._estimating = database.prepare(estimating())
-        self._others = database.prepare(others_seen())
-        self._peers = database.prepare(peers_lead())
-        self._our_nodes = database.prepare(our_nodes())
+        self._counting = database.prepare(counting)
+        self._estimating = database.prepare(estimating)
+        self._others = database.prepare(others_seen)
+        self._peers = database.prepare(peers_lead)
+        self._our_nodes = database.prepare(our_nodes)
         self._peers_table = database.named("oban_peers")
         self._heard: dict[str, float] = {}
         self._ours: dict[str, bool] = {source.node: True}

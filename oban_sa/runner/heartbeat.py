@@ -61,7 +61,7 @@ class Heartbeat:
         with asyncio.Runner() as runner:
             database = self._database()
             line = database.line()
-            beat, register = database.prepare(beating()), database.prepare(registering())
+            beat, register = database.prepare(beating), database.prepare(registering)
             failures, rest = 0, 0.0
             while not self._stop.wait(rest):
                 try:

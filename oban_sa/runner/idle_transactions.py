@@ -27,7 +27,7 @@ class IdleTransactions:
     def __init__(self, database: Database, lender: Lender, *, after: float, source: telemetry.Source) -> None:
         self._after = after
         self._line = database.house
-        self._idling = database.prepare(idling())
+        self._idling = database.prepare(idling)
         self._lender = lender
         self._source = source
         self._told: set[Loan] = set()

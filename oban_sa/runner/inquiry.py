@@ -39,9 +39,9 @@ class Inquiry:
         """`young` knows which attempts were kept young."""
         self._young = Written() if young is None else young
         self._line = database.house
-        self._question = database.prepare(inquiring())
-        self._reverting = database.prepare(reverting())
-        self._ending = database.prepare(ending())
+        self._question = database.prepare(inquiring)
+        self._reverting = database.prepare(reverting)
+        self._ending = database.prepare(ending)
 
     async def explain(self, error: BaseException, *, held_for: float | None) -> None:
         """Add a note to an attempt's error where its connection, held for so long, was ended by a limit of the server.

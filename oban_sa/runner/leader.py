@@ -30,9 +30,9 @@ class Leader:
         self._line = database.house
         self._lasts = lasts
         self._source = source
-        self._electing = database.prepare(electing())
-        self._leading = database.prepare(leading())
-        self._resigning = database.prepare(resigning())
+        self._electing = database.prepare(electing)
+        self._leading = database.prepare(leading)
+        self._resigning = database.prepare(resigning)
         self._announcing = database.prepare(NOTIFY)
         self._channel = messages.channel(source.schema, "leader")
         self._held_since: datetime | None = None

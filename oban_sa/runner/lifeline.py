@@ -85,21 +85,21 @@ class Lifeline:
         self._patience = patience
         self._abandoned_after = abandoned_after
         self._dead_after = dead_after
-        self._restoring = database.prepare(restoring())
-        self._dead = database.prepare(dead())
-        self._rescuing = database.prepare(rescuing())
-        self._orphaned = database.prepare(orphaned_jobs())
-        self._one = database.prepare(rescuing(singly=True))
-        self._one_later = database.prepare(rescuing(singly=True, wait=True))
-        self._none = database.prepare(ruling_out())
-        self._burying = database.prepare(burying())
-        self._abandoned = {known: database.prepare(abandoned(peers_known=known)) for known in (True, False)}
-        self._others = database.prepare(others_seen())
+        self._restoring = database.prepare(restoring)
+        self._dead = database.prepare(dead)
+        self._rescuing = database.prepare(rescuing)
+        self._orphaned = database.prepare(orphaned_jobs)
+        self._one = database.prepare(rescuing, singly=True)
+        self._one_later = database.prepare(rescuing, singly=True, wait=True)
+        self._none = database.prepare(ruling_out)
+        self._burying = database.prepare(burying)
+        self._abandoned = {known: database.prepare(abandoned, peers_known=known) for known in (True, False)}
+        self._others = database.prepare(others_seen)
         self._peers_table = database.named("oban_peers")
-        self._backdating = database.prepare(backdating())
-        self._beaten = database.prepare(beaten())
+        self._backdating = database.prepare(backdating)
+        self._beaten = database.prepare(beaten)
         self._missing: dict[UUID, _Missing] = {}
-        self._exhausted = database.prepare(exhausted())
+        self._exhausted = database.prepare(exhausted)
         self._announcing = database.prepare(NOTIFY)
         self._exhausted_at = -EXHAUSTED_EVERY
         self._restored_at = -dead_after

@@ -26,7 +26,7 @@ class Namesakes:
     ) -> None:
         """`mine` are this node's own producers; `every` is longer than the interval of a heartbeat, in seconds."""
         self._line = database.house
-        self._asking = database.prepare(namesakes())
+        self._asking = database.prepare(namesakes)
         self._source = source
         self._mine = mine
         self._every = every

@@ -79,8 +79,8 @@ class Pruner:
         mapped = schema_map(database.schema)
         self._bind = engine.execution_options(schema_translate_map=mapped) if mapped else engine
         self._source = source
-        self._too_old = database.prepare(too_old())
-        self._deleting = database.prepare(deleting())
+        self._too_old = database.prepare(too_old)
+        self._deleting = database.prepare(deleting)
         self._rules = [_Sweeping(rule, _Statements(database, rule)) for rule in prune.rules]
         self._rest: deque[_Sweeping] = deque()
         self._afresh_at = clock.monotonic() + AFRESH_EVERY
@@ -249,9 +249,9 @@ class Pruner:
 
 class _Statements:
     def __init__(self, database: Database, rule: Rule) -> None:
-        self.pruning = database.prepare(pruning(rule))
-        self.too_many = database.prepare(too_many(rule))
-        self.holdable = database.prepare(holdable(rule))
+        self.pruning = database.prepare(pruning, rule)
+        self.too_many = database.prepare(too_many, rule)
+        self.holdable = database.prepare(holdable, rule)
 
 
 def _checked(archive: Archive | str | None) -> Archive | None:

@@ -70,7 +70,7 @@ async def check_same_database(engine: Engine, database: Database) -> None:
     watch(engine.pool)
     key = secrets.randbits(62)
     async with database.house.transaction() as transaction:
-        await transaction.fetch(database.prepare(marking()), key=key)
+        await transaction.fetch(database.prepare(marking), key=key)
         try:
             free: Any
             if engine.dialect.is_async:

@@ -62,9 +62,9 @@ class Scheduler:
         self._lease = lease_name(source.name)
         self._led: _Led | None = None
         self._line = database.house
-        self._looking = database.prepare(ticking.looking())
-        self._defining = database.prepare(ticking.defining())
-        self._claiming = database.prepare(ticking.claiming())
+        self._looking = database.prepare(ticking.looking)
+        self._defining = database.prepare(ticking.defining)
+        self._claiming = database.prepare(ticking.claiming)
 
     async def tick(self) -> float:
         """Make the jobs that are due and return the seconds until the next are."""

@@ -27,10 +27,10 @@ class Stager:
         self, database: Database, *, source: telemetry.Source, every: float, staged: Callable[[str], None]
     ) -> None:
         self._line = database.line()
-        self._staging = database.prepare(staging())
-        self._staging_some = database.prepare(staging(among()))
-        self._due = database.prepare(due())
-        self._postponing = database.prepare(postponing())
+        self._staging = database.prepare(staging)
+        self._staging_some = database.prepare(staging, among())
+        self._due = database.prepare(due)
+        self._postponing = database.prepare(postponing)
         self._told: set[int] = set()
         self._channel = messages.channel(source.schema, "insert")
         self._source = source

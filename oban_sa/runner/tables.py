@@ -10,7 +10,7 @@ from uuid import UUID
 import asyncpg
 
 from oban_sa.runner.acker import Outcome, as_arrays, as_completed
-from oban_sa.runner.database import Database, Prepared
+from oban_sa.runner.database import Database
 from oban_sa.runner.rows import in_order
 from oban_sa.runner.settling import true_start
 from oban_sa.runner.young import Written
@@ -41,22 +41,23 @@ class Tables:
         self._producer = UUID(holder[1])
         self._news: dict[str, Any] = insertions([queue], schema)
         self._line = database.line(keeps_plans=True)
-        self._database = database
-        self._among_known: tuple[Prepared, Prepared, Prepared] | None = None
-        self._fetching = database.prepare(fetching())
-        self._acking = database.prepare(acking())
-        self._completing_and_fetching = database.prepare(completing_and_fetching())
-        self._acking_and_fetching = database.prepare(acking_and_fetching())
-        self._holding = database.prepare(holding())
-        self._unheard = database.prepare(unheard())
-        self._wanting = database.prepare(wanting())
-        self._locked = database.prepare(locked())
-        self._reverting = database.prepare(reverting())
-        self._noting = database.prepare(noting())
-        self._registering = database.prepare(registering())
-        self._leaving = database.prepare(leaving())
+        self._fetching = database.prepare(fetching)
+        self._acking = database.prepare(acking)
+        self._completing_and_fetching = database.prepare(completing_and_fetching)
+        self._acking_and_fetching = database.prepare(acking_and_fetching)
+        self._known_only = tuple(
+            database.prepare(cycle, known()) for cycle in (fetching, completing_and_fetching, acking_and_fetching)
+        )
+        self._holding = database.prepare(holding)
+        self._unheard = database.prepare(unheard)
+        self._wanting = database.prepare(wanting)
+        self._locked = database.prepare(locked)
+        self._reverting = database.prepare(reverting)
+        self._noting = database.prepare(noting)
+        self._registering = database.prepare(registering)
+        self._leaving = database.prepare(leaving)
         self._announcing = database.prepare(NOTIFY)
-        self._reviewing = database.prepare(reviewing())
+        self._reviewing = database.prepare(reviewing)
 
     async def plan_anew(self) -> None:
         """Have the statements planned anew, for the table as it is by now."""
@@ -85,7 +86,7 @@ class Tables:
         fetching, completing, acking = self._fetching, self._completing_and_fetching, self._acking_and_fetching
         if unknown is not None:
             wanted |= unknown
-            fetching, completing, acking = self._fetching_known()
+            fetching, completing, acking = self._known_only
         if not outcomes:
             return [], in_order(await self._line.fetch(fetching, holder=self._holder, **wanted))
         plain = demand and all(outcome.verdict.plain for outcome in outcomes)
@@ -95,17 +96,6 @@ class Tables:
         rows = await self._line.fetch(completing if plain else acking, holder=self._holder, **wanted, **said)
         acked = [row["acked"] for row in rows if row["acked"] is not None]
         return acked, in_order([row for row in rows if row["acked"] is None])
-
-    def _fetching_known(self) -> tuple[Prepared, Prepared, Prepared]:
-        # Statements of their own, made when first needed: where all is known, a fetch pays nothing for this.
-        if self._among_known is None:
-            condition = known()
-            self._among_known = (
-                self._database.prepare(fetching(condition)),
-                self._database.prepare(completing_and_fetching(condition)),
-                self._database.prepare(acking_and_fetching(condition)),
-            )
-        return self._among_known
 
     async def reviewed(self) -> tuple[datetime, str | None]:
         """Return the database's now, and as JSON what each other producer of the queue does not know."""

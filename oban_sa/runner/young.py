@@ -201,9 +201,9 @@ class _Prepared:
     """The statements, made once there is an attempt that they are about."""
 
     def __init__(self, database: Database) -> None:
-        self.others: Any = database.prepare(others_seen())
-        self.peers: Any = database.prepare(peers_lead())
-        self.keeping: Any = database.prepare(keeping())
+        self.others: Any = database.prepare(others_seen)
+        self.peers: Any = database.prepare(peers_lead)
+        self.keeping: Any = database.prepare(keeping)
         self.peers_table = database.named("oban_peers")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from sqlalchemy import (
@@ -77,6 +78,7 @@ def _announced(queue: ColumnElement[Any]) -> ColumnElement[Any]:
     return func.pg_notify(bindparam("channel", type_=Text()), payload)
 
 
+@cache
 def among() -> ColumnElement[bool]:
     """Whether a job is one of some. Parameter: `ids`."""
     return jobs.c.id == func.any(cast(bindparam("ids", type_=ARRAY(BigInteger())), ARRAY(BigInteger())))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Final
 from typing import cast as cast_type
 
@@ -20,6 +21,7 @@ SEPARATOR: Final = "\n"
 """What stands between the name of a worker and the version of args in the key of a job that is left to others."""
 
 
+@cache
 def known() -> ColumnElement[bool]:
     """A condition for a fetch: whether a job is not to be left to other programs.
 

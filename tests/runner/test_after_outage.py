@@ -9,7 +9,7 @@ import time
 import pytest
 
 from oban_sa import backoff, clock, telemetry
-from oban_sa.runner.database import Database, Prepared
+from oban_sa.runner.database import Database, Prepared, Text
 from oban_sa.runner.decisions import Decisions
 from oban_sa.runner.leader import Leader
 from oban_sa.runner.lifeline import Lifeline
@@ -83,12 +83,12 @@ async def test_what_waits_to_be_tried_again_is_tried_once_the_database_is_back(
 async def test_a_loop_that_stood_still_is_no_outage(house: House, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     line = Database(house.engine).line()
-    await line.fetch(Prepared("SELECT 1", (), {}))
-    slow = Prepared("SELECT pg_sleep(5)", (), {})
+    await line.fetch(Prepared(lambda: Text("SELECT 1", (), {})))
+    slow = Prepared(lambda: Text("SELECT pg_sleep(5)", (), {}))
 
     async def in_transaction() -> None:
         async with line.transaction(within=0.2) as transaction:
-            await transaction.fetch(Prepared("SELECT pg_sleep(0.1)", (), {}))
+            await transaction.fetch(Prepared(lambda: Text("SELECT pg_sleep(0.1)", (), {})))
             await transaction.fetch(slow)
 
     # asyncio hears an answer that came meanwhile before it looks at its timers, but the next one is waited for no more.

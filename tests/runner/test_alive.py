@@ -200,7 +200,7 @@ async def test_a_beat_that_was_held_up_takes_nothing_back(
     row = {"uuid": uuid, "name": "Oban", "node": "web.7", "queue": "default", "meta": "{}"}
     database = Database(house.engine)
     line = database.line()
-    prepared = database.prepare(getattr(producing, statement)())
+    prepared = database.prepare(getattr(producing, statement))
     async with line.transaction() as transaction:
         # The transaction's now is what a statement that is held up says; half a second later another beat was there.
         await transaction.connection.execute("SELECT pg_sleep(0.6)")
@@ -499,9 +499,11 @@ async def test_a_producer_that_beats_at_this_very_moment_lives(house: House, lif
 
 
 async def test_many_orphans_are_rescued_in_batches(house: House, leader: Leader, monkeypatch) -> None:
+    from oban_sa.runner import database
     from oban_sa.sql import rescuing
 
     monkeypatch.setattr(rescuing, "LIMIT", 3)
+    monkeypatch.setattr(database, "_compiled", database._compiled.__wrapped__)  # statements with another limit
     monkeypatch.setattr(lifelines, "LIMIT", 3)
     small = Lifeline(Database(house.engine), leader, source=telemetry.Source(node="leading"), every=1)
     dead = await producer_row(house, silent_for=10)

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from oban_sa import Job, Runner, job, telemetry
 from oban_sa.runner import producer as producers
 from oban_sa.runner import server_settings
-from oban_sa.runner.database import Database, Prepared
+from oban_sa.runner.database import Database, Prepared, Text
 from tests.runner.conftest import House
 from tests.support import eventually
 
@@ -208,7 +208,7 @@ async def test_a_runner_that_stops_writes_what_no_lock_stands_in_the_way_of(hous
 
 async def test_a_statement_that_is_given_up_is_cancelled_in_the_server(house: House) -> None:
     line = Database(house.engine).line()
-    slow = Prepared("SELECT pg_sleep(600)", (), {})
+    slow = Prepared(lambda: Text("SELECT pg_sleep(600)", (), {}))
 
     async def sleeping() -> None:
         found = await house.sql(
@@ -234,10 +234,12 @@ async def test_limits_of_the_role_do_not_hold_for_the_runners_own_connections(ho
     line = Database(house.engine).line()
     rows = await line.fetch(
         Prepared(
-            "SELECT current_setting('statement_timeout'), current_setting('lock_timeout'), "
-            "current_setting('idle_session_timeout'), current_setting('idle_in_transaction_session_timeout')",
-            (),
-            {},
+            lambda: Text(
+                "SELECT current_setting('statement_timeout'), current_setting('lock_timeout'), "
+                "current_setting('idle_session_timeout'), current_setting('idle_in_transaction_session_timeout')",
+                (),
+                {},
+            )
         )
     )
     await line.close()

@@ -39,7 +39,7 @@ GIVEN = {
 @pytest.mark.parametrize("statement", [fetching(), acking(), acking_and_fetching(), completing_and_fetching()])
 async def test_no_cycle_reads_the_whole_table(database_url: str, statement: Any, plan: str) -> None:
     engine = create_async_engine(database_url)
-    prepared = Database(engine).prepare(statement)
+    prepared = Database(engine).prepare(statement).text
     connection = await asyncpg.connect(plain_url(database_url))
     await connection.execute(
         "INSERT INTO oban_jobs (worker) SELECT 'worker' FROM generate_series(1, 20000); ANALYZE oban_jobs"

@@ -334,7 +334,7 @@ async def test_no_plan_made_for_an_empty_table_outlives_it(engine: AsyncEngine) 
     for name in (*PRODUCERS, "staging"):
         prepared = database.prepare(STATEMENTS[name])
         for _ in range(12):
-            await line.fetch(prepared, **{key: VALUES[key] for key in prepared.names if key in VALUES})
+            await line.fetch(prepared, **{key: VALUES[key] for key in prepared.text.names if key in VALUES})
     assert line._connection is not None
     kept = await line._connection.fetch(
         "SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE statement LIKE '%oban_jobs%' "

@@ -16,7 +16,7 @@ async def _start(self: Any) -> None:
     line = database.line()
     from oban_sa.runner import heartbeat
 
-    beat, register = database.prepare(heartbeat.beating()), database.prepare(heartbeat.registering())
+    beat, register = database.prepare(heartbeat.beating), database.prepare(heartbeat.registering)
     self._loop = asyncio.get_running_loop()
 
     async def beats() -> None:
