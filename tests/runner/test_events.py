@@ -21,6 +21,7 @@ NAMES = {
     "oban.lifeline.rescue",
     "oban.pruner.prune",
     "oban.scheduler.tick",
+    "oban.worker.unknown",
 }
 
 
@@ -32,6 +33,10 @@ async def test_a_runner_that_does_everything_tells_of_everything_by_its_name(
     @job(registry=house.registry)
     async def fine() -> None: ...
 
+    @job(registry=house.registry, max_attempts=1)
+    async def fails() -> None:
+        raise ValueError
+
     @job(registry=house.registry)
     async def waits() -> None:
         await gate.wait()
@@ -41,7 +46,7 @@ async def test_a_runner_that_does_everything_tells_of_everything_by_its_name(
 
     await executing(house, await producer_row(house, silent_for=10))
     [taken] = await house.enqueue(waits.new())
-    await house.enqueue(fine.new(), fine.options(schedule_in=0.2).new(), Job("unknown", max_attempts=1))
+    await house.enqueue(fine.new(), fine.options(schedule_in=0.2).new(), fails.new(), Job("unknown"))
     async with house.runner(prune=0.1):
         await house.becomes(taken, "executing")
         await house.sql("UPDATE oban_jobs SET state = 'cancelled', cancelled_at = now() WHERE id = :id", id=taken)
