@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from sqlalchemy.orm.attributes import set_committed_value
 
 from oban_sa import failures, telemetry
 from oban_sa.errors import InvalidArguments, WorkerNotFound
@@ -375,7 +376,7 @@ def log_poison() -> None:
         telemetry.emit(event)
     logger = logging.getLogger("shop")
     with running(Job(worker="shop.jobs", queue="mailers", id=7, attempt=3)) as job:
-        job.worker = POISON
+        set_committed_value(job, "worker", POISON)  # as rows of strangers have it
         logger.info(POISON, extra={"tags": [POISON], "node": POISON})
     logger.info("%s", POISON, stack_info=True, exc_info=raised(ValueError(POISON)))
     crossed = {"name": POISON, "levelno": 40, "levelname": POISON, "msg": POISON, "exc_text": POISON, "node": POISON}

@@ -160,7 +160,7 @@ async def test_a_node_tells_of_its_queues_its_jobs_and_its_crontab(house: House)
 async def test_a_node_says_nothing_to_dashboards_unless_asked_to(house: House) -> None:
     async with overheard(house, "gossip", "metrics", "cronitor") as heard:
         [job_id] = await house.enqueue(Job("nobody", max_attempts=1))
-        async with house.runner():
+        async with house.runner(unknown_after=0.01):
             await house.becomes(job_id, "discarded")
             await asyncio.sleep(1.2)  # longer than a metrics node would keep silent
     assert heard == {"gossip": [], "metrics": [], "cronitor": []}

@@ -226,6 +226,7 @@ async def test_what_the_code_wrote_and_its_other_answer_are_committed_together(h
     assert (await house.job(job_id)).recorded() == "kept"
 
 
+@pytest.mark.usefixtures("undecided")  # which may be as quick to see it, and interrupt the attempt
 @pytest.mark.parametrize("kind", SESSIONS)
 async def test_an_attempt_that_lost_its_job_meanwhile_leaves_no_effects(house: House, of: Any, kind: str) -> None:
     await house.sql("CREATE TABLE effects (n int)")
