@@ -16,8 +16,8 @@ SECONDS ?= 60
 KIND ?= all
 SIDE_BY_SIDE ?= 2
 MUTANTS ?=
-# Tests mostly wait for processes and the database, so even two busy cores gain from two of them at a time.
-WORKERS ?= 2
+# Tests often wait for processes and the database, so even two cores gain from three of them at a time.
+WORKERS ?= 3
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_ROOT_USER_ACTION = ignore
