@@ -34,15 +34,19 @@ ROOM = 6 * 2**30
 
 @dataclass(frozen=True)
 class Server:
-    """A running PostgreSQL whose `url` may create databases."""
+    """A running PostgreSQL whose `url` may create databases; `in_memory` where its files are."""
 
     url: str
+    in_memory: bool = False
 
     def create_database(self, name: str, template: str | None = None) -> str:
         statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
             sql.Identifier(name), sql.Identifier(template or "template0")
         )
         with self._connected() as connection:
+            # On a disk the other way, which writes the copy to the WAL, takes twice the CPU; in memory it takes less.
+            if not self.in_memory and connection.info.server_version >= 150000:
+                statement += sql.SQL(" STRATEGY FILE_COPY")
             connection.execute(statement)
         return self.url_of(name)
 
@@ -170,8 +174,9 @@ def some_server(folder: Path) -> Iterator[Server]:
             return
     from oban_sa import embedded
 
-    with embedded.start((in_memory(folder) or folder) / "server", fast=True) as running:
-        yield Server(sync_url(running.url, "asyncpg"))
+    memory = in_memory(folder)
+    with embedded.start((memory or folder) / "server", fast=True) as running:
+        yield Server(sync_url(running.url, "asyncpg"), in_memory=memory is not None)
 
 
 def in_memory(folder: Path) -> Path | None:
