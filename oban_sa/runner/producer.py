@@ -117,8 +117,9 @@ class Producer:
         return self._attempts.running
 
     async def start(self) -> None:
-        """Register this producer and begin to fetch."""
-        await self.register()
+        """Register this producer, where that was not done yet, and begin to fetch."""
+        if not self.registered:
+            await self.register()
         if not self.started:
             self._task = asyncio.create_task(self._run(), name=f"oban_sa producer {self.queue}")
 

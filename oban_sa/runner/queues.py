@@ -52,9 +52,13 @@ class Queues:
     async def begin(self) -> None:
         """Start the producers there are; later ones start as they are ordered."""
         self._begun = True
+        # First all rows, and then the jobs: one that blocks the loop would keep this node from hearing that a row was
+        # written, and only those are kept alive of which it has.
         for producer in self.all:
-            if not producer.started:  # as where the database went away in between, and all is begun once more
-                await producer.start()
+            if not producer.registered:  # as where the database went away in between, and all is begun once more
+                await producer.register()
+        for producer in self.all:
+            await producer.start()
 
     def quiesce(self) -> None:
         """Fetch no more in any queue, and take no more orders to work on others."""

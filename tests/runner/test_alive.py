@@ -498,6 +498,25 @@ async def test_a_producer_that_beats_at_this_very_moment_lives(house: House, lif
     assert (await house.job(held)).state == "executing"
 
 
+async def test_no_job_begins_before_every_queue_has_its_row(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that blocks the loop would keep the node from hearing that a row was written, and so from beating in it."""
+    rows: list[int] = []
+    registered = Tables.register
+
+    async def late(self: Tables, row: dict[str, Any]) -> bool:
+        await asyncio.sleep(0.3 if row["queue"] != "first" else 0)
+        return await registered(self, row)
+
+    @job(registry=house.registry, queue="first")
+    async def early() -> None:
+        rows.extend(await house.sql("SELECT queue FROM oban_producers"))
+
+    monkeypatch.setattr(Tables, "register", late)
+    await house.enqueue(early.new())
+    await house.drain(queues={"first": 1, "second": 1, "third": 1})
+    assert len(rows) == 3
+
+
 async def test_many_orphans_are_rescued_in_batches(house: House, leader: Leader, monkeypatch) -> None:
     from oban_sa.runner import database
     from oban_sa.sql import rescuing
