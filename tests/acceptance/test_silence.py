@@ -28,9 +28,9 @@ async def test_a_runner_told_to_stop_ends_though_nothing_answers(
             if name is not None:
                 await runner.says("begun")
             proxy.freeze()
-            # Parts have statements under way that nobody answers.
+            # Parts have statements under way that nobody answers: some since before, and the next beat at the latest.
             sent = proxy.sent
-            await eventually(lambda: proxy.sent >= sent + 2)
+            await eventually(lambda: proxy.sent > sent)
             runner.terminate()
             assert await runner.ended(60) == 0, runner.output
             assert "stopped after" in runner.output
