@@ -12,8 +12,8 @@ from typing import Any, Final
 import click
 
 from oban_sa import jsontext
-from oban_sa.cli.jobs.typed import plain, plain_words
-from oban_sa.errors import InvalidPeriod, nearest, shown
+from oban_sa.cli.jobs.typed import object_or_value, plain, plain_words
+from oban_sa.errors import InvalidPeriod, nearest
 from oban_sa.models import rules
 from oban_sa.periods import seconds
 from oban_sa.sql.browsing import Wanted
@@ -127,18 +127,10 @@ def _contained(_ctx: click.Context, option: click.Parameter, given: Sequence[str
 
 
 def _readings(word: str, option: str) -> tuple[str, ...]:
-    write = f"write {option} '{{\"id\": 7}}' or {option} id=7"
-    if word.lstrip().startswith(("{", "[", '"')):
-        try:
-            read = jsontext.read(word)
-        except ValueError as error:
-            raise click.BadParameter(f"{shown(word, 80)} is not JSON: {error}; {write}") from None
-        if not isinstance(read, dict):
-            raise click.BadParameter(f"{shown(word, 80)} is JSON, but no object; {write}")
-        return (jsontext.write(read),)  # pyright: ignore[reportUnknownArgumentType]
-    key, equals, value = word.partition("=")
-    if not equals or not all(key.split(".")):
-        raise click.BadParameter(f"{shown(word, 80)} is neither a JSON object nor KEY=VALUE; {write}")
+    read = object_or_value(word, option, nested=True)
+    if isinstance(read, dict):
+        return (jsontext.write(read),)
+    key, value = read
     values: list[Any] = [value]
     with contextlib.suppress(ValueError):  # else it is a text and nothing more
         values.append(jsontext.read(value))

@@ -12,8 +12,8 @@ import click
 
 from oban_sa import jsontext
 from oban_sa.cli.jobs.filters import when
-from oban_sa.cli.jobs.typed import plain, plain_words
-from oban_sa.errors import InvalidJob, InvalidOption, nearest, shown
+from oban_sa.cli.jobs.typed import object_or_value, plain, plain_words
+from oban_sa.errors import InvalidJob, InvalidOption, nearest
 from oban_sa.runner.command import imports
 from oban_sa.workers.definition import Definition
 from oban_sa.workers.registry import registry
@@ -110,18 +110,10 @@ def _object(_ctx: click.Context, option: click.Parameter, given: Sequence[str]) 
 
 
 def _read(word: str, option: str) -> dict[str, Any]:
-    write = f"write {option} '{{\"id\": 7}}' or {option} id=7"
-    if word.lstrip().startswith(("{", "[", '"')):
-        try:
-            read = jsontext.read(word)
-        except ValueError as error:
-            raise click.BadParameter(f"{shown(word, 80)} is not JSON: {error}; {write}") from None
-        if not isinstance(read, dict):
-            raise click.BadParameter(f"{shown(word, 80)} is JSON, but no object; {write}")
-        return read  # pyright: ignore[reportUnknownVariableType]
-    key, equals, value = word.partition("=")
-    if not equals or not key:
-        raise click.BadParameter(f"{shown(word, 80)} is neither a JSON object nor KEY=VALUE; {write}")
+    read = object_or_value(word, option)
+    if isinstance(read, dict):
+        return read
+    key, value = read
     with suppress(ValueError):
         return {key: jsontext.read(value)}
     return {key: value}

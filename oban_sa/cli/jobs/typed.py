@@ -1,12 +1,14 @@
-"""Words as they are typed at a terminal: ids, and texts that a database can hold."""
+"""Words as they are typed at a terminal: ids, objects, and texts that a database can hold."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
-from oban_sa import printable
+from oban_sa import jsontext, printable
+from oban_sa.errors import shown
 
 
 def read_ids(_ctx: click.Context, _argument: click.Parameter, given: str | Sequence[str]) -> int | tuple[int, ...]:
@@ -28,6 +30,26 @@ def plain(word: str) -> str:
     except UnicodeEncodeError:
         raise click.BadParameter(f"{printable.line(word)} is not valid UTF-8") from None
     return word
+
+
+def object_or_value(word: str, option: str, *, nested: bool = False) -> dict[str, Any] | tuple[str, str]:
+    """Read an object in JSON, or return the key and the text of KEY=VALUE; where it may be `nested`, KEY is also a.b.
+
+    Raises `click.BadParameter` for anything else.
+    """
+    write = f"write {option} '{{\"id\": 7}}' or {option} id=7"
+    if word.lstrip().startswith(("{", "[", '"')):
+        try:
+            read = jsontext.read(word)
+        except ValueError as error:
+            raise click.BadParameter(f"{shown(word, 80)} is not JSON: {error}; {write}") from None
+        if not isinstance(read, dict):
+            raise click.BadParameter(f"{shown(word, 80)} is JSON, but no object; {write}")
+        return read  # pyright: ignore[reportUnknownVariableType]
+    key, equals, value = word.partition("=")
+    if not equals or not all(key.split(".") if nested else [key]):
+        raise click.BadParameter(f"{shown(word, 80)} is neither a JSON object nor KEY=VALUE; {write}")
+    return key, value
 
 
 def _id(word: str) -> int:
