@@ -17,6 +17,7 @@ from alembic.config import Config
 from sqlalchemy import Connection, NullPool, create_engine, text
 from sqlalchemy.engine import make_url
 
+from oban_sa import migrations
 from tests.support import environment, sync_url
 
 MODELS = """
@@ -226,6 +227,24 @@ def connecting(url: str, **options: Any) -> Iterator[Connection]:
     """A connection that is closed afterwards, whatever happens."""
     with create_engine(sync_url(url), poolclass=NullPool, **options).connect() as connection:
         yield connection
+
+
+def lacking(url: str) -> list[str]:
+    """Return what the tables lack, in words."""
+    with connecting(url) as connection:
+        return migrations.missing(connection)
+
+
+def up(url: str) -> None:
+    """Make the tables, or mend them."""
+    with connecting(url) as connection:
+        migrations.migrate(connection)
+
+
+def down(url: str) -> None:
+    """Take away what was made."""
+    with connecting(url) as connection:
+        migrations.migrate(connection, down=True)
 
 
 def query(url: str, statement: str) -> list[str]:

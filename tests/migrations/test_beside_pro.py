@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from oban_sa.migrations import TABLES, installed, migrate, missing
-from tests.migrations.project import connecting, query, run_script, snapshot, tables
+from oban_sa.migrations import TABLES, installed
+from tests.migrations.project import connecting, down, lacking, query, run_script, snapshot, tables, up
 
 PRO = """
 CREATE TABLE public.oban_crons (
@@ -21,21 +21,6 @@ ALTER TABLE oban_sa_crons RENAME TO oban_crons;
 ALTER TABLE oban_crons RENAME CONSTRAINT oban_sa_crons_pkey TO oban_crons_pkey;
 COMMENT ON CONSTRAINT oban_jobs_pkey ON oban_jobs IS NULL;
 """
-
-
-def lacking(url: str) -> list[str]:
-    with connecting(url) as connection:
-        return missing(connection)
-
-
-def up(url: str) -> None:
-    with connecting(url) as connection:
-        migrate(connection)
-
-
-def down(url: str) -> None:
-    with connecting(url) as connection:
-        migrate(connection, down=True)
 
 
 def test_beside_pro_s_tables_ours_are_made_and_dropped_and_theirs_stay(empty_database_url: str) -> None:

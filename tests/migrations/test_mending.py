@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from oban_sa.errors import SchemaError
-from oban_sa.migrations import installed, migrate, missing
-from tests.migrations.project import connecting, query, run_script, snapshot, tables
+from oban_sa.migrations import installed, migrate
+from tests.migrations.project import connecting, down, lacking, query, run_script, snapshot, tables, up
 
 FOLDER = Path(__file__).parent
 ELIXIR_GOES_DOWN = """
@@ -26,21 +26,6 @@ REMADE = {
     "made by oban-py": ELIXIR_GOES_DOWN + "DROP TABLE public.oban_leaders; DROP TABLE public.oban_producers;\n"
     "DROP FUNCTION public.oban_count_estimate(text, text);\n" + (FOLDER / "python_0_7.sql").read_text(),
 }
-
-
-def lacking(url: str) -> list[str]:
-    with connecting(url) as connection:
-        return missing(connection)
-
-
-def up(url: str) -> None:
-    with connecting(url) as connection:
-        migrate(connection)
-
-
-def down(url: str) -> None:
-    with connecting(url) as connection:
-        migrate(connection, down=True)
 
 
 @pytest.mark.parametrize("how", REMADE)
