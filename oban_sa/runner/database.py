@@ -7,21 +7,19 @@ import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import lru_cache, partial
 from types import TracebackType
 from typing import Any, Final
 from weakref import WeakSet
 
 import asyncpg
 from sqlalchemy import Executable
-from sqlalchemy.dialects.postgresql.asyncpg import dialect
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util import greenlet_spawn
 
 from oban_sa import clock, failures
 from oban_sa.errors import RunnerError, articled
-from oban_sa.models import schema_map
 from oban_sa.runner.disconnects import POOLED, is_away, is_misled, unwrapped, wanting
+from oban_sa.runner.prepared import Prepared, prepared
 from oban_sa.runner.server_settings import WITHIN, on_connect, planning_anew
 from oban_sa.runner.shortages import Shortages
 
@@ -37,53 +35,6 @@ CLOSE_WITHIN: Final = 2.0
 
 LATE: Final = 0.5
 """Seconds by which a time limit is noticed late where it's the event loop that stood still, and not the database."""
-
-
-_DIALECT: Final = dialect()  # type: ignore[no-untyped-call]
-"""As of any engine on this driver; engines differ in how they connect, and in how they turn values that aren't ours."""
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """A statement as the driver takes it; `names` are its parameters in order."""
-
-    sql: str
-    names: tuple[str, ...]
-    constants: dict[str, Any]
-
-    def values(self, given: dict[str, Any]) -> list[Any]:
-        """Bring named values into the statement's order."""
-        return [given[name] if name in given else self.constants[name] for name in self.names]
-
-
-class Prepared:
-    """A statement that is built and compiled when it is first run: a node never runs most of those that it has."""
-
-    __slots__ = ("_make", "_text")
-
-    def __init__(self, make: Callable[[], Text]) -> None:
-        self._make = make
-        self._text: Text | None = None
-
-    @property
-    def text(self) -> Text:
-        """The statement, compiled."""
-        if self._text is None:
-            self._text = self._make()
-        return self._text
-
-
-@lru_cache(maxsize=2048)
-def _compiled(
-    schema: str, make: Executable | Callable[..., Executable], args: tuple[Any, ...], given: tuple[Any, ...]
-) -> Text:
-    """Build a statement and compile it, once for all runners of a process that work in one schema."""
-    # An `Executable` that can't be compiled on its own does not occur here.
-    compilable: Any = make if isinstance(make, Executable) else make(*args, **dict(given))
-    compiled: Any = compilable.compile(
-        dialect=_DIALECT, schema_translate_map=schema_map(schema) or None, render_schema_translate=True
-    )
-    return Text(compiled.string, tuple(compiled.positiontup or ()), dict(compiled.params))
 
 
 class Database:
@@ -125,7 +76,7 @@ class Database:
 
     def prepare(self, make: Executable | Callable[..., Executable], *args: Any, **given: Any) -> Prepared:
         """A statement for this schema, or what `make` builds of these arguments, which have to be hashable."""
-        return Prepared(partial(_compiled, self.schema, make, args, tuple(given.items())))
+        return prepared(self.schema, make, *args, **given)
 
     @property
     def house(self) -> Line:

@@ -9,10 +9,11 @@ import time
 import pytest
 
 from oban_sa import backoff, clock, telemetry
-from oban_sa.runner.database import Database, Prepared, Text
+from oban_sa.runner.database import Database
 from oban_sa.runner.decisions import Decisions
 from oban_sa.runner.leader import Leader
 from oban_sa.runner.lifeline import Lifeline
+from oban_sa.runner.prepared import Prepared, Text
 from tests.runner.conftest import House
 from tests.runner.test_alive import executing, producer_row
 from tests.support import eventually

@@ -518,11 +518,11 @@ async def test_no_job_begins_before_every_queue_has_its_row(house: House, monkey
 
 
 async def test_many_orphans_are_rescued_in_batches(house: House, leader: Leader, monkeypatch) -> None:
-    from oban_sa.runner import database
+    from oban_sa.runner import prepared
     from oban_sa.sql import rescuing
 
     monkeypatch.setattr(rescuing, "LIMIT", 3)
-    monkeypatch.setattr(database, "_compiled", database._compiled.__wrapped__)  # statements with another limit
+    monkeypatch.setattr(prepared, "_compiled", prepared._compiled.__wrapped__)  # statements with another limit
     monkeypatch.setattr(lifelines, "LIMIT", 3)
     small = Lifeline(Database(house.engine), leader, source=telemetry.Source(node="leading"), every=1)
     dead = await producer_row(house, silent_for=10)

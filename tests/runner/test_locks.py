@@ -14,7 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from oban_sa import Job, Runner, job, telemetry
 from oban_sa.runner import producer as producers
 from oban_sa.runner import server_settings
-from oban_sa.runner.database import Database, Prepared, Text
+from oban_sa.runner.database import Database
+from oban_sa.runner.prepared import Prepared, Text
 from tests.runner.conftest import House
 from tests.support import eventually
 
