@@ -9,11 +9,13 @@
     ├── ReferenceOutsideSession
     ├── JobElsewhere
     ├── SessionEnded
+    ├── UniqueBusy
     ├── SchemaError
     │   ├── SchemaMissing
     │   └── SchemaOutdated
     ├── WorkerNotFound(LookupError)
     ├── JobNotFound(LookupError)
+    ├── WorkflowNotFound(LookupError)
     ├── EntityNotFound(LookupError)
     ├── AttemptError
     │   ├── AttemptTimedOut(TimeoutError)
@@ -22,12 +24,13 @@
     │   ├── AttemptOrphaned
     │   ├── CommitUnanswered
     │   └── EntityLocked
-    └── RunnerError
+    ├── RunnerError
+    └── EmbeddedError
 
-`ObanWarning`, a `UserWarning`, is the base of the warnings, of what a program most likely doesn't mean:
-`JobNeverWritten` and `NaiveMoment`.
+`ObanWarning`, a `UserWarning`, is the base of the warnings `JobNeverWritten` and `NaiveMoment`: about code that most
+likely does something else than was meant.
 
-A class's docstring is its default message. On the user's session SQLAlchemy's own errors pass unchanged.
+A class's docstring is its default message. Errors that SQLAlchemy raises on the user's session pass unchanged.
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ class ObanError(Exception):
     """Something that concerns jobs went wrong."""
 
     traced = True
-    """Whether a traceback tells more than the message; not where nobody's code is at fault but what a row says."""
+    """Whether logs show the traceback; False for an error about what a row contains, which no line of code caused."""
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message if message is not None else type(self).__doc__)
@@ -53,17 +56,17 @@ class InvalidJob(ObanError, ValueError):
     index: int | None = None
 
     def number(self, index: int) -> None:
-        """Say which of several jobs this is about, in the message too; the first to say so is right."""
+        """Set `index`, and put it before the message; does nothing where it is set already."""
         if self.index is None:
             self.index = index
             message = str(self)
-            path = getattr(self, "path", None)  # with which messages about a value begin
+            path = getattr(self, "path", None)  # messages about a value begin with its path
             start = f"jobs[{index}]." if path and message.startswith(path.partition(".")[0]) else f"jobs[{index}]: "
             self.args = (start + message,)
 
 
 class InvalidArguments(InvalidJob):
-    """A value in a job's args or meta can't be written as JSON; `path` says where it stands (`args.items[3].price`)."""
+    """A value in a job's args or meta can't be written as JSON; `path` is where it is (`args.items[3].price`)."""
 
     def __init__(self, message: str | None = None, *, path: str = "args") -> None:
         super().__init__(message)
@@ -94,6 +97,10 @@ class SessionEnded(ObanError):
     """The transaction of a session has ended, so that no flush would write a job that it is given now."""
 
 
+class UniqueBusy(ObanError):
+    """Another transaction holds the unique key of a job, and waiting for its end could become a deadlock."""
+
+
 class SchemaError(ObanError):
     """The database's tables are not what this version of oban_sa works with."""
 
@@ -117,6 +124,10 @@ class WorkerNotFound(ObanError, LookupError):
 
 class JobNotFound(ObanError, LookupError):
     """No job has that id."""
+
+
+class WorkflowNotFound(ObanError, LookupError):
+    """No workflow has that id."""
 
 
 class EntityNotFound(ObanError, LookupError):
@@ -144,12 +155,12 @@ class AttemptOrphaned(AttemptError):
 
 
 class CommitUnanswered(AttemptError):
-    """The connection broke while the attempt was committed, and the database could not be asked what became of it."""
+    """The connection broke while the attempt was committed, and the database could not be asked for the result."""
 
 
 class EntityLocked(AttemptError):
-    """The row of a mapped object that a job is about is locked by somebody else; `skipped` where it was not waited for
-    because of `ForUpdate(skip_locked=True)`."""
+    """The row of a mapped object that a job is about is locked by another transaction; `skipped` where the attempt did
+    not wait for it because of `ForUpdate(skip_locked=True)`."""
 
     def __init__(self, message: str | None = None, *, skipped: bool = False) -> None:
         super().__init__(message)
@@ -160,12 +171,16 @@ class RunnerError(ObanError):
     """The runner can't start or can't go on."""
 
 
+class EmbeddedError(ObanError):
+    """The embedded PostgreSQL can't be started or reached."""
+
+
 class ObanWarning(UserWarning):
-    """Something about jobs is most likely not meant so."""
+    """Code that concerns jobs most likely does something else than was meant."""
 
 
 class JobNeverWritten(ObanWarning):
-    """A session has ended with a job that it was given and never wrote."""
+    """A session has ended without writing a job that it was given."""
 
 
 class NaiveMoment(ObanWarning):
@@ -173,13 +188,13 @@ class NaiveMoment(ObanWarning):
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """Say which of `choices` was probably meant: ``; did you mean 'queue'?``, or nothing where none is near."""
+    """Return a hint to the nearest of `choices`, ``; did you mean 'queue'?``, or "" where none is near."""
     matches = difflib.get_close_matches(word, list(choices), n=1)
     return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
 def shown(value: object, most: int = 200) -> str:
-    """Show a value in a message, in `most` characters, whatever it is: its repr() may fail, or be without end."""
+    """Return the repr() of any value for a message, cut to `most` characters; where it fails, the value's class."""
     try:
         text = repr(value)
     except Exception:  # nested too deep, an integer of more digits than Python writes, a class of the user's own
@@ -188,10 +203,10 @@ def shown(value: object, most: int = 200) -> str:
 
 
 def articled(noun: str) -> str:
-    """Put the article that a message needs before the name of a class: `a Job`, `an Engine`, `a User`."""
+    """Return the name of a class with its article: `a Job`, `an Engine`, `a User`."""
     vowel = noun[:1] in "aeiouAEIOU" and not _AS_YOU.match(noun)
     return f"{'an' if vowel else 'a'} {noun}"
 
 
 _AS_YOU = re.compile(r"us|uni(?!n)|ut[ei]|uu|ur[il]|eu|one", re.IGNORECASE)
-"""How words begin that start with a vowel for the eye alone: User, Unit, UUID, URL, OneTimeCode."""
+"""Beginnings of words that are written with a vowel and spoken with a consonant: User, Unit, UUID, URL, OneTimeCode."""

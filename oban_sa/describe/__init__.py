@@ -1,0 +1,1 @@
+"""Text for people: about exceptions and functions, warnings with the caller's line, foreign text made safe to show."""

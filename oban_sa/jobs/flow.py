@@ -1,0 +1,56 @@
+"""Words and numbers of flows: which lane a tree is in, and which ways for a dependency to end are forgiven."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Final, Literal, TypeAlias
+from uuid import UUID
+
+from oban_sa.errors import InvalidOption, nearest, shown
+from oban_sa.schedule import clock
+
+Forgivable: TypeAlias = Literal["cancelled", "discarded", "deleted", "all"]
+"""How a dependency may end without harm to what waits for it."""
+
+FORGIVES: Final = {"cancelled": 1, "discarded": 2, "deleted": 4, "all": 7}
+"""The bits of `oban_sa_edges.forgives`."""
+
+LANE: Final = "lane"
+"""The key in a job's meta that says that it is a member of a flow, and which lane its end is noted in."""
+
+RETRIED: Final = "workflow_retried"
+"""The key in a member's meta that says how often it was retried together with other members."""
+
+LANES: Final = 8
+"""Endings of a tree are all in one lane, and one settler at a time books a lane. Their number is part of the data: to
+change it the table of endings has to be empty."""
+
+ENDED: Final = ("completed", "cancelled", "discarded", "deleted")
+"""What has become of a member that will not run any more."""
+
+
+def lane_of(root: UUID) -> int:
+    """Return the lane of a tree of flows."""
+    return root.int % LANES
+
+
+def forgives(given: Forgivable | Iterable[Forgivable]) -> int:
+    """Return the bits of what is forgiven; raises `InvalidOption` for other words."""
+    words = [given] if isinstance(given, str) else list(given)
+    bits = 0
+    for word in words:
+        if word not in FORGIVES:
+            hint = nearest(str(word), FORGIVES)
+            raise InvalidOption(
+                f"forgive={shown(word)} is unknown{hint or '; write one of ' + ', '.join(FORGIVES)}, or a list of them"
+            )
+        bits |= FORGIVES[word]
+    return bits
+
+
+def new_id() -> UUID:
+    """Return a UUID of version 7, which begins with the time, so that new rows stand together in an index."""
+    moment = int(clock.now().timestamp() * 1000)
+    value = (moment & (1 << 48) - 1) << 80 | int.from_bytes(os.urandom(10))
+    return UUID(int=value & ~(0xF << 76) & ~(0x3 << 62) | 0x7 << 76 | 0x2 << 62)

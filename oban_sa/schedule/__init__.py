@@ -1,0 +1,1 @@
+"""Moments, spans of time and cron expressions."""

@@ -1,0 +1,1 @@
+"""The settings of a runner, and where they are read from."""

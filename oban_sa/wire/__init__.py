@@ -1,0 +1,1 @@
+"""What programs of other makers read and write: messages by NOTIFY, recorded results, JSON, histograms."""
