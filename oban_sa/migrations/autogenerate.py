@@ -1,8 +1,8 @@
-"""What keeps `alembic check` and `--autogenerate` quiet about tables that are not the user's to change."""
+"""Filters for Alembic's autogenerate, so that `alembic check` and `--autogenerate` ignore our tables."""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from alembic.autogenerate import comparators
 from alembic.operations.ops import CreateForeignKeyOp, DropConstraintOp, ModifyTableOps
@@ -15,22 +15,30 @@ TABLES: Final = frozenset(
         "oban_leaders",
         "oban_peers",
         "oban_producers",
+        "oban_sa_edges",
+        "oban_sa_endings",
+        "oban_sa_flows",
+        "oban_sa_gates",
+        "oban_sa_leases",
+        "oban_sa_members",
         "oban_sa_queues",
+        "oban_sa_rates",
+        "oban_sa_uniques",
     }
 )
-"""The tables that our migrations look after, in whichever schema."""
+"""The tables that our migrations make, in any schema."""
 
 
-def include_name(name: str | None, type_: str, parent_names: Any = None) -> bool:
-    """Say whether Alembic's autogenerate may look at something in the database; not at our tables.
+def include_name(name: str | None, type_: str, parent_names: object = None) -> bool:
+    """Return whether Alembic's autogenerate is to compare something in the database: not our tables.
 
     Give it to `context.configure(include_name=...)`, or call it from a function of your own.
     """
     return not (type_ == "table" and name in TABLES)
 
 
-def include_object(obj: Any, name: str | None, type_: str, reflected: bool, compare_to: Any) -> bool:
-    """Say the same of models, for those whose `target_metadata` lists ours beside their own."""
+def include_object(obj: object, name: str | None, type_: str, reflected: bool, compare_to: object) -> bool:
+    """Return the same of models, where `target_metadata` has ours beside your own."""
     return not (type_ == "table" and name in TABLES)
 
 
@@ -43,17 +51,17 @@ def _last(function: Any) -> Any:
 
 
 @_last
-def keep_foreign_keys_to_our_tables(autogen_context: Any, modify_table_ops: ModifyTableOps, *_: Any) -> Any:
-    """Drop pairs that would remove a foreign key to one of our tables and add the same again.
+def keep_foreign_keys_to_our_tables(autogen_context: object, modify_table_ops: ModifyTableOps, *_: object) -> object:
+    """Drop pairs of operations that remove a foreign key to one of our tables and add the same again.
 
-    Our models say `public` for whichever schema is in use, and a database says nothing at all for the one on its
-    search path; compared as text these differ for ever.
+    Our models say `public` for any schema in use, and PostgreSQL reports no schema for one on its search path; Alembic
+    compares these as text and finds a difference in each run.
     """
     added = [op for op in modify_table_ops.ops if _points_to_us(op)]
     for removal in [op for op in modify_table_ops.ops if isinstance(op, DropConstraintOp)]:
         before = _before(removal)
         for addition in added:
-            if before is not None and _same(before, addition):
+            if before is not None and _facts(before) == _facts(addition):
                 modify_table_ops.ops.remove(removal)
                 modify_table_ops.ops.remove(addition)
                 added.remove(addition)
@@ -61,7 +69,7 @@ def keep_foreign_keys_to_our_tables(autogen_context: Any, modify_table_ops: Modi
     return _continue()
 
 
-def _continue() -> Any:
+def _continue() -> object:
     try:
         from alembic.util import PriorityDispatchResult
     except ImportError:
@@ -69,7 +77,7 @@ def _continue() -> Any:
     return PriorityDispatchResult.CONTINUE
 
 
-def _points_to_us(op: Any) -> bool:
+def _points_to_us(op: object) -> TypeGuard[CreateForeignKeyOp]:
     return isinstance(op, CreateForeignKeyOp) and op.referent_table in TABLES
 
 
@@ -78,22 +86,15 @@ def _before(removal: DropConstraintOp) -> CreateForeignKeyOp | None:
         op = removal.reverse()
     except ValueError:  # it was not made from a constraint
         return None
-    return op if isinstance(op, CreateForeignKeyOp) and op.referent_table in TABLES else None
+    return op if _points_to_us(op) else None
 
 
-def _same(one: CreateForeignKeyOp, other: Any) -> bool:
-    return (one.source_table, one.referent_table, list(one.local_cols), list(one.remote_cols), _options(one)) == (
-        other.source_table,
-        other.referent_table,
-        list(other.local_cols),
-        list(other.remote_cols),
-        _options(other),
-    )
-
-
-def _options(op: CreateForeignKeyOp) -> tuple[Any, ...]:
+def _facts(op: CreateForeignKeyOp) -> tuple[object, ...]:
     def action(key: str) -> str | None:
         value = str(op.kw.get(key) or "no action").lower()
         return None if value == "no action" else value
 
-    return action("ondelete"), action("onupdate"), bool(op.kw.get("deferrable")), op.kw.get("initially") or None
+    return (
+        *(op.source_table, op.referent_table, list(op.local_cols), list(op.remote_cols)),
+        *(action("ondelete"), action("onupdate"), bool(op.kw.get("deferrable")), op.kw.get("initially") or None),
+    )

@@ -1,16 +1,18 @@
-"""Our versions as a branch beside a project's own revisions: which revisions are whose, and which database is meant."""
+"""Our versions as a branch beside a project's own revisions: what keeps them apart, and the database they are for."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
 from alembic.operations.ops import MigrationScript
+from alembic.script import Script, ScriptDirectory
 from alembic.util import CommandError
 
 FOLDER: Final = Path(__file__).parent / "versions"
-"""Where our versions are; nobody else's belong here."""
+"""The folder of our versions; no other revisions belong here."""
 
 
 def own_revisions(context: Any, revision: Any, directives: Iterable[Any]) -> None:
@@ -36,9 +38,9 @@ def own_revisions(context: Any, revision: Any, directives: Iterable[Any]) -> Non
 
 
 def refuse_others() -> None:
-    """Raise CommandError where a revision of somebody else's lies among our versions.
+    """Raise CommandError where a revision of the project's own lies among our versions.
 
-    Alembic writes a new revision beside the one it follows. Where the project had none of its own, that was ours.
+    Alembic writes a new revision beside the one it follows. Where the project has none of its own, that is ours.
     """
     from oban_sa.migrations.history import VERSIONS
 
@@ -53,11 +55,37 @@ def refuse_others() -> None:
         )
 
 
+_generate_revision = ScriptDirectory.generate_revision
+
+
+@functools.wraps(_generate_revision)
+def _generate_outside(directory: ScriptDirectory, *given: Any, **options: Any) -> Script | None:
+    script = _generate_revision(directory, *given, **options)
+    if script is not None and _ours(Path(script.path).parent):
+        Path(script.path).unlink()
+        raise CommandError(
+            f"Alembic would write this revision into {FOLDER}, where oban_sa's own are. Give "
+            "process_revision_directives=oban_sa.migrations.own_revisions to context.configure() in your env.py and "
+            "write revision_environment = true in alembic.ini; or choose the folder this time: "
+            "alembic revision --head base --version-path <the folder of your versions>"
+        )
+    return script
+
+
+def refuse_new() -> None:
+    """Make Alembic refuse to write a revision among our versions, as it does where a project has none of its own yet.
+
+    Alembic asks no hook where a revision goes unless the project's env.py has one. So its `generate_revision` is
+    wrapped, once the project turns out to use our versions.
+    """
+    ScriptDirectory.generate_revision = _generate_outside  # type: ignore[method-assign, assignment]
+
+
 def chosen(config: Any, engine_name: str | None) -> bool:
     """Return whether the tables belong into the database that Alembic's template `multidb` calls `engine_name`.
 
-    The option `oban_engine` of alembic.ini (or `-x oban_engine=...`) names it; raises CommandError where it is not
-    there. Without `engine_name` there is but one database.
+    The option `oban_engine` of alembic.ini (or `-x oban_engine=...`) names theirs; raises CommandError where it is
+    missing. None is the only database of a project.
     """
     if engine_name is None:
         return True
@@ -71,7 +99,7 @@ def chosen(config: Any, engine_name: str | None) -> bool:
 
 
 def option(config: Any, name: str) -> str | None:
-    """Return what `-x name=...`, the attributes or the file of an Alembic configuration say, in this order."""
+    """Return an option of an Alembic configuration: from `-x name=...`, its attributes or its file, in this order."""
     given: dict[str, str] = {}
     for each in getattr(config.cmd_opts, "x", None) or ():
         key, _, value = each.partition("=")

@@ -1,11 +1,10 @@
-"""Statements that versions are made of: each may run again, and each runs with a connection or as text (`--sql`).
+"""Statements of the versions: each may run again, and each runs on a connection or is printed (`--sql`).
 
-What oban_sa makes carries a comment, so that a downgrade drops that and nothing which another Oban made.
+What oban_sa makes carries a comment, so that a downgrade drops that and nothing that another Oban made.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from itertools import count
 from textwrap import dedent, indent
@@ -14,29 +13,15 @@ from typing import Final
 from alembic.operations import Operations
 from sqlalchemy import text
 
-from oban_sa.errors import InvalidOption
-
-OURS: Final = "oban_sa"
-"""The comment on tables, types, indexes and functions that oban_sa made."""
+from oban_sa.catalog.names import OURS as OURS
+from oban_sa.catalog.names import quoted as quoted
 
 BODY: Final = "-- Made by oban_sa\n"
-"""What the body of a function that oban_sa made begins with."""
-
-_LONGEST_SCHEMA: Final = 48
-"""Characters; a notification's channel is `<schema>.oban_cronitor`, and PostgreSQL allows it 63 bytes."""
-
-
-def quoted(name: str) -> str:
-    """Write the name of a schema as SQL has it; raise InvalidOption for one that notifications could not use."""
-    if not name.strip() or len(name.encode()) > _LONGEST_SCHEMA or re.search(r"[\x00-\x1f\x7f]", name):
-        raise InvalidOption(
-            f"the schema {name!r} can't be used; write a name of 1 to {_LONGEST_SCHEMA} characters, such as 'jobs'"
-        )
-    return '"' + name.replace('"', '""') + '"'
+"""The first line of the body of a function that oban_sa made."""
 
 
 def literal(value: str) -> str:
-    """Write a string as SQL has it, whatever `standard_conforming_strings` says."""
+    """Quote a string for SQL, in a form that does not depend on `standard_conforming_strings`."""
     written = "'" + value.replace("'", "''") + "'"
     return f" E{written}".replace("\\", "\\\\") if "\\" in value else written
 
@@ -45,7 +30,7 @@ def execute(operations: Operations, statement: str) -> None:
     """Run one statement, or print it."""
     written = dedent(statement).strip()
     context = operations.get_context()
-    if context.as_sql:  # as it is: Alembic would double each "%", for a driver that is not there
+    if context.as_sql:  # unchanged: Alembic would double each "%", for a driver, and none reads this
         context.impl.static_output(written + context.impl.command_terminator)
     else:
         operations.execute(text(written.replace(":", "\\:")))
@@ -55,13 +40,13 @@ def when(operations: Operations, condition: str, *statements: str) -> None:
     """Run statements where the database finds `condition` true."""
     body = ";\n".join(dedent(statement).strip() for statement in statements)
     block = f"BEGIN\nIF {condition} THEN\n{indent(body, '    ')};\nEND IF;\nEND"
-    # The name of a schema may hold a tag, and what stood behind it would then be run.
+    # The name of a schema may contain a tag, which would end the block, and the rest of the name would be run.
     tag = next(tag for number in count() if (tag := f"$oban{number or ''}$") not in block)
     execute(operations, f"DO {tag}\n{block}\n{tag}")
 
 
 def make_schema(operations: Operations, schema: str) -> None:
-    """Make the schema unless it exists; it is never dropped again, for others may have moved in."""
+    """Make the schema unless it exists; it is never dropped, for it may have got other tables."""
     # CREATE SCHEMA IF NOT EXISTS asks for the right to create one even where it exists.
     when(operations, f"to_regnamespace({literal(quoted(schema))}) IS NULL", f"CREATE SCHEMA {quoted(schema)}")
 
@@ -101,33 +86,35 @@ def drop_ours(operations: Operations, schema: str, table: str) -> None:
     name = f"{quoted(schema)}.{table}"
     when(
         operations,
-        # Behind ours may stand the version, in the comment of the table that records it.
+        # The comment of the table that records the version has it behind ours.
         f"obj_description(to_regclass({literal(name)}), 'pg_class') ~ '^{OURS}( [0-9]+)?$'",
         f"DROP TABLE {name}",
     )
 
 
 def make_function(operations: Operations, schema: str, name: str, returning: str, body: str) -> None:
-    """Make a function in plpgsql unless there is one with its name and types, whoever made it.
+    """Make a function in plpgsql unless there is one with its name and types, from any program.
 
-    `name` comes with parameters and their types; `returning` is the type of its answer.
+    `name` includes the parameters and their types; `returning` is the type of the result.
     """
     function = f"{quoted(schema)}.{name}"
+    # In a script an empty line stands between two statements, and in none of them.
+    body = "".join(f"{line}\n" for line in dedent(body).splitlines() if line.strip())
     when(
         operations,
         f"to_regprocedure({literal(types_of(function))}) IS NULL",
-        f"CREATE FUNCTION {function} RETURNS {returning} LANGUAGE plpgsql AS {literal(BODY + dedent(body))}",
+        f"CREATE FUNCTION {function} RETURNS {returning} LANGUAGE plpgsql AS {literal(BODY + body)}",
         f"COMMENT ON FUNCTION {function} IS '{OURS}'",
     )
 
 
 def drop_function(operations: Operations, schema: str, name: str) -> None:
-    """Drop a function unless another program made it, or put a body of its own into ours."""
+    """Drop a function unless another program made it, or replaced its body."""
     function = f"{quoted(schema)}.{name}"
     found = f"to_regprocedure({literal(types_of(function))})"
     when(
         operations,
-        # CREATE OR REPLACE leaves the comment, so the body tells, too.
+        # CREATE OR REPLACE keeps the comment, so the body is checked too.
         f"obj_description({found}, 'pg_proc') = '{OURS}'\n"  # noqa: S608 - the name is quoted
         f"AND starts_with((SELECT prosrc FROM pg_catalog.pg_proc WHERE oid = {found}), {literal(BODY)})",
         f"DROP FUNCTION {function}",
@@ -135,6 +122,6 @@ def drop_function(operations: Operations, schema: str, name: str) -> None:
 
 
 def types_of(function: str) -> str:
-    """Return a function's name with the types of its parameters alone, as `to_regprocedure` wants it."""
+    """Return a function's name with its parameters' types and without their names, as `to_regprocedure` takes it."""
     before, _, parameters = function.rpartition("(")
     return f"{before}({', '.join(each.split()[-1] for each in parameters.removesuffix(')').split(','))})"

@@ -7,7 +7,8 @@ from typing import Any
 from alembic.operations import MigrateOperation, Operations
 from alembic.runtime.migration import MigrationContext
 
-from oban_sa.migrations import history, steps
+from oban_sa.catalog.version import LATEST
+from oban_sa.migrations import steps
 from oban_sa.migrations.branch import option
 
 
@@ -23,15 +24,15 @@ class UpgradeOban(MigrateOperation):
     def upgrade_oban(cls, operations: Operations, *, version: int | None = None, schema: str | None = None) -> None:
         """Bring the job tables up to `version`, or to the newest; do nothing where they are there already.
 
-        `schema` is made where it does not exist. Without it the one is taken that `-x oban_schema=...`, the option
-        `oban_schema` of alembic.ini or, except with `--sql`, the connection's schema_translate_map names, else
-        `public`.
+        `schema` is made where it does not exist. By default it comes from `-x oban_schema=...`, the option
+        `oban_schema` of alembic.ini or, except with `--sql`, what the connection's schema_translate_map says for
+        `public`; else it is `public`. Raises SchemaError where something that oban_sa did not make stands in the way.
         """
         operations.invoke(cls(version, schema))
 
     def reverse(self) -> DowngradeOban:
         """Return the operation that undoes it."""
-        return DowngradeOban((self.version or history.LATEST) - 1, self.schema)
+        return DowngradeOban((self.version or LATEST) - 1, self.schema)
 
 
 @Operations.register_operation("downgrade_oban")
@@ -44,7 +45,7 @@ class DowngradeOban(MigrateOperation):
 
     @classmethod
     def downgrade_oban(cls, operations: Operations, *, version: int = 0, schema: str | None = None) -> None:
-        """Bring the job tables down to `version`; 0 drops what oban_sa made, jobs included, and nothing of others.
+        """Bring the job tables down to `version`; 0 drops what oban_sa made, jobs included, and nothing else.
 
         `schema` is found as by `upgrade_oban`; the schema itself stays.
         """
@@ -68,7 +69,7 @@ def _downgrade(operations: Operations, operation: DowngradeOban) -> None:
 
 
 def schema_in_use(context: MigrationContext) -> str:
-    """Return the schema that the environment of a migration names; `public` where it names none."""
+    """Return the schema that a migration's environment names (see `upgrade_oban`), else `public`."""
     environment: Any = context.environment_context
     if environment is not None and environment.config is not None:
         schema = option(environment.config, "oban_schema")

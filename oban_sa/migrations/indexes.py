@@ -1,4 +1,4 @@
-"""Indexes on `oban_jobs`: made without stopping those who write, and dropped where they are ours."""
+"""Indexes on `oban_jobs`: built without blocking writes, and dropped where they are ours."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from oban_sa.migrations.ddl import OURS, execute, literal, quoted, when
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """An index on `oban_jobs`: its name, and what stands behind the table's name in CREATE INDEX."""
+    """An index on `oban_jobs`: its name, and what follows the table's name in CREATE INDEX."""
 
     name: str
     definition: str
 
     def create(self, schema: str, *, concurrently: bool = False) -> str:
-        """Return the statement that makes it unless it exists."""
+        """Return the statement that builds it unless it exists."""
         return (
             f"CREATE INDEX {'CONCURRENTLY ' if concurrently else ''}IF NOT EXISTS {self.name} "
             f"ON {quoted(schema)}.oban_jobs {self.definition}"
         )
 
     def mark(self, schema: str) -> str:
-        """Return the statement that says it is ours."""
+        """Return the statement that marks it as ours, by a comment."""
         return f"COMMENT ON INDEX {quoted(schema)}.{self.name} IS '{OURS}'"
 
 
 def make_indexes(operations: Operations, schema: str, indexes: Iterable[Index]) -> None:
-    """Make those indexes which don't exist, without stopping writers where the table has rows.
+    """Build the indexes that don't exist, without blocking writes where the table has rows.
 
     There they are built CONCURRENTLY, outside of a transaction, which commits what the migration did before. Where
     the transaction is the caller's and can't be left, they are built inside it. One that a failed build left invalid
-    is made anew.
+    is built again. Raises SchemaError where something else has the name of an index.
     """
     context = operations.get_context()
     if context.as_sql:
-        # Nobody can look whether there are rows; on an empty table this costs nothing.
+        # A script can't check for rows; on an empty table CONCURRENTLY costs nothing.
         with context.autocommit_block():
             for index in indexes:
                 execute(operations, index.create(schema, concurrently=True))
@@ -67,7 +67,7 @@ def drop_index(operations: Operations, schema: str, index: Index) -> None:
 
 
 def _usable(connection: Connection, schema: str, index: Index) -> bool | None:
-    """Return whether an index is valid, or None where it does not exist; raise where another thing has its name."""
+    """Return whether an index is valid, or None where it does not exist; raises where something else has its name."""
     found = connection.execute(
         _FOUND, {"name": f"{quoted(schema)}.{index.name}", "jobs": f"{quoted(schema)}.oban_jobs"}
     )
@@ -98,6 +98,7 @@ def _has_rows(connection: Connection, schema: str) -> bool:
 
 
 def _may_leave_transaction(operations: Operations) -> bool:
-    # Alembic asserts that the transaction is its own; one that the caller began can't be committed under its feet.
+    # Alembic's autocommit_block asserts that the transaction is its own. One that the caller began is the caller's to
+    # commit.
     context = operations.get_context()
     return getattr(context, "_transaction", None) is not None or not operations.get_bind().in_transaction()

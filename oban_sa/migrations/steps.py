@@ -1,64 +1,69 @@
-"""Going up and down the versions: what a schema lacks is made, what oban_sa made is dropped, and the rest stays."""
+"""Upgrade and downgrade of a schema: what it lacks is made, what oban_sa made is dropped, and the rest stays."""
 
 from __future__ import annotations
 
 from alembic.operations import Operations
 
+from oban_sa.catalog import inspection
+from oban_sa.catalog.version import ADOPTED, LATEST, RECORD, installed
 from oban_sa.errors import InvalidOption, SchemaError
-from oban_sa.migrations import ddl, inspection
-from oban_sa.migrations.history import ADOPTED, LATEST, RECORD, VERSIONS, installed
-from oban_sa.migrations.turns import turn
+from oban_sa.migrations import ddl
+from oban_sa.migrations.history import VERSIONS
+from oban_sa.migrations.lock import migration_lock
 
 
 def upgrade(operations: Operations, *, version: int | None, schema: str) -> None:
     """Bring a schema up to `version`, or to the newest; do nothing where all of it is there already.
 
-    Raises SchemaError where something stands in the way that another program made.
+    Raises SchemaError where something that another program made stands in the way.
     """
-    target = LATEST if version is None else _checked(version, lowest=1)
-    with turn(operations, schema) as still_ours:
+    target = LATEST if version is None else _check(version, lowest=1)
+    with migration_lock(operations, schema) as lock_again:
         if not operations.get_context().as_sql and not _wanted(operations, schema, target):
             return
-        # From the first one on: what an older version made may be what is missing now.
+        # From version 1 on: what is missing now may be something that an older version made.
         for number in range(1, target + 1):
             VERSIONS[number - 1].up(operations, schema)
-            still_ours()
+            lock_again()
         if not operations.get_context().as_sql:
-            _refuse_what_still_lacks(operations, schema, target)
+            _refuse_incomplete(operations, schema, target)
         _record(operations, schema, target)
 
 
 def downgrade(operations: Operations, *, version: int, schema: str) -> None:
     """Bring a schema down to `version`; 0 drops everything that oban_sa made, jobs included."""
-    target = _checked(version, lowest=0)
-    with turn(operations, schema) as still_ours:
-        # As text nobody can look; and a version that was lost must not keep anything. Every step may run again.
-        look = target > 0 and not operations.get_context().as_sql
-        found = min(installed(operations.get_bind(), schema), LATEST) if look else LATEST
+    target = _check(version, lowest=0)
+    with migration_lock(operations, schema) as lock_again:
+        # A script can't read the version, and where the record of it is lost, everything must still be dropped: then
+        # all versions go down, each of which may run again.
+        readable = target > 0 and not operations.get_context().as_sql
+        found = min(installed(operations.get_bind(), schema), LATEST) if readable else LATEST
         for number in range(found, target, -1):
             VERSIONS[number - 1].down(operations, schema)
-            still_ours()
+            lock_again()
         if target == 0:
-            _forget(operations, schema)
+            _remove_record(operations, schema)
         elif found > target:
             _record(operations, schema, target)
 
 
 def _wanted(operations: Operations, schema: str, target: int) -> bool:
-    """Return whether there is anything to do; raise where a table of jobs is there with which nothing can be done."""
+    """Return whether there is anything to do; raises SchemaError for a table `oban_jobs` that can't be used."""
     connection = operations.get_bind()
-    found = installed(connection, schema)
-    if found > target or (found == target < LATEST):
+    found = inspection.inspect(connection, schema)
+    if found.version > target or (found.version == target < LATEST):
         return False
-    if unfit := inspection.unfit(connection, schema):
+    if unfit := inspection.unfit(found, schema):
         raise _in_the_way(schema, unfit)
-    return found < target or bool(inspection.unfinished(connection, schema))
+    return found.version < target or bool(inspection.unfinished(connection, schema))
 
 
-def _refuse_what_still_lacks(operations: Operations, schema: str, target: int) -> None:
-    # Success here and "missing, run the migration" in the runner would send people in circles.
-    if target == LATEST and (lacking := inspection.lacking(operations.get_bind(), schema)):
-        raise _in_the_way(schema, lacking)
+def _refuse_incomplete(operations: Operations, schema: str, target: int) -> None:
+    # If this succeeded with something missing, the runner would say "run the migration" again and again.
+    if target == LATEST:
+        found = inspection.inspect(operations.get_bind(), schema)
+        if lacking := inspection.lacking(found, schema):
+            raise _in_the_way(schema, lacking)
 
 
 def _in_the_way(schema: str, sentences: list[str]) -> SchemaError:
@@ -84,13 +89,13 @@ def _record(operations: Operations, schema: str, version: int) -> None:
         )
 
 
-def _forget(operations: Operations, schema: str) -> None:
+def _remove_record(operations: Operations, schema: str) -> None:
     table = f"{ddl.quoted(schema)}.{RECORD}"
     comment = f"obj_description(to_regclass({ddl.literal(table)}), 'pg_class')"
     ddl.when(operations, f"{comment} ~ '^{ddl.OURS} [0-9]+{ADOPTED}$'", f"COMMENT ON TABLE {table} IS NULL")
 
 
-def _checked(version: int, *, lowest: int) -> int:
+def _check(version: int, *, lowest: int) -> int:
     if not lowest <= version <= LATEST:
         raise InvalidOption(
             f"version must be between {lowest} and {LATEST}, the newest this release has; got {version!r}"

@@ -2,16 +2,38 @@
 
 from oban_sa.models.base import Base, schema_map
 from oban_sa.models.cron import Cron
+from oban_sa.models.flow import Ending, Flow
 from oban_sa.models.job import Job
+from oban_sa.models.job_events import listen as _listen_to_jobs
 from oban_sa.models.leader import Leader, Peer
+from oban_sa.models.limit import Lease, Rate
+from oban_sa.models.member import Edge, Gate, Member
 from oban_sa.models.producer import Producer
 from oban_sa.models.queue import Queue
-from oban_sa.models.setting import listen as _look_at_what_is_assigned
+from oban_sa.models.unique import Unique
 
 metadata = Base.metadata
 
-# Jobs are made from rows without a session's help, which would otherwise see to this at first use.
+# Jobs are made from rows without a session, whose first use would otherwise configure the mappers.
 Base.registry.configure()
-_look_at_what_is_assigned()
+_listen_to_jobs()
 
-__all__ = ["Base", "Cron", "Job", "Leader", "Peer", "Producer", "Queue", "metadata", "schema_map"]
+__all__ = [
+    "Base",
+    "Cron",
+    "Edge",
+    "Ending",
+    "Flow",
+    "Gate",
+    "Job",
+    "Leader",
+    "Lease",
+    "Member",
+    "Peer",
+    "Producer",
+    "Queue",
+    "Rate",
+    "Unique",
+    "metadata",
+    "schema_map",
+]

@@ -1,12 +1,15 @@
-"""What all tables have in common: one MetaData, whose schema `public` stands for whichever schema is in use."""
+"""What all tables have in common: one MetaData, whose schema `public` stands for the schema in use."""
 
-from typing import Any
+from typing import Any, TypeAlias
 
-from sqlalchemy import MetaData, text
+from sqlalchemy import ColumnElement, MetaData, text
 from sqlalchemy.orm import DeclarativeBase
 
 UTC_NOW = text("timezone('UTC', now())")
 """The database's clock as UTC; the start of the transaction, so that all rows of a transaction agree."""
+
+Expression: TypeAlias = ColumnElement[Any]
+"""An SQL expression; of most of them SQLAlchemy's types don't say what they give in Python."""
 
 
 class Base(DeclarativeBase):

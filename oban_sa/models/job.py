@@ -5,16 +5,18 @@ from datetime import UTC, datetime
 from typing import Any, Final, Self, cast
 
 import orjson
-from sqlalchemy import DDL, BigInteger, CheckConstraint, Identity, Index, Integer, Text, event, inspect, text
-from sqlalchemy.orm import InstanceState, Mapped, Mapper, mapped_column
-from sqlalchemy.orm.interfaces import EXT_CONTINUE
+from sqlalchemy import BigInteger, CheckConstraint, Identity, Index, Integer, Text, inspect, text
+from sqlalchemy.orm import Mapped, mapped_column
 
-from oban_sa import hooks, jsontext, recorded, values
-from oban_sa.models import rules
+from oban_sa import hooks
+from oban_sa.jobs import values
+from oban_sa.jobs.states import JobState
+from oban_sa.jobs.unique import Conflict, Unique
+from oban_sa.jobs.values import JSONDict
+from oban_sa.models import validation
 from oban_sa.models.base import UTC_NOW, Base
-from oban_sa.models.pattern import Pattern
+from oban_sa.models.template import Pattern
 from oban_sa.models.types import (
-    ErrorEntries,
     Errors,
     JSONObject,
     Labels,
@@ -26,8 +28,8 @@ from oban_sa.models.types import (
     labels_from_database,
     object_from_database,
 )
-from oban_sa.periods import Period
-from oban_sa.states import JobState
+from oban_sa.schedule.periods import Period
+from oban_sa.wire import erlang, json_text
 
 # A mapper sends NULL for what has no value, in a parameter of its own for each job; not so where None is a value too.
 _EVENTUALLY: Final = UTCDateTime().evaluates_none()
@@ -45,8 +47,8 @@ class Job(Base):
     state: Mapped[JobState] = mapped_column(State, server_default=text("'available'"))
     queue: Mapped[str] = mapped_column(Text, server_default=text("'default'"))
     worker: Mapped[str] = mapped_column(Text)
-    args: Mapped[dict[str, Any]] = mapped_column(JSONObject("args"), server_default=text("'{}'::jsonb"))
-    errors: Mapped[list[dict[str, Any]]] = mapped_column(Errors, server_default=text("'{}'::jsonb[]"))
+    args: Mapped[JSONDict] = mapped_column(JSONObject("args"), server_default=text("'{}'::jsonb"))
+    errors: Mapped[list[JSONDict]] = mapped_column(Errors, server_default=text("'{}'::jsonb[]"))
     attempt: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     max_attempts: Mapped[int] = mapped_column(Integer, server_default=text("20"))
     inserted_at: Mapped[datetime] = mapped_column(UTCDateTime, server_default=UTC_NOW)
@@ -57,7 +59,7 @@ class Job(Base):
     discarded_at: Mapped[datetime | None] = mapped_column(_EVENTUALLY)
     priority: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     tags: Mapped[list[str]] = mapped_column(Labels, server_default=text("'{}'::text[]"))
-    meta: Mapped[dict[str, Any]] = mapped_column(JSONObject("meta"), server_default=text("'{}'::jsonb"))
+    meta: Mapped[JSONDict] = mapped_column(JSONObject("meta"), server_default=text("'{}'::jsonb"))
     cancelled_at: Mapped[datetime | None] = mapped_column(_EVENTUALLY)
 
     __table_args__ = (
@@ -80,13 +82,39 @@ class Job(Base):
         Index("oban_jobs_completed_at_index", "completed_at", postgresql_where=text("state = 'completed'")),
         Index("oban_jobs_cancelled_at_index", "cancelled_at", postgresql_where=text("state = 'cancelled'")),
         Index("oban_jobs_discarded_at_index", "discarded_at", postgresql_where=text("state = 'discarded'")),
+        Index(
+            "oban_jobs_partition_index",
+            *("queue", "priority", text("(meta ->> 'partition')"), "scheduled_at", "id"),
+            postgresql_where=text("state = 'available' AND meta ? 'partition'"),
+        ),
+        Index(
+            "oban_jobs_running_index",
+            *("queue", text("(meta ->> 'partition')")),
+            postgresql_where=text("state = 'executing' AND meta ? 'partition'"),
+        ),
+        Index(
+            "oban_jobs_sequence_index",
+            *("queue", text("(meta ->> 'sequence')"), "id"),
+            postgresql_where=text(
+                "meta ? 'sequence' AND (state IN ('available', 'scheduled', 'executing', 'retryable', 'suspended') "
+                "OR (state = 'discarded' AND meta ? 'halts'))"
+            ),
+        ),
+        Index(
+            "oban_jobs_sequence_running_index",
+            *("queue", text("(meta ->> 'sequence')")),
+            postgresql_where=text("state = 'executing' AND meta ? 'sequence'"),
+        ),
         {"comment": "14"},
     )
 
-    # Plain attributes, not columns: present on loaded rows as well, which never pass through the constructor.
+    # No columns. On the class, because loaded rows have them too and never pass through the constructor.
     _cancel_requested = False
-    _tell_of_cancel = cast("Any", None)
-    _extra = None
+    _on_cancel = cast("Callable[..., object] | None", None)
+    _extra = cast("JSONDict | None", None)
+    _unique = cast("Unique | None", None)
+    conflict = cast("Conflict | None", None)
+    """Which job stood in the way of this unique one, so that it became that job; None where it was inserted."""
 
     def __init__(
         self,
@@ -98,9 +126,9 @@ class Job(Base):
         attempt: int = 0,
         max_attempts: int = 20,
         priority: int = 0,
-        args: dict[str, Any] | None = None,
-        meta: dict[str, Any] | None = None,
-        errors: list[dict[str, Any]] | None = None,
+        args: JSONDict | None = None,
+        meta: JSONDict | None = None,
+        errors: list[JSONDict] | None = None,
         tags: Iterable[str] | None = None,
         attempted_by: Iterable[str] | None = None,
         inserted_at: datetime | None = None,
@@ -111,58 +139,64 @@ class Job(Base):
         scheduled_at: datetime | None = None,
         schedule_in: Period | None = None,
         scheduled_in: Period | None = None,
-        extra: dict[str, Any] | None = None,
+        unique: bool | Unique | None = None,
+        extra: JSONDict | None = None,
     ) -> None:
         """Make a job for `worker`, the name it is registered under; raise InvalidJob for values no runner could use.
 
         `schedule_in` takes seconds, a timedelta or a text such as "5 minutes", counted by the database's clock from
         when the job is written; until then `scheduled_at` is this machine's estimate. `scheduled_in` is a synonym. A
         job with a schedule is `scheduled` unless another state is given. Moments left out are set by the database when
-        the job is written. `extra` lives as long as this object and is never stored.
+        the job is written. `unique` is True or a `Unique(...)`; `extra` lives as long as this object and is never
+        stored.
         """
         # Past the instrumentation, whose events cost more than all the rest: what has no row yet has no history.
         loaded: dict[str, Any] = self.__dict__  # pyright: ignore[reportAssignmentType]
-        moment = rules.schedule(scheduled_at, schedule_in, scheduled_in)
-        state = rules.state(state)
+        moment = validation.schedule(scheduled_at, schedule_in, scheduled_in)
+        state = validation.state(state)
         if moment is not None and state is JobState.AVAILABLE:
             state = JobState.SCHEDULED
-        loaded["worker"] = rules.name(worker, "worker")
+        loaded["worker"] = validation.name(worker, "worker")
         loaded["state"] = state
-        loaded["queue"] = rules.name(queue, "queue")
-        loaded["max_attempts"] = limit = rules.max_attempts(max_attempts)
-        loaded["attempt"] = rules.attempt(attempt, limit)
-        loaded["priority"] = rules.priority(priority)
-        loaded["args"] = {} if args is None else rules.json_object(args, "args")
-        loaded["meta"] = {} if meta is None else rules.json_object(meta, "meta")
-        loaded["tags"] = [] if tags is None else rules.tags(tags)
-        loaded["attempted_by"] = [] if attempted_by is None else rules.strings(attempted_by, "attempted_by")
+        loaded["queue"] = validation.name(queue, "queue")
+        loaded["max_attempts"] = limit = validation.max_attempts(max_attempts)
+        loaded["attempt"] = validation.attempt(attempt, limit)
+        loaded["priority"] = validation.priority(priority)
+        loaded["args"] = {} if args is None else validation.json_object(args, "args")
+        loaded["meta"] = {} if meta is None else validation.json_object(meta, "meta")
+        loaded["tags"] = [] if tags is None else validation.tags(tags)
+        loaded["attempted_by"] = [] if attempted_by is None else validation.strings(attempted_by, "attempted_by")
         loaded["scheduled_at"] = moment  # None until the database sets it
-        loaded["inserted_at"] = None if inserted_at is None else rules.moment(inserted_at, "inserted_at")
-        loaded["attempted_at"] = None if attempted_at is None else rules.moment(attempted_at, "attempted_at")
-        loaded["cancelled_at"] = None if cancelled_at is None else rules.moment(cancelled_at, "cancelled_at")
-        loaded["completed_at"] = None if completed_at is None else rules.moment(completed_at, "completed_at")
-        loaded["discarded_at"] = None if discarded_at is None else rules.moment(discarded_at, "discarded_at")
+        loaded["inserted_at"] = None if inserted_at is None else validation.moment(inserted_at, "inserted_at")
+        loaded["attempted_at"] = None if attempted_at is None else validation.moment(attempted_at, "attempted_at")
+        loaded["cancelled_at"] = None if cancelled_at is None else validation.moment(cancelled_at, "cancelled_at")
+        loaded["completed_at"] = None if completed_at is None else validation.moment(completed_at, "completed_at")
+        loaded["discarded_at"] = None if discarded_at is None else validation.moment(discarded_at, "discarded_at")
         if id is not None:
-            loaded["id"] = rules.identity(id)
-        if errors is not None and (entries := rules.entries(errors)):
+            loaded["id"] = validation.identity(id)
+        if errors is not None and (entries := validation.entries(errors)):
             loaded["errors"] = entries
         if extra is not None:
             self._extra = extra
-        hooks.made(self)
+        if unique and (found := Unique.of(unique)) is not None:
+            loaded["_unique"] = found
+        if hooks.AFTER_NEW.hooks:
+            hooks.made(self)
 
     @classmethod
-    def from_pattern(cls, pattern: Pattern, args: dict[str, Any]) -> "Job":
+    def from_pattern(cls, pattern: Pattern, args: JSONDict) -> "Job":
         """Make a job from these args and what was checked before, and call hooks: what the constructor does, faster."""
         if len(_manager.dispatch.init) > _OWN_LISTENERS:  # SQLAlchemy's "init", which only the constructor tells of
             return cls(**{**pattern.given, "meta": values.to_json(pattern.meta, where="meta")}, args=args)
         job: Job = _new_instance()
         loaded: dict[str, Any] = job.__dict__  # pyright: ignore[reportAssignmentType]
         loaded.update(pattern.columns)
-        loaded["args"] = rules.json_object(args, "args")
+        loaded["args"] = args if type(args) is dict else validation.json_object(args, "args")
         loaded["meta"] = values.to_json(pattern.meta, where="meta") if pattern.meta else {}
         loaded["tags"] = pattern.tags.copy()
         loaded["attempted_by"] = []
-        hooks.made(job)
+        if hooks.AFTER_NEW.hooks:
+            hooks.made(job)
         return job
 
     @classmethod
@@ -177,7 +211,6 @@ class Job(Base):
             loaded: dict[str, Any] = job.__dict__  # pyright: ignore[reportAssignmentType]
             state = loaded["_sa_instance_state"]
             identity = row["id"]
-            value: Any
             loaded["id"] = identity
             loaded["state"] = _STATES[row["state"]]
             loaded["queue"] = row["queue"]
@@ -203,23 +236,21 @@ class Job(Base):
         return cls.from_row({**_NEW, **row})
 
     @classmethod
-    def from_columns(cls, columns: dict[str, Any]) -> "Job":
-        """Make the job that `from_row` would make of these columns: all of them, as the attributes will hold them."""
+    def detached(cls, identity: int) -> "Job":
+        """Make a job with this id and no columns yet, for a reader of rows to fill in; it is as from `from_row`."""
         job: Job = _new_instance()
-        loaded: dict[str, Any] = job.__dict__  # pyright: ignore[reportAssignmentType]
-        loaded.update(columns)
-        loaded["_sa_instance_state"].key = (Job, (columns["id"],), None)
+        job.__dict__["_sa_instance_state"].key = (Job, (identity,), None)
         return job
 
     @property
-    def extra(self) -> dict[str, Any]:
+    def extra(self) -> JSONDict:
         """Anything the program wants to keep with this object; never stored."""
         if self._extra is None:
             self._extra = {}
         return self._extra
 
     @extra.setter
-    def extra(self, extra: dict[str, Any]) -> None:
+    def extra(self, extra: JSONDict) -> None:
         self._extra = extra
 
     def cancelled(self) -> bool:
@@ -229,30 +260,32 @@ class Job(Base):
     def request_cancel(self) -> None:
         """Ask the code that runs this job to stop: `cancelled()` is True from now on. May be called from any thread."""
         self._cancel_requested = True
-        tell = self._tell_of_cancel
-        if tell is not None:
+        if (tell := self._on_cancel) is not None:
             tell()
 
     def when_asked_to_stop(self, tell: Callable[[], object] | None) -> None:
-        """Call `tell` once this job is asked to stop, in whichever thread asks; at once where it was. None: nobody."""
-        self._tell_of_cancel = tell
+        """Set the cancel callback; None removes it.
+
+        It is called in the cancelling thread, or at once if the job is already cancelled.
+        """
+        self._on_cancel = tell
         if tell is not None and self._cancel_requested:
             tell()
 
     def recorded(self) -> Any:
         """Return the value that the worker answered with `Record`, or None where it recorded nothing."""
         text = self.meta.get("return") if self.meta.get("recorded") else None
-        return recorded.decode(text) if isinstance(text, str) else None
+        return erlang.decode(text) if isinstance(text, str) else None
 
-    def update(self, changes: Mapping[str, Any]) -> Self:
+    def update(self, changes: Mapping[str, object]) -> Self:
         """Change what a job may still change, in place, and return the job.
 
         Takes args, max_attempts, meta, priority, queue, scheduled_at, schedule_in, tags and worker. Raises InvalidJob
         as the constructor does, also for what the job held already, and then nothing was changed.
         """
-        checked = rules.changes(changes)
-        checked = {**rules.whole({**vars(self), **checked}), **checked}
-        rules.attempt(self.attempt, checked.get("max_attempts", self.max_attempts))
+        checked = validation.changes(changes)
+        checked = {**validation.whole({**vars(self), **checked}), **checked}
+        validation.attempt(self.attempt, checked.get("max_attempts", self.max_attempts))
         if "scheduled_at" in checked and self.state == JobState.AVAILABLE:
             checked["state"] = JobState.SCHEDULED
         for column, value in checked.items():
@@ -269,7 +302,7 @@ class Job(Base):
         return f"<Job id={id_} worker={worker} queue={queue} state={state} attempt={attempt}>"
 
     def _shown(self) -> tuple[str, ...]:
-        # Showing a job must neither query nor fail, whatever became of its session: what was expired shows as "?".
+        # Showing a job must neither query nor fail, also without its session: an expired column shows as "?".
         identity = inspect(self).identity
         loaded = {"id": identity[0] if identity else None, **self.__dict__}
         return tuple(str(loaded.get(column, "?")) for column in ("id", "worker", "queue", "state", "attempt"))
@@ -278,7 +311,7 @@ class Job(Base):
 _manager: Final[Any] = Job.__mapper__.class_manager
 _new_instance: Final[Any] = _manager.new_instance
 _OWN_LISTENERS: Final = len(_manager.dispatch.init)  # SQLAlchemy's own, who sees to it that mappers are configured
-_NEW: Final[Mapping[str, Any]] = {
+_NEW: Final[Mapping[str, object]] = {
     **dict.fromkeys(("id", "inserted_at", "scheduled_at", "attempted_at", "cancelled_at", "completed_at")),
     **dict.fromkeys(("discarded_at", "args", "meta", "errors", "tags", "attempted_by")),
     "state": "available",
@@ -289,7 +322,6 @@ _NEW: Final[Mapping[str, Any]] = {
 }
 """What a row is read as where it lacks a column; none lacks its worker."""
 _STATES: Final = {state.value: state for state in JobState}
-_LATER: Final = ("attempted_at", "completed_at", "discarded_at", "cancelled_at")
 _MOMENTS: Final = ("inserted_at", "scheduled_at", "attempted_at", "cancelled_at", "completed_at", "discarded_at")
 
 
@@ -297,73 +329,11 @@ def _as_utc(value: datetime) -> datetime:
     return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-def _as_json(args: Any) -> str:
+def _as_json(args: object) -> str:
     try:
         return orjson.dumps(args, default=repr, option=orjson.OPT_PASSTHROUGH_DATACLASS).decode()
     except TypeError:  # keys that are not strings, numbers beyond 64 bits, cycles: still worth showing
         try:
             return repr(args)
         except Exception:  # nested too deep, or of a class whose repr() fails
-            return jsontext.write(args, default=repr)
-
-
-# The migrations make the table so; this is for those who call `create_all`, in tests for instance.
-event.listen(
-    Job.__table__,
-    "after_create",
-    DDL(  # type: ignore[no-untyped-call]
-        "ALTER TABLE %(fullname)s SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 50, "
-        "autovacuum_analyze_scale_factor = 0.02, autovacuum_analyze_threshold = 100, "
-        "autovacuum_vacuum_cost_limit = 2000, autovacuum_vacuum_cost_delay = 1, "
-        "autovacuum_vacuum_insert_scale_factor = 0.02, autovacuum_vacuum_insert_threshold = 1000, fillfactor = 85)"
-    ),
-)
-
-
-@event.listens_for(Job, "expire", propagate=True, raw=True)  # raw: the object itself may be gone by then
-def _keep_its_id(state: InstanceState[Job], attributes: Any) -> None:
-    # A key never changes. Expired by a commit, `job.id` would be a query in a sync session and an error in an async one
-    # or once the session is closed, just where a program wants to say which job it was.
-    if state.identity is not None and (attributes is None or "id" in attributes):
-        state.dict["id"] = state.identity[0]
-        state.expired_attributes.discard("id")
-
-
-@event.listens_for(Job.errors, "init_scalar", retval=True)
-def _start_without_errors(job: Job, value: Any, loaded: dict[str, Any]) -> list[Any]:
-    errors: list[Any] = []
-    loaded["errors"] = errors
-    return errors
-
-
-# Raw, and with a value returned: SQLAlchemy then calls it without a function of its own in between, for each job.
-@event.listens_for(Job, "before_insert", raw=True, retval=True)
-def _write_only_what_there_is(mapper: Mapper[Job], connection: Any, state: InstanceState[Job]) -> Any:
-    # The column's default is right in the table of either family, and what can't be batched stays rare.
-    loaded: dict[str, Any] = state.dict
-    entries = loaded.get("errors")
-    if entries:
-        loaded["errors"] = ErrorEntries(entries)
-        if not connection.dialect.insert_executemany_returning:
-            loaded["_entries"] = entries
-    else:
-        loaded.pop("errors", None)
-    for moment in _LATER:
-        if loaded.get(moment, moment) is None:
-            del loaded[moment]
-    if loaded.get("scheduled_at") is None and loaded.get("inserted_at") is not None:
-        loaded["scheduled_at"] = loaded["inserted_at"]
-    return EXT_CONTINUE
-
-
-@event.listens_for(Job, "after_insert", raw=True, retval=True)
-def _know_what_the_database_made_of_it(mapper: Mapper[Job], connection: Any, state: InstanceState[Job]) -> Any:
-    # Without a schedule the database put the same now into both columns.
-    loaded: dict[str, Any] = state.dict
-    if loaded.get("scheduled_at") is None:
-        loaded["scheduled_at"] = loaded["inserted_at"]
-    if "errors" not in loaded:  # use_insertmanyvalues=False: no INSERT tells what the database has set
-        loaded["errors"] = loaded.pop("_entries", [])
-    for moment in _LATER:
-        loaded.setdefault(moment, None)
-    return EXT_CONTINUE
+            return json_text.write(args, default=repr)

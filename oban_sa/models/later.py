@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Self, cast
+from datetime import datetime, timedelta
+from typing import Any, Final, Self, SupportsIndex, cast
 
 from sqlalchemy import ColumnElement, DateTime, Interval, func, literal, literal_column
 
-from oban_sa import clock
+from oban_sa.models.base import Expression
+from oban_sa.schedule import clock
 
 _CLOCK: Final[ColumnElement[datetime]] = func.timezone(
     literal_column("'UTC'"), func.clock_timestamp(), type_=DateTime()
@@ -26,7 +27,7 @@ class Later(datetime):
     def __new__(cls, *parts: Any, span: timedelta | None = None, **more: Any) -> Self:
         """Make one, or where there is no `span` a datetime, which is what Python makes all results of this class by."""
         if span is None:
-            return cast("Self", datetime(*parts, **more))  # noqa: DTZ001 - whatever Python computed
+            return cast("Self", datetime(*parts, **more))  # noqa: DTZ001 - the result of Python's own arithmetic
         made = super().__new__(cls, *parts, **more)
         made.span = span
         return made
@@ -34,20 +35,24 @@ class Later(datetime):
     @classmethod
     def after(cls, span: timedelta) -> Self:
         """Return the moment that is `span` from now."""
-        at = clock.now() + span
-        parts = (at.year, at.month, at.day, at.hour, at.minute, at.second, at.microsecond, UTC)
-        return cls(*parts, span=span)
+        return cls.of(clock.now() + span, span)
 
-    def __clause_element__(self) -> ColumnElement[Any]:
+    @classmethod
+    def of(cls, at: datetime, span: timedelta) -> Self:
+        """Return a moment that is estimated as `at`."""
+        parts = (at.year, at.month, at.day, at.hour, at.minute, at.second, at.microsecond)
+        return cls(*parts, at.tzinfo, span=span)
+
+    def __clause_element__(self) -> Expression:
         """Return it as SQL."""
         # Not the transaction's now: at the end of a long one, which may be a worker's own, that is long past, and a job
         # for "in a minute" would be due at once.
-        added: ColumnElement[Any] = _CLOCK + literal(self.span, Interval())
+        added: Expression = _CLOCK + literal(self.span, Interval())
         return added
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[object, ...]:
         """Keep the span in copies."""
-        return _again, (self._plain(), self.span)
+        return Later.of, (self._plain(), self.span)
 
     def replace(self, *parts: Any, **more: Any) -> Any:
         """Return a plain datetime with other parts."""
@@ -55,8 +60,3 @@ class Later(datetime):
 
     def _plain(self) -> datetime:
         return self + timedelta(0)
-
-
-def _again(at: datetime, span: timedelta) -> Later:
-    parts = (at.year, at.month, at.day, at.hour, at.minute, at.second, at.microsecond, at.tzinfo)
-    return Later(*parts, span=span)

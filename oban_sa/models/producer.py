@@ -1,12 +1,12 @@
 """`Producer`: a queue that a living node works on."""
 
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Text, Uuid, text
 from sqlalchemy.orm import Mapped, mapped_column
 
+from oban_sa.jobs.values import JSONDict
 from oban_sa.models.base import UTC_NOW, Base
 from oban_sa.models.types import JSONObject, UTCDateTime
 
@@ -25,6 +25,6 @@ class Producer(Base):
     name: Mapped[str] = mapped_column(Text, server_default=text("'Oban'"))
     node: Mapped[str] = mapped_column(Text)
     queue: Mapped[str] = mapped_column(Text)
-    meta: Mapped[dict[str, Any]] = mapped_column(JSONObject("meta"), server_default=text("'{}'::jsonb"))
+    meta: Mapped[JSONDict] = mapped_column(JSONObject("meta"), server_default=text("'{}'::jsonb"))
     started_at: Mapped[datetime] = mapped_column(UTCDateTime, server_default=UTC_NOW)
     updated_at: Mapped[datetime] = mapped_column(UTCDateTime, server_default=UTC_NOW)

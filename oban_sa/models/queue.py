@@ -1,11 +1,11 @@
 """`Queue`: what was decided about a queue at run time and outlives the nodes."""
 
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
+from oban_sa.jobs.values import JSONDict
 from oban_sa.models.base import UTC_NOW, Base
 from oban_sa.models.types import JSONObject, UTCDateTime
 
@@ -22,8 +22,8 @@ class Queue(Base):
 
     __tablename__ = "oban_sa_queues"
     # Behind the name stands the version of all tables, kept here by the migrations.
-    __table_args__ = ({"comment": "oban_sa 1"},)
+    __table_args__ = ({"comment": "oban_sa 3"},)
 
     name: Mapped[str] = mapped_column(Text, primary_key=True)
-    meta: Mapped[dict[str, Any]] = mapped_column(JSONObject("meta"), server_default=text("'{}'::jsonb"))
+    meta: Mapped[JSONDict] = mapped_column(JSONObject("meta"), server_default=text("'{}'::jsonb"))
     updated_at: Mapped[datetime] = mapped_column(UTCDateTime, server_default=UTC_NOW)

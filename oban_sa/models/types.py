@@ -1,31 +1,25 @@
-"""How values of the job tables look in Python, whichever driver brings them and whichever program made the table."""
+"""How values of the job tables look in Python, with any driver, and in the tables of any member of the family."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import (
-    DateTime,
-    Dialect,
-    Enum,
-    Integer,
-    Text,
-    TypeDecorator,
-    cast,
-    func,
-    null,
-    text,
-    type_coerce,
-)
+from sqlalchemy import DateTime, Dialect, Enum, Integer, Text, TypeDecorator, cast, func, null, text, type_coerce
 from sqlalchemy.dialects.postgresql import ARRAY, ENUM, JSONB, JSONPATH
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import BindParameter, ColumnElement
 from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.sql.operators import OperatorType
+from sqlalchemy.types import TypeEngine
 
-from oban_sa import jsontext, values
 from oban_sa.errors import InvalidArguments, InvalidJob
-from oban_sa.models.reading import array_text_of, column_read, readable, text_of
-from oban_sa.states import JobState
+from oban_sa.jobs import values
+from oban_sa.jobs.states import JobState
+from oban_sa.jobs.values import JSONDict
+from oban_sa.models.base import Expression
+from oban_sa.models.readable import array_text_of, column_read, readable, text_of
+from oban_sa.wire import json_text
 
 State = Enum(
     JobState,
@@ -50,7 +44,7 @@ class UTCDateTime(TypeDecorator[datetime]):
             return value
         return value.astimezone(UTC).replace(tzinfo=None)
 
-    def column_expression(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+    def column_expression(self, column: Expression) -> Expression:
         return column_read(column, readable(column, self), self)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
@@ -63,10 +57,10 @@ class Labels(TypeDecorator[list[str]]):
     impl = ARRAY(Text)
     cache_ok = True
 
-    def coerce_compared_value(self, op: Any, value: Any) -> Any:
+    def coerce_compared_value(self, op: OperatorType | None, value: object) -> TypeEngine[Any]:
         return Integer() if isinstance(value, int) else self  # the number of an element: Job.tags[1]
 
-    def process_result_value(self, value: Any, dialect: Dialect) -> list[str]:
+    def process_result_value(self, value: Sequence[object] | None, dialect: Dialect) -> list[str]:
         return labels_from_database(value)
 
 
@@ -93,11 +87,11 @@ else:
     _ARRAYComparator = ARRAY.Comparator
 
 
-class JSONObject(TypeDecorator[dict[str, Any]]):
+class JSONObject(TypeDecorator[JSONDict]):
     """A JSON object; what JSON has no word for is converted, or refused with the path that leads to it.
 
     `where` is how paths start: `args` or `meta`. NULL, which Elixir's tables allow for `meta`, comes out as `{}`, and
-    so does what is no object, but for args, which are what they are. Integers come out exactly, whatever their size.
+    so does a meta that is no object; args come out as they are. Integers come out exactly, of any size.
     """
 
     impl = JSONB(none_as_null=True)
@@ -106,7 +100,7 @@ class JSONObject(TypeDecorator[dict[str, Any]]):
     class Comparator(TypeDecorator.Comparator[Any], _JSONBComparator):
         """What JSONB can do; an item inside the object is any JSON value, so it is typed JSONB."""
 
-        def __getitem__(self, index: Any) -> Any:
+        def __getitem__(self, index: Any) -> Expression:
             return type_coerce(self.expr, JSONB())[index]
 
     comparator_factory = Comparator  # pyright: ignore[reportAssignmentType]
@@ -115,13 +109,13 @@ class JSONObject(TypeDecorator[dict[str, Any]]):
         super().__init__()
         self.where = where
 
-    def coerce_compared_value(self, op: Any, value: Any) -> Any:
+    def coerce_compared_value(self, op: OperatorType | None, value: object) -> TypeEngine[Any]:
         return self.impl_instance.coerce_compared_value(op, value)
 
     def bind_processor(self, dialect: Dialect) -> Any:
         where = self.where
 
-        def process(value: Any) -> str | None:
+        def process(value: object) -> str | None:
             return None if value is None else _object_to_text(value, where)
 
         return process
@@ -129,11 +123,11 @@ class JSONObject(TypeDecorator[dict[str, Any]]):
     def result_processor(self, dialect: Dialect, coltype: object) -> Any:
         return args_from_database if self.where == "args" else object_from_database
 
-    def column_expression(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+    def column_expression(self, column: Expression) -> Expression:
         return column_read(column, text_of(column), self)
 
 
-class Errors(TypeDecorator[list[dict[str, Any]]]):
+class Errors(TypeDecorator[list[JSONDict]]):
     """What went wrong, attempt by attempt, as `{"at", "attempt", "error"}`.
 
     Elixir's tables hold it as `jsonb[]`, Python's as `jsonb`; both are read, and written by letting the database
@@ -148,31 +142,31 @@ class Errors(TypeDecorator[list[dict[str, Any]]]):
         """What an array can do; entries are reached in a way that both types have."""
 
         # Subscripts count from 1 in an array and from 0 in JSON, which has no slices either.
-        def __getitem__(self, index: Any) -> Any:
+        def __getitem__(self, index: Any) -> Expression:
             entries = type_coerce(func.to_jsonb(self.expr), JSONB())
             if not isinstance(index, slice):
                 return entries.op("->", return_type=JSONB())(cast(index, Integer) - 1)
             return type_coerce(func.jsonb_path_query_array(entries, _path(index)), JSONB())
 
-        def contains(self, other: Any, **kw: Any) -> ColumnElement[bool]:
+        def contains(self, other: object, **kw: object) -> ColumnElement[bool]:
             return type_coerce(func.to_jsonb(self.expr), JSONB()).contains(other, **kw)
 
     comparator_factory = Comparator  # pyright: ignore[reportAssignmentType]
 
-    def bind_expression(self, bindparam: BindParameter[Any]) -> ColumnElement[Any]:
+    def bind_expression(self, bindparam: BindParameter[Any]) -> Expression:
         return errors_expression(type_coerce(bindparam, _JSONText()))
 
     def bind_processor(self, dialect: Dialect) -> Any:
         return _to_text
 
-    def column_expression(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+    def column_expression(self, column: Expression) -> Expression:
         return column_read(column, array_text_of(column), self)
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Any:
         return errors_from_database
 
 
-def _path(entries: Any) -> ColumnElement[Any]:
+def _path(entries: Any) -> Expression:
     """Return the JSON path of entries from one number to another, both included, as slices of arrays are."""
     first = 0 if entries.start is None else max(entries.start - 1, 0)
     if entries.stop is None:
@@ -181,7 +175,7 @@ def _path(entries: Any) -> ColumnElement[Any]:
     return cast(f"$[{first} to {entries.stop - 1}]" if entries.stop > first else "$[last + 1]", JSONPATH)
 
 
-class _JSONText(TypeDecorator[Any]):
+class _JSONText(TypeDecorator[object]):
     impl = Text
     cache_ok = True
 
@@ -193,13 +187,13 @@ _JOB_ROW = ENUM(name="oban_jobs", schema="public", create_type=False)
 """The row type of the table; an ENUM because that is the type whose name follows the schema map."""
 
 
-def errors_expression(entries: Any) -> ColumnElement[Any]:
+def errors_expression(entries: Expression) -> Expression:
     """Return the value of the column `errors`, of the type that the table has, from JSON text."""
     written = func.jsonb_build_object(text("'errors'"), cast(entries, JSONB))
     return _ErrorsOf(func.jsonb_populate_record(cast(null(), _JOB_ROW), written))
 
 
-class _ErrorsOf(FunctionElement[Any]):
+class _ErrorsOf(FunctionElement[object]):
     """The field `errors` of a row."""
 
     name = "errors_of"
@@ -207,42 +201,42 @@ class _ErrorsOf(FunctionElement[Any]):
 
 
 @compiles(_ErrorsOf)
-def _render_errors_of(element: _ErrorsOf, compiler: SQLCompiler, **kw: Any) -> str:
+def _render_errors_of(element: _ErrorsOf, compiler: SQLCompiler, **kw: object) -> str:
     return f"({compiler.process(element.clauses.clauses[0], **kw)}).errors"
 
 
-def args_from_database(value: Any) -> Any:
-    """Read `args` as any driver brings them: an object, unless somebody wrote something else."""
-    value = _read(value)
-    return {} if value is None else value
+def args_from_database(value: object) -> JSONDict:
+    """Read `args` as any driver brings them: an object, unless another program wrote something else."""
+    found: JSONDict | None = _read(value)
+    return {} if found is None else found
 
 
-def object_from_database(value: Any) -> dict[str, Any]:
+def object_from_database(value: object) -> JSONDict:
     """Read an object as any driver brings it; `{}` where it is none."""
-    value = _read(value)
-    return value if isinstance(value, dict) else {}  # pyright: ignore[reportUnknownVariableType]
+    found = _read(value)
+    return found if values.is_object(found) else {}
 
 
-def errors_from_database(value: Any) -> list[Any]:
+def errors_from_database(value: Any) -> list[JSONDict]:
     """Read `errors` as any driver brings it from a column of either type; what is no list is the only one."""
     if value is None:
         return []
     if isinstance(value, list):
         return [_read(entry) for entry in value]  # pyright: ignore[reportUnknownVariableType]
-    value = _read(value)
-    return value if isinstance(value, list) else [value]  # pyright: ignore[reportUnknownVariableType]
+    found = _read(value)
+    return found if isinstance(found, list) else [found]  # pyright: ignore[reportUnknownVariableType]
 
 
 def _read(value: Any) -> Any:
     if not isinstance(value, (str, bytes)):
         return value
     try:
-        return jsontext.read(value)
+        return json_text.read(value)
     except ValueError:  # the driver has read it already, and it was text
         return value
 
 
-def _to_text(value: Any) -> str | None:
+def _to_text(value: object) -> str | None:
     return None if value is None else values.dumps(values.to_json(value, where="errors"))
 
 
@@ -269,11 +263,11 @@ class ScheduledAt(UTCDateTime):
     cache_ok = True
     should_evaluate_none = True
 
-    def bind_expression(self, bindparam: BindParameter[Any]) -> ColumnElement[Any]:
+    def bind_expression(self, bindparam: BindParameter[Any]) -> Expression:
         return _OrNow(type_coerce(bindparam, UTCDateTime()))
 
 
-class _OrNow(FunctionElement[Any]):
+class _OrNow(FunctionElement[datetime]):
     """Its argument; inside an INSERT, the database's now where the argument is NULL."""
 
     name = "or_now"
@@ -281,17 +275,17 @@ class _OrNow(FunctionElement[Any]):
 
 
 @compiles(_OrNow)
-def _render_or_now(element: _OrNow, compiler: SQLCompiler, **kw: Any) -> str:
+def _render_or_now(element: _OrNow, compiler: SQLCompiler, **kw: object) -> str:
     inner = compiler.process(element.clauses.clauses[0], **kw)
     return f"coalesce({inner}, timezone('UTC', now()))" if compiler.isinsert else inner
 
 
-class ErrorEntries(list[Any]):
+class ErrorEntries(list[JSONDict]):
     """Errors on their way into an INSERT.
 
     As an SQL expression, and not a plain value, they are kept out of batches, whose SELECT would cast the column to
     `jsonb[]` where the table has `jsonb`.
     """
 
-    def __clause_element__(self) -> ColumnElement[Any]:
+    def __clause_element__(self) -> Expression:
         return errors_expression(BindParameter[Any](None, list(self), type_=_JSONText()))

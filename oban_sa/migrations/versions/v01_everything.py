@@ -9,7 +9,7 @@ from __future__ import annotations
 from alembic import context, op
 from alembic.operations import Operations
 
-# Importing the package registers op.upgrade_oban, whichever way Alembic found this file.
+# Importing the package registers op.upgrade_oban, also where Alembic loads this file by its path.
 from oban_sa.migrations import branch, ddl, indexes
 
 revision = "oban_v01"
@@ -38,8 +38,9 @@ FORMERLY = {
 """Tables that were called `oban_queues` and `oban_crons` before a release, and their columns; Oban Pro has others."""
 
 
-if __name__ != "oban_sa.migrations.versions.v01_everything":  # Alembic loads it as a file
+if __name__ != "oban_sa.migrations.versions.v01_everything":  # Alembic loads it by its path
     branch.refuse_others()
+    branch.refuse_new()
 
 
 def upgrade(engine_name: str | None = None) -> None:
@@ -189,8 +190,8 @@ def up(operations: Operations, schema: str) -> None:
         )
         """,
     )
-    # oban-py and Oban Met ask it instead of counting from 50,000 jobs on. Met's leader puts its own in this place, so
-    # names and types are Met's.
+    # oban-py and Oban Met call it instead of counting from 50,000 jobs on. Met's leader replaces it by its own, so name
+    # and types are Met's.
     ddl.make_function(
         operations,
         schema,
@@ -209,7 +210,7 @@ def up(operations: Operations, schema: str) -> None:
         END
         """,
     )
-    # Last, because on a table that has rows building them commits what came before.
+    # Last, because building them on a table that has rows commits what came before.
     indexes.make_indexes(operations, schema, INDEXES)
 
 
@@ -251,7 +252,7 @@ def down(operations: Operations, schema: str) -> None:
 
 
 def _take_over_former(operations: Operations, schema: str) -> None:
-    """Bring what was made before a release to the names and marks that are in use now."""
+    """Rename and mark what versions before the first release made, as it is named and marked now."""
     s = ddl.quoted(schema)
     ddl.when(
         operations,

@@ -1,7 +1,7 @@
-"""Columns as they are read: so that what a stranger wrote into one row keeps nobody from reading the others.
+"""Columns as they are read, so that a value that Python can't hold in one row doesn't hide all the others.
 
-A driver reads a whole answer or none of it. What Python has no value for is therefore changed in the database, where
-the columns of a statement are what it answers; everywhere else in it they are as they stand.
+A driver reads a whole result or none of it. What Python has no value for is therefore changed in the database, among
+the columns that a statement returns; everywhere else in it a column stays as it is.
 """
 
 from typing import Any, Final
@@ -12,6 +12,9 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import ColumnClause, ColumnElement, Label
 from sqlalchemy.sql.functions import FunctionElement, max, min  # noqa: A004 - SQL's
 from sqlalchemy.types import TypeEngine
+
+from oban_sa.models.base import Expression
+from oban_sa.models.selects import is_distinct, is_ordered
 
 EARLIEST: Final = "timestamp '0001-01-01 00:00:00'"
 LATEST: Final = "timestamp '9999-12-31 23:59:59.999999'"
@@ -24,18 +27,18 @@ class readable(FunctionElement[Any]):  # noqa: N801 - named as what it is in a s
     inherit_cache = True
     name = "readable"
 
-    def __init__(self, moment: Any, type_: TypeEngine[Any]) -> None:
+    def __init__(self, moment: Expression, type_: TypeEngine[Any]) -> None:
         super().__init__(moment)
         self.type = type_
 
 
 @compiles(readable)
-def _render_readable(element: readable, compiler: SQLCompiler, **kw: Any) -> str:
+def _render_readable(element: readable, compiler: SQLCompiler, **kw: object) -> str:
     moment = compiler.process(element.clauses.clauses[0], **kw)
     return f"CASE WHEN {moment} > {LATEST} THEN {LATEST} WHEN {moment} < {EARLIEST} THEN {EARLIEST} ELSE {moment} END"
 
 
-def strange(moment: ColumnElement[Any]) -> ColumnElement[bool]:
+def strange(moment: Expression) -> ColumnElement[bool]:
     """Whether a moment is one that no clock says: infinite, or before the year 1 or after 9999."""
     return _Strange(moment)
 
@@ -46,11 +49,11 @@ class _Strange(FunctionElement[bool]):
 
 
 @compiles(_Strange)
-def _render_strange(element: _Strange, compiler: SQLCompiler, **kw: Any) -> str:
+def _render_strange(element: _Strange, compiler: SQLCompiler, **kw: object) -> str:
     return f"({compiler.process(element.clauses.clauses[0], **kw)} NOT BETWEEN {EARLIEST} AND {LATEST})"
 
 
-def column_read(column: ColumnElement[Any], changed: ColumnElement[Any], type_: TypeEngine[Any]) -> ColumnElement[Any]:
+def column_read(column: Expression, changed: Expression, type_: TypeEngine[Any]) -> Expression:
     """Return `changed` where `column` is one of a table, or its least or greatest value; else `column`.
 
     What else has the type of a column may be anything, such as a subquery, that is not to be written twice.
@@ -67,9 +70,7 @@ class _Read(FunctionElement[Any]):
     inherit_cache = True
     name = "read"
 
-    def __init__(
-        self, column: ColumnElement[Any], changed: ColumnElement[Any], type_: TypeEngine[Any], *, same_type: bool
-    ) -> None:
+    def __init__(self, column: Expression, changed: Expression, type_: TypeEngine[Any], *, same_type: bool) -> None:
         super().__init__(column, changed)
         self.type = type_
         self.same_type = same_type
@@ -77,7 +78,7 @@ class _Read(FunctionElement[Any]):
 
 
 @compiles(_Read)
-def _render_read(element: _Read, compiler: SQLCompiler, **kw: Any) -> str:
+def _render_read(element: _Read, compiler: SQLCompiler, **kw: object) -> str:
     plain, changed = element.clauses.clauses
     return compiler.process(plain if _is_plain(element, compiler) else changed, **kw)
 
@@ -86,20 +87,20 @@ def _is_plain(element: _Read, compiler: SQLCompiler) -> bool:
     # What an INSERT answers was written just now.
     if compiler.isinsert:
         return True
-    around: list[Any] = [entry.get("selectable") for entry in compiler.stack]
+    around: list[object] = [entry.get("selectable") for entry in compiler.stack]
     # The SELECTs of a UNION have to answer the same types, and what another of them answers may be plain.
     if not element.same_type and any(isinstance(each, CompoundSelect) for each in around):
         return True
     # PostgreSQL sorts what is DISTINCT only by what is answered.
     inner = around[-1] if around else None
-    return bool(getattr(inner, "_distinct", False) and getattr(inner, "_order_by_clauses", ()))
+    return is_distinct(inner) and is_ordered(inner)
 
 
-def text_of(column: Any) -> ColumnElement[Any]:
+def text_of(column: Expression) -> Expression:
     """JSON as text, which every driver brings as it is; what they make of JSON themselves differs, and may fail."""
     return cast(column, Text)
 
 
-def array_text_of(column: Any) -> ColumnElement[Any]:
+def array_text_of(column: Expression) -> Expression:
     """The same of `jsonb` and of `jsonb[]` alike."""
     return cast(func.to_jsonb(column), Text)

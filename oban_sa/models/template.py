@@ -4,9 +4,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Self
 
-from oban_sa import values
-from oban_sa.models import rules
-from oban_sa.states import JobState
+from oban_sa.jobs import values
+from oban_sa.jobs.states import JobState
+from oban_sa.jobs.unique import Unique
+from oban_sa.jobs.values import JSONDict
+from oban_sa.models import validation
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,9 +19,9 @@ class Pattern:
     """
 
     given: dict[str, Any]
-    columns: dict[str, Any]
+    columns: dict[str, object]
     tags: list[str]
-    meta: dict[str, Any]
+    meta: JSONDict
 
     @classmethod
     def of(
@@ -30,21 +32,26 @@ class Pattern:
         max_attempts: int = 20,
         priority: int = 0,
         tags: Iterable[str] = (),
-        meta: dict[str, Any] | None = None,
+        meta: JSONDict | None = None,
+        unique: Unique | None = None,
     ) -> Self:
         """Check what jobs have in common; raises `InvalidJob` as their constructor does."""
-        columns: dict[str, Any] = {
-            "worker": rules.name(worker, "worker"),
+        columns: dict[str, object] = {
+            "worker": validation.name(worker, "worker"),
             "state": JobState.AVAILABLE,
-            "queue": rules.name(queue, "queue"),
-            "max_attempts": rules.max_attempts(max_attempts),
+            "queue": validation.name(queue, "queue"),
+            "max_attempts": validation.max_attempts(max_attempts),
             "attempt": 0,
-            "priority": rules.priority(priority),
+            "priority": validation.priority(priority),
             # A place for each of a job's own, so that its columns stand in the order that the constructor leaves.
             **dict.fromkeys(("args", "meta", "tags", "attempted_by")),
             **dict.fromkeys(("scheduled_at", "inserted_at", "attempted_at")),
             **dict.fromkeys(("cancelled_at", "completed_at", "discarded_at")),
         }
-        cleaned, plain = rules.tags(tags), values.to_json(rules.json_object(meta, "meta"), where="meta")
-        given = {"worker": worker, "queue": queue, "max_attempts": max_attempts, "priority": priority}
+        if unique is not None:
+            columns["_unique"] = unique  # no column, but every job of the worker has it
+        cleaned, plain = validation.tags(tags), values.to_json(validation.json_object(meta, "meta"), where="meta")
+        given: dict[str, Any] = {"worker": worker, "queue": queue, "max_attempts": max_attempts, "priority": priority}
+        if unique is not None:
+            given["unique"] = unique
         return cls({**given, "tags": cleaned, "meta": plain}, columns, cleaned, plain)

@@ -3,16 +3,18 @@
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeAlias, cast
 
 from sqlalchemy import ClauseElement
 
-from oban_sa import values
-from oban_sa.calling import warn
+from oban_sa.describe.caller import warn
+from oban_sa.describe.choices import is_whole
 from oban_sa.errors import InvalidJob, NaiveMoment, nearest, shown
+from oban_sa.jobs import values
+from oban_sa.jobs.states import JobState
+from oban_sa.jobs.values import JSONDict
 from oban_sa.models.later import Later
-from oban_sa.periods import seconds
-from oban_sa.states import JobState
+from oban_sa.schedule.periods import Period, seconds
 
 UPDATABLE: Final = (
     "args",
@@ -36,13 +38,13 @@ _names: Final[set[str]] = set()
 _MOST_NAMES: Final = 1_000
 
 
-def name(value: Any, field: str) -> str:
+def name(value: object, field: str) -> str:
     """Accept a queue's or worker's name of 1 to 127 characters."""
     if type(value) is str and value in _names:  # a program has few names, and jobs without number
         return value
     if not isinstance(value, str):
         raise InvalidJob(f"{field} must be a string, got {shown(value)}")
-    plain = str.__str__(value)  # of a subclass, whatever it says of itself
+    plain = str.__str__(value)  # of a subclass, whose own methods may say something else
     if not plain.strip():
         raise InvalidJob(f"{field} must not be blank")
     if "\0" in plain:
@@ -56,7 +58,7 @@ def name(value: Any, field: str) -> str:
     return plain
 
 
-def max_attempts(value: Any) -> int:
+def max_attempts(value: object) -> int:
     """Accept a positive whole number."""
     number = _integer(value, "max_attempts")
     if number <= 0:
@@ -64,7 +66,7 @@ def max_attempts(value: Any) -> int:
     return number
 
 
-def attempt(value: Any, limit: int) -> int:
+def attempt(value: object, limit: int) -> int:
     """Accept how many attempts were made: 0 up to `limit`, the job's max_attempts."""
     number = _integer(value, "attempt")
     if not 0 <= number <= limit:
@@ -72,7 +74,7 @@ def attempt(value: Any, limit: int) -> int:
     return number
 
 
-def attempts_left(value: Any) -> int:
+def attempts_left(value: object) -> int:
     """Accept how many attempts a job that is retried has left: 1 to 10,000."""
     number = _integer(value, "attempts")
     if not 1 <= number <= 10_000:
@@ -80,7 +82,7 @@ def attempts_left(value: Any) -> int:
     return number
 
 
-def priority(value: Any) -> int:
+def priority(value: object) -> int:
     """Accept 0, the first to run, to 9."""
     number = _integer(value, "priority")
     if not 0 <= number <= 9:
@@ -88,9 +90,9 @@ def priority(value: Any) -> int:
     return number
 
 
-def identity(value: Any) -> int:
+def identity(value: object) -> int:
     """Accept a positive whole number of at most 64 bits."""
-    number = 0 if isinstance(value, bool) or not isinstance(value, int) else int.__index__(value)
+    number = int.__index__(value) if is_whole(value) else 0
     if not 0 < number < 2**63:
         raise InvalidJob(
             f"id must be a positive whole number, got {shown(value)}; leave it out to let the database choose"
@@ -98,7 +100,7 @@ def identity(value: Any) -> int:
     return number
 
 
-def state(value: Any) -> JobState:
+def state(value: object) -> JobState:
     """Accept a state or its name."""
     if type(value) is JobState:
         return value
@@ -110,16 +112,16 @@ def state(value: Any) -> JobState:
         raise InvalidJob(f"state must be one of {', '.join(JobState)}, got {shown(value)}{hint}") from None
 
 
-def json_object(value: Any, field: str) -> dict[str, Any]:
+def json_object(value: object, field: str) -> JSONDict:
     """Accept a dict, or None for an empty one; what is inside is looked at when the job is enqueued."""
     if value is None:
         return {}
-    if not isinstance(value, dict):
+    if not values.is_object(value):
         raise InvalidJob(f"{field} must be a dict, got {type(value).__name__}; write {field}={{...}}")
-    return value  # pyright: ignore[reportUnknownVariableType]
+    return value
 
 
-def tags(value: Any) -> list[str]:
+def tags(value: object) -> list[str]:
     """Strip, lower, de-duplicate and sort tags, without the blank ones, and without 0 and False."""
     if value is None:
         return []
@@ -127,16 +129,16 @@ def tags(value: Any) -> list[str]:
     return sorted(cleaned - {""})
 
 
-def strings(value: Any, field: str) -> list[str]:
+def strings(value: object, field: str) -> list[str]:
     """Accept a list of strings, or None for an empty one."""
     return [] if value is None else _texts(value, field)
 
 
-def _texts(value: Any, field: str, *, zeros: bool = True) -> list[str]:
+def _texts(value: object, field: str, *, zeros: bool = True) -> list[str]:
     """Accept anything that gives texts, or values with a text of their own such as numbers, but for None."""
     if isinstance(value, (str, bytes, bytearray, Mapping)) or not isinstance(value, Iterable):
         raise InvalidJob(f"{field} must be a list of strings, got {shown(value)}")  # pyright: ignore[reportUnknownArgumentType]
-    given: Iterable[Any] = value  # pyright: ignore[reportUnknownVariableType]
+    given: Iterable[object] = value  # pyright: ignore[reportUnknownVariableType]
     try:
         return [_text(entry, field) for entry in given if entry is not None and (zeros or not _is_zero(entry))]
     except InvalidJob:
@@ -145,11 +147,11 @@ def _texts(value: Any, field: str, *, zeros: bool = True) -> list[str]:
         raise InvalidJob(f"{field} must be a list of strings, and {shown(given)} can't be read: {error}") from error
 
 
-def _is_zero(entry: Any) -> bool:
+def _is_zero(entry: object) -> bool:
     return isinstance(entry, (int, float)) and not entry
 
 
-def _text(entry: Any, field: str) -> str:
+def _text(entry: object, field: str) -> str:
     if isinstance(entry, (bytes, bytearray, Mapping, list, tuple, set, frozenset)):
         raise InvalidJob(f"{field} must be a list of strings, and in it stands {shown(entry)}")  # pyright: ignore[reportUnknownArgumentType]
     text = str.__str__(entry) if isinstance(entry, str) else str(entry)
@@ -169,17 +171,17 @@ def _check_encodable(text: str, field: str) -> None:
             ) from None
 
 
-def entries(value: Any) -> list[Any]:
+def entries(value: Any) -> list[JSONDict]:
     """Accept the list of a job's errors, or None for an empty one; raises InvalidArguments for what is not JSON."""
     if value is None:
         return []
     if not isinstance(value, (list, tuple)):
         raise InvalidJob(f"errors must be a list, got {shown(value)}")
-    plain: list[Any] = values.to_json(value, where="errors")
+    plain: list[JSONDict] = values.to_json(value, where="errors")
     return plain
 
 
-def moment(value: Any, field: str) -> datetime | None:
+def moment(value: object, field: str) -> datetime | None:
     """Accept a datetime; a naive one is taken as UTC, an aware one converted to it."""
     if value is None:
         return None
@@ -191,10 +193,10 @@ def moment(value: Any, field: str) -> datetime | None:
         raise InvalidJob(f"{field} must be a moment from the year 1 to 9999 in UTC, got {shown(value)}") from None
 
 
-def due(value: Any) -> datetime | None:
+def due(value: object) -> datetime | None:
     """Accept the moment from which a job may run; a `NaiveMoment` warns of one without a time zone, taken as UTC."""
     found = moment(value, "scheduled_at")
-    if found is not None and value.tzinfo is None:
+    if isinstance(value, datetime) and value.tzinfo is None:
         warn(
             f"scheduled_at={value!r} has no time zone and is taken as UTC; write datetime.now(UTC) instead of "
             f"datetime.now(), .replace(tzinfo=UTC) where it is UTC, .astimezone() where it is the time of this "
@@ -204,7 +206,7 @@ def due(value: Any) -> datetime | None:
     return found
 
 
-def schedule(scheduled_at: Any, schedule_in: Any, scheduled_in: Any) -> datetime | None:
+def schedule(scheduled_at: object, schedule_in: object, scheduled_in: object) -> datetime | None:
     """Return the moment that a schedule names, or None where none is given; a span counts from the database's now."""
     if schedule_in is None:
         schedule_in = scheduled_in
@@ -212,19 +214,19 @@ def schedule(scheduled_at: Any, schedule_in: Any, scheduled_in: Any) -> datetime
         raise InvalidJob("schedule_in and scheduled_in mean the same; give one of them")
     if schedule_in is None:
         return due(scheduled_at)
-    return Later.after(timedelta(seconds=seconds(schedule_in)))
+    return Later.after(timedelta(seconds=seconds(cast("Period", schedule_in))))
 
 
-def whole(held: Mapping[str, Any]) -> dict[str, Any]:
+def whole(held: Mapping[str, object]) -> dict[str, Any]:
     """Accept what a job holds, as far as it is loaded, and return what of it is stored otherwise.
 
-    Raises InvalidJob for what its constructor would refuse, such as what stands in the row of a stranger.
+    Raises InvalidJob for what its constructor would refuse, such as what another program wrote into its row.
     """
     found = {field: (held[field], RULES[field](held[field])) for field in _SETTLED if field in held}
     return {field: right for field, (value, right) in found.items() if right != value}
 
 
-def changes(given: Mapping[str, Any]) -> dict[str, Any]:
+def changes(given: Mapping[str, object]) -> dict[str, Any]:
     """Return the columns, and their values, that an update changes; everything is checked before anything changes."""
     checked: dict[str, Any] = {}
     for key, value in given.items():
@@ -251,10 +253,10 @@ def changes(given: Mapping[str, Any]) -> dict[str, Any]:
     return checked
 
 
-def _integer(value: Any, field: str) -> int:
+def _integer(value: object, field: str) -> int:
     if type(value) is int and value <= _LARGEST_INTEGER:
         return value
-    if isinstance(value, bool) or not isinstance(value, int):
+    if not is_whole(value):
         raise InvalidJob(f"{field} must be a whole number, got {shown(value)}")
     number = int.__index__(value)
     if number > _LARGEST_INTEGER:
@@ -264,7 +266,9 @@ def _integer(value: Any, field: str) -> int:
 
 _MOMENTS: Final = ("inserted_at", "attempted_at", "cancelled_at", "completed_at", "discarded_at")
 
-_CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
+Rule: TypeAlias = Callable[[object], object]
+
+_CHECKS: Final[Mapping[str, Rule]] = {
     "queue": lambda value: name(value, "queue"),
     "worker": lambda value: name(value, "worker"),
     "state": state,
@@ -281,14 +285,16 @@ _CHECKS: Final[Mapping[str, Callable[[Any], Any]]] = {
 _SETTLED: Final = ("queue", "worker", "max_attempts", "priority", "tags")
 
 
-def _expression_or(rule: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def _expression_or(rule: Rule) -> Rule:
     # What an SQL expression comes to the database will say.
     return lambda value: value if _is_expression(value) else rule(value)
 
 
-def _is_expression(value: Any) -> bool:
+def _is_expression(value: object) -> bool:
     return isinstance(value, ClauseElement) or (hasattr(value, "__clause_element__") and not isinstance(value, Later))
 
 
-RULES: Final[Mapping[str, Callable[[Any], Any]]] = {field: _expression_or(rule) for field, rule in _CHECKS.items()}
+RULES: Final[Mapping[str, Callable[[object], object]]] = {
+    field: _expression_or(rule) for field, rule in _CHECKS.items()
+}
 """What is said of each column alone, and not of SQL expressions."""

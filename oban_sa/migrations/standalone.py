@@ -1,4 +1,4 @@
-"""Running the migrations from a program, without an Alembic project of its own."""
+"""Migrations without an Alembic project: run on a connection, or written as SQL."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from sqlalchemy import Connection
 
 
 def migrate(connection: Connection, schema: str = "public", *, version: int | None = None, down: bool = False) -> None:
-    """Bring the tables in `schema` up to `version`, by default the latest, or down to it, by default to nothing.
+    """Bring the tables in `schema` up to `version`, by default the newest, or `down` to it, by default to 0, no tables.
 
-    Migrates in a transaction of its own, and does nothing where everything is there already. With an asynchronous
-    engine: `await connection.run_sync(migrate)`.
+    Migrates in a transaction of its own, or in the connection's where one has begun, and does nothing where everything
+    is there already. With an asynchronous engine: `await connection.run_sync(migrate)`. Raises SchemaError where
+    something that oban_sa did not make stands in the way, InvalidOption for a version that does not exist.
     """
     context = MigrationContext.configure(connection)
     with context.begin_transaction():
@@ -21,7 +22,7 @@ def migrate(connection: Connection, schema: str = "public", *, version: int | No
 
 
 def write_sql(output: TextIO, schema: str, *, version: int | None = None, down: bool = False) -> None:
-    """Write the statements that `migrate` would run on an empty database (or, down, on a full one)."""
+    """Write the statements that `migrate` would run on an empty database, or, `down`, on one with all tables."""
     context = MigrationContext.configure(dialect_name="postgresql", opts={"as_sql": True, "output_buffer": output})
     with context.begin_transaction():
         _operate(context, schema, version, down)

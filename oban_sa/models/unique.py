@@ -1,0 +1,24 @@
+"""`Unique`: which job holds a unique key."""
+
+from uuid import UUID
+
+from sqlalchemy import BigInteger, Uuid
+from sqlalchemy.orm import Mapped, mapped_column
+
+from oban_sa.models.base import Base
+
+
+class Unique(Base):
+    """A pointer from a key to the newest job that was enqueued with it.
+
+    Whether that job still stands in the way of another is decided by its own row, in the statement that asks: the
+    pointer says nothing of its state, and no later change of a job touches it. `previous` is the job that the pointer
+    was moved from; a claim compares it, so that of two that saw the same holder one wins.
+    """
+
+    __tablename__ = "oban_sa_uniques"
+    __table_args__ = ({"comment": "oban_sa", "postgresql_with": {"fillfactor": "70"}},)
+
+    key: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    job_id: Mapped[int] = mapped_column(BigInteger)
+    previous: Mapped[int | None] = mapped_column(BigInteger)
