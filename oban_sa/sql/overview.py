@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from datetime import datetime
 
-from sqlalchemy import (
-    DateTime,
-    Executable,
-    Select,
-    String,
-    Text,
-    bindparam,
-    cast,
-    func,
-    literal_column,
-    select,
-    true,
-    type_coerce,
-)
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy import DateTime, Executable, Select, String, Text, func, literal_column, select, true, type_coerce
 
+from oban_sa.jobs.states import JobState
 from oban_sa.models import Cron
-from oban_sa.sql.browsing import walk
-from oban_sa.sql.fetching import jobs
-from oban_sa.sql.leading import leaders
-from oban_sa.sql.moments import seconds_between, utc_clock
-from oban_sa.states import JobState
+from oban_sa.sql.browse import walk
+from oban_sa.sql.expressions import array, seconds_between, utc_clock
+from oban_sa.sql.fetch import jobs
+from oban_sa.sql.lease import leaders
 
 crons = Cron.metadata.tables["public.oban_sa_crons"]
 
 
-def now() -> Select[Any]:
+def now() -> Select[datetime]:
     """The database's clock."""
     return select(utc_clock())
 
@@ -57,7 +43,7 @@ def leases() -> Executable:
         leaders.c.node,
         leaders.c.elected_at,
         seconds_between(type_coerce(leaders.c.expires_at, DateTime()), utc_clock()).label("expired_for"),
-    ).where(leaders.c.name == func.any(cast(bindparam("names", type_=ARRAY(String())), ARRAY(String()))))
+    ).where(leaders.c.name == func.any(array("names", String())))
 
 
 def waiting_longest() -> Executable:
@@ -66,7 +52,7 @@ def waiting_longest() -> Executable:
     Two looks into an index for each queue and priority, however many jobs wait. Parameter: `queues`, those that have
     available jobs.
     """
-    found = walk((JobState.AVAILABLE,), cast(bindparam("queues", type_=ARRAY(Text())), ARRAY(Text())))
+    found = walk((JobState.AVAILABLE,), array("queues", Text()))
     first = (
         select(jobs.c.id, jobs.c.worker, jobs.c.queue, jobs.c.scheduled_at)
         .where(

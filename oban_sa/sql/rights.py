@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from sqlalchemy import Text, TextClause, bindparam, text
 
-from oban_sa import values
+from oban_sa.jobs import values
 
 Tables: TypeAlias = Mapping[str, tuple[str, ...]]
 
+_LIMITS: Final = ("oban_sa_uniques", "oban_sa_rates", "oban_sa_leases")
+_FLOWS: Final = ("oban_sa_flows", "oban_sa_members", "oban_sa_edges", "oban_sa_gates", "oban_sa_endings")
+
 _LOOKING: Final[Tables] = dict.fromkeys(
-    ("oban_jobs", "oban_producers", "oban_leaders", "oban_peers", "oban_sa_queues", "oban_sa_crons"), ("SELECT",)
+    (
+        *("oban_jobs", "oban_producers", "oban_leaders", "oban_peers", "oban_sa_queues", "oban_sa_crons"),
+        *_LIMITS,
+        *_FLOWS,
+    ),
+    ("SELECT",),
 )
 _ALL: Final = ("SELECT", "INSERT", "UPDATE", "DELETE")
 
@@ -33,7 +41,13 @@ class Role:
 ROLES: Final[Mapping[str, Role]] = {
     "application": Role(
         "enqueues, cancels, retries and changes jobs",
-        {"oban_jobs": ("SELECT", "INSERT", "UPDATE")},
+        {
+            "oban_jobs": ("SELECT", "INSERT", "UPDATE"),
+            "oban_sa_uniques": ("SELECT", "INSERT", "UPDATE"),
+            "oban_sa_rates": ("SELECT", "INSERT", "UPDATE"),
+            "oban_sa_leases": _ALL,
+            **dict.fromkeys(_FLOWS, ("SELECT", "INSERT")),
+        },
         inserts=True,
     ),
     "operator": Role(
@@ -42,6 +56,8 @@ ROLES: Final[Mapping[str, Role]] = {
             **_LOOKING,
             "oban_jobs": ("SELECT", "UPDATE", "DELETE"),
             "oban_sa_queues": ("SELECT", "INSERT", "UPDATE"),
+            "oban_sa_uniques": ("SELECT", "INSERT", "UPDATE"),
+            "oban_sa_endings": ("SELECT", "INSERT"),
         },
     ),
     "runner": Role(
@@ -53,6 +69,7 @@ ROLES: Final[Mapping[str, Role]] = {
             "oban_peers": ("SELECT",),
             "oban_sa_queues": ("SELECT",),
             "oban_sa_crons": ("SELECT", "INSERT", "UPDATE"),
+            **dict.fromkeys((*_LIMITS, *_FLOWS), _ALL),
         },
         inserts=True,
     ),
@@ -88,7 +105,7 @@ def runner_needs(*, crontab: bool, prune: bool) -> dict[str, list[str]]:
     return needs
 
 
-def wanting(schema: str, needs: Mapping[str, Iterable[str]]) -> dict[str, Any]:
+def needed(schema: str, needs: Mapping[str, Iterable[str]]) -> dict[str, str]:
     """Return the parameters with which `NOT_GRANTED` asks for privileges by table."""
     return {"schema": schema, "needs": values.dumps({table: list(each) for table, each in needs.items()})}
 
@@ -127,9 +144,9 @@ NOT_GRANTED: Final[TextClause] = text(
     WHERE current_setting('transaction_read_only') = 'on'
     """
 ).bindparams(bindparam("schema", type_=Text()), bindparam("needs", type_=Text()))
-"""A row, `lacking`, for each thing that the current role may not do; `wanting()` gives the parameters.
+"""A row, `lacking`, for each thing that the current role may not do; `needed()` gives the parameters.
 
-Tables that are not there give none: that they are missing is said by whoever looks for them.
+Tables that are not there give none; the check of the tables says that they are missing.
 """
 
 

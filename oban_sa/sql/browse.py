@@ -1,0 +1,313 @@
+"""Find jobs by what a person asks for, at a cost that the size of the table does not change.
+
+What a state and a queue have in common is found along the index on (state, queue, priority, scheduled_at, id): first
+the places that hold jobs at all, then from each as many entries as are wanted. Nothing serves a search by worker, tag,
+args or meta; it looks at so many of the newest jobs and no further, so the command that shows the answer says how many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import (
+    CTE,
+    BigInteger,
+    ColumnElement,
+    Executable,
+    Integer,
+    Select,
+    SQLColumnExpression,
+    TableValuedAlias,
+    Text,
+    and_,
+    cast,
+    exists,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+    tuple_,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.orm import aliased
+
+from oban_sa.jobs.states import JobState
+from oban_sa.models import Job
+from oban_sa.models.base import Expression
+from oban_sa.models.types import UTCDateTime
+from oban_sa.sql.expressions import materialized
+from oban_sa.sql.fetch import jobs
+
+_TRUE: Final[ColumnElement[bool]] = literal_column("true")
+_BEFORE: Final[Expression] = literal_column("-2147483648", Integer)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What jobs have in common; what is left empty does not matter.
+
+    A worker is meant by its whole name or the last part of it. All of `tags` have to be there. Each of `args` and
+    `meta` is a list of JSON texts, of which one has to be contained. `since` and `until` are about `scheduled_at`.
+    """
+
+    states: tuple[JobState, ...] = ()
+    queues: tuple[str, ...] = ()
+    workers: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    args: tuple[tuple[str, ...], ...] = ()
+    meta: tuple[tuple[str, ...], ...] = ()
+    since: datetime | None = None
+    until: datetime | None = None
+
+    @property
+    def anything(self) -> bool:
+        """Whether some jobs are meant and others are not."""
+        return self.by_index or self.by_looking
+
+    @property
+    def by_index(self) -> bool:
+        """Whether something is wanted that an index leads to."""
+        return bool(self.states or self.queues) or self.since is not None or self.until is not None
+
+    @property
+    def by_looking(self) -> bool:
+        """Whether jobs have to be looked at to see whether they are meant."""
+        return bool(self.workers or self.tags or self.args or self.meta)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where jobs stand together in the index: one state, queue and priority."""
+
+    state: JobState
+    queue: str
+    priority: int
+
+
+def by_id(ids: Sequence[int]) -> ColumnElement[bool]:
+    """The jobs with these ids, of which there may be any number."""
+    return Job.id == func.any(cast(literal(list(ids), ARRAY(BigInteger())), ARRAY(BigInteger())))
+
+
+def conditions(wanted: Wanted, of: type[Job] = Job) -> list[ColumnElement[bool]]:
+    """All that is wanted, as conditions on jobs; none where everything is empty."""
+    found: list[ColumnElement[bool]] = []
+    if wanted.states:
+        found.append(of.state.in_(wanted.states))
+    if wanted.queues:
+        found.append(of.queue.in_(wanted.queues))
+    return found + _due(wanted, of.scheduled_at) + looked_for(wanted, of)
+
+
+def looked_for(wanted: Wanted, of: type[Job] = Job) -> list[ColumnElement[bool]]:
+    """Those of the conditions that no index serves."""
+    found: list[ColumnElement[bool]] = []
+    if wanted.workers:
+        parts = [of.worker.endswith(f".{worker}", autoescape=True) for worker in wanted.workers if "." not in worker]
+        found.append(or_(of.worker.in_(wanted.workers), *parts))
+    if wanted.tags:
+        found.append(of.tags.op("@>")(cast(literal(list(wanted.tags), ARRAY(Text())), ARRAY(Text()))))
+    for column, asked in ((of.args, wanted.args), (of.meta, wanted.meta)):
+        found += [
+            or_(*(column.op("@>")(cast(cast(literal(text, Text()), Text), JSONB)) for text in texts)) for texts in asked
+        ]
+    return found
+
+
+def walk(states: Sequence[JobState], queues: Expression | None = None) -> CTE:
+    """Rows of `state`, a text, `queue` and `priority` for all places that hold jobs, by one look into the index each.
+
+    `queues` is an array of names; without it they are found too. A row that is no place has the lowest of priorities.
+    """
+    state = func.unnest(_texts([str(state) for state in states])).table_valued("state", name="states").render_derived()
+    if queues is not None:
+        queue = func.unnest(queues).table_valued("queue", name="queues").render_derived()
+        first = select(state.c.state, queue.c.queue, _BEFORE.label("priority")).select_from(state.join(queue, _TRUE))
+    else:
+        first = select(state.c.state, literal_column("''", Text).label("queue"), _BEFORE.label("priority"))
+    found = first.cte("walk", recursive=True)
+    at = cast(found.c.state, jobs.c.state.type)
+    after = (
+        and_(jobs.c.queue == found.c.queue, jobs.c.priority > found.c.priority)
+        if queues is not None
+        else tuple_(jobs.c.queue, jobs.c.priority) > tuple_(found.c.queue, found.c.priority)
+    )
+    following = (
+        select(jobs.c.queue, jobs.c.priority)
+        .where(jobs.c.state == at, after)
+        .order_by(jobs.c.queue, jobs.c.priority)
+        .limit(literal_column("1"))
+        .correlate(found)
+        .lateral("following")
+    )
+    return found.union_all(
+        select(found.c.state, following.c.queue, following.c.priority).select_from(found.join(following, _TRUE))
+    )
+
+
+def places(wanted: Wanted, *, limit: int) -> Executable:
+    """Rows of `state`, `queue`, `priority`: where jobs of the wanted states and queues stand; `limit` at most."""
+    named = _texts(list(dict.fromkeys(wanted.queues))) if wanted.queues else None
+    found = walk(wanted.states or tuple(JobState), named)
+    columns: tuple[Expression, ...] = (found.c.state, found.c.queue, found.c.priority)
+    return select(*columns).where(found.c.priority != _BEFORE).limit(literal(limit, Integer()))
+
+
+def listing(wanted: Wanted, among: Sequence[Place], *, window: int, limit: int, oldest: bool = False) -> Select[Job]:
+    """The jobs at these places that are wanted, the last due first, or with `oldest` the first due; `limit` at most.
+
+    They are looked for among the first `window` in that order.
+    """
+    top = _top(wanted, among, window=window, oldest=oldest)
+    order = (top.c.scheduled_at, top.c.id) if oldest else (top.c.scheduled_at.desc(), top.c.id.desc())
+    return (
+        select(Job)
+        .join(top, Job.id == top.c.id)
+        .where(*looked_for(wanted))
+        .order_by(*order)
+        .limit(literal(limit, Integer()))
+    )
+
+
+def looked_at(wanted: Wanted, among: Sequence[Place], *, window: int, oldest: bool = False) -> Select[int]:
+    """How many jobs `listing` looks at: `window`, or all there are where they are fewer."""
+    return select(func.count()).select_from(_top(wanted, among, window=window, oldest=oldest))
+
+
+def newest(wanted: Wanted, *, window: int, limit: int, oldest: bool = False) -> Select[Job]:
+    """The jobs that are wanted among the `window` with the highest ids, or the lowest, those first; `limit` at most."""
+    # A LIMIT inside, which the planner can't look behind: asked for a rare worker it would rather read the whole table.
+    seen = select(Job).order_by(Job.id if oldest else Job.id.desc()).limit(literal(window, Integer())).subquery("seen")
+    one = aliased(Job, seen)
+    order = one.id if oldest else one.id.desc()
+    return select(one).where(*conditions(wanted, one)).order_by(order).limit(literal(limit, Integer()))
+
+
+def further(*, window: int, oldest: bool = False) -> Select[bool]:
+    """Whether there are more jobs than those that `newest` looks at."""
+    order = Job.id if oldest else Job.id.desc()
+    return select(exists(select(Job.id).order_by(order).offset(literal(window, Integer()))))
+
+
+def counted(wanted: Wanted, among: Sequence[Place], *, window: int) -> Executable:
+    """Rows of `state`, a text, and `count` for the jobs at these places that are wanted, among the first `window`."""
+    top = _top(wanted, among, window=window, oldest=False)
+    found = select(*_by_state(Job.state)).join(top, Job.id == top.c.id)
+    return found.where(*looked_for(wanted)).group_by(Job.state)
+
+
+def counted_places(wanted: Wanted, among: Sequence[Place], *, window: int) -> Executable:
+    """Rows of `state`, a text, `count`, and `most` for the jobs at these places; of each place `window` are counted.
+
+    `most` is the largest count of a place. What no index serves is left out of account.
+    """
+    place = _places(among)
+    some = select(jobs.c.id).where(*_at(place, wanted)).limit(literal(window, Integer())).correlate(place)
+    each = select(func.count().label("count")).select_from(some.subquery("some")).correlate(place).lateral("each_one")
+    state = cast(place.c.state, Text).label("state")
+    count, most = cast(func.sum(each.c.count), BigInteger).label("count"), func.max(each.c.count).label("most")
+    return select(state, count, most).select_from(place.join(each, _TRUE)).group_by(place.c.state)
+
+
+def counted_newest(wanted: Wanted, *, window: int) -> Executable:
+    """The same among the `window` newest jobs of all."""
+    seen = select(Job).order_by(Job.id.desc()).limit(literal(window, Integer())).subquery("seen")
+    one = aliased(Job, seen)
+    return select(*_by_state(one.state)).where(*conditions(wanted, one)).group_by(one.state)
+
+
+def workers(*, window: int) -> Select[str]:
+    """The names of the workers that the `window` newest jobs have."""
+    seen = select(Job.worker).order_by(Job.id.desc()).limit(literal(window, Integer())).subquery("seen")
+    return select(seen.c.worker).distinct()
+
+
+def queues(*, limit: int) -> Select[str]:
+    """The names of the queues that have jobs, found along the index; from `limit` places at most."""
+    found = walk(tuple(JobState))
+    some = select(found.c.queue).where(found.c.priority != _BEFORE).limit(literal(limit, Integer())).subquery("some")
+    return select(some.c.queue).distinct()
+
+
+def lowest(*, below: int, window: int) -> Select[Any]:
+    """The lowest id of the `window` jobs next below an id; NULL where there is none."""
+    ids = select(Job.id).where(Job.id < literal(below, BigInteger())).order_by(Job.id.desc())
+    seen = ids.limit(literal(window, Integer())).subquery("seen")
+    return select(func.min(seen.c.id))
+
+
+def between(wanted: Wanted, *, lowest: int, below: int) -> Select[int]:
+    """The ids of the jobs that are wanted, of those from the id `lowest` to before the id `below`."""
+    some = (
+        select(Job)
+        .where(Job.id >= literal(lowest, BigInteger()), Job.id < literal(below, BigInteger()))
+        # Not for the limit, but because the planner can't look behind it.
+        .offset(literal_column("0"))
+        .subquery("some")
+    )
+    one = aliased(Job, some)
+    return select(one.id).where(*conditions(wanted, one))
+
+
+def _top(wanted: Wanted, among: Sequence[Place], *, window: int, oldest: bool) -> CTE:
+    place = _places(among)
+    order = (jobs.c.scheduled_at, jobs.c.id) if oldest else (jobs.c.scheduled_at.desc(), jobs.c.id.desc())
+    each = (
+        select(jobs.c.id, jobs.c.scheduled_at)
+        .where(*_at(place, wanted))
+        .order_by(*order)
+        .limit(literal(window, Integer()))
+        .lateral("each_one")
+    )
+    first = (each.c.scheduled_at, each.c.id) if oldest else (each.c.scheduled_at.desc(), each.c.id.desc())
+    return materialized(
+        select(each.c.id, each.c.scheduled_at)
+        .select_from(place.join(each, _TRUE))
+        .order_by(*first)
+        .limit(literal(window, Integer()))
+        .cte("top")
+        # Once it is known which they are, their rows are read, and no others.
+    )
+
+
+def _places(among: Sequence[Place]) -> TableValuedAlias:
+    # Whole columns, each an array: a statement of as many parameters as there are places has a limit.
+    return (
+        func.unnest(
+            _texts([str(each.state) for each in among]),
+            _texts([each.queue for each in among]),
+            cast(literal([each.priority for each in among], ARRAY(Integer())), ARRAY(Integer())),
+        )
+        .table_valued("state", "queue", "priority", name="place")
+        .render_derived()
+    )
+
+
+def _at(place: TableValuedAlias, wanted: Wanted) -> list[ColumnElement[bool]]:
+    return [
+        jobs.c.state == cast(place.c.state, jobs.c.state.type),
+        jobs.c.queue == cast(place.c.queue, Text),
+        jobs.c.priority == cast(place.c.priority, Integer),
+        *_due(wanted, jobs.c.scheduled_at),
+    ]
+
+
+def _by_state(state: object) -> tuple[Expression, ...]:
+    return cast(state, Text).label("state"), func.count().label("count")
+
+
+def _due(wanted: Wanted, scheduled_at: SQLColumnExpression[datetime]) -> list[ColumnElement[bool]]:
+    found: list[ColumnElement[bool]] = []
+    if wanted.since is not None:
+        found.append(scheduled_at >= literal(wanted.since, UTCDateTime()))
+    if wanted.until is not None:
+        found.append(scheduled_at < literal(wanted.until, UTCDateTime()))
+    return found
+
+
+def _texts(values: Sequence[str]) -> Expression:
+    return cast(literal(list(values), ARRAY(Text())), ARRAY(Text()))

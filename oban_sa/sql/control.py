@@ -1,0 +1,260 @@
+"""Change chosen jobs: cancel, retry, update, delete; any number of them by one statement.
+
+Each statement is given a SELECT of one column, the ids. The rows are locked in the order of their ids, so that two such
+statements cause no deadlock, and checked again once they are locked: a job that a runner took in the meantime is
+treated as the executing job that it is, and one that is no longer what was asked for is left alone. PostgreSQL checks
+again only the conditions of the SELECT that locks; see `oban_sa.sql.recheck`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+
+from sqlalchemy import (
+    CTE,
+    BigInteger,
+    ColumnElement,
+    Delete,
+    Executable,
+    Integer,
+    Select,
+    Subquery,
+    Text,
+    Update,
+    bindparam,
+    case,
+    cast,
+    func,
+    literal_column,
+    null,
+    or_,
+    select,
+)
+from sqlalchemy import delete as sql_delete
+from sqlalchemy import update as sql_update
+from sqlalchemy.dialects.postgresql import JSONB
+
+from oban_sa.models import Job
+from oban_sa.models.base import Expression
+from oban_sa.sql.cancel_request import MARK, marked
+from oban_sa.sql.expressions import array, inline, materialized, unnest, utc_clock
+from oban_sa.sql.fetch import HOLDER, answered, jobs
+from oban_sa.sql.followers import FOLLOWED, Follower, changed_columns, follow
+from oban_sa.sql.recheck import condition_on_jobs
+
+ENDED = ("completed", "cancelled", "discarded")
+
+CANCELLABLE = ("available", "scheduled", "suspended", "retryable", "executing")
+
+_EMPTY = inline("'{}'::jsonb")
+
+# As text, which no index serves: rows are found by their ids, and the planner must not prefer an index on the state.
+_state = cast(jobs.c.state, Text)
+_executing: ColumnElement[bool] = _state == inline("'executing'")
+_not_executing: ColumnElement[bool] = _state != inline("'executing'")
+_SIGNAL = bindparam("signal", type_=Text())
+_INSERT = bindparam("insert", type_=Text())
+
+
+def by_ids() -> Select[int]:
+    """The jobs that have certain ids. Parameter: `ids`."""
+    return select(jobs.c.id).where(jobs.c.id == func.any(array("ids", BigInteger())))
+
+
+def cancel(wanted: Select[int], *, signalling: bool = True, followers: Sequence[Follower] = ()) -> Executable:
+    """Cancel what hasn't begun, mark what is executing and signal its node: one row with their `count`.
+
+    The `followers` see those that were cancelled, and none that was only marked. Parameters: `signal`, the channel,
+    where it is `signalling`.
+    """
+    chosen = _chosen(wanted, _guard(cancel))
+    now = utc_clock()
+    changed = (
+        _changing(chosen)
+        .values(
+            state=case((_executing, jobs.c.state), else_=_literal("cancelled")),
+            cancelled_at=case((_executing, jobs.c.cancelled_at), else_=now),
+            meta=_meta().op("||")(func.jsonb_build_object(inline(f"'{MARK}'"), now)),
+        )
+        .returning(
+            *(changed_columns() if followers else [jobs.c.id]),
+            _executing.label("executing"),
+        )
+        .cte("oban_changed")
+    )
+    payload = func.json_build_object(inline("'action'"), inline("'pkill'"), inline("'job_id'"), changed.c.id)
+    signalled = func.count(func.pg_notify(_SIGNAL, cast(payload, Text))).filter(changed.c.executing)
+    columns = (func.count().label("count"), signalled.label("signalled"))
+    statement = select(*(columns if signalling else columns[:1])).select_from(changed)
+    if not followers:
+        return statement
+    acked = select(*(changed.c[name] for name in FOLLOWED)).where(~changed.c.executing).cte("oban_acked")
+    return follow(statement, acked, followers)
+
+
+def retry(wanted: Select[int], *, attempts: int = 1, announcing: bool = True) -> Executable:
+    """Make jobs available again, with so many `attempts` left at least: one row with their `count`.
+
+    Those available or executing already stay as they are. Parameters: `insert`, the channel, where it is `announcing`.
+    """
+    chosen = _chosen(wanted, _guard(retry))
+    unique = inline("'uniq_bmp'")
+    changed = (
+        _changing(chosen)
+        .values(
+            state=inline("'available'"),
+            max_attempts=func.greatest(jobs.c.max_attempts, jobs.c.attempt + literal_column(str(attempts), Integer)),
+            scheduled_at=utc_clock(),
+            completed_at=null(),
+            cancelled_at=null(),
+            discarded_at=null(),
+            meta=case(
+                # The states in which an Elixir job is unique are forgotten, for those jobs that have any.
+                (
+                    jobs.c.meta.op("->")(unique).is_not(None),
+                    _meta().op("||")(func.jsonb_build_object(unique, inline("'[]'::jsonb"))),
+                ),
+                else_=_meta(),
+            ).op("-", return_type=JSONB())(inline(f"'{MARK}'")),
+        )
+        .returning(jobs.c.queue, jobs.c.state)
+        .cte("oban_changed")
+    )
+    return _counted(changed, announcing=announcing)
+
+
+def update(
+    wanted: Select[int],
+    values: Mapping[str, object],
+    *,
+    moment: ColumnElement[datetime] | None = None,
+    announcing: bool = True,
+) -> Executable:
+    """Set columns of jobs: one row with their `count`, and `attempt`, the most that one of them has made.
+
+    Where `values` holds a `max_attempts` below that attempt, nothing is changed. With a `moment` jobs are scheduled for
+    it, and become scheduled or available by the database's clock. Parameters: `insert`, the channel, where it is
+    `announcing`.
+    """
+    chosen = _chosen(wanted, _guard(update))
+    most = select(func.max(chosen.c.attempt)).scalar_subquery()
+    setting = dict(values)
+    if moment is not None:
+        setting["scheduled_at"] = moment
+        setting["state"] = case(
+            (_is("available") & (moment > utc_clock()), _literal("scheduled")),
+            (_is("scheduled") & (moment <= utc_clock()), _literal("available")),
+            else_=jobs.c.state,
+        )
+    statement = _changing(chosen).values(setting)
+    if "max_attempts" in values:
+        statement = statement.where(most <= values["max_attempts"])
+    changed = statement.returning(jobs.c.queue, jobs.c.state).cte("oban_changed")
+    return _counted(changed, announcing=announcing).add_columns(most.label("attempt"))
+
+
+def delete(wanted: Select[int], *, followers: Sequence[Follower] = ()) -> Delete:
+    """Delete jobs that are not executing; an ORM statement, so that a session forgets them too.
+
+    The `followers` see those that had not ended, as `deleted`. With some that insert, no session forgets jobs by it:
+    SQLAlchemy then reads no ids from the answer. Use `lock_to_delete` before it instead.
+    """
+    chosen = _chosen(wanted, _guard(delete), *(changed_columns()[1:] if followers else ()))
+    statement = sql_delete(Job).where(Job.id.in_(select(chosen.c.id)))
+    return follow(statement, _told_of(chosen), followers) if followers else statement
+
+
+def lock_to_delete(wanted: Select[int], *, followers: Sequence[Follower]) -> Select[int]:
+    """Lock the jobs that `delete` would delete: their ids. The `followers` see what they would see of that."""
+    chosen = _chosen(wanted, _guard(delete), *changed_columns()[1:])
+    return follow(select(chosen.c.id), _told_of(chosen), followers)
+
+
+def _told_of(chosen: CTE) -> CTE:
+    # Of the rows as they were locked, which are those that are deleted: an ORM statement can't stand in a CTE.
+    told = (chosen.c.id, cast(_literal("deleted"), Text).label("state"), chosen.c.queue, chosen.c.meta)
+    return select(*told).where(chosen.c.state.not_in(_literals(ENDED))).cte("oban_acked")
+
+
+def lock(command: Callable[..., Executable], wanted: Select[int]) -> Select[int]:
+    """Lock the jobs that `command`, one of the above, would change: their ids."""
+    return select(_chosen(wanted, _guard(command)).c.id)
+
+
+def _guard(command: Callable[..., Executable]) -> ColumnElement[bool] | None:
+    """The condition of jobs that a command may change; None where it may change all."""
+    if command is cancel:
+        return _state.in_(_literals(CANCELLABLE))
+    if command is retry:
+        return _state.not_in(_literals(("available", "executing")))
+    return _not_executing if command is delete else None
+
+
+def called_off() -> Executable:
+    """Those of some running attempts that have to end: rows of `id`, `attempted_at`, and whether the job is `lost`.
+
+    Their jobs were marked during this attempt, or an Elixir node has set them cancelled already; they are lost where
+    they were deleted, given to another attempt, or, as other members of the family do with jobs that run for long, made
+    available or discarded. What an attempt's own session has just committed is neither.
+    Parameters: arrays of equal length `ids`, `attempts` and `uuids`, the producers as text.
+    """
+    said = unnest(id=BigInteger(), attempt=Integer(), uuid=Text())
+    given_on = or_(
+        jobs.c.id.is_(None),
+        jobs.c.attempt > said.c.attempt,
+        (jobs.c.attempt == said.c.attempt) & _state.in_(_literals(("available", "discarded"))),
+        _executing & HOLDER.is_distinct_from(said.c.uuid),
+    )
+    cancelled = or_(inline("'cancelled'") == _state, _executing & marked())
+    ids = array("ids", BigInteger())
+    return (
+        select(said.c.id, answered("attempted_at"), given_on.label("lost"))
+        .select_from(said.outerjoin(jobs, (jobs.c.id == said.c.id) & (jobs.c.id == func.any(ids))))
+        .where(or_(given_on, cancelled))
+    )
+
+
+def _chosen(wanted: Select[int], guard: ColumnElement[bool] | None, *more: Expression) -> CTE:
+    statement = select(jobs.c.id, jobs.c.attempt, *more)
+    if (condition := condition_on_jobs(wanted)) is not None:
+        statement = statement.where(condition)
+    else:
+        # MATERIALIZED, because a SELECT with a LIMIT must not be run again when a row turns out to have changed.
+        picked = materialized(wanted.cte("oban_picked"))
+        statement = statement.where(jobs.c.id.in_(select(*picked.c)))
+    if guard is not None:
+        statement = statement.where(guard)
+    return materialized(statement.order_by(jobs.c.id).with_for_update(of=jobs).cte("oban_chosen"))
+
+
+def _changing(chosen: CTE) -> Update:
+    return sql_update(jobs).where(jobs.c.id == chosen.c.id)
+
+
+def _counted(changed: CTE, *, announcing: bool) -> Select[int]:
+    count = select(func.count()).select_from(changed).scalar_subquery()
+    statement = select(count.label("count"))
+    if not announcing:
+        return statement
+    available = cast(changed.c.state, Text) == inline("'available'")
+    queues: Subquery = select(changed.c.queue).where(available).distinct().subquery("queues")
+    payload = func.json_build_object(inline("'queue'"), queues.c.queue)
+    announced = select(func.count(func.pg_notify(_INSERT, cast(payload, Text)))).scalar_subquery()
+    return statement.add_columns(announced.label("announced"))
+
+
+def _meta() -> ColumnElement[object]:
+    return func.coalesce(jobs.c.meta, _EMPTY, type_=JSONB())
+
+
+def _literals(states: Iterable[str]) -> list[ColumnElement[object]]:
+    return [_literal(state) for state in states]
+
+
+def _is(state: str) -> ColumnElement[bool]:
+    return _literal(state) == _state
+
+
+def _literal(state: str) -> ColumnElement[object]:
+    return inline(f"'{state}'")

@@ -1,0 +1,99 @@
+"""How many jobs there are: counted while they are few, estimated from the planner's statistics where they are many."""
+
+from __future__ import annotations
+
+from typing import cast as cast_type
+
+from sqlalchemy import (
+    ClauseElement,
+    Executable,
+    Integer,
+    Text,
+    bindparam,
+    cast,
+    column,
+    func,
+    literal_column,
+    select,
+    true,
+    values,
+)
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.selectable import SelectBase
+
+from oban_sa.jobs import values as values_of
+from oban_sa.jobs.states import JobState
+from oban_sa.models.base import Expression
+from oban_sa.sql.fetch import jobs
+
+_ONE: Expression = literal_column("1")
+
+
+def count() -> Executable:
+    """Rows of `state`, `queue`, `count` for all that have jobs; a count of `limit` means that many at least.
+
+    The cost is bounded however large the table is: one look into an index for each state and queue, and `limit` of its
+    entries at most. Parameter: `limit`.
+    """
+    states = values(column("state", Text), name="states").data([(state.value,) for state in JobState]).alias("states")
+    state = cast(states.c.state, jobs.c.state.type)
+    # A walk from queue to queue along the index; a DISTINCT would read every entry of it.
+    first = select(func.min(jobs.c.queue)).where(jobs.c.state == state).scalar_subquery()
+    pairs = select(state.label("state"), first.label("queue")).cte("pairs", recursive=True)
+    following = (
+        select(func.min(jobs.c.queue))
+        .where(jobs.c.state == pairs.c.state, jobs.c.queue > pairs.c.queue)
+        .scalar_subquery()
+    )
+    pairs = pairs.union_all(select(pairs.c.state, following).where(pairs.c.queue.is_not(None)))
+    some = (
+        select(_ONE)
+        .select_from(jobs)
+        .where(jobs.c.state == pairs.c.state, jobs.c.queue == pairs.c.queue)
+        .limit(bindparam("limit", type_=Integer()))
+        .correlate(pairs)
+        .subquery("some")
+    )
+    counted = select(func.count().label("count")).select_from(some).correlate(pairs).lateral("counted")
+    return (
+        select(cast(pairs.c.state, Text).label("state"), pairs.c.queue, counted.c.count)
+        .select_from(pairs.join(counted, true()))
+        .where(pairs.c.queue.is_not(None))
+        .order_by(pairs.c.state, pairs.c.queue)
+    )
+
+
+def explain() -> Explained:
+    """The plan, as JSON, for reading all jobs of one state and queue. Parameters: `state`, `queue`.
+
+    `estimate` finds in it how many the planner expects.
+    """
+    return Explained(
+        select(_ONE)
+        .select_from(jobs)
+        .where(
+            jobs.c.state == cast(bindparam("state", type_=Text()), jobs.c.state.type),
+            jobs.c.queue == bindparam("queue", type_=Text()),
+        )
+    )
+
+
+def estimate(plan: object) -> int:
+    """Return how many rows the planner expects, given the first column of what `explain` answers."""
+    read = values_of.from_json(plan) if isinstance(plan, (str, bytes)) else plan
+    return cast_type("list[dict[str, dict[str, int]]]", read)[0]["Plan"]["Plan Rows"]
+
+
+class Explained(Executable, ClauseElement):
+    """`EXPLAIN (FORMAT JSON)` of a SELECT."""
+
+    inherit_cache = False
+
+    def __init__(self, statement: SelectBase) -> None:
+        self.statement = statement
+
+
+@compiles(Explained)
+def _render_explained(element: Explained, compiler: SQLCompiler, **kw: object) -> str:
+    return f"EXPLAIN (FORMAT JSON) {compiler.process(element.statement, **kw)}"

@@ -1,0 +1,29 @@
+"""Looks that read a little by an index each, and what keeps the planner from doing it in another way."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import Executable, func, select
+
+from oban_sa.sql.expressions import inline
+
+_OFF: Final = (
+    # What is expected is expensive enough to be compiled first, which takes several times as long as the looks.
+    "jit",
+    # Where it is not known how full the table is, or where ten thousand rows seem many, reading all of it looks
+    # cheaper than finding them by their ids.
+    "enable_seqscan",
+    "enable_bitmapscan",
+    "enable_hashjoin",
+    "enable_mergejoin",
+)
+
+
+def plainly() -> Executable:
+    """Tell the server to find by index what the rest of this transaction reads, and not to compile how.
+
+    The planner can't see how little that is: that a walk along an index ends after a few steps, or that a queue has
+    three jobs.
+    """
+    return select(*(func.set_config(inline(f"'{name}'"), inline("'off'"), inline("true")) for name in _OFF))

@@ -1,0 +1,284 @@
+"""Book what has become of the members of flows, and let go on what waited for them.
+
+What ended has left a note in `oban_sa_endings` (`oban_sa.sql.flow.note`). A settler locks a lane, deletes some notes of
+it, and does in one statement all that follows from what the jobs are by now:
+
+    notes -> members that ended, or are to be counted anew        found
+          -> counters of their flows, and of the flows around     counted
+          -> dependencies that are met or failed by it            met
+          -> members that waited for them                         children
+          -> suspended jobs that may run, or never can            ready -> released, cancelled
+          -> notes of what was cancelled, or is locked            again
+
+A note says nothing of how a job ended. The job's row does, as the statement finds it. So notes may come twice, late and
+in any order, and what another program did to a job is booked like everything else.
+
+Its rows are locked nowhere else, since only settlers change them, one at a time for each lane. The snapshot has to be
+younger than the lock: it must see what the settler before has booked. So the lock is a statement before.
+
+PostgreSQL changes no row twice in one statement and drops the second change without a word. So a member that ended in
+the same statement as one it waits for is left out of `children`, and one that is counted anew is left out too.
+
+A retry of members resets their jobs, and asks by a note to count them anew. Before that note is booked, `waiting` is
+that of the time before, and an older note must not release the job by it. So a job says in its meta how often it was
+retried, and its member how often that was counted.
+
+CTEs are joined with tables, and not with each other: a CTE has no statistics, and the planner would compare each row of
+one with each of the other. Where that can't be helped they are looked up as a hashed list, or as keys of one JSON
+object.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final
+
+from sqlalchemy import BigInteger, Boolean, Integer, SmallInteger, Text, TextClause, bindparam, text
+
+from oban_sa.catalog.names import in_text
+from oban_sa.jobs.flow import LANES, RETRIED
+from oban_sa.sql.notify import TURNS
+
+LIMIT: Final = 1000
+"""Notes that one statement books."""
+
+
+def lanes(schema: str) -> TextClause:
+    """The lanes that have notes: rows of `lane`."""
+    noted = f"SELECT FROM {in_text(schema)}.oban_sa_endings e WHERE e.lane = each.lane"
+    return text(f"SELECT lane FROM generate_series(0, {LANES - 1}) AS each(lane) WHERE EXISTS ({noted})")  # noqa: S608
+
+
+@lru_cache(maxsize=16)
+def settle(schema: str) -> TextClause:
+    """Book up to `limit` notes of a lane, whose lock has to be held.
+
+    A row of `noted`, how many notes there were; `last`, the highest of their ids; `released` and `cancelled`, how many
+    jobs were; `again`, how many notes it leaves itself; and `closed`, how many flows are over by it. Only notes with
+    ids above `after` are looked for. Where `announcing`, queues of released jobs are announced on `channel`.
+    """
+    s = in_text(schema)
+    return text(_SETTLE.format(s=s, turns=TURNS)).bindparams(
+        bindparam("lane", type_=SmallInteger()),
+        bindparam("limit", type_=Integer()),
+        bindparam("after", type_=BigInteger()),
+        bindparam("channel", type_=Text()),
+        bindparam("announcing", type_=Boolean()),
+    )
+
+
+def _met(state: str, forgives: str) -> str:
+    """Whether a dependency that is in a state is met: it was completed, or that it ended otherwise is forgiven."""
+    bit = f"CASE {state} WHEN 'x' THEN 1 WHEN 'd' THEN 2 WHEN 'g' THEN 4 ELSE 0 END"
+    return f"coalesce({state} = 'c' OR ({forgives} & {bit}) > 0, false)"
+
+
+def _failure(state: str, forgives: str, what: str) -> str:
+    """The words for a dependency that failed; NULL where it is met, or may yet be."""
+    word = f"CASE {state} WHEN 'x' THEN ' was cancelled' WHEN 'd' THEN ' was discarded' ELSE ' was deleted' END"
+    return f"CASE WHEN {state} IS NOT NULL AND NOT {_met(state, forgives)} THEN {what} || {word} END"
+
+
+def _of_flow(completed_at: str, flow: str) -> str:
+    """How a flow ended, as members say it; NULL while it is not over."""
+    return (
+        f"CASE WHEN {completed_at} IS NULL THEN NULL WHEN {flow}.discarded > 0 THEN 'd' "
+        f"WHEN {flow}.cancelled > 0 THEN 'x' ELSE 'c' END"
+    )
+
+
+_COUNTERS: Final = ("total", "unfinished", "completed", "cancelled", "discarded")
+
+_SETTLE: Final = f"""
+WITH
+due AS MATERIALIZED (
+    DELETE FROM {{s}}.oban_sa_endings WHERE lane = CAST(:lane AS smallint) AND id = ANY (ARRAY(
+        SELECT id FROM {{s}}.oban_sa_endings
+        WHERE lane = CAST(:lane AS smallint) AND id > CAST(:after AS bigint)
+        ORDER BY id LIMIT CAST(:limit AS integer)
+    ))
+    RETURNING id, job_id, flow_id, recount
+),
+noted AS MATERIALIZED (
+    SELECT job_id, bool_or(recount) AS recount FROM due WHERE job_id IS NOT NULL GROUP BY job_id
+),
+found AS MATERIALIZED (
+    SELECT m.job_id, m.flow_id, m.name, m.waiting, m.doomed, m.settled AS before, m.waiting IS NULL AS joined,
+        n.recount OR m.waiting IS NULL AS recounted,
+        coalesce(CAST(j.state AS text) = 'suspended', false) AS suspended,
+        j.attempted_at,
+        CASE WHEN j.meta ->> '{RETRIED}' ~ '^[0-9]{{{{1,8}}}}$' THEN CAST(j.meta ->> '{RETRIED}' AS integer) END
+            AS retried,
+        CASE
+            WHEN CAST(j.state AS text) = 'completed' THEN 'c'
+            WHEN CAST(j.state AS text) = 'cancelled' THEN 'x'
+            WHEN CAST(j.state AS text) = 'discarded' THEN 'd'
+            WHEN j.id IS NULL THEN coalesce(m.settled, 'g')
+            WHEN n.recount THEN NULL
+            ELSE m.settled
+        END AS after
+    FROM noted n
+    JOIN {{s}}.oban_sa_members m ON m.job_id = n.job_id
+    LEFT JOIN {{s}}.oban_jobs j ON j.id = n.job_id
+),
+sums AS MATERIALIZED (
+    SELECT flow_id,
+        count(*) FILTER (WHERE joined) AS total,
+        count(*) FILTER (WHERE joined) + count(*) FILTER (WHERE after IS NULL)
+            - count(*) FILTER (WHERE before IS NULL) AS unfinished,
+        count(*) FILTER (WHERE after = 'c') - count(*) FILTER (WHERE before = 'c') AS completed,
+        count(*) FILTER (WHERE after = 'x') - count(*) FILTER (WHERE before = 'x') AS cancelled,
+        count(*) FILTER (WHERE after IN ('d', 'g')) - count(*) FILTER (WHERE before IN ('d', 'g')) AS discarded,
+        min(attempted_at) AS started_at
+    FROM found WHERE joined OR before IS DISTINCT FROM after GROUP BY flow_id
+    UNION ALL
+    SELECT DISTINCT flow_id, 0, 0, 0, 0, 0, CAST(NULL AS timestamp) FROM due WHERE flow_id IS NOT NULL
+),
+around AS MATERIALIZED (
+    SELECT each.id, {", ".join(f"CAST(sum(x.{name}) AS integer) AS {name}" for name in _COUNTERS)},
+        min(x.started_at) AS started_at
+    FROM sums x
+    JOIN {{s}}.oban_sa_flows f ON f.id = x.flow_id
+    CROSS JOIN LATERAL unnest(f.path) AS each(id)
+    GROUP BY each.id
+),
+counted AS MATERIALIZED (
+    UPDATE {{s}}.oban_sa_flows f SET
+        {", ".join(f"{name} = f.{name} + a.{name}" for name in _COUNTERS)},
+        started_at = least(f.started_at, a.started_at),
+        completed_at = CASE
+            WHEN f.unfinished + a.unfinished = 0 THEN coalesce(f.completed_at, timezone('UTC', clock_timestamp()))
+        END,
+        unique_name = CASE WHEN f.unfinished + a.unfinished > 0 THEN f.unique_name END
+    FROM around a JOIN {{s}}.oban_sa_flows o ON o.id = a.id
+    WHERE f.id = a.id
+    RETURNING f.id, f.kind, f.name,
+        {_of_flow("o.completed_at", "o")} AS before, {_of_flow("f.completed_at", "f")} AS after
+),
+met AS MATERIALIZED (
+    SELECT child_id, CAST(sum(step) AS integer) AS step, min(failure) AS failure FROM (
+        SELECT e.child_id,
+            CAST({_met("f.after", "e.forgives")} AS integer) - CAST({_met("f.before", "e.forgives")} AS integer)
+                AS step,
+            {_failure("f.after", "e.forgives", "f.name")} AS failure
+        FROM found f JOIN {{s}}.oban_sa_edges e ON e.parent_id = f.job_id
+        WHERE f.before IS DISTINCT FROM f.after
+        UNION ALL
+        SELECT g.child_id,
+            CAST({_met("c.after", "g.forgives")} AS integer) - CAST({_met("c.before", "g.forgives")} AS integer),
+            {_failure("c.after", "g.forgives", "coalesce(c.name, c.kind)")}
+        FROM counted c JOIN {{s}}.oban_sa_gates g ON g.flow_id = c.id
+        WHERE c.before IS DISTINCT FROM c.after
+    ) AS each GROUP BY child_id
+),
+needs AS MATERIALIZED (
+    SELECT child_id, CAST(count(*) FILTER (WHERE unmet) AS integer) AS waiting, min(failure) AS failure FROM (
+        SELECT job_id AS child_id, false AS unmet, CAST(NULL AS text) AS failure FROM found WHERE recounted
+        UNION ALL
+        SELECT child_id, NOT {_met("state", "forgives")}, {_failure("state", "forgives", "name")} FROM (
+            SELECT e.child_id, e.forgives, p.name, CASE WHEN x.job_id IS NULL THEN p.settled ELSE x.after END AS state
+            FROM found f
+            JOIN {{s}}.oban_sa_edges e ON e.child_id = f.job_id
+            LEFT JOIN {{s}}.oban_sa_members p ON p.job_id = e.parent_id
+            LEFT JOIN found x ON x.job_id = e.parent_id
+            WHERE f.recounted
+            UNION ALL
+            SELECT g.child_id, g.forgives, coalesce(w.name, w.kind),
+                CASE WHEN c.id IS NULL THEN {_of_flow("w.completed_at", "w")} ELSE c.after END
+            FROM found f
+            JOIN {{s}}.oban_sa_gates g ON g.child_id = f.job_id
+            LEFT JOIN {{s}}.oban_sa_flows w ON w.id = g.flow_id
+            LEFT JOIN counted c ON c.id = g.flow_id
+            WHERE f.recounted
+        ) AS dependency
+    ) AS each GROUP BY child_id
+),
+booked AS (
+    UPDATE {{s}}.oban_sa_members m SET settled = f.after FROM found f
+    WHERE m.job_id = f.job_id AND NOT f.recounted AND f.before IS DISTINCT FROM f.after
+),
+recounted AS MATERIALIZED (
+    UPDATE {{s}}.oban_sa_members m
+    SET settled = f.after, waiting = n.waiting, doomed = n.failure, retried = coalesce(f.retried, m.retried)
+    FROM needs n JOIN found f ON f.job_id = n.child_id
+    WHERE m.job_id = n.child_id
+    RETURNING m.job_id, m.waiting, m.doomed
+),
+children AS MATERIALIZED (
+    UPDATE {{s}}.oban_sa_members m SET waiting = m.waiting - t.step, doomed = coalesce(m.doomed, t.failure)
+    FROM met t
+    WHERE m.job_id = t.child_id AND m.settled IS NULL AND m.waiting IS NOT NULL
+        AND m.job_id NOT IN (SELECT job_id FROM found WHERE recounted OR before IS DISTINCT FROM after)
+    RETURNING m.job_id, m.waiting, m.doomed
+),
+ready AS MATERIALIZED (
+    SELECT job_id, min(doomed) AS doomed FROM (
+        SELECT job_id, waiting, doomed FROM children
+        UNION ALL
+        SELECT job_id, waiting, doomed FROM recounted
+        UNION ALL
+        SELECT job_id, waiting, doomed FROM found
+        WHERE suspended AND NOT recounted AND job_id NOT IN (SELECT child_id FROM met)
+    ) AS each WHERE waiting <= 0 OR doomed IS NOT NULL GROUP BY job_id
+),
+free AS MATERIALIZED (
+    SELECT j.id FROM {{s}}.oban_jobs j
+    WHERE j.id = ANY (ARRAY(SELECT job_id FROM ready)) AND CAST(j.state AS text) = 'suspended'
+        AND (
+            NOT j.meta ? '{RETRIED}' OR j.id IN (SELECT job_id FROM recounted)
+            OR j.meta ->> '{RETRIED}' = (
+                SELECT CAST(m.retried AS text) FROM {{s}}.oban_sa_members m WHERE m.job_id = j.id
+            )
+        )
+    FOR UPDATE SKIP LOCKED
+),
+released AS (
+    UPDATE {{s}}.oban_jobs j SET
+        state = CAST(CASE WHEN j.scheduled_at > timezone('UTC', clock_timestamp()) THEN 'scheduled' ELSE 'available' END
+            AS {{s}}.oban_job_state)
+    WHERE j.id = ANY (ARRAY(SELECT id FROM free EXCEPT SELECT job_id FROM ready WHERE doomed IS NOT NULL))
+    RETURNING j.queue, CAST(j.state AS text) AS state
+),
+why AS MATERIALIZED (
+    SELECT coalesce(jsonb_object_agg(job_id, doomed), CAST('{{{{}}}}' AS jsonb)) AS words
+    FROM ready WHERE doomed IS NOT NULL
+),
+cancelled AS (
+    UPDATE {{s}}.oban_jobs j SET
+        state = 'cancelled',
+        cancelled_at = timezone('UTC', clock_timestamp()),
+        errors = j.errors || jsonb_build_object(
+            'at', to_char(timezone('UTC', clock_timestamp()), 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+            'attempt', j.attempt,
+            'error', 'DependencyFailed: ' || ((SELECT words FROM why) ->> CAST(j.id AS text))
+        )
+    WHERE j.id = ANY (ARRAY(SELECT id FROM free INTERSECT SELECT job_id FROM ready WHERE doomed IS NOT NULL))
+    RETURNING j.id
+),
+again AS (
+    INSERT INTO {{s}}.oban_sa_endings (lane, job_id)
+    SELECT CAST(:lane AS smallint), id FROM cancelled
+    UNION ALL
+    SELECT CAST(:lane AS smallint), r.job_id
+    FROM ready r JOIN {{s}}.oban_jobs j ON j.id = r.job_id AND CAST(j.state AS text) = 'suspended'
+    WHERE r.job_id NOT IN (SELECT id FROM free)
+    RETURNING 1
+),
+told AS (
+    SELECT count(pg_notify(CAST(:channel AS text), CAST(json_build_object(
+        'queue', queue, 'jobs', jobs, 'turn', CAST(floor(random() * {{turns}}) AS integer)
+    ) AS text))) AS queues
+    FROM (
+        SELECT queue, count(*) AS jobs FROM released WHERE state = 'available' AND CAST(:announcing AS boolean)
+        GROUP BY queue
+    ) AS each
+)
+SELECT
+    (SELECT count(*) FROM due) AS noted,
+    (SELECT max(id) FROM due) AS last,
+    (SELECT count(*) FROM released) AS released,
+    (SELECT count(*) FROM cancelled) AS cancelled,
+    (SELECT count(*) FROM again) AS again,
+    (SELECT count(*) FROM counted WHERE before IS NULL AND after IS NOT NULL) AS closed,
+    (SELECT queues FROM told) AS told
+"""  # noqa: S608 - all of it is written here, but for the name of the schema, which is quoted

@@ -1,0 +1,186 @@
+"""Look at workflows, choose their members, retry them, and find what ended without a note."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final
+
+from sqlalchemy import BigInteger, Integer, Text, TextClause, Uuid, bindparam, text
+from sqlalchemy.dialects.postgresql import ARRAY
+
+from oban_sa.catalog.names import in_text
+from oban_sa.jobs.flow import RETRIED
+from oban_sa.sql.cancel_request import MARK
+
+STATUS: Final = (
+    *("id", "path", "kind", "name", "total", "unfinished", "completed", "cancelled", "discarded"),
+    *("inserted_at", "started_at", "completed_at", "duration"),
+)
+"""What is told of each flow; moments are naive, in UTC, and `duration` is in seconds."""
+
+
+@lru_cache(maxsize=16)
+def status(schema: str) -> TextClause:
+    """A flow and all flows inside of it, itself first: rows of `STATUS`. Parameter: `id`."""
+    columns = ", ".join(f"f.{name}" for name in STATUS[:-1])
+    span = "coalesce(f.completed_at, timezone('UTC', clock_timestamp())) - f.started_at"
+    flows = f"{in_text(schema)}.oban_sa_flows"
+    return text(
+        f"""
+        SELECT {columns}, CAST(extract(epoch FROM {span}) AS float8) AS duration
+        FROM {flows} f
+        WHERE f.id = CAST(:id AS uuid) OR (
+            f.id <> f.root_id AND f.root_id = (SELECT root_id FROM {flows} WHERE id = CAST(:id AS uuid))
+            AND CAST(:id AS uuid) = ANY (f.path)
+        )
+        ORDER BY cardinality(f.path), f.id
+        """  # noqa: S608 - the name of the schema is quoted
+    ).bindparams(bindparam("id", type_=Uuid()))
+
+
+@lru_cache(maxsize=16)
+def members(schema: str) -> TextClause:
+    """The jobs of some flows: rows of `job_id`. Parameter: `flows`, an array of ids."""
+    return text(
+        f"SELECT job_id FROM {in_text(schema)}.oban_sa_members "  # noqa: S608 - the name of the schema is quoted
+        "WHERE flow_id = ANY (CAST(:flows AS uuid[])) ORDER BY job_id"
+    ).bindparams(bindparam("flows", type_=ARRAY(Uuid())))
+
+
+@lru_cache(maxsize=16)
+def named(schema: str) -> TextClause:
+    """Those of some flows' members, and of the groups and workflows in them, that have a name: rows of `job_id`.
+
+    Parameters: `flow`, and `name`, that of a member, or of a flow in that one.
+    """
+    s = in_text(schema)
+    return text(
+        f"""
+        SELECT job_id FROM {s}.oban_sa_members WHERE flow_id = CAST(:flow AS uuid) AND name = CAST(:name AS text)
+        UNION
+        SELECT m.job_id FROM {s}.oban_sa_flows f
+        JOIN {s}.oban_sa_flows inside ON f.id = ANY (inside.path) AND inside.root_id = f.root_id
+        JOIN {s}.oban_sa_members m ON m.flow_id = inside.id
+        WHERE f.id <> f.root_id AND f.name = CAST(:name AS text)
+            AND f.root_id = (SELECT root_id FROM {s}.oban_sa_flows WHERE id = CAST(:flow AS uuid))
+            AND f.path[cardinality(f.path) - 1] = CAST(:flow AS uuid)
+        """  # noqa: S608 - the name of the schema is quoted
+    ).bindparams(bindparam("flow", type_=Uuid()), bindparam("name", type_=Text()))
+
+
+@lru_cache(maxsize=16)
+def dependants(schema: str) -> TextClause:
+    """Some members and all that wait for them, directly or not: rows of `job_id`. Parameter: `ids`."""
+    s = in_text(schema)
+    return text(
+        f"""
+        WITH RECURSIVE found (job_id) AS (
+            SELECT unnest(CAST(:ids AS bigint[]))
+            UNION
+            SELECT next.child_id FROM found
+            JOIN {s}.oban_sa_members m ON m.job_id = found.job_id
+            JOIN {s}.oban_sa_flows f ON f.id = m.flow_id
+            CROSS JOIN LATERAL (
+                SELECT e.child_id FROM {s}.oban_sa_edges e WHERE e.parent_id = found.job_id
+                UNION ALL
+                SELECT g.child_id FROM {s}.oban_sa_gates g WHERE g.flow_id = ANY (f.path)
+            ) AS next
+        )
+        SELECT job_id FROM found ORDER BY job_id
+        """  # noqa: S608 - the name of the schema is quoted
+    ).bindparams(bindparam("ids", type_=ARRAY(BigInteger())))
+
+
+@lru_cache(maxsize=16)
+def order(schema: str) -> TextClause:
+    """What some members wait for: rows of `child_id` and `parent_id`, or `flow_id`, or of `parent_id` and `flow_id`.
+
+    The last are for all flows that a member is in. Parameter: `ids`.
+    """
+    s = in_text(schema)
+    return text(
+        f"""
+        SELECT child_id, parent_id, CAST(NULL AS uuid) AS flow_id FROM {s}.oban_sa_edges
+        WHERE child_id = ANY (CAST(:ids AS bigint[])) AND parent_id = ANY (CAST(:ids AS bigint[]))
+        UNION ALL
+        SELECT child_id, NULL, flow_id FROM {s}.oban_sa_gates WHERE child_id = ANY (CAST(:ids AS bigint[]))
+        UNION ALL
+        SELECT NULL, m.job_id, around.id
+        FROM {s}.oban_sa_members m
+        JOIN {s}.oban_sa_flows f ON f.id = m.flow_id
+        CROSS JOIN LATERAL unnest(f.path) AS around(id)
+        WHERE m.job_id = ANY (CAST(:ids AS bigint[]))
+        """  # noqa: S608 - the name of the schema is quoted
+    ).bindparams(bindparam("ids", type_=ARRAY(BigInteger())))
+
+
+@lru_cache(maxsize=16)
+def retry(schema: str) -> TextClause:
+    """Suspend members that have ended in some states, and have a settler count what they wait for: rows of `id`.
+
+    It releases at once those that wait for nothing. Members that have not ended stay as they are. Parameters: `ids`,
+    each after those that it waits for, since notes may be booked in several statements; `states`, `attempts`, the least
+    that each has left, and `lane`.
+    """
+    s = in_text(schema)
+    return text(
+        f"""
+        WITH chosen AS MATERIALIZED (
+            SELECT j.id, wanted.place
+            FROM unnest(CAST(:ids AS bigint[])) WITH ORDINALITY AS wanted(id, place)
+            JOIN {s}.oban_jobs j ON j.id = wanted.id
+            WHERE CAST(j.state AS text) = ANY (CAST(:states AS text[]))
+            ORDER BY j.id FOR UPDATE OF j
+        ),
+        changed AS (
+            UPDATE {s}.oban_jobs j SET
+                state = 'suspended',
+                max_attempts = greatest(j.max_attempts, j.attempt + CAST(:attempts AS integer)),
+                scheduled_at = timezone('UTC', clock_timestamp()),
+                completed_at = NULL, cancelled_at = NULL, discarded_at = NULL,
+                meta = (j.meta - '{MARK}') || jsonb_build_object('{RETRIED}', 1 + CASE
+                    WHEN j.meta ->> '{RETRIED}' ~ '^[0-9]{{1,8}}$' THEN CAST(j.meta ->> '{RETRIED}' AS integer) ELSE 0
+                END)
+            FROM chosen WHERE j.id = chosen.id
+            RETURNING j.id, chosen.place
+        ),
+        noted AS (
+            INSERT INTO {s}.oban_sa_endings (lane, job_id, recount)
+            SELECT CAST(:lane AS smallint), id, true FROM changed ORDER BY place
+        )
+        SELECT id FROM changed
+        """  # noqa: S608 - the name of the schema is quoted
+    ).bindparams(
+        bindparam("ids", type_=ARRAY(BigInteger())),
+        bindparam("states", type_=ARRAY(Text())),
+        bindparam("attempts", type_=Integer()),
+        bindparam("lane", type_=Integer()),
+    )
+
+
+@lru_cache(maxsize=16)
+def sweep(schema: str) -> TextClause:
+    """Note members that have ended and were not booked, as where another member of the family acked them.
+
+    Reads up to `limit` of those that were released, with ids above `after`: a row of `last`, the highest of these, NULL
+    where there are none, and of `noted`, how many notes were left.
+    """
+    s = in_text(schema)
+    return text(
+        f"""
+        WITH looked AS MATERIALIZED (
+            SELECT m.job_id, m.flow_id FROM {s}.oban_sa_members m
+            WHERE m.settled IS NULL AND m.waiting = 0 AND m.job_id > CAST(:after AS bigint)
+            ORDER BY m.job_id LIMIT CAST(:limit AS integer)
+        ),
+        noted AS (
+            INSERT INTO {s}.oban_sa_endings (lane, job_id)
+            SELECT f.lane, l.job_id FROM looked l
+            JOIN {s}.oban_sa_flows f ON f.id = l.flow_id
+            LEFT JOIN {s}.oban_jobs j ON j.id = l.job_id
+            WHERE j.id IS NULL OR CAST(j.state AS text) IN ('completed', 'cancelled', 'discarded', 'suspended')
+            RETURNING 1
+        )
+        SELECT (SELECT max(job_id) FROM looked) AS last, (SELECT count(*) FROM noted) AS noted
+        """  # noqa: S608 - the name of the schema is quoted
+    ).bindparams(bindparam("after", type_=BigInteger()), bindparam("limit", type_=Integer()))
