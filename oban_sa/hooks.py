@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias, cast
 
-from oban_sa import callables
+from oban_sa.describe import callables
 
 Hook: TypeAlias = Callable[[Any], object]
 """A function of one `Job`; what it returns is ignored."""
@@ -16,9 +16,9 @@ def after_new(hook: Hook) -> Callable[[], None]:
     """Call `hook` with every job that the constructor makes, and return a function that removes it again.
 
     Jobs loaded from rows are not shown to it. Hooks run in the order they were added, in the thread that makes the
-    job; what one raises reaches whoever made the job. A hook added twice is called twice. Removing twice is harmless.
+    job, whose caller gets what one raises. A hook added twice is called twice. Removing twice is harmless.
     """
-    return _after_new.add(hook)
+    return AFTER_NEW.add(hook)
 
 
 def before_insert(hook: Hook) -> Callable[[], None]:
@@ -26,42 +26,46 @@ def before_insert(hook: Hook) -> Callable[[], None]:
 
     It may change what the row will hold: `job.meta["traceparent"] = ...`; args and meta are this job's alone by then.
     It is called once per job: inside the flush of a session, where nothing may be added to that session or queried with
-    it, for jobs that are streamed by `Oban.enqueue_many`, and for those of the crontab on the node that leads. What it
-    raises lets the flush fail. Order, adding twice and removing are as with `after_new`.
+    it, for jobs that `Oban.enqueue` and `Oban.enqueue_many` write, and for those of the crontab on the node that leads,
+    whose state and schedule are those of the tick, also where it sets others. Jobs of `enqueue_select` are not shown to
+    it: they are made inside the database, where Python code sees none of them. What it raises lets the flush fail.
+    Order, adding twice and removing are as with `after_new`.
     """
-    return _before_insert.add(hook)
+    return BEFORE_INSERT.add(hook)
 
 
 def made(job: Any) -> None:
-    """Show a job that was just made to every hook."""
-    for _, hook in _after_new.hooks:
+    """Show a job that was just made to every hook of `AFTER_NEW`."""
+    for _, hook in AFTER_NEW.hooks:
         hook(job)
 
 
 def writing(job: Any) -> None:
-    """Show a job that is about to be written to every hook, with args and meta that no other job shares."""
-    if not _before_insert.hooks:
-        return
+    """Show a job that is about to be written to every hook of `BEFORE_INSERT`, with args and meta of its own."""
     loaded = cast("dict[str, Any]", vars(job))
     for column in ("args", "meta"):
         if isinstance(loaded.get(column), dict):
             loaded[column] = {**loaded[column]}
-    for _, hook in _before_insert.hooks:
+    for _, hook in BEFORE_INSERT.hooks:
         hook(job)
 
 
-class _Hooks:
+class Hooks:
+    """What is attached to one moment; callers look first whether `hooks` is empty, as it nearly always is.
+
+    `hooks` is replaced as a whole under the lock and never changed in place, so that it is read without one.
+    """
+
     __slots__ = ("hooks",)
 
     def __init__(self) -> None:
-        # Replaced as a whole under the lock and never changed in place, so that it is read without one.
         self.hooks: tuple[tuple[object, Hook], ...] = ()
 
     def add(self, hook: Hook) -> Callable[[], None]:
         if not callable(hook):
             raise TypeError(f"a hook is a function of one job, not {hook!r}")
         if callables.is_async(hook) or callables.yields(hook):
-            # Nobody would await what it gives, so it would never run.
+            # What it gives would not be awaited, so it would never run.
             how = "yields" if callables.yields(hook) else "is async"
             raise TypeError(f"a hook is called where the job is made, and {callables.named(hook)} {how}; write `def`")
         registration = (object(), hook)
@@ -76,5 +80,5 @@ class _Hooks:
 
 
 _lock = threading.Lock()
-_after_new: Final = _Hooks()
-_before_insert: Final = _Hooks()
+AFTER_NEW: Final = Hooks()
+BEFORE_INSERT: Final = Hooks()

@@ -10,17 +10,28 @@ from typing import Any, Literal, Protocol, TypeAlias
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from oban_sa import callables
-from oban_sa.errors import InvalidOption
+from oban_sa.arguments.entities import Entity
+from oban_sa.arguments.load import OnMissing
+from oban_sa.describe import callables
+from oban_sa.errors import InvalidOption, articled
 from oban_sa.models import Job
-from oban_sa.periods import Period
+from oban_sa.schedule.periods import Period
 from oban_sa.workers.options import Executor
 from oban_sa.workers.parameters import Parameter
+from oban_sa.workers.signature import Signature
 
 AttemptSession: TypeAlias = AsyncSession | Session | None
 """The session of an attempt, or None for code that takes none."""
 
 SessionKind: TypeAlias = Literal["async", "sync"]
+
+
+class Call(Protocol):
+    """Runs code for a job: for the loop returns a coroutine, else what the code returns."""
+
+    def __call__(self, job: Job, session: AttemptSession = None, /) -> Any:
+        """Run it."""
+        ...
 
 
 class Body(Protocol):
@@ -56,22 +67,27 @@ class Body(Protocol):
         """What it says about waiting itself."""
         ...
 
-    def check(self, args: Mapping[str, Any]) -> None:
+    def check(self, args: Mapping[str, object]) -> None:
         """Raise `InvalidArguments` where a job could not have these args, as far as that can be told yet."""
         ...
 
-    def call(self, job: Job, session: AttemptSession = None) -> Any:
-        """Run it: for the loop return a coroutine, else what the code returns."""
+    @property
+    def call(self) -> Call:
+        """Runs it."""
+        ...
+
+    def signature(self) -> Signature:
+        """Return the names of its args, as far as its parameters or the type of its args say them."""
         ...
 
 
-def check_function(function: Any, *, what: str) -> None:
+def check_function(function: object, *, what: str) -> None:
     """Refuse what can't answer with one value."""
     if callables.yields(function):
         raise InvalidOption(f"{what} yields, but a job has one answer; return it")
 
 
-def place(function: Any, asked: Executor | None, *, what: str) -> Executor:
+def place(function: object, asked: Executor | None, *, what: str) -> Executor:
     """Return where `function` runs: what was asked for, else the loop for `async def` and a thread for `def`.
 
     A `def` that wraps an `async def` most probably hands its coroutine on, and belongs on the loop too.
@@ -102,25 +118,25 @@ def check_session(
     return session
 
 
-def check_crossing(target: Any, *, what: str) -> None:
+def check_crossing(target: type | Callable[..., object], *, what: str) -> None:
     """Refuse code that another process could not import."""
     if "<locals>" in target.__qualname__:
         raise InvalidOption(f'{what} stands inside a function; executor="process" needs it at the top of a module')
 
 
-def runner_of(function: Callable[..., Any], executor: Executor, *, what: str) -> Callable[..., Any]:
+def runner_of(function: Callable[..., object], executor: Executor, *, what: str) -> Callable[..., object]:
     """Return `function` so that it answers as its executor needs: a coroutine on the loop, else a value."""
     if inspect.iscoroutinefunction(function) and executor == "loop":
         return function
     if executor == "loop":
 
-        async def on_loop(*args: Any, **kwargs: Any) -> Any:
+        async def on_loop(*args: object, **kwargs: object) -> object:
             answer = function(*args, **kwargs)
             return await answer if inspect.isawaitable(answer) else answer
 
         return on_loop
 
-    def off_loop(*args: Any, **kwargs: Any) -> Any:
+    def off_loop(*args: object, **kwargs: object) -> object:
         answer = function(*args, **kwargs)
         if inspect.iscoroutine(answer):
             if executor == "process":  # which has no loop yet
@@ -130,3 +146,32 @@ def runner_of(function: Callable[..., Any], executor: Executor, *, what: str) ->
         return answer
 
     return off_loop
+
+
+def check_entities(
+    entities: Sequence[Entity], session_class: object, executor: Executor, on_missing: OnMissing, *, what: str
+) -> None:
+    """Refuse mapped objects that could not be loaded, or not be missing, and an `on_missing` that is about none."""
+    if not entities:
+        if on_missing != "cancel":
+            raise InvalidOption(f"{what} has on_missing={on_missing!r}, but takes no mapped object that could be gone")
+        return
+    name = entities[0].name
+    if executor == "process":
+        raise InvalidOption(
+            f"{what} takes {articled(name)}, but runs in another process, where no session reaches it; "
+            f"take its key there, and load it in a session of your own"
+        )
+    if session_class is None:
+        session = "Session" if executor == "thread" else "AsyncSession"
+        raise InvalidOption(
+            f"{what} takes {articled(name)}, which is loaded in the attempt's session; "
+            f"take that too: session: {session}"
+        )
+    if on_missing == "none":
+        for entity in entities:
+            if not entity.nullable:
+                raise InvalidOption(
+                    f'{what} has on_missing="none", which gives None for a row that is gone; '
+                    f"write {entity.name} | None where it takes {articled(entity.name)}"
+                )

@@ -8,25 +8,35 @@ import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, is_dataclass
 from functools import cached_property
-from typing import Any, Final, cast
+from typing import Any
 
-from sqlalchemy.orm import Session
-
-from oban_sa import callables, targets, values
+from oban_sa.arguments.annotations import Unknown
+from oban_sa.arguments.decoders import Decoders
+from oban_sa.arguments.entities import is_mapped, mapped_within, refuse_untaken, taking, waits
+from oban_sa.arguments.load import OnMissing, call_with_objects
+from oban_sa.arguments.mismatch import Misfit, is_typed_dict, shown, untraced
+from oban_sa.arguments.round_trip import Kind, check, told
+from oban_sa.arguments.scalars import as_is
+from oban_sa.arguments.versions import Upgrade, Versions, method_of
+from oban_sa.describe import callables
 from oban_sa.errors import EntityLocked, EntityNotFound, InvalidArguments, InvalidOption
+from oban_sa.jobs import values
+from oban_sa.jobs.values import JSONDict
 from oban_sa.models import Job
-from oban_sa.periods import Period
-from oban_sa.workers.annotations import Unknown
-from oban_sa.workers.arguments import Decoders
-from oban_sa.workers.body import AttemptSession, check_crossing, check_function, check_session, place, runner_of
-from oban_sa.workers.entities import is_mapped, mapped_within, refuse_untaken, taking, waits
-from oban_sa.workers.fitting import Misfit, is_typed_dict, shown, untraced
-from oban_sa.workers.guarding import Kind, check, told
-from oban_sa.workers.loading import Answered, check_entities, loaded
-from oban_sa.workers.options import Executor, OnMissing, Options
+from oban_sa.outbox import references
+from oban_sa.schedule.periods import Period
+from oban_sa.workers.body import (
+    AttemptSession,
+    check_crossing,
+    check_entities,
+    check_function,
+    check_session,
+    place,
+    runner_of,
+)
+from oban_sa.workers.options import Executor, Options
 from oban_sa.workers.parameters import Given, Parameter, Unresolved, meaning, parameters, without_none
-from oban_sa.workers.scalars import as_is
-from oban_sa.workers.versions import Upgrade, Versions, method_of
+from oban_sa.workers.signature import Names, Signature, names_of_fields
 
 
 class ClassBody:
@@ -35,7 +45,7 @@ class ClassBody:
     `declared` is the `Args` of a `Worker[Args]`, or None.
     """
 
-    def __init__(self, cls: Any, options: Options, *, declared: Any, local: Mapping[str, Any]) -> None:
+    def __init__(self, cls: Any, options: Options, *, declared: object, local: Mapping[str, object]) -> None:
         self.target = cls
         self.what = f"{cls.__qualname__}.process"
         self._local = local
@@ -59,48 +69,56 @@ class ClassBody:
         self.timeout = self._method("timeout")
         self.backoff = self._method("backoff")
 
-    def call(self, job: Job, session: AttemptSession = None) -> Any:
+    def call(self, job: Job, session: AttemptSession = None) -> object:
         """Make an instance and ask it to process the job; raises `InvalidArguments` where its args don't fit."""
         return self._process(job, session)
 
-    def encode(self, args: Any) -> dict[str, Any]:
+    def encode(self, args: object) -> JSONDict:
         """Return a job's args: a dict as it is, anything else as a JSON object; raises `InvalidArguments`."""
         if args is None:
             args = {}
-        given: Any = args
         kind = self._reader.kind
-        if kind.read is as_is and isinstance(given, _OBJECT):
-            return cast("dict[str, Any]", given)
-        typed = None if kind.read is as_is else values.Typed(targets.entity)
-        plain = values.to_json(args, mapped=targets.entity, typed=typed)
-        if not isinstance(plain, _OBJECT):
+        if kind.read is as_is and values.is_object(args):
+            return args
+        typed = None if kind.read is as_is else values.Typed(references.entity)
+        plain = values.to_json(args, mapped=references.entity, typed=typed)
+        if not values.is_object(plain):
             raise InvalidArguments(f"args must be an object (a dict or a model), not {shown(args)}")
         if not waits(plain):
             with taking() as accepted:
-                self._compare(kind, plain, given)
+                self._compare(kind, plain, args)
             refuse_untaken(plain, accepted, what=self.what, where="args")
-        return cast("dict[str, Any]", values.replace_references(plain, targets.settled))
+        settled: JSONDict = values.replace_references(plain, references.settled)
+        return settled
 
-    def _compare(self, kind: Kind, plain: Any, given: Any) -> None:
+    def _compare(self, kind: Kind, plain: object, given: object) -> None:
         """Refuse what doesn't fit, and what would come back as something else than was given."""
         try:
             check(kind, given, kind.read(plain))
         except Misfit as misfit:
             raise told(misfit, given).at("args") from misfit.__cause__
 
-    def check(self, args: Mapping[str, Any]) -> None:
+    def signature(self) -> Signature:
+        """Return the names of its args, as far as their type says them."""
+        try:
+            annotation = self._args_annotation()
+        except InvalidOption:  # it names what isn't defined yet
+            return Signature(Names(self.what))
+        return Signature(names_of_fields(typing.get_origin(annotation) or annotation, what=self.what))
+
+    def check(self, args: Mapping[str, object]) -> None:
         """Raise `InvalidArguments` where a job could not have these args, as far as that can be told yet."""
         with contextlib.suppress(InvalidOption), taking():  # an annotation may name what is defined later
             self.decode(dict(args))
 
-    def decode(self, args: Any) -> Any:
+    def decode(self, args: object) -> object:
         """Return the typed args of a job; raises `InvalidArguments`."""
         try:
             return self._reader.kind.read(args)
         except Misfit as misfit:
             raise misfit.at("args") from misfit.__cause__
 
-    def _run(self, job: Job, session: AttemptSession) -> Any:
+    def _run(self, job: Job, session: AttemptSession) -> object:
         process = self.target().process
         if self._given == [("job", None)]:
             return process(job)
@@ -108,35 +126,23 @@ class ClassBody:
             return self._called(process, job, session, None)
         if not self._reader.loads:
             return self._called(process, job, session, self._read(job))
-        return (self._on_loop if self.executor == "loop" else self._in_thread)(process, job, session)
+        return call_with_objects(
+            lambda: self._read(job),
+            lambda args: self._called(process, job, session, args),
+            session,
+            self._on_missing,
+            on_loop=self.executor == "loop",
+        )
 
-    def _in_thread(self, process: Any, job: Job, session: Any) -> Any:
-        try:
-            args = loaded(lambda: self._read(job), session, self._on_missing)
-        except Answered as early:
-            return early.answer
-        return self._called(process, job, session, args)
-
-    async def _on_loop(self, process: Any, job: Job, session: Any) -> Any:
-        def load(sync: Session) -> Any:
-            return loaded(lambda: self._read(job), sync, self._on_missing)
-
-        try:
-            args = await session.run_sync(load)
-        except Answered as early:
-            return early.answer
-        answer = self._called(process, job, session, args)
-        return await answer if inspect.isawaitable(answer) else answer
-
-    def _read(self, job: Job) -> Any:
+    def _read(self, job: Job) -> object:
         try:
             return self.decode(self._versions.current(job))
         except (InvalidArguments, EntityNotFound, EntityLocked) as error:
             raise untraced(error, what=self.target.__name__) from None
 
-    def _called(self, process: Any, job: Job, session: AttemptSession, args: Any) -> Any:
-        positional: list[Any] = []
-        named: dict[str, Any] = {}
+    def _called(self, process: Callable[..., object], job: Job, session: AttemptSession, args: object) -> object:
+        positional: list[object] = []
+        named: dict[str, object] = {}
         for kind, name in self._given:
             value = job if kind == "job" else session if kind == "session" else args
             if name is None:
@@ -154,7 +160,7 @@ class ClassBody:
             check_entities(decoders.entities, self.session_class, self.executor, self._on_missing, what=self.what)
         return _Reader(kind, loads=bool(decoders.entities))
 
-    def _args_annotation(self) -> Any:
+    def _args_annotation(self) -> object:
         annotation = self._args_type
         if annotation is None:
             return Any
@@ -191,7 +197,7 @@ class ClassBody:
                 _ = self._reader
 
     def _plan(self, taken: list[Parameter]) -> list[tuple[Given, str | None]]:
-        self._args_type: Any = self._declared
+        self._args_type: object = self._declared
         plan: list[tuple[Given, str | None]] = []
         for parameter in taken:
             kind = self._kind(parameter, taken)
@@ -280,10 +286,7 @@ class _Reader:
     loads: bool
 
 
-_OBJECT: Final[type[Any]] = dict
-
-
-def _upgrade(cls: Any, options: Options) -> Upgrade | None:
+def _upgrade(cls: type, options: Options) -> Upgrade | None:
     method = method_of(cls, options.version)
     if method is not None and options.upgrade is not None:
         raise InvalidOption(f"{cls.__qualname__} has both a method upgrade and the option upgrade; keep one")
@@ -298,9 +301,9 @@ def _is_bound(cls: type, name: str) -> bool:
     return isinstance(inspect.getattr_static(cls, name), (staticmethod, classmethod))
 
 
-def _is_object(annotation: Any) -> bool:
+def _is_object(annotation: object) -> bool:
     """Whether a whole JSON object can become one of these."""
-    origin: Any = typing.get_origin(annotation) or annotation
+    origin: object = typing.get_origin(annotation) or annotation
     if not inspect.isclass(origin) or is_mapped(origin):
         return False
     return (
@@ -312,22 +315,22 @@ def _is_object(annotation: Any) -> bool:
     )
 
 
-def _agree(declared: Any, annotation: Any) -> bool:
+def _agree(declared: object, annotation: object) -> bool:
     if isinstance(declared, (str, typing.ForwardRef)) or isinstance(annotation, (Unresolved, typing.TypeVar)):
         return True
     return declared == annotation or (_is_mapping(declared) and _is_mapping(annotation))
 
 
-def _is_mapping(annotation: Any) -> bool:
-    origin: Any = typing.get_origin(annotation) or annotation
+def _is_mapping(annotation: object) -> bool:
+    origin: object = typing.get_origin(annotation) or annotation
     return inspect.isclass(origin) and not is_typed_dict(origin) and issubclass(origin, Mapping)
 
 
-def _called(annotation: Any) -> str:
+def _called(annotation: object) -> str:
     return getattr(annotation, "__name__", None) or str(annotation)
 
 
-def _not_args(what: str, name: str, annotation: Any) -> str:
+def _not_args(what: str, name: str, annotation: object) -> str:
     return (
         f"{what} takes {name}: {_called(annotation)}, which the runner can't give; it gives a Job, a session "
         f"(AsyncSession or Session), and the args as one dict, dataclass, TypedDict or model; "

@@ -10,7 +10,8 @@ from oban_sa.errors import JobNotFound
 if TYPE_CHECKING:
     from oban_sa.models import Job
 
-_current: ContextVar[Job] = ContextVar("oban_sa.current_job")
+CURRENT: ContextVar[Job] = ContextVar("oban_sa.current_job")
+"""The job of the code that runs in a context."""
 
 
 def current_job() -> Job:
@@ -20,14 +21,14 @@ def current_job() -> Job:
     `asyncio.to_thread` does. Raises `JobNotFound` outside of a worker.
     """
     try:
-        return _current.get()
+        return CURRENT.get()
     except LookupError:
         raise JobNotFound("no job is running here; current_job() answers only below the code of a worker") from None
 
 
 def job_of(context: Context) -> Job | None:
     """Return the job that is running in a context, or None."""
-    return context.get(_current)
+    return context.get(CURRENT)
 
 
 class running:  # noqa: N801 - used like the function that contextlib would make of a generator, which costs more
@@ -40,9 +41,9 @@ class running:  # noqa: N801 - used like the function that contextlib would make
 
     def __enter__(self) -> Job:
         """Begin; the block ends in the same context."""
-        self._token = _current.set(self._job)
+        self._token = CURRENT.set(self._job)
         return self._job
 
     def __exit__(self, *_: object) -> None:
         """End."""
-        _current.reset(self._token)
+        CURRENT.reset(self._token)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from types import NoneType
@@ -13,15 +11,17 @@ from typing import Any, Final
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from oban_sa import backoff
+from oban_sa.arguments.versions import stamped
 from oban_sa.errors import InvalidArguments, InvalidJob, InvalidOption, InvalidPeriod
-from oban_sa.models import Job, rules
-from oban_sa.models.pattern import Pattern
-from oban_sa.periods import Period, seconds
-from oban_sa.workers.body import AttemptSession, Body, SessionKind
+from oban_sa.jobs import backoff
+from oban_sa.jobs.values import JSONDict
+from oban_sa.models import Job, validation
+from oban_sa.models.template import Pattern
+from oban_sa.schedule.periods import Period, seconds
+from oban_sa.workers.body import Body, Call, SessionKind
+from oban_sa.workers.keys import NONE, OPTIONS, Keys
 from oban_sa.workers.options import Executor, Options
-from oban_sa.workers.registry import Registry, origin_of, registry
-from oban_sa.workers.versions import stamped
+from oban_sa.workers.origin import origin_of
 
 ATTRIBUTE: Final = "__oban_definition__"
 """Where `@worker` and `@job` leave the definition of what they decorate."""
@@ -30,8 +30,8 @@ ATTRIBUTE: Final = "__oban_definition__"
 class Definition:
     """A worker as the registry knows it; `name` is what the rows of its jobs hold.
 
-    `origin` and `module` say where its code stands, `executor` where it runs, `session` which kind of session it takes,
-    and `session_class` of which class.
+    `origin` and `module` say where its code stands, `executor` where it runs, and `session_class` which class of
+    session it takes.
     """
 
     def __init__(self, body: Body, options: Options, *, name: str | None = None, aliases: Iterable[str] = ()) -> None:
@@ -44,44 +44,51 @@ class Definition:
         self.aliases = self._checked_all(aliases)
         self.executor: Executor = body.executor
         self.session_class: type[AsyncSession | Session] | None = body.session_class
-        self._call = body.call
+        self.call: Final[Call] = body.call
+        """Runs its code: on the loop returns an awaitable, elsewhere what the code returns.
+
+        What the code raises passes; `InvalidArguments` says that the job's args don't fit, and comes from the call
+        itself, before there is anything to await. Where mapped objects are among them, they are loaded in the session,
+        on the loop as the first thing that is awaited: `EntityNotFound` says that one is gone, `EntityLocked` that
+        another transaction has locked it, and instead of the code's own answer there may be a `Cancel` or a `Snooze`.
+        """
         self._timeout = self._either("timeout", body.timeout, options.timeout)
         self._backoff = self._either("backoff", body.backoff, options.backoff)
+        self.session: Final[SessionKind | None] = _kind(body.session_class)
+        """Which kind of session its code takes, or None."""
+        self.has_timeout: Final = self._timeout is not None
+        """Whether `timeout` may say something."""
+        self.is_plain: Final = self.session is None and self.executor == "loop" and not self.has_timeout
+        """Whether an attempt is no more than to await `call(job)`: no session, no thread, process or time limit."""
+        self.keys: Final = Keys.of(options)
+        """What makes the keys of its jobs, or None."""
+        if self.keys is not None and (known := _names(body)) is not None:
+            self.keys.check(known, what=body.what)
         for entry in options.cron:
             try:
                 body.check(entry.args)
             except InvalidArguments as error:
                 raise InvalidOption(f"cron {entry.expression!r} of {body.what}: {error}; give it other args") from error
 
-    @property
-    def session(self) -> SessionKind | None:
-        """Which kind of session its code takes, or None."""
-        if self.session_class is None:
-            return None
-        return "async" if issubclass(self.session_class, AsyncSession) else "sync"
-
-    def job(self, args: dict[str, Any], options: Mapping[str, Any]) -> Job:
+    def job(self, args: JSONDict, options: Mapping[str, Any]) -> Job:
         """Make a job with this worker's options, each of which `options` may replace."""
+        keys = self.keys
         if not options:
-            return Job.from_pattern(self._pattern, args)
+            job = Job.from_pattern(self.pattern, args)
+            return job if keys is None else keys.write(job)
+        if not OPTIONS.isdisjoint(options):
+            keys = (keys or NONE).replaced(options)
+            options = {name: value for name, value in options.items() if name not in OPTIONS}
         if self.options.version > 1 and isinstance(options.get("meta", 0), (Mapping, NoneType)):
             options = {**options, "meta": stamped(options["meta"], self.options.version)}
-        return Job(self.name, args=args, **{**self.options.for_job(), **options})
+        job = Job(self.name, args=args, **{**self.options.for_job(), **options})
+        return job if keys is None else keys.write(job)
 
     @cached_property
-    def _pattern(self) -> Pattern:
+    def pattern(self) -> Pattern:
+        """What its jobs have in common, for `Job.from_pattern`."""
         Job.registry.configure(cascade=True)  # as the constructor of a mapped class does the first time
         return Pattern.of(self.name, **self.options.for_job())
-
-    def call(self, job: Job, session: AttemptSession = None) -> Any:
-        """Run its code: on the loop return an awaitable, elsewhere what the code returns.
-
-        What the code raises passes; `InvalidArguments` says that the job's args don't fit, and comes from the call
-        itself, before there is anything to await. Where mapped objects are among them, they are loaded in `session`, on
-        the loop as the first thing that is awaited: `EntityNotFound` says that one is gone, `EntityLocked` that another
-        transaction holds it, and instead of the code's own answer there may be a `Cancel` or a `Snooze`.
-        """
-        return self._call(job, session)
 
     def timeout(self, job: Job) -> float | None:
         """Return how many seconds this attempt may take, or None where the worker doesn't say.
@@ -120,9 +127,22 @@ class Definition:
 
     def _checked(self, name: str, option: str) -> str:
         try:
-            return rules.name(name, "the name of a worker")
+            return validation.name(name, "the name of a worker")
         except InvalidJob as error:
             raise InvalidOption(f"{error}; give {self.target.__name__} another: {option}") from error
+
+
+def _kind(session_class: type[AsyncSession | Session] | None) -> SessionKind | None:
+    if session_class is None:
+        return None
+    return "async" if issubclass(session_class, AsyncSession) else "sync"
+
+
+def _names(body: Body) -> frozenset[str] | None:
+    try:
+        return body.signature().names.known
+    except InvalidOption:  # of an annotation that names what is defined later
+        return None
 
 
 def _span(answer: Any) -> float:
@@ -132,7 +152,7 @@ def _span(answer: Any) -> float:
     return seconds(answer)
 
 
-def definition_of(target: Any) -> Definition:
+def definition_of(target: object) -> Definition:
     """Return the definition of a decorated class or function; raises `InvalidOption` where it is not decorated.
 
     A class that derives from a decorated one has none: its jobs would carry the other one's name.
@@ -150,23 +170,3 @@ def definition_of(target: Any) -> Definition:
     parent = next((base for base in target.__mro__ if ATTRIBUTE in vars(base)), None)
     hint = f"; {parent.__qualname__}, from which it derives, is, but jobs need a name of its own" if parent else ""
     raise InvalidOption(f"{name} is not decorated with @worker{hint}")
-
-
-def found_by_name(name: str, module: str, others: Iterable[str] = ()) -> Definition:
-    """Return a worker in a process that may not know it yet, after importing `module`, where its code stands.
-
-    It may be in a registry of its own: that is looked for in `module` and in `others`, which are imported already.
-    Raises what the import raises, and `WorkerNotFound`.
-    """
-    if name in registry:
-        return registry.find(name)
-    importlib.import_module(module)
-    if name not in registry:
-        for place in (module, *others):
-            for value in list(vars(sys.modules[place]).values()):
-                if isinstance(value, Registry) and name in value:
-                    return value.find(name)
-                definition = getattr(value, "__dict__", {}).get(ATTRIBUTE)
-                if isinstance(definition, Definition) and definition.name == name:
-                    return definition
-    return registry.find(name)

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from oban_sa.enqueueing import enqueue
+from oban_sa.describe import caller
 from oban_sa.errors import InvalidOption
 from oban_sa.models import Job
+from oban_sa.outbox.enqueue import enqueue
 from oban_sa.workers.definition import ATTRIBUTE, Definition
 from oban_sa.workers.function_body import FunctionBody
-from oban_sa.workers.options import JobOptions, Options, WorkerOptions, refuse_unknown, refuse_unknown_for_job
+from oban_sa.workers.keywords import JobOptions, WorkerOptions, refuse_unknown, refuse_unknown_for_job
+from oban_sa.workers.options import Options
 from oban_sa.workers.parameters import local_names
-from oban_sa.workers.registry import into
+from oban_sa.workers.registry import registry_of
 
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from oban_sa.enqueueing import AnySession
+    from oban_sa.outbox.sessions import AnySession
 
 P = ParamSpec("P")
 """The parameters of a function that come from the job's args."""
@@ -40,12 +41,13 @@ R_co = TypeVar("R_co", covariant=True)
 class Calls(Generic[P]):
     """Calls of one function, to be made by a runner, with options for their jobs."""
 
-    __slots__ = ("_body", "_definition", "_options")
+    __slots__ = ("_body", "definition", "given")
 
-    def __init__(self, definition: Definition, body: FunctionBody, options: Mapping[str, Any]) -> None:
-        self._definition = definition
+    def __init__(self, definition: Definition, body: FunctionBody, given: Mapping[str, object]) -> None:
+        self.definition = definition
+        self.given = given
+        """The options of these calls' jobs, as far as they are not the decorator's."""
         self._body = body
-        self._options = options
 
     def new(self, *args: P.args, **kwargs: P.kwargs) -> Job:
         """Make a job that calls the function so; nothing is written.
@@ -54,7 +56,10 @@ class Calls(Generic[P]):
         hold or that its annotation doesn't allow.
         """
         bound = self._body.bind(args, kwargs)
-        return self._definition.job(bound, self._options)
+        definition = self.definition
+        if self.given or definition.keys is not None:
+            return definition.job(bound, self.given)
+        return Job.from_pattern(definition.pattern, bound)
 
     def enqueue(self, session: AnySession, /, *args: P.args, **kwargs: P.kwargs) -> Job:
         """Make a job that calls the function so and stage it in `session`, whose flush writes it."""
@@ -63,7 +68,7 @@ class Calls(Generic[P]):
     def options(self, **options: Unpack[JobOptions]) -> Calls[P]:
         """Return calls whose jobs have these options: keywords of `Job`, which come before those of the decorator."""
         refuse_unknown_for_job(options, of=f"{self._body.target.__qualname__}.options()")
-        return Calls(self._definition, self._body, {**self._options, **options})
+        return Calls(self.definition, self._body, {**self.given, **options})
 
 
 class Function(Protocol[Q, P, R_co]):
@@ -129,7 +134,7 @@ def job(function: Callable[Concatenate[S, P], R], /) -> Function[Concatenate[S, 
 def job(function: Callable[P, R], /) -> Function[P, P, R]: ...
 @overload
 def job(**options: Unpack[WorkerOptions]) -> Decorator: ...
-def job(function: Any = None, /, **options: Any) -> Any:
+def job(function: object = None, /, **options: Any) -> object:
     """Make a function a worker, registered as `module.QualName` or as `name`.
 
     It stays the function that it was, and gets `new`, `enqueue` and `options`. A leading `job: Job` and then a session,
@@ -140,16 +145,18 @@ def job(function: Any = None, /, **options: Any) -> Any:
     """
     refuse_unknown(options, of="@job")
     if function is not None:
-        return _define(function, options, local_names(sys._getframe(1)))
+        return _define(function, options, local_names(caller.frame()))
     checked = Options.read(options)  # here, so that the traceback points at the decorator
 
-    def decorate(function: Any) -> Any:
-        return _define(function, options, local_names(sys._getframe(1)), checked)
+    def decorate(function: object) -> object:
+        return _define(function, options, local_names(caller.frame()), checked)
 
     return decorate
 
 
-def _define(function: Any, options: Mapping[str, Any], local: Mapping[str, Any], checked: Options | None = None) -> Any:
+def _define(
+    function: object, options: Mapping[str, Any], local: Mapping[str, object], checked: Options | None = None
+) -> object:
     if isinstance(function, type):
         raise InvalidOption(f"@job decorates functions; decorate the class {function.__qualname__} with @worker")
     if not inspect.isfunction(function):
@@ -157,11 +164,9 @@ def _define(function: Any, options: Mapping[str, Any], local: Mapping[str, Any],
     checked = checked or Options.read(options)
     body = FunctionBody(function, checked, local=local)
     definition = Definition(body, checked, name=options.get("name"), aliases=options.get("aliases", ()))
-    into(options).register(definition)
-    calls: Calls[Any] = Calls(definition, body, {})
-    decorated = cast("Any", function)
-    setattr(decorated, ATTRIBUTE, definition)
-    decorated.new = calls.new
-    decorated.enqueue = calls.enqueue
-    decorated.options = calls.options
-    return decorated
+    registry_of(options.get("registry")).register(definition)
+    calls: Calls[...] = Calls(definition, body, {})
+    setattr(function, ATTRIBUTE, definition)
+    for name in ("new", "enqueue", "options"):
+        setattr(function, name, getattr(calls, name))
+    return function

@@ -3,31 +3,42 @@
 from __future__ import annotations
 
 import inspect
+import typing
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy.orm import Session
-
-from oban_sa import targets, values
-from oban_sa.errors import EntityLocked, EntityNotFound, InvalidArguments, InvalidOption, nearest
+from oban_sa.arguments import libraries
+from oban_sa.arguments.annotations import Unknown
+from oban_sa.arguments.decoders import Decoders
+from oban_sa.arguments.entities import is_mapped, mapped_within, refuse_untaken, taking, waits
+from oban_sa.arguments.load import OnMissing, call_with_objects, prefetch
+from oban_sa.arguments.mismatch import Decode, Misfit, step, untraced
+from oban_sa.arguments.round_trip import Kind, check, told
+from oban_sa.arguments.scalars import ANYTHING, as_is
+from oban_sa.arguments.versions import Versions
+from oban_sa.errors import EntityLocked, EntityNotFound, InvalidArguments, InvalidOption
+from oban_sa.jobs import values
+from oban_sa.jobs.references import Reference
+from oban_sa.jobs.values import JSONDict
 from oban_sa.models import Job
-from oban_sa.references import Reference
-from oban_sa.workers import foreign
-from oban_sa.workers.annotations import Unknown
-from oban_sa.workers.arguments import Decoders
-from oban_sa.workers.body import AttemptSession, check_crossing, check_function, check_session, place, runner_of
-from oban_sa.workers.borrowed import instead, is_borrowed
-from oban_sa.workers.entities import mapped_within, refuse_untaken, taking, waits
-from oban_sa.workers.fitting import Decode, Misfit, step, untraced
-from oban_sa.workers.guarding import Kind, check, told
-from oban_sa.workers.loading import Answered, check_entities, loaded, prefetch
-from oban_sa.workers.options import JOB_OPTIONS, Executor, OnMissing, Options
-from oban_sa.workers.parameters import Parameter, Unresolved, meaning, parameters
-from oban_sa.workers.scalars import ANYTHING, as_is
-from oban_sa.workers.versions import Versions
+from oban_sa.outbox import references
+from oban_sa.workers.body import (
+    AttemptSession,
+    check_crossing,
+    check_entities,
+    check_function,
+    check_session,
+    place,
+    runner_of,
+)
+from oban_sa.workers.keywords import JOB_OPTIONS
+from oban_sa.workers.options import Executor, Options
+from oban_sa.workers.other_queues import instead, is_borrowed
+from oban_sa.workers.parameters import Parameter, Unresolved, meaning, parameters, without_none
+from oban_sa.workers.signature import Names, Signature
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _VAR_POSITIONAL = inspect.Parameter.VAR_POSITIONAL
@@ -47,7 +58,7 @@ class FunctionBody:
     timeout = None
     backoff = None
 
-    def __init__(self, function: Any, options: Options, *, local: Mapping[str, Any]) -> None:
+    def __init__(self, function: Any, options: Options, *, local: Mapping[str, object]) -> None:
         self.target = function
         self.what = f"{function.__qualname__}()"
         self._local = local
@@ -63,15 +74,15 @@ class FunctionBody:
         self._last = self._session_at_the_end(everything[len(self._injected) :])
         self._parameters = everything[len(self._injected) : len(everything) - (self._last is not None)]
         self._refuse_misplaced()
-        self.signature = inspect.Signature([_plain(parameter) for parameter in self._parameters])
+        self._calls = inspect.Signature([_plain(parameter) for parameter in self._parameters])
         self._function = runner_of(function, self.executor, what=self.what)
         self._names = frozenset(each.name for each in self._parameters if each.kind is not _VAR_KEYWORD)
-        self._required = [
+        required = tuple(
             each.name
             for each in self._parameters
             if each.default is inspect.Parameter.empty and each.kind not in (_VAR_POSITIONAL, _VAR_KEYWORD)
-        ]
-        self._needed = frozenset(self._required)
+        )
+        self._required = frozenset(required)
         self._rest = next((each.name for each in self._parameters if each.kind is _VAR_POSITIONAL), None)
         # What comes before *rest can only be given by position when there is a rest.
         by_position = _POSITIONAL if self._rest is not None else _POSITIONAL[:1]
@@ -80,19 +91,22 @@ class FunctionBody:
         anyhow = [each.name for each in self._parameters if each.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
         by_name = [each.name for each in self._parameters if each.kind is inspect.Parameter.KEYWORD_ONLY]
         self._anyhow = anyhow if len(anyhow) + len(by_name) == len(self._parameters) else None
+        # Nothing is injected, and nothing goes by position.
+        self._takes_names = not (self._injected or self._by_position or self._rest is not None or self._last)
         self._fields = next((each.name for each in self._parameters if each.kind is _VAR_KEYWORD), None)
+        self._signed = Names(self.what, self._names if self._fields is None else None, required)
         self._defaults = {each.name: each.default for each in self._parameters if _is_json(each)}
         for each in self._parameters:
-            foreign.refuse_field(each.default, each.name, what=self.what)
+            libraries.refuse_field(each.default, each.name, what=self.what)
         asks_for_rows = any(list(mapped_within(each.annotation, local)) for each in self._parameters)
         if asks_for_rows or self._on_missing != "cancel":
             with suppress(Unknown):  # what is defined later is looked at when it is first needed
                 _ = self._reader
 
-    def _hint(self, kwargs: Mapping[str, Any]) -> str:
+    def _hint(self, kwargs: Mapping[str, object]) -> str:
         """Say where options of a job go, when they stand among its arguments, or what lacks its annotation."""
-        options = [name for name in kwargs if name in JOB_OPTIONS and name not in self.signature.parameters]
-        borrowed = [name for name in kwargs if name not in self.signature.parameters and is_borrowed(name)]
+        options = [name for name in kwargs if name in JOB_OPTIONS and name not in self._calls.parameters]
+        borrowed = [name for name in kwargs if name not in self._calls.parameters and is_borrowed(name)]
         if borrowed and not options:
             return f"{instead(borrowed[0], JOB_OPTIONS)}; options of a job go before: .options(...).new(...)"
         if not options:
@@ -107,11 +121,11 @@ class FunctionBody:
         given = ", ".join(f"{name}=..." for name in options)
         return f"; options of a job go before: .options({given}).new(...)"
 
-    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    def bind(self, args: tuple[object, ...], kwargs: dict[str, object]) -> JSONDict:
         """Return the args of a job that calls the function so; raises `TypeError` as calling it would."""
         bound = self._bound(args, kwargs)
-        given: dict[str, Any] = {}
-        for name in self.signature.parameters:
+        given: JSONDict = {}
+        for name in self._calls.parameters:
             if name in bound:
                 given[name] = bound[name]
             elif name in self._defaults:
@@ -126,26 +140,26 @@ class FunctionBody:
             given.update(fields)
         return self._encoded(given)
 
-    def _bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mapping[str, Any]:
+    def _bound(self, args: tuple[object, ...], kwargs: dict[str, object]) -> Mapping[str, object]:
         if self._anyhow is not None and len(args) <= len(self._anyhow):
             # What inspect does takes longer than all else; what doesn't go without it is told by it what is wrong.
             bound = {**dict(zip(self._anyhow, args, strict=False)), **kwargs}
-            if len(bound) == len(args) + len(kwargs) and self._needed <= bound.keys() <= self._names:
+            if len(bound) == len(args) + len(kwargs) and self._required <= bound.keys() <= self._names:
                 return bound
         try:
-            return self.signature.bind(*args, **kwargs).arguments
+            return self._calls.bind(*args, **kwargs).arguments
         except TypeError as error:
             raise TypeError(f"{self.what} {error}{self._hint(kwargs)}") from None
 
-    def encode(self, args: Mapping[str, Any]) -> dict[str, Any]:
+    def encode(self, args: Mapping[str, object]) -> JSONDict:
         """Return the args of a job from those by name, looking only at the names; raises `InvalidArguments`."""
         given = dict(args)
         plain = self._written(given)
         self._check_names(plain)
         return self._settled(plain, given) if values.has_references(plain) else plain
 
-    def _encoded(self, given: dict[str, Any]) -> dict[str, Any]:
-        plain: dict[str, Any] = given  # which `bind` has just made
+    def _encoded(self, given: JSONDict) -> JSONDict:
+        plain: JSONDict = given  # which `bind` has just made
         if not values.is_flat(given):
             plain = self._written(given)
             if values.has_references(plain):
@@ -167,17 +181,17 @@ class FunctionBody:
                     _checked(name, reader.fields, plain[name], given[name])
         return plain
 
-    def _written(self, given: dict[str, Any]) -> dict[str, Any]:
-        typed = values.Typed(targets.entity)
-        plain: dict[str, Any] = values.to_json(given, typed=typed)
+    def _written(self, given: JSONDict) -> JSONDict:
+        typed = values.Typed(references.entity)
+        plain: JSONDict = values.to_json(given, typed=typed)
         if typed.used:
             # Where no annotation says what to make of them, sets and keys that are no text would stay what they became.
             reader = self._reader
             untyped = {name: value for name, value in given.items() if reader.of(name, self._names) is ANYTHING}
-            values.to_json(untyped, mapped=targets.entity)
+            values.to_json(untyped, mapped=references.entity)
         return plain
 
-    def _settled(self, plain: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    def _settled(self, plain: JSONDict, given: JSONDict) -> JSONDict:
         """Check what doesn't wait for the flush, and write which row it is where a mapped object has its key."""
         self._check_names(plain)
         reader = self._reader
@@ -187,45 +201,38 @@ class FunctionBody:
             with taking() as accepted:
                 _checked(name, reader.of(name, self._names), value, given[name])
             refuse_untaken(value, accepted, what=self.what, where=f"args{step(name)}")
-        settled: dict[str, Any] = values.replace_references(plain, targets.settled)
+        settled: JSONDict = values.replace_references(plain, references.settled)
         return settled
 
-    def call(self, job: Job, session: AttemptSession = None) -> Any:
+    def call(self, job: Job, session: AttemptSession = None) -> object:
         """Call the function with what the job's args say; raises `InvalidArguments` where they don't fit."""
-        if self._reader.loading:
-            return self._call_on_loop(job, session) if self.executor == "loop" else self._call_in_thread(job, session)
-        return self._call(job, session, self._read(job))
+        if not self._reader.loading:
+            return self._call(job, session, self._read(job))
+        return call_with_objects(
+            lambda: self._read(job),
+            lambda given: self._call(job, session, given),
+            session,
+            self._on_missing,
+            on_loop=self.executor == "loop",
+        )
 
-    def _call_in_thread(self, job: Job, session: Any) -> Any:
+    def _read(self, job: Job) -> JSONDict:
         try:
-            given = self._loaded(job, session)
-        except Answered as early:
-            return early.answer
-        return self._call(job, session, given)
-
-    async def _call_on_loop(self, job: Job, session: Any) -> Any:
-        def load(sync: Session) -> dict[str, Any]:
-            return self._loaded(job, sync)
-
-        try:
-            given = await session.run_sync(load)
-        except Answered as early:
-            return early.answer
-        return await self._call(job, session, given)
-
-    def _loaded(self, job: Job, session: Any) -> dict[str, Any]:
-        return loaded(lambda: self._read(job), session, self._on_missing)
-
-    def _read(self, job: Job) -> dict[str, Any]:
-        try:
+            # A job without meta, of a worker whose args have had one version, has them as they are read today. Past the
+            # instrumentation, which would look at each attribute as if it might have to be loaded.
+            loaded = vars(job)
+            if self._versions.number == 1 and loaded.get("meta") == {} and "args" in loaded:
+                return self._decoded(loaded["args"])
             return self._decoded(self._versions.current(job))
         except (InvalidArguments, EntityNotFound, EntityLocked) as error:
             raise untraced(error, what=self.target.__name__) from None
 
-    def _call(self, job: Job, session: AttemptSession, given: dict[str, Any]) -> Any:
-        head: list[Any] = [job if kind == "job" else session for kind in self._injected]
+    def _call(self, job: Job, session: AttemptSession, given: JSONDict) -> object:
+        if self._takes_names:
+            return self._function(**given)
+        head: list[object] = [job if kind == "job" else session for kind in self._injected]
         if self._by_position:
-            defaults = self.signature.parameters
+            defaults = self._calls.parameters
             head += [given.pop(name) if name in given else defaults[name].default for name in self._by_position]
         if self._rest is not None:
             head += given.pop(self._rest, ())
@@ -236,13 +243,31 @@ class FunctionBody:
                 given[self._last.name] = session
         return self._function(*head, **given)
 
-    def check(self, args: Mapping[str, Any]) -> None:
+    def signature(self) -> Signature:
+        """Return the names of its args, which are its parameters."""
+        entities: dict[str, type] = {}
+        for parameter in self._parameters:
+            annotation = without_none(self._resolved(parameter))
+            if typing.get_origin(annotation) is typing.Annotated:
+                annotation = without_none(typing.get_args(annotation)[0])
+            if is_mapped(annotation):
+                entities[parameter.name] = annotation
+        typed = values.Typed()
+        defaults = {name: values.to_json(default, typed=typed) for name, default in self._defaults.items()}
+        return Signature(self._signed, defaults, entities)
+
+    def check(self, args: Mapping[str, object]) -> None:
         """Raise `InvalidArguments` where a job could not have these args, as far as that can be told yet."""
         self._check_names(args)
         with suppress(InvalidOption), taking():  # an annotation may name what is defined later
             self._decoded(args)
 
-    def _decoded(self, args: Mapping[str, Any]) -> dict[str, Any]:
+    def _check_names(self, args: Mapping[str, object]) -> None:
+        names = args.keys()
+        if not (self._required <= names and (names <= self._names or self._fields is not None)):
+            self._signed.check(names)  # which says what is wrong
+
+    def _decoded(self, args: Mapping[str, object]) -> JSONDict:
         self._check_names(args)
         given = dict(args)
         reader = self._reader
@@ -255,17 +280,6 @@ class FunctionBody:
             for name in given.keys() - self._names:
                 given[name] = _fitted(name, reader.fields.read, given[name])
         return given
-
-    def _check_names(self, given: Mapping[str, Any]) -> None:
-        if self._fields is None and not given.keys() <= self._names:
-            unknown = next(name for name in given if name not in self._names)
-            raise InvalidArguments(
-                f"args has {unknown!r}, which {self.what} doesn't take{nearest(unknown, self._names)}",
-                path=f"args{step(unknown)}",
-            )
-        for name in self._required:
-            if name not in given:
-                raise InvalidArguments(f"args lacks {name!r}, which {self.what} needs", path=f"args.{name}")
 
     @cached_property
     def _reader(self) -> _Reader:
@@ -291,7 +305,7 @@ class FunctionBody:
         converters = [(name, kind.read) for name, kind in kinds.items()]
         return _Reader(kinds, list(kinds.items()), converters, fields, frozenset(loading))
 
-    def _resolved(self, parameter: Parameter) -> Any:
+    def _resolved(self, parameter: Parameter) -> object:
         annotation = parameter.annotation
         if annotation is inspect.Parameter.empty:
             return Any
@@ -348,7 +362,7 @@ class _Reader:
         return self.by_name.get(name, ANYTHING if name in parameters else self.fields)
 
 
-def _checked(name: str, kind: Kind, written: Any, given: Any) -> None:
+def _checked(name: str, kind: Kind, written: object, given: object) -> None:
     try:
         came = kind.read(written)
         if came is not given:
@@ -357,7 +371,7 @@ def _checked(name: str, kind: Kind, written: Any, given: Any) -> None:
         raise told(misfit, given).at(f"args{step(name)}") from misfit.__cause__
 
 
-def _fitted(name: str, decode: Decode, value: Any) -> Any:
+def _fitted(name: str, decode: Decode, value: object) -> object:
     try:
         return decode(value)
     except Misfit as misfit:

@@ -6,10 +6,10 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
-from oban_sa import callables
+from oban_sa.describe import callables
 from oban_sa.errors import InvalidOption, RunnerError
+from oban_sa.jobs.answers import Answer, raised
 from oban_sa.models import Job
-from oban_sa.outcomes import Answer, raised
 from oban_sa.workers.definition import ATTRIBUTE, Definition
 
 
@@ -23,7 +23,7 @@ class CallNext:
     __slots__ = ("_called", "_inner", "_job", "_rest", "definition")
 
     def __init__(
-        self, rest: Sequence[Middleware], job: Job, definition: Definition, inner: Callable[[], Awaitable[Any]]
+        self, rest: Sequence[Middleware], job: Job, definition: Definition, inner: Callable[[], Awaitable[object]]
     ) -> None:
         self.definition = definition
         self._rest = rest
@@ -47,7 +47,7 @@ class CallNext:
             return raised(said)
 
 
-Middleware: TypeAlias = Callable[[Job, CallNext], Awaitable[Any]]
+Middleware: TypeAlias = Callable[[Job, CallNext], Awaitable[object]]
 """`async def middleware(job, call_next)`: what it returns, or raises, is the attempt's answer."""
 
 
@@ -61,12 +61,12 @@ class Chain:
     def __len__(self) -> int:
         return len(self._links)
 
-    async def around(self, inner: Callable[[], Awaitable[Any]], *, job: Job, definition: Definition) -> Any:
+    async def around(self, inner: Callable[[], Awaitable[object]], *, job: Job, definition: Definition) -> object:
         """Run `inner` in the middle and return the answer of the outermost."""
         return await CallNext(self._links, job, definition, inner)()
 
 
-def _listed(middleware: Any) -> Iterable[Any]:
+def _listed(middleware: object) -> Iterable[object]:
     if isinstance(middleware, (str, bytes)) or not isinstance(middleware, Iterable):
         raise InvalidOption(f"middleware is a list of async functions, such as [{_shown(middleware)}]")
     return middleware  # pyright: ignore[reportUnknownVariableType]
@@ -98,5 +98,5 @@ def _checked(given: Any) -> Middleware:
     return given  # type: ignore[no-any-return]  # pyright: ignore[reportReturnType]
 
 
-def _shown(given: Any) -> str:
+def _shown(given: object) -> str:
     return str(getattr(given, "__name__", None) or repr(given))

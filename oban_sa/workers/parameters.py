@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import FrameType, ModuleType
 from typing import Annotated, Any, Final, Literal, NewType, TypeAlias
@@ -12,11 +12,11 @@ from typing import Annotated, Any, Final, Literal, NewType, TypeAlias
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
+from oban_sa.arguments import libraries
+from oban_sa.arguments.annotations import UNIONS, is_alias, resolve
+from oban_sa.arguments.entities import says_how
 from oban_sa.errors import InvalidOption
 from oban_sa.models import Job
-from oban_sa.workers import foreign
-from oban_sa.workers.annotations import UNIONS, is_alias, resolve
-from oban_sa.workers.entities import says_how
 
 Given: TypeAlias = Literal["job", "session", "args"]
 """What a parameter is filled with."""
@@ -35,14 +35,14 @@ class Parameter:
     """One parameter of a worker's code, with what its annotation means."""
 
     name: str
-    annotation: Any  # inspect.Parameter.empty where there is none
-    kind: inspect._ParameterKind
-    default: Any
+    annotation: object  # inspect.Parameter.empty where there is none
+    kind: Any  # one of the five of inspect.Parameter, whose class has no public name
+    default: object
 
     @property
     def bare(self) -> bool:
         """Says nothing about what it takes."""
-        return self.annotation in (inspect.Parameter.empty, Any, object)
+        return any(self.annotation is each for each in (inspect.Parameter.empty, Any, object))
 
     @property
     def is_job(self) -> bool:
@@ -52,12 +52,11 @@ class Parameter:
     @property
     def session(self) -> type[AsyncSession | Session] | None:
         """The class of session that it takes, or None where it takes something else."""
-        if _is_class(self.annotation, (AsyncSession, Session)):
-            return self.annotation  # type: ignore[no-any-return]
-        return None
+        found = self.annotation
+        return found if isinstance(found, type) and issubclass(found, (AsyncSession, Session)) else None
 
 
-def parameters(function: Any, *, local: Mapping[str, Any], what: str) -> list[Parameter]:
+def parameters(function: Callable[..., object], *, local: Mapping[str, object], what: str) -> list[Parameter]:
     """Return the parameters of `function`, with their annotations evaluated as far as that is possible yet."""
     try:
         signature = inspect.signature(function)
@@ -75,7 +74,7 @@ def parameters(function: Any, *, local: Mapping[str, Any], what: str) -> list[Pa
     ]
 
 
-def meaning(annotation: Any, *, scope: dict[str, Any], local: Mapping[str, Any]) -> Any:
+def meaning(annotation: object, *, scope: dict[str, Any], local: Mapping[str, object]) -> object:
     """Return what an annotation means, without an `Annotated` that says nothing to us, or `Unresolved`.
 
     Of what the runner injects `| None` is taken away too.
@@ -93,7 +92,7 @@ def meaning(annotation: Any, *, scope: dict[str, Any], local: Mapping[str, Any])
             return _INJECTED.get(text.rpartition(".")[2]) or Unresolved(str(annotation), error.name or "")
 
 
-def _evaluated(annotation: Any, scope: dict[str, Any], local: Mapping[str, Any]) -> Any:
+def _evaluated(annotation: object, scope: dict[str, Any], local: Mapping[str, object]) -> object:
     try:
         return _stripped(resolve({"it": annotation}, scope=scope, local=local)["it"])
     except NameError:
@@ -102,17 +101,17 @@ def _evaluated(annotation: Any, scope: dict[str, Any], local: Mapping[str, Any])
         raise InvalidOption(f"the annotation {annotation!r} can't be evaluated: {error}") from error
 
 
-def _stripped(annotation: Any) -> Any:
+def _stripped(annotation: object) -> object:
     if typing.get_origin(annotation) is Annotated and not says_how(annotation):
         inner, *metadata = typing.get_args(annotation)
         inner = _stripped(inner)
-        if _is_class(inner, (Job, AsyncSession, Session)) or not foreign.constrains(metadata):
+        if _is_class(inner, (Job, AsyncSession, Session)) or not libraries.constrains(metadata):
             return inner
     kind = without_none(annotation)
     return kind if _is_class(kind, (Job, AsyncSession, Session)) else annotation
 
 
-def without_none(annotation: Any) -> Any:
+def without_none(annotation: object) -> object:
     """Return `X` for `X | None`, and anything else as it is."""
     if typing.get_origin(annotation) in UNIONS:
         kinds = [kind for kind in typing.get_args(annotation) if kind is not type(None)]
@@ -121,11 +120,11 @@ def without_none(annotation: Any) -> Any:
     return annotation
 
 
-def _is_class(annotation: Any, of: type | tuple[type, ...]) -> bool:
+def _is_class(annotation: object, of: type | tuple[type, ...]) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, of)
 
 
-def local_names(frame: FrameType) -> dict[str, Any]:
+def local_names(frame: FrameType) -> dict[str, object]:
     """Return what annotations may name in the function or class body that `frame` runs; at a module's top, nothing.
 
     Only types and modules are kept, because a definition lives on and must not keep a caller's data alive.

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import os
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final
 
-from oban_sa import failures
+from oban_sa.describe import exceptions
 from oban_sa.errors import InvalidOption, WorkerNotFound
-from oban_sa.workers import redefining
-
-if TYPE_CHECKING:
-    from oban_sa.workers.definition import Definition
+from oban_sa.workers import redefinition
+from oban_sa.workers.definition import ATTRIBUTE, Definition
 
 
 class Registry:
@@ -23,7 +20,9 @@ class Registry:
 
     def __init__(self) -> None:
         self._definitions: dict[str, Definition] = {}
-        self._executions: dict[str, redefining.Execution | None] = {}
+        self.known: Final[Mapping[str, Definition]] = self._definitions
+        """What is registered by now, by name: for who asks for each job, and calls `find` only in vain."""
+        self._executions: dict[str, redefinition.Execution | None] = {}
         self._lock = threading.Lock()
 
     def register(self, definition: Definition) -> Definition:
@@ -33,7 +32,7 @@ class Registry:
         Raises `InvalidOption`, and registers nothing, where another definition has one of the names.
         """
         names = (definition.name, *definition.aliases)
-        now = redefining.execution()
+        now = redefinition.execution()
         with self._lock:
             for name in names:
                 other = self._definitions.get(name)
@@ -42,13 +41,13 @@ class Registry:
                         f"the name {name!r} of {definition.origin} already means {other.origin}; "
                         f'give one of them another: name="..."'
                     )
-                if other is not None and not redefining.is_again(
+                if other is not None and not redefinition.is_again(
                     other.target, definition.target, self._executions.get(name), now
                 ):
                     raise InvalidOption(
                         f"the name {name!r} already means another {definition.body.what}"
-                        f"{redefining.place(other.target)}, whose jobs would run this one's code; "
-                        f"{redefining.hint(definition.target)}"
+                        f"{redefinition.place(other.target)}, whose jobs would run this one's code; "
+                        f"{redefinition.hint(definition.target)}"
                     )
             for name in names:
                 self._definitions[name] = definition
@@ -97,39 +96,33 @@ registry = Registry()
 """The registry that `@worker` and `@job` add to, and runners look into, unless they are given another."""
 
 
-def into(options: Mapping[str, Any]) -> Registry:
-    """Return the registry that a worker's options name, or the default one."""
-    named = options.get("registry", registry)
-    if not isinstance(named, Registry):
-        raise InvalidOption(f"registry is a Registry, not {named!r}")
-    return named
+def registry_of(given: object) -> Registry:
+    """Return the registry that was given, the default one for None; raises `InvalidOption` for what is none."""
+    if given is None:
+        return registry
+    if not isinstance(given, Registry):
+        raise InvalidOption(f"registry is a Registry, not {exceptions.shown(given, 60)}")
+    return given
 
 
-def origin_of(target: Any) -> str:
-    """Return `module.QualName` of a class or function, the name under which it is registered.
+def found_by_name(name: str, module: str, others: Iterable[str] = ()) -> Definition:
+    """Return a worker in a process that may not know it yet, after importing `module`, where its code stands.
 
-    What is defined in the program itself is named as if it had been imported: by what `python -m` was given, else by
-    the file and the packages that it stands in. So `python myapp.py` writes jobs that `--import myapp` finds.
+    It may be in a registry of its own: that is looked for in `module` and in `others`, which are imported already.
+    Raises what the import raises, and `WorkerNotFound`.
     """
-    module = target.__module__
-    if module in ("__main__", "__mp_main__"):
-        module = _name_of_program(sys.modules[module]) or module
-    return f"{module}.{target.__qualname__}"
-
-
-def _name_of_program(module: Any) -> str | None:
-    spec = getattr(module, "__spec__", None)
-    if spec is not None:
-        return str(spec.name)
-    file = getattr(module, "__file__", None)
-    if file is None:  # typed at a prompt or given with -c: nobody else can import it
-        return None
-    folder, name = os.path.split(os.path.abspath(file))
-    parts = [os.path.splitext(name)[0]]
-    while os.path.exists(os.path.join(folder, "__init__.py")):
-        folder, package = os.path.split(folder)
-        parts.insert(0, package)
-    return ".".join(parts)
+    if name in registry:
+        return registry.find(name)
+    importlib.import_module(module)
+    if name not in registry:
+        for known in (module, *others):
+            for value in list(vars(sys.modules[known]).values()):
+                if isinstance(value, Registry) and name in value:
+                    return value.find(name)
+                definition = getattr(value, "__dict__", {}).get(ATTRIBUTE)
+                if isinstance(definition, Definition) and definition.name == name:
+                    return definition
+    return registry.find(name)
 
 
 def _modules(name: str, allow: Sequence[str]) -> Iterator[str]:
@@ -151,7 +144,7 @@ def _imported(module: str, *, of: str) -> bool:
     except ModuleNotFoundError as error:
         if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
             return False
-        raise WorkerNotFound(f"importing {module!r}, to find {of!r}, failed: {failures.describe(error)}") from error
+        raise WorkerNotFound(f"importing {module!r}, to find {of!r}, failed: {exceptions.describe(error)}") from error
     except Exception as error:
-        raise WorkerNotFound(f"importing {module!r}, to find {of!r}, failed: {failures.describe(error)}") from error
+        raise WorkerNotFound(f"importing {module!r}, to find {of!r}, failed: {exceptions.describe(error)}") from error
     return True

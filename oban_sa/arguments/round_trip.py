@@ -15,15 +15,16 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from enum import Enum
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 from uuid import UUID
 
-from oban_sa import targets, values
+from oban_sa.arguments.mismatch import HIDDEN, Decode, Misfit, shown
 from oban_sa.errors import articled
-from oban_sa.unwritable import SECRET
-from oban_sa.workers.fitting import HIDDEN, Decode, Misfit, shown
+from oban_sa.jobs import values
+from oban_sa.jobs.unwritable import SECRET
+from oban_sa.outbox import references
 
-Same: TypeAlias = Callable[[Any, Any, bool], None]
+Same: TypeAlias = Callable[[object, object, bool], None]
 """Accepts what was given and what came back; raises `Changed`. With True their types have to be alike as well."""
 
 
@@ -42,7 +43,7 @@ class Kind:
 class Changed(Misfit):
     """What was given would come back as something else."""
 
-    def __init__(self, given: Any, came: Any, instead: str = "") -> None:
+    def __init__(self, given: object, came: object, instead: str = "") -> None:
         super().__init__("would come back as something else")
         self._given = given
         self._came = came
@@ -66,16 +67,16 @@ class Changed(Misfit):
 APART: Final = "tell the classes apart by a field such as kind: Literal[...]"
 
 
-def of_class(given: Any) -> str:
+def of_class(given: object) -> str:
     """Say what to write for a value of a class that is not the annotation's."""
     return f"; the annotation decides what is read: write {_name(given)} there, or {APART}"
 
 
-def _is_mask(came: Any) -> bool:
+def _is_mask(came: object) -> bool:
     return isinstance(came, str) and "**" in came
 
 
-def check(kind: Kind, given: Any, came: Any) -> None:
+def check(kind: Kind, given: object, came: object) -> None:
     """Raise `Changed` where what was given differs from what came back."""
     if not kind.choosy or (type(given) is type(came) and type(came) in _LEAVES):
         try:
@@ -86,15 +87,15 @@ def check(kind: Kind, given: Any, came: Any) -> None:
     kind.same(given, came, False)
 
 
-def told(misfit: Misfit, given: Any) -> Misfit:
+def told(misfit: Misfit, given: object) -> Misfit:
     """Return what is wrong with a value: that it can't be JSON at all, rather than what became of it."""
-    refused = None if isinstance(misfit, Changed) else values.refusal(given, mapped=targets.entity)
+    refused = None if isinstance(misfit, Changed) else values.refusal(given, mapped=references.entity)
     if refused is None or refused.steps != misfit.steps:
         return misfit
     return Misfit(refused.reason).within(misfit.steps)
 
 
-def leaf(given: Any, came: Any, strict: bool) -> None:
+def leaf(given: object, came: object, strict: bool) -> None:
     """Compare what has no parts."""
     if given is came:
         return
@@ -107,15 +108,15 @@ def leaf(given: Any, came: Any, strict: bool) -> None:
         raise Changed(given, came, _of_union(came) if strict else "")
 
 
-def _of_union(came: Any) -> str:
+def _of_union(came: object) -> str:
     return "" if came is None else f"; the first member of the union that fits is taken: write {_name(came)} last"
 
 
-def _name(value: Any) -> str:
+def _name(value: object) -> str:
     return type(value).__name__
 
 
-def _equal(given: Any, came: Any) -> bool:
+def _equal(given: object, came: object) -> bool:
     try:
         if given == came:
             return True
@@ -127,14 +128,14 @@ def _equal(given: Any, came: Any) -> bool:
     return False
 
 
-def anything(given: Any, came: Any, strict: bool) -> None:
+def anything(given: object, came: object, strict: bool) -> None:
     """Compare nothing: the annotation asks for JSON as it is. What untyped JSON can't hold is refused."""
-    refused = values.refusal(given, mapped=targets.entity)
+    refused = values.refusal(given, mapped=references.entity)
     if refused is not None:
         raise Misfit(refused.reason).within([each if isinstance(each, int) else str(each) for each in refused.steps])
 
 
-def parts(pairs: Iterable[tuple[str | int, Same, Any, Any]], strict: bool) -> None:
+def parts(pairs: Iterable[tuple[str | int, Same, object, object]], strict: bool) -> None:
     """Compare the parts of two values, each with the step that leads to it."""
     for step, same, given, came in pairs:
         try:
@@ -147,7 +148,7 @@ def parts(pairs: Iterable[tuple[str | int, Same, Any, Any]], strict: bool) -> No
 def veiled(same: Same) -> Same:
     """Return a comparison that shows no value."""
 
-    def compare(given: Any, came: Any, strict: bool) -> None:
+    def compare(given: object, came: object, strict: bool) -> None:
         try:
             same(given, came, strict)
         except Misfit as misfit:

@@ -12,12 +12,15 @@ from collections.abc import Iterator, Mapping
 from types import SimpleNamespace, UnionType
 from typing import Annotated, Any, Final, Generic, NewType, NotRequired, Required, TypeVar, Union
 
+from oban_sa.arguments.mismatch import is_typed_dict
+from oban_sa.describe.exceptions import kind
 from oban_sa.errors import InvalidOption
-from oban_sa.failures import kind
-from oban_sa.workers.fitting import is_typed_dict
 
-Bound: typing.TypeAlias = Mapping[Any, Any]
+Bound: typing.TypeAlias = Mapping[object, object]
 """What type variables stand for."""
+
+Annotation: typing.TypeAlias = Any
+"""A class, or what else may stand behind a colon, where its attributes are read; Python has no type for all of them."""
 
 UNIONS: Final = (Union, UnionType)
 
@@ -26,13 +29,13 @@ class Unknown(InvalidOption):
     """An annotation names something that doesn't exist; it may once the module has been run to its end."""
 
 
-def resolve(annotations: Mapping[str, Any], *, scope: dict[str, Any], local: Mapping[str, Any]) -> dict[str, Any]:
+def resolve(annotations: Mapping[str, object], *, scope: dict[str, Any], local: Mapping[str, object]) -> dict[str, Any]:
     """Return what annotations mean, evaluating those that are texts; raises `NameError` for an unknown name."""
     holder = SimpleNamespace(__annotations__=dict(annotations))
     return typing.get_type_hints(holder, globalns=scope, localns=dict(local), include_extras=True)
 
 
-def hints_of(cls: Any, args: tuple[Any, ...], local: Mapping[str, Any]) -> dict[str, Any]:
+def hints_of(cls: type, args: tuple[object, ...], local: Mapping[str, object]) -> dict[str, Any]:
     """Return the annotations of a class, with `args` in place of its type variables, be they inherited or not.
 
     Raises `Unknown` for a name that doesn't exist.
@@ -51,38 +54,38 @@ def hints_of(cls: Any, args: tuple[Any, ...], local: Mapping[str, Any]) -> dict[
     return {name: substituted(hint, bound.get(_declaring(cls, name), {})) for name, hint in found.items()}
 
 
-def _declaring(cls: Any, name: str) -> Any:
+def _declaring(cls: type, name: str) -> type:
     # The same variable may stand for one thing in a class and for another in its base.
     return next((base for base in cls.__mro__ if name in inspect.get_annotations(base)), cls)
 
 
-def _bound(cls: Any, args: tuple[Any, ...]) -> Iterator[tuple[Any, Bound]]:
-    bound = dict(zip(getattr(cls, "__parameters__", ()), args, strict=False))
+def _bound(cls: type, args: tuple[object, ...]) -> Iterator[tuple[type, Bound]]:
+    bound: dict[object, object] = dict(zip(getattr(cls, "__parameters__", ()), args, strict=False))
     yield cls, bound
-    bases: Any = vars(cls).get("__orig_bases__", cls.__bases__)
+    bases = vars(cls).get("__orig_bases__", cls.__bases__)
     for base in bases:
-        origin: Any = typing.get_origin(base) or base
+        origin = typing.get_origin(base) or base
         if isinstance(origin, type) and origin is not Generic:
             yield from _bound(origin, tuple(substituted(each, bound) for each in typing.get_args(base)))
 
 
-def substituted(annotation: Any, bound: Bound) -> Any:
+def substituted(annotation: Annotation, bound: Bound) -> object:
     """Return an annotation with what type variables stand for in their place."""
     if isinstance(annotation, TypeVar):
         return bound.get(annotation, annotation)
-    variables: tuple[Any, ...] = getattr(annotation, "__parameters__", ())
+    variables: tuple[object, ...] = getattr(annotation, "__parameters__", ())
     if not variables or isinstance(annotation, type) or not any(each in bound for each in variables):
         return annotation
     return annotation[tuple(bound.get(each, each) for each in variables)]
 
 
-def is_alias(annotation: Any) -> bool:
+def is_alias(annotation: object) -> bool:
     """Whether `type X = ...` or `TypeAliasType` made it; that of `typing_extensions` is a class of its own."""
     # The variables around a worker may be anything, also of a class whose name is a property that raises.
     return kind(annotation) == "TypeAliasType" and hasattr(annotation, "__type_params__")
 
 
-def aliased(alias: Any, args: tuple[Any, ...], local: Mapping[str, Any]) -> Any:
+def aliased(alias: Annotation, args: tuple[object, ...], local: Mapping[str, object]) -> object:
     """Return what an alias means, with `args` in place of its type variables; raises `Unknown`."""
     module = sys.modules.get(getattr(alias, "__module__", None) or "")
     scope = dict(vars(module)) if module is not None else {}
@@ -94,7 +97,7 @@ def aliased(alias: Any, args: tuple[Any, ...], local: Mapping[str, Any]) -> Any:
     return substituted(meant, dict(zip(alias.__type_params__, args, strict=False)))
 
 
-def variable(annotation: TypeVar) -> Any:
+def variable(annotation: TypeVar) -> object:
     """Return what may stand in the place of a type variable: its default, its bound or its constraints."""
     default = getattr(annotation, "__default__", None)
     if default is not None and type(default).__name__ != "NoDefaultType":
@@ -104,7 +107,7 @@ def variable(annotation: TypeVar) -> Any:
     return Any if annotation.__bound__ is None else annotation.__bound__
 
 
-def opened(annotation: Any, local: Mapping[str, Any]) -> Any:
+def opened(annotation: object, local: Mapping[str, object]) -> object:
     """Return what stands behind aliases, `NewType` and an `Annotated`; raises `Unknown`."""
     while True:
         origin = typing.get_origin(annotation)

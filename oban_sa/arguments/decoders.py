@@ -1,4 +1,8 @@
-"""What an annotation asks for: typed values out of a job's JSON, what doesn't fit, and what would be lost."""
+"""The decoder of each annotation: typed values out of a job's JSON, what doesn't fit, and what would be lost.
+
+Decoders are chosen here once per worker, and lie in `scalars`, `containers`, `libraries` and `entities`. Each attempt
+calls them in `workers/function_body.py` or `workers/class_body.py`.
+"""
 
 from __future__ import annotations
 
@@ -12,32 +16,32 @@ from enum import Enum
 from operator import getitem
 from typing import Annotated, Any, Final, Literal, NewType, NotRequired, Required, TypeVar
 
+from oban_sa.arguments import libraries
+from oban_sa.arguments.annotations import TRANSPARENT, UNIONS, Unknown, aliased, hints_of, is_alias, variable
+from oban_sa.arguments.containers import fields, listed, many, mapping, named_tuple, tupled, union, unordered
+from oban_sa.arguments.entities import Entity, How, how_of, is_mapped, mapped_within, says_how
+from oban_sa.arguments.mismatch import Decode, Misfit, is_typed_dict
+from oban_sa.arguments.round_trip import Kind, leaf
+from oban_sa.arguments.scalars import ANYTHING, NULL, SCALARS, as_is, enum, literal
 from oban_sa.errors import InvalidOption
-from oban_sa.workers import foreign
-from oban_sa.workers.annotations import TRANSPARENT, UNIONS, Unknown, aliased, hints_of, is_alias, variable
-from oban_sa.workers.containers import fields, listed, many, mapping, named_tuple, tupled, union, unordered
-from oban_sa.workers.entities import Entity, How, how_of, is_mapped, mapped_within, says_how
-from oban_sa.workers.fitting import Decode, Misfit, is_typed_dict
-from oban_sa.workers.guarding import Kind, leaf
-from oban_sa.workers.scalars import ANYTHING, NULL, SCALARS, as_is, enum, literal
 
 
 class Decoders:
     """Makes kinds of annotations; `local` are names that are not in the annotation's own module."""
 
-    def __init__(self, local: Mapping[str, Any] | None = None) -> None:
-        self._local: Mapping[str, Any] = local or {}
-        self._known: dict[Any, Kind] = {}
+    def __init__(self, local: Mapping[str, object] | None = None) -> None:
+        self._local: Mapping[str, object] = local or {}
+        self._known: dict[object, Kind] = {}
         self._how = How()
         self._nullable = False
         self.entities: list[Entity] = []
         """The decoders of mapped classes that were made, wherever they stand."""
 
-    def of(self, annotation: Any) -> Decode:
+    def of(self, annotation: object) -> Decode:
         """Return the decoder of `annotation`; see `kind`."""
         return self.kind(annotation).read
 
-    def kind(self, annotation: Any) -> Kind:
+    def kind(self, annotation: object) -> Kind:
         """Return what reads values of `annotation`, and tells whether they come back as they were given.
 
         Converted are datetime, date, time, UUID, Decimal, Enum, dataclasses, TypedDicts, NamedTuples, pydantic and
@@ -69,18 +73,18 @@ class Decoders:
             return self._of_class(annotation, annotation)
         return ANYTHING
 
-    def _of_annotated(self, annotation: Any) -> Kind:
+    def _of_annotated(self, annotation: object) -> Kind:
         if says_how(annotation):
             return self._loaded_so(annotation)
         inner, *metadata = typing.get_args(annotation)
-        if not foreign.constrains(metadata):
+        if not libraries.constrains(metadata):
             return self.kind(inner)
         mapped = bool(list(mapped_within(inner, self._local)))
-        if foreign.is_models(inner) and not mapped:
-            return foreign.adapted(annotation)
-        return foreign.constrained(annotation, self.kind(inner), mapped=mapped)
+        if libraries.is_models(inner) and not mapped:
+            return libraries.adapted(annotation)
+        return libraries.constrained(annotation, self.kind(inner), mapped=mapped)
 
-    def _of_generic(self, annotation: Any, origin: Any, args: tuple[Any, ...]) -> Kind:
+    def _of_generic(self, annotation: object, origin: Any, args: tuple[object, ...]) -> Kind:
         if origin in UNIONS:
             return self._union(annotation, args)
         if origin is Literal:
@@ -97,9 +101,9 @@ class Decoders:
             return mapping(self._item(args[0]), self._item(args[1]))
         return self._of_class(origin, annotation) if isinstance(origin, type) else ANYTHING
 
-    def _union(self, annotation: Any, args: tuple[Any, ...]) -> Kind:
-        if foreign.is_models(annotation) and not list(mapped_within(annotation, self._local)):
-            return foreign.adapted(annotation)
+    def _union(self, annotation: object, args: tuple[object, ...]) -> Kind:
+        if libraries.is_models(annotation) and not list(mapped_within(annotation, self._local)):
+            return libraries.adapted(annotation)
         # The text of a date is that of a datetime at midnight too, so the narrower one is tried first.
         nullable, self._nullable = self._nullable, self._nullable or type(None) in args
         try:
@@ -107,7 +111,7 @@ class Decoders:
         finally:
             self._nullable = nullable
 
-    def _item(self, annotation: Any) -> Kind:
+    def _item(self, annotation: object) -> Kind:
         # Of `list[User] | None` the list may be None, and none of its users.
         nullable, self._nullable = self._nullable, False
         try:
@@ -115,7 +119,7 @@ class Decoders:
         finally:
             self._nullable = nullable
 
-    def _loaded_so(self, annotation: Any) -> Kind:
+    def _loaded_so(self, annotation: object) -> Kind:
         inner, *metadata = typing.get_args(annotation)
         if not list(mapped_within(inner, self._local)):
             raise InvalidOption(
@@ -128,12 +132,12 @@ class Decoders:
         finally:
             self._how = how
 
-    def _entity(self, cls: Any) -> Kind:
+    def _entity(self, cls: type) -> Kind:
         entity = Entity(cls, self._how, Decoders().of, nullable=self._nullable)
         self.entities.append(entity)
         return Kind(entity, leaf)
 
-    def _of_class(self, cls: Any, annotation: Any) -> Kind:
+    def _of_class(self, cls: Any, annotation: object) -> Kind:
         """Return the kind of a class, which `annotation` gives what its type variables stand for."""
         if is_mapped(cls):
             return self._entity(cls)
@@ -151,16 +155,16 @@ class Decoders:
             return mapping(ANYTHING, ANYTHING)
         if hasattr(cls, "_fields") and tuple in cls.__mro__:
             return self._remembered(annotation, self._named_tuple)
-        if foreign.is_model(cls):
-            return self._remembered(annotation, self._pydantic)
+        if libraries.is_model(cls):
+            return self._remembered(annotation, lambda each: libraries.model(each, self._loading(each)))
         if hasattr(cls, "__struct_fields__"):
             return self._remembered(annotation, self._msgspec)
         if dataclasses.is_dataclass(cls):
-            own = not foreign.is_pydantics(cls) or list(mapped_within(cls, self._local))
-            return self._remembered(annotation, self._dataclass if own else foreign.adapted)
-        return foreign.adapted(annotation) if foreign.is_pydantics(cls) else ANYTHING
+            own = not libraries.is_pydantics(cls) or list(mapped_within(cls, self._local))
+            return self._remembered(annotation, self._dataclass if own else libraries.adapted)
+        return libraries.adapted(annotation) if libraries.is_pydantics(cls) else ANYTHING
 
-    def _remembered(self, annotation: Any, make: Callable[[Any], Kind]) -> Kind:
+    def _remembered(self, annotation: object, make: Callable[[object], Kind]) -> Kind:
         # What holds itself meets the placeholder while its own kind is being made.
         try:
             known = self._known.get(annotation)
@@ -186,11 +190,11 @@ class Decoders:
             self._nullable = nullable
         return known
 
-    def _alias(self, annotation: Any) -> Kind:
+    def _alias(self, annotation: object) -> Kind:
         args = typing.get_args(annotation)
         return self.kind(aliased(typing.get_origin(annotation) or annotation, args, self._local))
 
-    def _dataclass(self, annotation: Any) -> Kind:
+    def _dataclass(self, annotation: object) -> Kind:
         cls, hints = self._opened(annotation)
         every = {field.name: field for field in dataclasses.fields(cls)}
         taken = {name for name, field in every.items() if field.init}
@@ -198,9 +202,9 @@ class Decoders:
         kinds = {name: self.kind(hints[name]) for name in hints if name in taken}
         kinds |= {name: self.kind(hints[name].type) for name in unkept}
         computed = {name: self.kind(hints[name]).same for name in hints if name in every and name not in taken}
-        if not foreign.is_pydantics(cls):
+        if not libraries.is_pydantics(cls):
             for name, field in every.items():
-                foreign.refuse_field(field.default, name, what=cls.__name__)
+                libraries.refuse_field(field.default, name, what=cls.__name__)
         given = inspect.signature(cls).parameters
         return fields(
             cls.__name__,
@@ -214,7 +218,7 @@ class Decoders:
             compared=[name for name, field in every.items() if field.compare],
         )
 
-    def _typed_dict(self, annotation: Any) -> Kind:
+    def _typed_dict(self, annotation: object) -> Kind:
         cls, hints = self._opened(annotation)
         # `cls.__required_keys__` is wrong where annotations are texts: it doesn't see their Required and NotRequired.
         required = [
@@ -226,27 +230,24 @@ class Decoders:
         kinds = {name: self.kind(hint) for name, hint in hints.items()}
         return fields(cls.__name__, kinds, required, make=dict, get=getitem)
 
-    def _named_tuple(self, annotation: Any) -> Kind:
+    def _named_tuple(self, annotation: object) -> Kind:
         cls, hints = self._opened(annotation)
         return named_tuple(cls, [self._item(hints.get(name, Any)) for name in cls._fields])
 
-    def _pydantic(self, annotation: Any) -> Kind:
-        return foreign.model(annotation, self._loading(annotation))
-
-    def _msgspec(self, annotation: Any) -> Kind:
+    def _msgspec(self, annotation: object) -> Kind:
         cls: Any = typing.get_origin(annotation) or annotation
         encoded = dict(zip(cls.__struct_fields__, cls.__struct_encode_fields__, strict=True))
         loading = {encoded.get(name, name): decode for name, decode in self._loading(annotation).items()}
-        return foreign.msgspec(annotation, loading)
+        return libraries.msgspec(annotation, loading)
 
-    def _loading(self, annotation: Any) -> dict[str, Decode]:
+    def _loading(self, annotation: object) -> dict[str, Decode]:
         """Return the decoders of the fields of a foreign model in which mapped objects stand."""
         if not list(mapped_within(annotation, self._local)):
             return {}
         _, hints = self._opened(annotation)
         return {name: self.of(hint) for name, hint in hints.items() if list(mapped_within(hint, self._local))}
 
-    def _opened(self, annotation: Any) -> tuple[Any, dict[str, Any]]:
+    def _opened(self, annotation: object) -> tuple[Any, dict[str, Any]]:
         cls: Any = typing.get_origin(annotation) or annotation
         return cls, hints_of(cls, typing.get_args(annotation), self._local)
 
@@ -260,7 +261,7 @@ _LISTS: Final = frozenset(
         typing.get_origin(typing.Collection[int]),
     }
 )
-_SETS: Final[Mapping[Any, Any]] = {
+_SETS: Final[Mapping[object, type[Any]]] = {
     set: set,
     frozenset: frozenset,
     AbstractSet: frozenset,

@@ -9,9 +9,9 @@ from typing import Any, Final, TypeAlias
 
 from oban_sa import errors
 from oban_sa.errors import EntityLocked, EntityNotFound, InvalidArguments, ObanError
-from oban_sa.references import Reference
+from oban_sa.jobs.references import Reference
 
-Decode: TypeAlias = Callable[[Any], Any]
+Decode: TypeAlias = Callable[[object], Any]
 """Makes the typed value of a JSON one; raises `Misfit`."""
 
 HIDDEN: Final = "a value that is not shown"
@@ -31,7 +31,7 @@ class Misfit(Exception):
     `found` is shown with the reason, after `joined`, unless the place turns out to be `secret`.
     """
 
-    def __init__(self, reason: str, *, found: Any = _NOTHING, joined: str = ", not ") -> None:
+    def __init__(self, reason: str, *, found: object = _NOTHING, joined: str = ", not ") -> None:
         super().__init__(reason)
         self._reason = reason
         self._found = found
@@ -69,7 +69,7 @@ class Gone(Misfit):
 
 
 class Locked(Misfit):
-    """The row that a JSON value names is locked by somebody else."""
+    """The row that a JSON value names is locked by another transaction."""
 
     def __init__(self, reason: str, *, skipped: bool) -> None:
         super().__init__(reason)
@@ -80,7 +80,7 @@ class Locked(Misfit):
         return EntityLocked(f"{self._path(start)} {self.reason}", skipped=self._skipped)
 
 
-def at(key: str | int, decode: Decode, value: Any) -> Any:
+def at(key: str | int, decode: Decode, value: object) -> Any:
     """Decode what stands at `key`, which becomes a step of the path to what doesn't fit."""
     try:
         return decode(value)
@@ -92,7 +92,7 @@ def at(key: str | int, decode: Decode, value: Any) -> Any:
 def hidden(decode: Decode) -> Decode:
     """Return a decoder whose misfits show no value: what stands there is a secret."""
 
-    def read(value: Any) -> Any:
+    def read(value: object) -> object:
         try:
             return decode(value)
         except Misfit as misfit:
@@ -110,12 +110,12 @@ def step(key: str | int) -> str:
     return f".{key}" if key.isidentifier() else f"[{json.dumps(key)}]"
 
 
-def is_typed_dict(cls: Any) -> bool:
+def is_typed_dict(cls: object) -> bool:
     """Whether a class is a TypedDict, be it of `typing` or of `typing_extensions`, which pydantic asks for."""
     return typing.is_typeddict(cls) or (hasattr(cls, "__total__") and hasattr(cls, "__required_keys__"))
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """Return a value as an error message shows it, shortened."""
     if isinstance(value, Reference) and value.entity is not None:
         return f"a {type(value.target).__name__}"

@@ -7,36 +7,36 @@ from collections.abc import Callable, Iterable
 from datetime import date, datetime, time
 from decimal import Decimal, InvalidOperation
 from enum import Enum
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
-from oban_sa import values
+from oban_sa.arguments.mismatch import Decode, Misfit
+from oban_sa.arguments.round_trip import Kind, anything, leaf
 from oban_sa.errors import InvalidArguments
-from oban_sa.workers.fitting import Decode, Misfit
-from oban_sa.workers.guarding import Kind, anything, leaf
+from oban_sa.jobs import values
 
 
-def as_is(value: Any) -> Any:
-    """Return the JSON value itself: its annotation asks for nothing else, or for what isn't known here."""
+def as_is(value: object) -> object:
+    """Return the JSON value itself, where the annotation asks for any value, or for one that isn't known here."""
     return value
 
 
-def null(value: Any) -> None:
+def null(value: object) -> None:
     """Return None, and refuse all else."""
     if value is not None:
         raise Misfit("must be null", found=value)
 
 
-def literal(choices: tuple[Any, ...]) -> Kind:
+def literal(choices: tuple[object, ...]) -> Kind:
     """Return the kind of a `Literal`, whose members may be those of an Enum."""
     return Kind(_one_of([(each.value if isinstance(each, Enum) else each, each) for each in choices]), leaf)
 
 
-def enum(cls: Any) -> Kind:
-    """Return the kind of an Enum, whose values may be whatever can be written."""
+def enum(cls: type[Enum]) -> Kind:
+    """Return the kind of an Enum, whose values may be anything that JSON can hold."""
     find = _one_of([(member.value, member) for member in cls.__members__.values()])
 
-    def decode(value: Any) -> Any:
+    def decode(value: object) -> object:
         try:
             return cls(value)  # which knows combined flags, and what `_missing_` makes
         except (ValueError, TypeError):
@@ -45,12 +45,12 @@ def enum(cls: Any) -> Kind:
     return Kind(decode, leaf)
 
 
-def _one_of(choices: list[tuple[Any, Any]]) -> Decode:
+def _one_of(choices: list[tuple[object, object]]) -> Decode:
     # By what is written of them, because 1 and True are the same key.
     found = {text: member for value, member in choices if (text := _written(value)) is not None}
     shown = ", ".join(dict.fromkeys(repr(value) for value, _ in choices))
 
-    def decode(value: Any) -> Any:
+    def decode(value: object) -> object:
         if type(value) is float and value.is_integer():  # as other languages write a whole number
             value = int(value)
         try:
@@ -61,17 +61,17 @@ def _one_of(choices: list[tuple[Any, Any]]) -> Decode:
     return decode
 
 
-def _written(value: Any) -> str | None:
+def _written(value: object) -> str | None:
     try:
         return values.dumps(values.to_json(value))
     except InvalidArguments:  # no row holds this member
         return None
 
 
-def from_key(decode: Decode) -> Decode:
-    """Return a decoder of the keys of an object, which are text whatever was given: numbers are read from it."""
+def from_key(decode: Decode) -> Callable[[str], object]:
+    """Return a decoder of the keys of an object; they are always text, from which a number is read."""
 
-    def read(key: str) -> Any:
+    def read(key: str) -> object:
         try:
             return decode(key)
         except Misfit:
@@ -89,7 +89,7 @@ def from_key(decode: Decode) -> Decode:
 def _scalar(kinds: type | tuple[type, ...], called: str) -> Decode:
     wanted = f"must be {called}"
 
-    def decode(value: Any) -> Any:
+    def decode(value: object) -> object:
         if isinstance(value, kinds):
             return value
         raise Misfit(wanted, found=value)
@@ -97,8 +97,8 @@ def _scalar(kinds: type | tuple[type, ...], called: str) -> Decode:
     return decode
 
 
-def _parsed(parse: Callable[[str], Any], called: str) -> Decode:
-    def decode(value: Any) -> Any:
+def _parsed(parse: Callable[[str], object], called: str) -> Decode:
+    def decode(value: object) -> object:
         if isinstance(value, str):
             try:
                 return parse(value)
@@ -109,7 +109,7 @@ def _parsed(parse: Callable[[str], Any], called: str) -> Decode:
     return decode
 
 
-def _decimal(value: Any) -> Decimal:
+def _decimal(value: object) -> Decimal:
     if isinstance(value, (str, int, float, Decimal)) and not isinstance(value, bool):
         try:
             return Decimal(str(value))  # the text, because Decimal(0.1) isn't 0.1

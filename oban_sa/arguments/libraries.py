@@ -15,19 +15,20 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Final
 
-from oban_sa import jsontext, values
+from oban_sa.arguments.annotations import UNIONS
+from oban_sa.arguments.mismatch import Decode, Misfit, at, hidden
+from oban_sa.arguments.models import alike, is_choosy, names_of, secrets_of
+from oban_sa.arguments.round_trip import Kind, leaf, veiled
+from oban_sa.arguments.scalars import as_is
 from oban_sa.errors import InvalidOption
-from oban_sa.workers.annotations import UNIONS
-from oban_sa.workers.fitting import Decode, Misfit, at, hidden
-from oban_sa.workers.guarding import Kind, leaf, veiled
-from oban_sa.workers.models import alike, is_choosy, names_of, secrets_of
-from oban_sa.workers.scalars import as_is
+from oban_sa.jobs import values
+from oban_sa.wire import json_text
 
 OLDEST: Final = (2, 11)
 """The first pydantic that reads a model by the names of its fields and by their aliases."""
 
 
-def is_model(cls: Any) -> bool:
+def is_model(cls: object) -> bool:
     """Whether a class is a model of pydantic's."""
     return hasattr(cls, "model_validate_json")
 
@@ -38,7 +39,7 @@ def is_pydantics(cls: Any) -> bool:
     return own and cls.__qualname__ != "Json"
 
 
-def is_models(annotation: Any) -> bool:
+def is_models(annotation: object) -> bool:
     """Whether an annotation is a choice among models, which pydantic chooses best: by their tags, or what fits most."""
     origin = typing.get_origin(annotation)
     if origin is Annotated:
@@ -49,7 +50,7 @@ def is_models(annotation: Any) -> bool:
     return len(members) > 1 and all(_is_one(each) for each in members)
 
 
-def _is_one(member: Any) -> bool:
+def _is_one(member: object) -> bool:
     if typing.get_origin(member) is Annotated:
         return _is_one(typing.get_args(member)[0])
     return isinstance(member, type) and (
@@ -57,20 +58,20 @@ def _is_one(member: Any) -> bool:
     )
 
 
-def constrains(metadata: Iterable[Any]) -> bool:
+def constrains(metadata: Iterable[object]) -> bool:
     """Whether what an `Annotated` says is for pydantic, and pydantic is there."""
     said = [each for each in metadata if _is_constraint(each)]
     return bool(said) and _found("pydantic")
 
 
-def _is_constraint(each: Any) -> bool:
+def _is_constraint(each: object) -> bool:
     cls = each if isinstance(each, type) else type(each)
     if cls.__qualname__ == "Json":  # outside of models a value is JSON itself, and no text of it
         return False
     return cls.__module__.partition(".")[0] in ("pydantic", "annotated_types") or is_pydantics(cls)
 
 
-def refuse_field(default: Any, name: str, *, what: str) -> None:
+def refuse_field(default: object, name: str, *, what: str) -> None:
     """Raise `InvalidOption` for pydantic's `Field(...)` in the place of a default, where only models read it."""
     cls = type(default)
     if cls.__name__ == "FieldInfo" and cls.__module__.startswith("pydantic."):
@@ -88,7 +89,7 @@ def _found(library: str) -> bool:
     return True
 
 
-def model(annotation: Any, loading: Mapping[str, Decode]) -> Kind:
+def model(annotation: object, loading: Mapping[str, Decode]) -> Kind:
     """Return the kind of a pydantic model; `loading` are decoders of fields that hold mapped objects.
 
     JSON holds no mapped objects, so a model that has some is validated from Python values.
@@ -99,14 +100,14 @@ def model(annotation: Any, loading: Mapping[str, Decode]) -> Kind:
     refused = _refusing(cls, f"doesn't fit {cls.__name__}: ")
     by_any_name = {name: decode for field, decode in loading.items() for name in names_of(cls, field)}
 
-    def decode(value: Any) -> Any:
+    def decode(value: object) -> object:
         try:
             # As text, because a strict model takes the text of a UUID or a datetime from JSON only.
             return cls.model_validate_json(_text(value), by_alias=True, by_name=True)
         except ValueError as error:
             raise refused(error) from error
 
-    def decode_with_objects(value: Any) -> Any:
+    def decode_with_objects(value: object) -> object:
         given = _with(cls, by_any_name, value)
         try:
             return cls.model_validate(given, by_alias=True, by_name=True)
@@ -117,14 +118,14 @@ def model(annotation: Any, loading: Mapping[str, Decode]) -> Kind:
     return Kind(_unseen(cls, decode_with_objects if loading else decode), alike, is_choosy(cls))
 
 
-def adapted(annotation: Any) -> Kind:
+def adapted(annotation: object) -> Kind:
     """Return the kind of an annotation that pydantic reads by itself: its dataclasses and types, a choice of models."""
     name = getattr(annotation, "__name__", None) or str(annotation)
     _check_pydantic(name)
     adapter = _adapter(annotation)
     refused = _refusing(annotation, f"doesn't fit {name}: " if dataclasses.is_dataclass(annotation) else None)
 
-    def decode(value: Any) -> Any:
+    def decode(value: object) -> object:
         try:
             return adapter.validate_json(_text(value), by_alias=True, by_name=True)
         except ValueError as error:
@@ -133,7 +134,7 @@ def adapted(annotation: Any) -> Kind:
     return Kind(_unseen(annotation, decode), alike, is_choosy(annotation))
 
 
-def constrained(annotation: Any, inner: Kind, *, mapped: bool) -> Kind:
+def constrained(annotation: object, inner: Kind, *, mapped: bool) -> Kind:
     """Return the kind of an `Annotated` whose inner kind is known here, and whose constraints pydantic checks.
 
     Of `mapped` objects, which it doesn't know or would take apart, it checks no more than that.
@@ -147,16 +148,16 @@ def constrained(annotation: Any, inner: Kind, *, mapped: bool) -> Kind:
     adapter = _adapter(annotation)
     refused = _refusing(annotation, None)
 
-    def check(value: Any) -> Any:
+    def check(value: object) -> object:
         try:
             return adapter.validate_python(value, by_alias=True, by_name=True)
         except (ValueError, TypeError) as error:  # a TypeError for a constraint that means nothing for such a value
             raise refused(error) from error
 
-    def decode(value: Any) -> Any:
+    def decode(value: object) -> object:
         return check(inner.read(value))
 
-    def same(given: Any, came: Any, strict: bool) -> None:
+    def same(given: object, came: object, strict: bool) -> None:
         try:
             inner.same(given, came, strict)
         except Misfit:
@@ -171,13 +172,13 @@ def constrained(annotation: Any, inner: Kind, *, mapped: bool) -> Kind:
     return kind_of_it
 
 
-def _unseen(annotation: Any, decode: Decode) -> Decode:
+def _unseen(annotation: object, decode: Decode) -> Decode:
     # The error that pydantic raised shows the whole of what it was given.
     return _uncaused(decode) if secrets_of(annotation) else decode
 
 
 def _uncaused(decode: Decode) -> Decode:
-    def read(value: Any) -> Any:
+    def read(value: object) -> object:
         try:
             return decode(value)
         except Misfit as misfit:
@@ -186,7 +187,7 @@ def _uncaused(decode: Decode) -> Decode:
     return read
 
 
-def _adapter(annotation: Any) -> Any:
+def _adapter(annotation: object) -> Any:
     library = importlib.import_module("pydantic")
     try:
         return library.TypeAdapter(annotation)
@@ -203,20 +204,20 @@ def _check_pydantic(name: str) -> None:
         )
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     try:
         return values.dumps(value)
     except TypeError:  # an integer of more than 64 bits, or a number that no float holds, which others may have written
-        return jsontext.write(value)
+        return json_text.write(value)
 
 
-def _with(cls: Any, loading: Mapping[str, Decode], value: Any) -> Any:
-    if not isinstance(value, _OBJECT):
+def _with(cls: type, loading: Mapping[str, Decode], value: object) -> dict[str, object]:
+    if not isinstance(value, dict):
         raise Misfit(f"must be an object with the fields of {cls.__name__}", found=value)
     return {key: at(key, loading[key], item) if key in loading else item for key, item in value.items()}
 
 
-def _refusing(annotation: Any, start: str | None) -> Callable[[Any], Misfit]:
+def _refusing(annotation: object, start: str | None) -> Callable[[Exception], Misfit]:
     """Return what makes a misfit of an error of pydantic's; one that is about a secret shows nothing."""
 
     def refused(error: Any) -> Misfit:
@@ -244,12 +245,12 @@ def _worded(message: str, start: str | None) -> tuple[str, str]:
     return f"is refused: {message[:1].lower()}{message[1:]}", ", and is "
 
 
-def msgspec(annotation: Any, loading: Mapping[str, Decode]) -> Kind:
+def msgspec(annotation: object, loading: Mapping[str, Decode]) -> Kind:
     """Return the kind of a msgspec Struct; `loading` has those of fields with mapped objects, by encoded name."""
     library = importlib.import_module("msgspec")
     cls: Any = typing.get_origin(annotation) or annotation
 
-    def decode(value: Any) -> Any:
+    def decode(value: object) -> object:
         given = _with(cls, loading, value) if loading else value
         try:
             return library.convert(given, annotation, str_keys=True)
@@ -264,5 +265,4 @@ def msgspec(annotation: Any, loading: Mapping[str, Decode]) -> Kind:
 
 
 _SHOULD: Final = "Input should "
-_OBJECT: Final[type[Any]] = dict
 _MSGSPEC_PATH: Final = re.compile(r"\.([^.\[`]+)|\[(\d+)\]")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
 from types import CodeType, FrameType, FunctionType
 from typing import Any, Final, TypeAlias
 from weakref import ReferenceType, ref
+
+from oban_sa.describe import caller
 
 Execution: TypeAlias = tuple[str, ReferenceType[CodeType]]
 """One run of a module, known by its name and its code: whenever it is loaded again, that is another object."""
@@ -25,13 +27,13 @@ _DEEPEST: Final = 10
 
 def execution() -> Execution | None:
     """Return the run of a module that defines something just now: the innermost that this is called from."""
-    frame: FrameType | None = sys._getframe(1)
+    frame: FrameType | None = caller.frame()
     while frame is not None and frame.f_code.co_name != "<module>":
         frame = frame.f_back
     return None if frame is None else (frame.f_globals.get("__name__", ""), ref(frame.f_code))
 
 
-def is_again(earlier: Any, later: Any, then: Execution | None, now: Execution | None) -> bool:
+def is_again(earlier: object, later: object, then: Execution | None, now: Execution | None) -> bool:
     """Whether `later` may take the place of `earlier`: the module that asks for it runs again, or it does the same."""
     if earlier is later or earlier.__module__ != later.__module__:  # such as a program that also imports itself
         return True
@@ -39,7 +41,7 @@ def is_again(earlier: Any, later: Any, then: Execution | None, now: Execution | 
     return runs_again or _same(earlier, later, _DEEPEST)
 
 
-def hint(target: Any) -> str:
+def hint(target: type | Callable[..., object]) -> str:
     """Say how what was defined a second time gets a name of its own."""
     decorator = "@worker" if isinstance(target, type) else "@job"
     outer, local, name = target.__qualname__.rpartition(".<locals>.")
@@ -53,7 +55,7 @@ def hint(target: Any) -> str:
     )
 
 
-def place(target: Any) -> str:
+def place(target: object) -> str:
     """Return where a class or function stands, as far as it tells."""
     code = getattr(target, "__code__", None) or getattr(getattr(target, "process", None), "__code__", None)
     return "" if code is None else f", at {code.co_filename}:{code.co_firstlineno}"
@@ -95,7 +97,7 @@ def _same_each(one: Any, other: Any, depth: int) -> bool:
     return len(one) == len(other) and all(_same(one[place], other[place], depth - 1) for place in range(len(one)))
 
 
-class _Items(dict[str, Any]):
+class _Items(dict[str, object]):
     """What belongs to a function or a class, and is compared by what is in it."""
 
 
@@ -103,9 +105,9 @@ def _own(cls: type) -> _Items:
     return _Items({name: value for name, value in vars(cls).items() if name not in _NOT_COMPARED})
 
 
-def _cells(function: Any) -> dict[str, Any]:
+def _cells(function: object) -> dict[str, object]:
     code: CodeType | None = getattr(function, "__code__", None)
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for name, cell in zip(code.co_freevars if code else (), getattr(function, "__closure__", None) or (), strict=True):
         try:
             found[name] = cell.cell_contents

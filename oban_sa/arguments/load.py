@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeAlias, TypeVar, get_args
 
-from sqlalchemy import select, tuple_
+from sqlalchemy import ColumnElement, select, tuple_
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import Session
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Mapper, Session
 
-from oban_sa.errors import EntityLocked, EntityNotFound, InvalidOption, articled
-from oban_sa.outcomes import Cancel, Snooze
-from oban_sa.sql.sqlstates import sqlstate
-from oban_sa.workers.entities import Entity, How, Row, rows
-from oban_sa.workers.fitting import Decode, Gone, Locked, Misfit
-from oban_sa.workers.locks import ForUpdate
-from oban_sa.workers.options import Executor, OnMissing
+from oban_sa.arguments.entities import Entity, How, Row, rows
+from oban_sa.arguments.locks import ForUpdate
+from oban_sa.arguments.mismatch import Decode, Gone, Locked, Misfit, at
+from oban_sa.errors import EntityLocked, EntityNotFound, articled
+from oban_sa.jobs.answers import Cancel, Snooze
+from oban_sa.jobs.references import Reference
+from oban_sa.sql.errors import sqlstate
 
 T = TypeVar("T")
 
 SNOOZE: Final = 5
-"""Seconds until a job is tried again whose row was locked by somebody else and is not waited for."""
+"""Seconds until a job is tried again whose row another transaction has locked, where it doesn't wait for it."""
 
 _LOCK_NOT_AVAILABLE: Final = "55P03"
 
+OnMissing: TypeAlias = Literal["cancel", "raise", "none"]
+"""What becomes of a job whose row is gone: it is cancelled, the attempt fails, or the worker gets None."""
 
-class Answered(Exception):
+MISSING: Final[tuple[OnMissing, ...]] = get_args(OnMissing)
+
+
+class _Answered(Exception):
     """The attempt has its answer before the code began."""
 
     def __init__(self, answer: Cancel | Snooze) -> None:
@@ -35,30 +42,56 @@ class Answered(Exception):
         self.answer = answer
 
 
-def loaded(decode: Callable[[], T], session: Any, on_missing: OnMissing) -> T:
-    """Return what `decode` makes of a job's args, with the mapped objects among them loaded in `session`.
+def call_with_objects(
+    decode: Callable[[], T], call: Callable[[T], object], session: Any, on_missing: OnMissing, *, on_loop: bool
+) -> object:
+    """Call with what `decode` makes of a job's args, the mapped objects among them loaded in `session`.
 
-    Raises `Answered` for a row that is gone, where the job is cancelled then, and for one that others have locked,
-    where it is not waited for; else `EntityNotFound` and `EntityLocked`.
+    Where a row is gone, or locked by others, the answer may be a `Cancel` or a `Snooze` instead; else `EntityNotFound`
+    or `EntityLocked` is raised. `on_loop` the session is an asynchronous one, and what returns is to be awaited.
     """
+    if on_loop:
+        return _call_on_loop(decode, call, session, on_missing)
+    try:
+        args = _loaded(decode, session, on_missing)
+    except _Answered as early:
+        return early.answer
+    return call(args)
+
+
+async def _call_on_loop(
+    decode: Callable[[], T], call: Callable[[T], object], session: AsyncSession, on_missing: OnMissing
+) -> object:
+    def load(sync: Session) -> T:
+        return _loaded(decode, sync, on_missing)
+
+    try:
+        args = await session.run_sync(load)
+    except _Answered as early:
+        return early.answer
+    answer = call(args)
+    return await answer if inspect.isawaitable(answer) else answer
+
+
+def _loaded(decode: Callable[[], T], session: Session, on_missing: OnMissing) -> T:
     token = rows.set(SessionRows(session, on_missing))
     try:
         return decode()
     except EntityNotFound as gone:
         if on_missing == "cancel":
-            raise Answered(Cancel(str(gone))) from None
+            raise _Answered(Cancel(str(gone))) from None
         raise
     except EntityLocked as locked:
         if locked.skipped:
-            raise Answered(Snooze(SNOOZE)) from None
+            raise _Answered(Snooze(SNOOZE)) from None
         raise
     finally:
         rows.reset(token)
 
 
-def prefetch(converters: Iterable[tuple[str, Decode]], given: Mapping[str, Any]) -> None:
+def prefetch(converters: Iterable[tuple[str, Decode]], given: Mapping[str, object]) -> None:
     """Load what several parameters name of one class by one statement."""
-    together: dict[tuple[Any, How], list[tuple[str, Entity]]] = {}
+    together: dict[tuple[Mapper[Any], How], list[tuple[str, Entity]]] = {}
     for name, decode in converters:
         if isinstance(decode, Entity):
             together.setdefault((decode.mapper, decode.how), []).append((name, decode))
@@ -68,35 +101,6 @@ def prefetch(converters: Iterable[tuple[str, Decode]], given: Mapping[str, Any])
                 several[0][1].prefetch([given[name] for name, _ in several])
 
 
-def check_entities(
-    entities: Sequence[Entity], session_class: Any, executor: Executor, on_missing: OnMissing, *, what: str
-) -> None:
-    """Refuse mapped objects that could not be loaded, or not be missing, and an `on_missing` that is about none."""
-    if not entities:
-        if on_missing != "cancel":
-            raise InvalidOption(f"{what} has on_missing={on_missing!r}, but takes no mapped object that could be gone")
-        return
-    name = entities[0].name
-    if executor == "process":
-        raise InvalidOption(
-            f"{what} takes {articled(name)}, but runs in another process, where no session reaches it; "
-            f"take its key there, and load it in a session of your own"
-        )
-    if session_class is None:
-        session = "Session" if executor == "thread" else "AsyncSession"
-        raise InvalidOption(
-            f"{what} takes {articled(name)}, which is loaded in the attempt's session; "
-            f"take that too: session: {session}"
-        )
-    if on_missing == "none":
-        for entity in entities:
-            if not entity.nullable:
-                raise InvalidOption(
-                    f'{what} has on_missing="none", which gives None for a row that is gone; '
-                    f"write {entity.name} | None where it takes {articled(entity.name)}"
-                )
-
-
 class SessionRows:
     """Loads with a synchronous session; under an asynchronous one inside its `run_sync`."""
 
@@ -104,13 +108,13 @@ class SessionRows:
         self._session = session
         self._on_missing = on_missing
         # Also keeps them alive: the session's identity map is weak.
-        self._held: dict[tuple[How, Row], Any] = {}
+        self._held: dict[tuple[How, Row], object] = {}
 
-    def one(self, entity: Entity, row: Row) -> Any:
+    def one(self, entity: Entity, row: Row) -> object:
         """Return the object; None for a row that is gone, where that was asked for."""
         found = self._held.get((entity.how, row))
         if found is None:
-            found = self._held[entity.how, row] = self._loaded(entity, row)
+            found = self._held[entity.how, row] = self._load(entity, row)
         if found is not None:
             return found
         lock = entity.how.lock
@@ -120,14 +124,20 @@ class SessionRows:
             return None
         raise Gone(f"is the {entity.name} {row}, and there is no such row any more")
 
-    def prefetch(self, entity: Entity, wanted: list[Row]) -> None:
-        """Load several by one statement, which locks them in the order of their keys."""
+    def take(self, reference: Reference) -> None:
+        """Do nothing: rows hold no references."""
+
+    def prefetch(self, entity: Entity, values: Sequence[object]) -> None:
+        """Load what several JSON values name by one statement, which locks the rows in the order of their keys."""
         mapper = entity.mapper
+        wanted = [at(index, entity.row, value) for index, value in enumerate(values)]
         keys = [row.key for row in dict.fromkeys(wanted) if (entity.how, row) not in self._held]
         if len(keys) < 2 or any(row.mapper is not mapper for row in wanted):
             return
         columns = mapper.primary_key
-        chosen: Any = columns[0].in_([key[0] for key in keys]) if len(columns) == 1 else tuple_(*columns).in_(keys)
+        chosen: ColumnElement[bool] = (
+            columns[0].in_([key[0] for key in keys]) if len(columns) == 1 else tuple_(*columns).in_(keys)
+        )
         statement = select(mapper.class_).where(chosen).options(*entity.how.options)
         if entity.how.lock is not None:
             # Always in the same order, so that two jobs with the same rows wait for each other and never in a circle.
@@ -136,7 +146,7 @@ class SessionRows:
         for found in _asked(entity, lambda: self._session.scalars(statement).unique().all()):
             self._held[entity.how, Row(mapper, tuple(mapper.primary_key_from_instance(found)))] = found
 
-    def _loaded(self, entity: Entity, row: Row) -> Any:
+    def _load(self, entity: Entity, row: Row) -> object:
         how: dict[str, Any] = {"options": entity.how.options}
         if entity.how.lock is not None:
             how |= {"with_for_update": _locking(entity), "populate_existing": True}
@@ -149,7 +159,7 @@ def _locking(entity: Entity) -> dict[str, Any]:
     return {**dataclasses.asdict(entity.how.lock or ForUpdate()), "of": list(entity.mapper.tables)}
 
 
-def _asked(entity: Entity, load: Callable[[], Any]) -> Any:
+def _asked(entity: Entity, load: Callable[[], T]) -> T:
     try:
         return load()
     except DBAPIError as error:

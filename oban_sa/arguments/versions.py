@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeAlias, cast
+from typing import Final, TypeAlias
 
-from oban_sa import callables, values
+from oban_sa.describe import callables
 from oban_sa.errors import InvalidArguments, InvalidOption
+from oban_sa.jobs import values
+from oban_sa.jobs.values import JSONDict
 from oban_sa.models import Job
 
-Upgrade: TypeAlias = Callable[[dict[str, Any], int], dict[str, Any]]
+Upgrade: TypeAlias = Callable[[JSONDict, int], JSONDict]
 """Makes args of today out of those of an earlier version."""
 
 KEY: Final = "args_version"
@@ -38,12 +39,12 @@ class Versions:
             raise InvalidOption(f"upgrade of {what} is async, but only makes a dict of another; write `def`")
         elif callables.yields(upgrade):
             raise InvalidOption(f"upgrade of {what} yields, but makes one dict of another; return it")
-        elif not takes_two(upgrade):
+        elif not callables.takes(upgrade, 2):
             raise InvalidOption(f"upgrade of {what} takes the args and their version: `def upgrade(args, version)`")
         self.number: Final = number
         self._upgrade = upgrade
 
-    def current(self, job: Job) -> dict[str, Any]:
+    def current(self, job: Job) -> JSONDict:
         """Return a job's args as the worker reads them today; those of the job itself stay what its row says.
 
         Raises `InvalidArguments` for args of a later version than the worker's, and what `upgrade` raises.
@@ -55,13 +56,13 @@ class Versions:
             raise InvalidArguments(f"meta.{KEY} must be a whole number from 1, not {written!r}", path=f"meta.{KEY}")
         if written > self.number or self._upgrade is None:
             raise InvalidArguments(too_late(written, self.number))
-        upgraded: Any = self._upgrade(values.to_json(job.args), written)
+        upgraded = self._upgrade(values.to_json(job.args), written)
         if upgraded.__class__ is not dict:
             raise InvalidArguments(f"upgrade(args, {written}) gave {upgraded!r:.60} instead of a dict")
-        return cast("dict[str, Any]", upgraded)
+        return upgraded
 
 
-def later(meta: Mapping[str, Any], number: int) -> int | None:
+def later(meta: Mapping[str, object], number: int) -> int | None:
     """Return the version that a job's meta says its args are of, where it is later than `number`."""
     written = meta.get(KEY)
     return written if type(written) is int and written > number else None
@@ -75,26 +76,15 @@ def too_late(written: int, number: int) -> str:
     )
 
 
-def takes_two(function: Callable[..., Any]) -> bool:
-    """Whether a function can be called with args and a version."""
-    try:
-        inspect.signature(function).bind({}, 1)
-    except TypeError:
-        return False
-    except ValueError:  # it is written in C, and doesn't tell
-        return True
-    return True
-
-
 def method_of(cls: type, number: int) -> Upgrade | None:
     """Return the `upgrade` of a class; one that takes something else is none, unless there is a version to upgrade to.
 
     Raises `InvalidOption` for one that needs an instance.
     """
-    method: Any = getattr(cls, "upgrade", None)
+    method = getattr(cls, "upgrade", None)
     if method is None or not callable(method):
         return None
-    if takes_two(method):
+    if callables.takes(method, 2):
         return method  # type: ignore[no-any-return]
     if number == 1:
         return None
@@ -104,6 +94,6 @@ def method_of(cls: type, number: int) -> Upgrade | None:
     )
 
 
-def stamped(meta: Mapping[str, Any] | None, number: int) -> dict[str, Any]:
+def stamped(meta: Mapping[str, object] | None, number: int) -> JSONDict:
     """Return the meta of a new job whose args are of this version; the first is not written."""
     return {**(meta or {}), KEY: number} if number > 1 else dict(meta or {})

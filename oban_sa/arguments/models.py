@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final, TypeVar
 from weakref import WeakKeyDictionary
 
-from oban_sa import values
+from oban_sa.arguments.annotations import UNIONS, Unknown, hints_of
+from oban_sa.arguments.round_trip import Changed, Same, leaf, of_class, parts, veiled
 from oban_sa.errors import InvalidArguments
-from oban_sa.workers.annotations import UNIONS, Unknown, hints_of
-from oban_sa.workers.guarding import Changed, Same, leaf, of_class, parts, veiled
+from oban_sa.jobs import values
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -29,12 +29,11 @@ class Field:
     def same(self) -> Same:
         """The comparison."""
         compare: Same = _as_json if self.open else alike
-        if self.choosy:
-            return _strictly(veiled(compare) if self.secret else compare)
-        return veiled(compare) if self.secret else compare
+        shown = veiled(compare) if self.secret else compare
+        return (lambda given, came, strict: shown(given, came, True)) if self.choosy else shown
 
 
-def alike(given: Any, came: Any, strict: bool) -> None:
+def alike(given: object, came: object, strict: bool) -> None:
     """Compare values, and models by their fields; raises `Changed`. What pydantic calls private is passed over."""
     if given is came:
         return
@@ -59,21 +58,17 @@ def alike(given: Any, came: Any, strict: bool) -> None:
         leaf(given, came, strict)
 
 
-def _of(name: str, given: Any, came: Any) -> tuple[Any, Any]:
+def _of(name: str, given: object, came: object) -> tuple[object, object]:
     return getattr(given, name, None), getattr(came, name, None)
 
 
-def _as_json(given: Any, came: Any, strict: bool) -> None:
+def _as_json(given: object, came: object, strict: bool) -> None:
     try:
         if values.to_json(given) == came:
             return
     except InvalidArguments:
         pass
     alike(given, came, strict)
-
-
-def _strictly(same: Same) -> Same:
-    return lambda given, came, strict: same(given, came, True)
 
 
 _FIELDS: Final[WeakKeyDictionary[type, dict[str, Field] | None]] = WeakKeyDictionary()
@@ -93,11 +88,11 @@ def fields_of(cls: type) -> dict[str, Field] | None:
     return _FIELDS[cls]
 
 
-def _has_fields(cls: Any) -> bool:
+def _has_fields(cls: object) -> bool:
     return dataclasses.is_dataclass(cls) or hasattr(cls, "model_fields") or hasattr(cls, "__struct_fields__")
 
 
-def _annotated(cls: Any) -> Iterator[tuple[str, Any, bool]]:
+def _annotated(cls: type) -> Iterator[tuple[str, object, bool]]:
     """Yield the fields of a class: their names, annotations, and whether they are kept out of its repr()."""
     if isinstance(fields := getattr(cls, "model_fields", None), Mapping):
         for name, field in fields.items():
@@ -105,7 +100,7 @@ def _annotated(cls: Any) -> Iterator[tuple[str, Any, bool]]:
         return
     try:
         hints = hints_of(cls, (), {}) if _has_fields(cls) else {}
-    except Unknown:  # whoever reads it says what is wrong
+    except Unknown:  # the decoder says what is wrong
         hints = {}
     if dataclasses.is_dataclass(cls):
         for each in dataclasses.fields(cls):
@@ -116,25 +111,25 @@ def _annotated(cls: Any) -> Iterator[tuple[str, Any, bool]]:
             yield name, hints.get(name, Any), False
 
 
-def _chooses(annotation: Any) -> bool:
+def _chooses(annotation: object) -> bool:
     members = [each for each in typing.get_args(annotation) if each is not type(None)]
     if typing.get_origin(annotation) in UNIONS and len(members) > 1:
         return True
     return typing.get_origin(annotation) is not typing.Literal and any(map(_chooses, members))
 
 
-def _takes_any(annotation: Any) -> bool:
+def _takes_any(annotation: object) -> bool:
     if annotation is Any or annotation is object or isinstance(annotation, TypeVar):
         return True
     return typing.get_origin(annotation) is not typing.Literal and any(map(_takes_any, typing.get_args(annotation)))
 
 
-def is_choosy(annotation: Any) -> bool:
+def is_choosy(annotation: object) -> bool:
     """Whether an annotation, or one inside it, leaves a choice, so that equality proves nothing."""
     return _chooses(annotation) or any(_chooses(kind) for _, _, kind, _ in _within(annotation, set()))
 
 
-def secrets_of(annotation: Any) -> frozenset[str]:
+def secrets_of(annotation: object) -> frozenset[str]:
     """Return the names of the secrets within an annotation; "*" where all of it is one, or is not to be shown.
 
     Secret are what pydantic masks, and fields that are kept out of the repr() of their class.
@@ -146,7 +141,7 @@ def secrets_of(annotation: Any) -> frozenset[str]:
     return frozenset(names)
 
 
-def names_of(cls: Any, field: str) -> set[str]:
+def names_of(cls: type, field: str) -> set[str]:
     """Return the names by which a field of a model may stand in JSON."""
     info = getattr(cls, "model_fields", {}).get(field)
     aliases = [] if info is None else [info.alias, info.validation_alias]
@@ -154,16 +149,16 @@ def names_of(cls: Any, field: str) -> set[str]:
     return {field, *(alias for alias in aliases if isinstance(alias, str))}
 
 
-def _masks(annotation: Any) -> bool:
+def _masks(annotation: object) -> bool:
     return hasattr(annotation, "get_secret_value") or any(map(_masks, typing.get_args(annotation)))
 
 
-def _hides(cls: Any) -> bool:
+def _hides(cls: object) -> bool:
     config = getattr(cls, "model_config", None)
     return isinstance(config, dict) and bool(config.get("hide_input_in_errors"))
 
 
-def _within(annotation: Any, seen: set[Any]) -> Iterator[tuple[Any, str, Any, bool]]:
+def _within(annotation: object, seen: set[object]) -> Iterator[tuple[type, str, object, bool]]:
     """Yield the fields of all classes within an annotation, each with its class."""
     for part in (annotation, typing.get_origin(annotation)):
         if isinstance(part, type) and part not in seen and _has_fields(part):

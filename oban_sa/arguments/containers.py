@@ -10,17 +10,17 @@ from collections.abc import Set as AbstractSet
 from types import MappingProxyType
 from typing import Any, Final
 
+from oban_sa.arguments.entities import Entity
+from oban_sa.arguments.mismatch import Decode, Gone, Locked, Misfit, at, hidden, shown
+from oban_sa.arguments.round_trip import APART, Changed, Kind, Same, of_class, parts, veiled
+from oban_sa.arguments.scalars import ANYTHING, NULL, SCALARS, as_is, from_key
 from oban_sa.errors import nearest
-from oban_sa.workers.entities import Entity
-from oban_sa.workers.fitting import Decode, Gone, Locked, Misfit, at, hidden, shown
-from oban_sa.workers.guarding import APART, Changed, Kind, Same, of_class, parts, veiled
-from oban_sa.workers.scalars import ANYTHING, NULL, SCALARS, as_is, from_key
 
 
 def listed(item: Kind, *, accepts: Any) -> Kind:
-    """Return the kind of a list of `item`; where types count, an `accepts` is what may be given."""
+    """Return the kind of a list of `item`; where types are compared, what is given has to be an `accepts`."""
 
-    def same(given: Any, came: Any, strict: bool) -> None:
+    def same(given: object, came: Any, strict: bool) -> None:
         if isinstance(given, _SETS):
             raise Changed(given, came, "; write sorted(value), or annotate it as a set")
         if not isinstance(given, _LISTS) or (strict and not isinstance(given, accepts)):
@@ -43,10 +43,10 @@ def many(item: Kind) -> Kind:
     return Kind(_collection(tuple, item.read), same, item.choosy)
 
 
-def unordered(make: Any, item: Kind) -> Kind:
+def unordered(make: type[Any], item: Kind) -> Kind:
     """Return the kind of a set, which is written as a list."""
 
-    def same(given: Any, came: Any, strict: bool) -> None:
+    def same(given: object, came: Any, strict: bool) -> None:
         if isinstance(given, _LISTS) and not strict:
             return  # it was a list already
         if not isinstance(given, _SETS) or (strict and not isinstance(given, make)) or len(given) != len(came):
@@ -59,17 +59,17 @@ def unordered(make: Any, item: Kind) -> Kind:
     return Kind(_collection(make, item.read), same, item.choosy)
 
 
-def _fits(same: Same, given: Any, came: Any, strict: bool) -> bool:
+def _fits(same: Same, given: object, came: object, strict: bool) -> bool:
     try:
         same(given, came, strict)
     except Misfit:
         return False
-    # What is text already fits whatever was made of text, so that a set of several would hide what was lost.
+    # A text fits anything that is read from text, so that in a set of several a lost value would go unnoticed.
     return bool(given == came) or type(given) is type(came)
 
 
-def _collection(make: Callable[[Any], Any], decode: Decode) -> Decode:
-    def collection(value: Any) -> Any:
+def _collection(make: type[Any], decode: Decode) -> Decode:
+    def collection(value: object) -> object:
         if not isinstance(value, list):
             raise Misfit("must be a list", found=value)
         if isinstance(decode, Entity):
@@ -86,7 +86,7 @@ def tupled(items: list[Kind]) -> Kind:
     """Return the kind of a tuple with an item of each of these kinds."""
     decoders = [item.read for item in items]
 
-    def decode(value: Any) -> Any:
+    def decode(value: object) -> object:
         if not isinstance(value, list) or len(value) != len(decoders):
             raise Misfit(f"must be a list of {len(decoders)}", found=value)
         return tuple([at(index, decoders[index], item) for index, item in enumerate(value)])
@@ -100,11 +100,11 @@ def tupled(items: list[Kind]) -> Kind:
     return Kind(decode, same, any(item.choosy for item in items))
 
 
-def named_tuple(cls: Any, items: list[Kind]) -> Kind:
+def named_tuple(cls: Callable[..., object], items: list[Kind]) -> Kind:
     """Return the kind of a `NamedTuple`, which is written as a list."""
     whole = tupled(items)
 
-    def same(given: Any, came: Any, strict: bool) -> None:
+    def same(given: object, came: object, strict: bool) -> None:
         if type(given) is not type(came) and type(given) not in _LISTS:
             raise Changed(given, came)
         whole.same(given, came, False if type(given) is list else strict)
@@ -117,14 +117,14 @@ def mapping(key: Kind, item: Kind) -> Kind:
     read_key = None if key.read in _TEXTS else from_key(key.read)
     decode = item.read
 
-    def read(value: Any) -> Any:
+    def read(value: object) -> object:
         if not isinstance(value, dict):
             raise Misfit("must be an object", found=value)
         if read_key is None:
             return value if decode is as_is else {name: at(name, decode, each) for name, each in value.items()}
         return {_key(read_key, name): at(name, decode, each) for name, each in value.items()}
 
-    def same(given: Any, came: Any, strict: bool) -> None:
+    def same(given: object, came: Any, strict: bool) -> None:
         if not isinstance(given, dict) or len(given) != len(came):
             raise Changed(given, came)
         for (name, here), (back, there) in zip(given.items(), came.items(), strict=True):
@@ -135,7 +135,7 @@ def mapping(key: Kind, item: Kind) -> Kind:
     return Kind(read, same, key.choosy or item.choosy)
 
 
-def _check_key(same: Same, name: Any, back: Any, strict: bool) -> None:
+def _check_key(same: Same, name: object, back: object, strict: bool) -> None:
     try:
         if type(name) is not str and type(back) is str and name != back:  # a number, whose text is no key of the kind
             raise Changed(name, back)
@@ -148,7 +148,7 @@ def _check_key(same: Same, name: Any, back: Any, strict: bool) -> None:
         ) from None
 
 
-def _key(read: Decode, name: str) -> Any:
+def _key(read: Callable[[str], object], name: str) -> object:
     try:
         made = read(name)
         hash(made)
@@ -165,7 +165,7 @@ def union(members: list[Kind]) -> Kind:
     nullable = NULL in members
     others = [member for member in members if member is not NULL]
 
-    def decode(value: Any) -> Any:
+    def decode(value: object) -> object:
         if value is None and nullable:
             return None
         misfits: list[Misfit] = []
@@ -184,7 +184,7 @@ def union(members: list[Kind]) -> Kind:
             each.secret = secret
         raise Misfit(", or ".join(dict.fromkeys(each.reason for each in misfits)))
 
-    def same(given: Any, came: Any, strict: bool) -> None:
+    def same(given: object, came: object, strict: bool) -> None:
         if given is None or came is None:
             if given is not came:
                 raise Changed(given, came)
@@ -207,7 +207,7 @@ def union(members: list[Kind]) -> Kind:
     return Kind(decode, same, len(others) > 1 or any(member.choosy for member in others))
 
 
-def _told_apart(came: Any) -> str:
+def _told_apart(came: object) -> str:
     name = type(came).__name__
     apart = "" if type(came).__module__ == "builtins" else f", or {APART}"
     return f"; the first member of the union that fits is taken: write {name} last{apart}"
@@ -218,8 +218,8 @@ def fields(
     kinds: Mapping[str, Kind],
     required: Sequence[str],
     *,
-    make: Callable[..., Any],
-    get: Callable[[Any, str], Any],
+    make: Callable[..., object],
+    get: Callable[[Any, str], object],
     computed: Mapping[str, Same] = MappingProxyType({}),
     secret: AbstractSet[str] = frozenset(),
     unkept: AbstractSet[str] = frozenset(),
@@ -235,12 +235,12 @@ def fields(
     sames = {**computed, **{key: kind.same for key, kind in kinds.items()}}
     sames |= {key: veiled(sames[key]) for key in secret if key in sames}
 
-    def decode(value: Any) -> Any:
+    def decode(value: object) -> object:
         if not isinstance(value, dict):
             misfit = Misfit(f"must be an object with the fields of {name}", found=value)
             misfit.secret = bool(secret)
             raise misfit
-        made: dict[str, Any] = {}
+        made: dict[str, object] = {}
         for key, item in value.items():
             field = decoders.get(key)
             if field is None:

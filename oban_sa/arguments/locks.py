@@ -11,9 +11,9 @@ from oban_sa.errors import InvalidOption
 class ForUpdate:
     """Lock the row of a mapped object until the attempt commits: `Annotated[User, ForUpdate()]`.
 
-    Without options the attempt waits for whoever holds the row. With `nowait` it fails at once and is tried again after
-    the worker's backoff; with `skip_locked` the job snoozes for a few seconds, which costs no attempt. `read` asks for
-    `FOR SHARE`, `key_share` for `FOR NO KEY UPDATE`, both for `FOR KEY SHARE`.
+    Without options the attempt waits for the transaction that holds the row. With `nowait` it fails at once and is
+    tried again after the worker's backoff; with `skip_locked` the job snoozes for a few seconds, which costs no
+    attempt. `read` asks for `FOR SHARE`, `key_share` for `FOR NO KEY UPDATE`, both for `FOR KEY SHARE`.
     """
 
     nowait: bool = False

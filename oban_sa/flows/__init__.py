@@ -1,0 +1,11 @@
+"""Many jobs as one: workflows, which are graphs of jobs, and their groups."""
+
+from __future__ import annotations
+
+from oban_sa.flows.parts import Group as Group
+from oban_sa.flows.parts import Member as Member
+from oban_sa.flows.parts import SubWorkflow as SubWorkflow
+from oban_sa.flows.workflow import Workflow as Workflow
+from oban_sa.flows.workflow import chain as chain
+
+__all__ = ["Group", "Member", "SubWorkflow", "Workflow", "chain"]

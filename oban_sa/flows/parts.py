@@ -1,0 +1,94 @@
+"""The parts of a workflow: members, groups of members, and workflows inside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias, cast
+from uuid import UUID
+
+from oban_sa.errors import InvalidJob, articled, nearest, shown
+from oban_sa.jobs.flow import Forgivable, forgives, new_id
+
+if TYPE_CHECKING:
+    from oban_sa.flows.workflow import Workflow
+    from oban_sa.models import Job
+
+
+class Part:
+    """Something with a name in a workflow, that other parts can wait for."""
+
+    def __init__(self, workflow: Workflow, name: str, waits: Waits) -> None:
+        self.workflow = workflow
+        self.name = name
+        self.waits = waits
+        """The names of the parts that it waits for, and what it forgives each."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}>"
+
+
+class Member(Part):
+    """A job in a workflow."""
+
+    def __init__(self, workflow: Workflow, name: str, waits: Waits, job: Job) -> None:
+        super().__init__(workflow, name, waits)
+        self.job = job
+
+
+class Group(Part):
+    """Members without an order among them, that are waited for as a whole."""
+
+    def __init__(self, workflow: Workflow, name: str, waits: Waits, jobs: Sequence[Job]) -> None:
+        super().__init__(workflow, name, waits)
+        self.jobs = jobs
+        self.id: UUID = new_id()
+
+
+class SubWorkflow(Part):
+    """A workflow inside another one: it waits as a whole, and is waited for as a whole."""
+
+    def __init__(self, workflow: Workflow, name: str, waits: Waits, inner: Workflow) -> None:
+        super().__init__(workflow, name, waits)
+        self.inner = inner
+
+
+Waits: TypeAlias = Mapping[str, int]
+"""By the name of a part that is waited for, the bits of what is forgiven."""
+
+Dependency: TypeAlias = str | Part
+Dependencies: TypeAlias = Dependency | Iterable[Dependency]
+Forgive: TypeAlias = Forgivable | Iterable[Forgivable] | Mapping[str, Forgivable | Iterable[Forgivable]]
+"""The same for all dependencies, or by their names."""
+
+
+def waits(workflow: Workflow, name: str, deps: Dependencies, forgive: Forgive) -> Waits:
+    """Read what the part `name` of a workflow waits for; names are looked up later, when all parts are there.
+
+    Raises `InvalidJob` for a part of another workflow, and `InvalidOption` for what can't be forgiven.
+    """
+    listed = [deps] if isinstance(deps, (str, Part)) else deps
+    names: dict[str, None] = {}
+    for each in listed:
+        if isinstance(each, Part):
+            if each.workflow is not workflow:
+                raise InvalidJob(
+                    f"{name!r} can't wait for {each!r}, which is in another workflow; add that workflow to this one "
+                    "with add_workflow(...), and wait for it as a whole"
+                )
+            names[each.name] = None
+        elif isinstance(each, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            names[each] = None
+        else:
+            raise InvalidJob(
+                f"deps of {name!r} are names, or what add(...) returned, and this is {articled(type(each).__name__)}: "
+                f"{shown(each)}"
+            )
+    if not isinstance(forgive, Mapping):
+        bits = forgives(forgive)
+        return dict.fromkeys(names, bits)
+    for unknown in forgive.keys() - names.keys():
+        raise InvalidJob(
+            f"forgive= of {name!r} names {unknown!r}, which it does not wait for{nearest(str(unknown), names)}"
+        )
+    by_name = cast("Mapping[str, Forgivable | Iterable[Forgivable]]", forgive)
+    return {each: forgives(by_name.get(each, ())) for each in names}

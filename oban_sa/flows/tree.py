@@ -1,0 +1,119 @@
+"""The rows of a workflow: its flows, its members, and what each of them waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+from oban_sa.errors import InvalidJob
+from oban_sa.flows.parts import Group, Member, Part, SubWorkflow
+from oban_sa.jobs.flow import LANE, lane_of
+from oban_sa.jobs.values import JSONDict
+from oban_sa.models import Job
+from oban_sa.outbox.flow_rows import FlowRow, MemberRow, Tree
+
+if TYPE_CHECKING:
+    from oban_sa.flows.workflow import Workflow
+
+LISTED: Final = 100
+"""Names of dependencies in a member's meta at most; each fetch reads them, and the tables have all of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Needs:
+    """What a part waits for: jobs and flows, with the bits of what is forgiven each."""
+
+    jobs: dict[Job, int] = field(default_factory=dict[Job, int])
+    flows: dict[UUID, int] = field(default_factory=dict[UUID, int])
+
+    def add(self, part: Part, forgives: int) -> None:
+        """Wait for a part too."""
+        if isinstance(part, Member):
+            self.jobs[part.job] = forgives
+        elif isinstance(part, Group):
+            self.flows[part.id] = forgives
+            if not part.jobs:  # it is over at once, and so says nothing of what it was to wait for
+                for name, bits in part.waits.items():
+                    self.add(part.workflow.parts[name], bits & forgives)
+        elif isinstance(part, SubWorkflow):
+            self.flows[part.inner.id] = forgives
+
+
+def tree(workflow: Workflow) -> Tree:
+    """Return the rows of a workflow that was checked; raises `InvalidJob` where a job stands in it twice."""
+    members = list(_members(workflow, workflow, _Needs()))
+    if len({id(member.job) for member in members}) < len(members):
+        raise InvalidJob(f"the same Job stands twice in {workflow!r}; make a new one for each member")
+    return Tree(
+        flows=tuple(_flows(workflow, ())),
+        members=tuple(members),
+        unique_name=workflow.name if workflow.unique else None,
+        context=workflow.context,
+    )
+
+
+def _flows(workflow: Workflow, around: tuple[UUID, ...]) -> Iterator[FlowRow]:
+    path = (*around, workflow.id)
+    name = workflow.name if workflow.inside is None else workflow.inside.name
+    inside: list[FlowRow] = []
+    total = sum(isinstance(part, Member) for part in workflow.parts.values())
+    for part in workflow.parts.values():
+        if isinstance(part, Group):
+            inside.append(FlowRow((*path, part.id), "group", part.name, len(part.jobs)))
+            total += len(part.jobs)
+        elif isinstance(part, SubWorkflow):
+            rows = list(_flows(part.inner, path))
+            inside += rows
+            total += rows[0].total
+    yield FlowRow(path, "workflow", name, total)
+    yield from inside
+
+
+def _members(root: Workflow, workflow: Workflow, before: _Needs) -> Iterator[MemberRow]:
+    """Yield the members of a workflow; what waits for nothing in it waits for what stands `before` the workflow."""
+    common = _meta_of(root, workflow)
+    for part in workflow.parts.values():
+        # One that forgives is not to begin, where what stands before the workflow has failed.
+        inherits = not part.waits or any(part.waits.values())
+        needs = _Needs(dict(before.jobs), dict(before.flows)) if inherits else _Needs()
+        for name, bits in part.waits.items():
+            needs.add(workflow.parts[name], bits)
+        meta = {**common, "deps": _listed(workflow, part.waits)}
+        if isinstance(part, Member):
+            yield _member(part.job, workflow.id, part.name, needs, meta)
+        elif isinstance(part, Group):
+            for number, job in enumerate(part.jobs):
+                yield _member(job, part.id, f"{part.name}/{number}", needs, meta)
+        elif isinstance(part, SubWorkflow):
+            yield from _members(root, part.inner, needs)
+
+
+def _member(job: Job, flow_id: UUID, name: str, needs: _Needs, meta: JSONDict) -> MemberRow:
+    return MemberRow(job, flow_id, name, needs.jobs, needs.flows, {**meta, "name": name})
+
+
+def _meta_of(root: Workflow, workflow: Workflow) -> JSONDict:
+    """Return what the meta of all members has, by the keys of the family, and the lane."""
+    meta: JSONDict = {"workflow": True, "workflow_id": str(workflow.id), LANE: lane_of(root.id)}
+    if workflow.inside is not None:
+        meta |= {"sup_workflow_id": str(workflow.inside.workflow.id), "sub_name": workflow.inside.name}
+        meta["workflow_name"] = workflow.inside.name
+    elif workflow.name is not None:
+        meta["workflow_name"] = workflow.name
+    return meta
+
+
+def _listed(workflow: Workflow, waits: Mapping[str, int]) -> list[object]:
+    """Return the dependencies as Oban Web reads them: names, and for a workflow inside its id and a star."""
+
+    def listed(names: Iterable[str]) -> Iterator[object]:
+        for name in names:
+            part = workflow.parts[name]
+            if isinstance(part, Member):
+                yield name
+            elif isinstance(part, SubWorkflow):
+                yield [str(part.inner.id), "*"]
+
+    return list(listed(waits))[:LISTED]

@@ -1,0 +1,190 @@
+"""`Workflow`: a graph of jobs, written by a session with its other rows, in one commit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from graphlib import CycleError, TopologicalSorter
+from typing import ParamSpec, Protocol
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from oban_sa.errors import InvalidJob, articled, nearest, shown
+from oban_sa.flows import mermaid
+from oban_sa.flows.parts import Dependencies, Forgive, Group, Member, Part, SubWorkflow, waits
+from oban_sa.flows.tree import tree
+from oban_sa.jobs.flow import new_id
+from oban_sa.models import Job
+from oban_sa.outbox.admission import check
+from oban_sa.outbox.flow import stage
+from oban_sa.outbox.flow_rows import Flow, Tree
+
+P = ParamSpec("P")
+
+
+class Callee(Protocol[P]):
+    """A function decorated with `@job`, or its calls with options."""
+
+    def new(self, *args: P.args, **kwargs: P.kwargs) -> Job:
+        """Make a job that calls the function so."""
+        ...
+
+
+class Workflow(Flow):
+    """Jobs that wait for each other.
+
+        flow = Workflow("nightly")
+        flow.add("extract", extract.new("crm"))
+        flow.add("report", report.new(), deps="extract")
+        enqueue(session, flow)
+
+    A member is available once all it waits for is completed. Where one of these is cancelled, discarded or deleted, the
+    member is cancelled, unless it forgives that. With `unique` at most one unfinished workflow of this name exists: of
+    another one nothing is written, and its `conflict` is True after the flush. `context` is JSON that all members can
+    read, written once.
+    """
+
+    def __init__(
+        self, name: str | None = None, *, unique: bool = False, context: Mapping[str, object] | None = None
+    ) -> None:
+        if name is not None:
+            _named(name, "a workflow")
+        if unique and name is None:
+            raise InvalidJob("a unique workflow needs a name: Workflow('nightly', unique=True)")
+        self.id: UUID = new_id()
+        self.name = name
+        self.unique = unique
+        self.context = context
+        self.conflict = False
+        self.inside: SubWorkflow | None = None
+        """What it is in another workflow, where it was added to one."""
+        self.parts: dict[str, Part] = {}
+        """Its parts by their names, in the order in which they were added."""
+
+    def add(self, name: str, job: Job, *, deps: Dependencies = (), forgive: Forgive = ()) -> Member:
+        """Add a job under a name, which waits for `deps`: names, or what `add` and its like have returned.
+
+        `forgive` says how these may end beside being completed: "cancelled", "discarded", "deleted", "all", a list of
+        them, or a dictionary of them by dependency. A name may be waited for before it is added. Raises `InvalidJob`.
+        """
+        _check(job, name)
+        member = Member(self, self._free(name), waits(self, name, deps, forgive), job)
+        self.parts[name] = member
+        return member
+
+    def call(self, name: str, function: Callee[P], /, *args: P.args, **kwargs: P.kwargs) -> Member:
+        """Add a call of a function that is decorated with `@job`: as `add(name, function.new(...))`, without deps."""
+        return self.add(name, function.new(*args, **kwargs))
+
+    def add_many(self, name: str, jobs: Iterable[Job], *, deps: Dependencies = (), forgive: Forgive = ()) -> Group:
+        """Add jobs as a group, all of which wait for `deps`; what waits for the group waits for all of them.
+
+        However many they are, what waits for them has one dependency. A group may be empty.
+        """
+        listed = list(jobs)
+        for number, job in enumerate(listed):
+            _check(job, f"{name}/{number}")
+        group = Group(self, self._free(name), waits(self, name, deps, forgive), listed)
+        self.parts[name] = group
+        return group
+
+    def add_workflow(
+        self, name: str, workflow: Workflow, *, deps: Dependencies = (), forgive: Forgive = ()
+    ) -> SubWorkflow:
+        """Add a workflow, which begins once `deps` are met, and is over when all its members are."""
+        if not isinstance(workflow, Workflow):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidJob(f"add_workflow takes a Workflow, and this is {articled(type(workflow).__name__)}")
+        if workflow.inside is not None or self._is_inside(workflow):
+            raise InvalidJob(f"{workflow!r} is part of a workflow already; make another one of the same parts")
+        if workflow.unique:
+            raise InvalidJob(f"{workflow!r} is unique, and one inside of another can't be; make the outer one unique")
+        if workflow.context is not None:
+            raise InvalidJob(
+                f"{workflow!r} has a context of its own; set that of the outer one, which all members read"
+            )
+        part = SubWorkflow(self, self._free(name), waits(self, name, deps, forgive), workflow)
+        workflow.inside = part
+        self.parts[name] = part
+        return part
+
+    def check(self) -> None:
+        """Raise `InvalidJob` for a name that no part has, for a cycle, and for a workflow without members."""
+        if not self.parts:
+            raise InvalidJob(f"{self!r} has no members; add(...) one, or enqueue nothing")
+        for part in self.parts.values():
+            for name in part.waits.keys() - self.parts.keys():
+                raise InvalidJob(
+                    f"{part.name!r} waits for {name!r}, which is no part of {self!r}{nearest(name, self.parts)}"
+                )
+            if isinstance(part, SubWorkflow):
+                part.inner.check()
+        try:
+            TopologicalSorter({name: part.waits.keys() for name, part in self.parts.items()}).prepare()
+        except CycleError as error:
+            raise InvalidJob(
+                f"{self!r} has a cycle, in which each waits for the one before: {' -> '.join(error.args[1])}"
+            ) from None
+
+    def stage(self, session: Session) -> None:
+        """Do what `enqueue` does: stage it with its members; raises `InvalidJob` where `check` does."""
+        stage(session, self, self.tree())
+
+    def tree(self) -> Tree:
+        """Return the rows that `enqueue` has the session write; raises `InvalidJob` where `check` does."""
+        if self.inside is not None:
+            raise InvalidJob(f"{self!r} is part of {self.inside.workflow!r}; enqueue that one")
+        self.check()
+        return tree(self)
+
+    def mermaid(self) -> str:
+        """Draw the workflow as a Mermaid flowchart, without a database; raises `InvalidJob` where `check` does."""
+        self.check()
+        return mermaid.draw(self)
+
+    def __repr__(self) -> str:
+        return "<Workflow>" if self.name is None else f"<Workflow {self.name!r}>"
+
+    def _free(self, name: str) -> str:
+        _named(name, "a member")
+        if name in self.parts:
+            raise InvalidJob(f"{self!r} has a part {name!r} already; each name stands once")
+        return name
+
+    def _is_inside(self, workflow: Workflow) -> bool:
+        outer: Workflow | None = self
+        while outer is not None:
+            if outer is workflow:
+                return True
+            outer = None if outer.inside is None else outer.inside.workflow
+        return False
+
+
+def chain(*jobs: Job, name: str | None = None) -> Workflow:
+    """Return a workflow of jobs each of which waits for the one before; their names are "1", "2" and so on."""
+    flow = Workflow(name)
+    for number, job in enumerate(jobs, 1):
+        flow.add(str(number), job, deps=str(number - 1) if number > 1 else ())
+    return flow
+
+
+def _check(job: Job, name: str) -> None:
+    check(job)
+    if "_unique" in vars(job):
+        raise InvalidJob(
+            f"the job of {name!r} is unique, and a member can't be: what waits for it would wait for another job; "
+            "make the workflow unique, as Workflow('nightly', unique=True), or leave out unique= with "
+            ".options(unique=False)"
+        )
+
+
+def _named(name: object, what: str) -> None:
+    if not isinstance(name, str) or not name.strip():
+        raise InvalidJob(f"the name of {what} is a text that is not empty, not {shown(name)}")
+    if "\0" in name or len(name) > _LONGEST:
+        raise InvalidJob(
+            f"the name of {what} has at most {_LONGEST} characters and no NUL, and this is {shown(name, 60)}"
+        )
+
+
+_LONGEST = 255
+"""Characters of a name: it stands in an index, and in the meta of what waits for it."""

@@ -1,0 +1,1 @@
+"""A session's unit of work, extended by jobs: they are written, announced and taken back with its own data."""

@@ -1,0 +1,176 @@
+"""Flows that a session was given: written with their jobs, by the flush that writes those, in its transaction.
+
+A flow is staged as its jobs are, and its rows need their ids. So they are written at the end of the flush that wrote
+the jobs, on the same connection. Only a flow of which no second may be under way has its own row written before the
+flush, which says whether there is another one: then its jobs are taken out of the session, and nothing is written.
+
+Programs that enqueue no workflow do not import this, and so have no listeners of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, cast
+from uuid import UUID
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import event
+from sqlalchemy.orm import Session, UOWTransaction
+
+from oban_sa.errors import InvalidJob
+from oban_sa.jobs.flow import lane_of
+from oban_sa.jobs.states import JobState
+from oban_sa.jobs.values import JSONDict, dumps, has_references, replace_references
+from oban_sa.models import Job
+from oban_sa.outbox import references
+from oban_sa.outbox.admission import plain
+from oban_sa.outbox.announcements import schema_of
+from oban_sa.outbox.enqueue import enqueue_many
+from oban_sa.outbox.flow_rows import Flow, FlowRow, Tree
+from oban_sa.sql.flow import claim, write
+
+_MAPPER: Final = {"mapper": Job.__mapper__}
+
+
+def stage(session: Session, flow: Flow, tree: Tree) -> None:
+    """Stage a flow with its jobs; raises `InvalidJob` and what `enqueue_many` raises, and then nothing is staged."""
+    for member in tree.members:
+        meta: JSONDict = vars(member.job).get("meta") or {}
+        clash = next((key for key, mine in member.meta.items() if meta.get(key, mine) != mine), None)
+        if clash is not None:
+            raise InvalidJob(
+                f"the meta of member {member.name!r} has the key {clash!r}, which a workflow sets in that of its "
+                "members; give yours another name"
+            )
+    # Before its jobs: where one of them is refused, the flow has no job in the session, and is forgotten.
+    _FLOWS.setdefault(session, StagedFlows()).add(flow, tree, session)
+    enqueue_many(session, [member.job for member in tree.members])
+
+
+@dataclass(frozen=True, slots=True)
+class _Staged:
+    """A flow that waits for its flush; `context` is JSON, in which references are left."""
+
+    flow: Flow
+    tree: Tree
+    context: JSONDict | None
+
+
+class StagedFlows:
+    """The flows that one session was given and has not written."""
+
+    __slots__ = ("_claimed", "_staged")
+
+    def __init__(self) -> None:
+        self._staged: dict[UUID, _Staged] = {}
+        self._claimed: set[UUID] = set()
+
+    def add(self, flow: Flow, tree: Tree, session: Session) -> None:
+        """Take in a flow whose jobs are about to be staged, and give these what members have."""
+        context = None if tree.context is None else plain(tree.context, "context", session)
+        if tree.unique_name is not None and has_references(context):
+            raise InvalidJob(
+                "the context of a unique workflow can't hold ref(...), as its row is written before the others; "
+                "flush the session first, and write the value"
+            )
+        for member in tree.members:
+            loaded = vars(member.job)
+            loaded["meta"] = {**(loaded.get("meta") or {}), **member.meta}
+            if member.waiting:
+                loaded["state"] = JobState.SUSPENDED
+        self._staged[tree.id] = _Staged(flow, tree, context)
+
+    def begin_flush(self, session: Session) -> None:
+        """Claim the names of unique flows, and take the jobs of those out of the session whose name is taken."""
+        self._claimed = set()
+        for each in list(self._staged.values()):
+            tree = each.tree
+            if tree.unique_name is None or not any(member.job in session for member in tree.members):
+                continue
+            connection = session.connection(bind_arguments=_MAPPER)
+            row = {**_row(tree.flows[0], each), "unique_name": tree.unique_name}
+            made = connection.execute(claim(schema_of(connection)), {"flows": dumps([row])}).first()
+            each.flow.conflict = made is None
+            if made is not None:
+                self._claimed.add(tree.id)
+                continue
+            del self._staged[tree.id]
+            for member in tree.members:
+                if member.job in session:
+                    session.expunge(member.job)
+
+    def finish_flush(self, session: Session) -> None:
+        """Write the flows whose jobs have been written; raises `InvalidJob` where some of a flow's jobs have not."""
+        ready: list[_Staged] = []
+        for each in list(self._staged.values()):
+            members = each.tree.members
+            here = sum(member.job in session for member in members)
+            missing = [member for member in members if member.job not in session or "id" not in vars(member.job)]
+            if not missing:
+                ready.append(each)
+            elif len(missing) < len(members):
+                raise InvalidJob(
+                    f"the member {missing[0].name!r} of a workflow was not written with the others, since it was taken "
+                    "out of the session; a workflow is written as a whole, so leave all its jobs in the session"
+                )
+            if not missing or not here:  # what staged it was rolled back
+                del self._staged[each.tree.id]
+        if ready:
+            connection = session.connection(bind_arguments=_MAPPER)
+            connection.execute(write(schema_of(connection)), _rows(ready, self._claimed))
+
+
+def _rows(staged: Iterable[_Staged], claimed: set[UUID]) -> dict[str, str]:
+    """Return the parameters of `write`; flows that are `claimed` have their rows already."""
+    rows: dict[str, list[JSONDict]] = {name: [] for name in ("flows", "members", "edges", "gates", "endings")}
+    for each in staged:
+        for flow in each.tree.flows:
+            if flow.id not in claimed:
+                rows["flows"].append(_row(flow, each))
+            if not flow.total:
+                rows["endings"].append({"lane": lane_of(each.tree.id), "flow_id": str(flow.id)})
+        for member in each.tree.members:
+            child, flow_id = member.job.id, str(member.flow_id)
+            rows["members"].append(
+                {"job_id": child, "flow_id": flow_id, "name": member.name, "waiting": member.waiting}
+            )
+            for parent, forgives in member.parents.items():
+                rows["edges"].append({"parent_id": parent.id, "child_id": child, "forgives": forgives})
+            for gate, forgives in member.gates.items():
+                rows["gates"].append({"flow_id": str(gate), "child_id": child, "forgives": forgives})
+    return {name: dumps(each) for name, each in rows.items()}
+
+
+def _row(flow: FlowRow, staged: _Staged) -> JSONDict:
+    root = staged.tree.id
+    context = staged.context if flow.id == root else None
+    if context is not None:
+        context = cast("JSONDict", replace_references(context, references.final, where="context"))
+    return {
+        "id": str(flow.id),
+        "root_id": str(root),
+        "path": [str(each) for each in flow.path],
+        "kind": flow.kind,
+        "lane": lane_of(root),
+        "name": flow.name,
+        "total": flow.total,
+        "unfinished": flow.total,
+        "context": context,
+    }
+
+
+_FLOWS: Final[WeakKeyDictionary[Session, StagedFlows]] = WeakKeyDictionary()
+"""The flows of each session that was given one."""
+
+
+@event.listens_for(Session, "before_flush")
+def _begin_flush(session: Session, context: UOWTransaction, objects: object) -> None:
+    if (flows := _FLOWS.get(session)) is not None:
+        flows.begin_flush(session)
+
+
+@event.listens_for(Session, "after_flush")
+def _finish_flush(session: Session, context: UOWTransaction) -> None:
+    if (flows := _FLOWS.get(session)) is not None:
+        flows.finish_flush(session)

@@ -1,0 +1,73 @@
+"""Flows as values: what `enqueue` takes, and the rows that are to be written of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from oban_sa.jobs.values import JSONDict
+from oban_sa.models import Job
+
+
+@dataclass(frozen=True, slots=True)
+class FlowRow:
+    """A flow that is to be written; `path` are the ids of the flows around it, the root first, and its own last."""
+
+    path: tuple[UUID, ...]
+    kind: str
+    name: str | None
+    total: int
+
+    @property
+    def id(self) -> UUID:
+        """Its id."""
+        return self.path[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class MemberRow:
+    """A member that is to be written: its job, the bits that each of its parents and gates forgives, and its meta."""
+
+    job: Job
+    flow_id: UUID
+    name: str
+    parents: Mapping[Job, int]
+    gates: Mapping[UUID, int]
+    meta: JSONDict
+
+    @property
+    def waiting(self) -> int:
+        """How many dependencies it waits for."""
+        return len(self.parents) + len(self.gates)
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A flow with all the flows inside, the root first, and their members, in the order in which they were added."""
+
+    flows: tuple[FlowRow, ...]
+    members: tuple[MemberRow, ...]
+    unique_name: str | None = None
+    context: object = None
+    """What all members can read, to be made JSON of."""
+
+    @property
+    def id(self) -> UUID:
+        """The id of the root."""
+        return self.flows[0].id
+
+
+class Flow:
+    """What `enqueue` takes beside a job: many jobs as one."""
+
+    id: UUID
+    """Made by this program; the row has it once it is written."""
+    conflict: bool = False
+    """Whether nothing was written, since another flow of this name was under way; known after the flush."""
+
+    def stage(self, session: Session) -> None:
+        """Stage it in a session; raises `InvalidJob` where it can't be enqueued as it is."""
+        raise NotImplementedError

@@ -1,0 +1,162 @@
+"""New jobs as parameters of the statements that insert them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from operator import itemgetter
+from typing import Any, Final, TypeAlias
+
+from sqlalchemy import Connection, CursorResult
+from sqlalchemy.orm.exc import FlushError
+
+from oban_sa.jobs import values
+from oban_sa.jobs.states import JobState
+from oban_sa.models import Job
+from oban_sa.models.later import Later
+from oban_sa.sql import insert
+from oban_sa.sql.insert import Form, Kind
+
+Row: TypeAlias = tuple[Kind, str]
+"""A job as it is inserted: what it may have in common with others, and its args as JSON."""
+
+JOBS: Final = 10_000
+"""Jobs that one statement inserts at most."""
+
+SIZE: Final = 8_000_000
+"""Characters of args above which one statement takes no more jobs: they are one parameter, which the server parses."""
+
+_Common: TypeAlias = tuple[str, str, JobState, int, int, list[str]]
+"""Worker, queue, state, max_attempts, priority and tags."""
+
+_given: Final = itemgetter(
+    *("worker", "queue", "state", "max_attempts", "priority", "tags", "meta", "args", "attempt", "attempted_by")
+)
+_TYPES: Final = (str, str, JobState, int, int, list, dict, dict, int, list)
+
+
+def rows(jobs: Sequence[Job]) -> list[Row] | None:
+    """Return the rows of new jobs whose args and meta are plain JSON; None where only a mapper can write one of them.
+
+    That is a job with an id, with errors, attempts or moments of its past, or with SQL expressions as values.
+    """
+    found: list[Row] = []
+    shared: object = None
+    shared_rest: object = None
+    kind: Kind | None = None
+    for job in jobs:
+        loaded = vars(job)
+        try:
+            given = _given(loaded)
+            is_new = (
+                loaded["inserted_at"] is loaded["attempted_at"] is loaded["completed_at"] is None
+                and loaded["cancelled_at"] is loaded["discarded_at"] is None
+            )
+            moment = loaded["scheduled_at"]
+        except KeyError:
+            return None
+        if not is_new or tuple(map(type, given)) != _TYPES or "id" in loaded:
+            return None
+        common, (meta, args, attempt, attempted_by) = given[:6], given[6:]
+        errors = loaded.get("errors")
+        if attempt or attempted_by or (errors is not None and (type(errors) is not list or errors)):
+            return None
+        span = None
+        if moment is not None:
+            if type(moment) is Later:
+                span, moment = moment.span, None
+            elif type(moment) is not datetime:
+                return None
+        # As text, for 1 and True are equal as values.
+        rest = (values.dumps(meta) if meta else "{}", moment, span)
+        if kind is None or common != shared or rest != shared_rest:
+            if not all(type(tag) is str for tag in common[5]):
+                return None
+            shared, shared_rest, kind = common, rest, _kind(common, *rest)
+        # Not the bytes of orjson, of which each keeps a piece of memory that is larger than itself.
+        found.append((kind, values.dumps(args)))
+    return found
+
+
+def written(
+    connection: Connection,
+    rows: Sequence[Row],
+    notice: Mapping[str, str] | None,
+    *,
+    returning: bool,
+    ids: Sequence[int] | None = None,
+) -> Iterator[tuple[CursorResult[Any], slice]]:
+    """Insert `rows` by as few statements as they need, and yield for each its answer and which rows it has inserted.
+
+    The last one, which mostly is the only one, sends what `notice` announces; with `returning` the answers are for
+    `take_in`. `ids` are those that the rows get, ascending; without them the database makes them.
+    """
+    for form, parameters, these in _batches(rows, ids):
+        told = notice if these.stop == len(rows) else None
+        statement = insert.inserting_values(
+            form, returning=returning, notifying=told is not None, with_ids=ids is not None
+        )
+        yield connection.execute(statement, {**parameters, **(told or {})}), these
+
+
+def take_in(answer: Sequence[Any], jobs: Sequence[Job]) -> None:
+    """Give `jobs` what the database has set in their rows, which are in `answer` as `inserting_values` returned them.
+
+    Raises SQLAlchemy's `FlushError` where there are not as many.
+    """
+    if len(answer) != len(jobs):
+        raise FlushError(
+            f"{len(jobs)} jobs were inserted, and {len(answer)} rows came back; a trigger or a rule of oban_jobs must "
+            "let every row be inserted"
+        )
+    latest: datetime | None = None
+    began: datetime | None = None
+    for row, job in zip(answer, jobs, strict=True):
+        inserted_at, scheduled_at = row[1], row[2]
+        if inserted_at != latest:  # nearly always the same in all rows
+            latest, began = inserted_at, inserted_at.replace(tzinfo=UTC)
+        # Past the instrumentation, as the mapper does it.
+        loaded = vars(job)
+        loaded["id"] = row[0]
+        loaded["inserted_at"] = began
+        loaded["scheduled_at"] = began if scheduled_at == latest else scheduled_at.replace(tzinfo=UTC)
+        loaded["errors"] = []
+
+
+def _batches(rows: Sequence[Row], ids: Sequence[int] | None) -> Iterator[tuple[Form, dict[str, object], slice]]:
+    """Yield for each statement that inserts some of `rows`: its form, its parameters, and which of them."""
+    start = 0
+    while start < len(rows):
+        end, size = start, 0
+        while end < len(rows) and end - start < JOBS and size < SIZE:
+            size += len(rows[end][1])
+            end += 1
+        batch = rows[start:end] if end - start < len(rows) else rows
+        kind, these = batch[0][0], slice(start, end)
+        if len(batch) == 1:
+            parameters = insert.one(*batch[0])
+            if ids is not None:
+                parameters["id"] = ids[start]
+            yield "one", parameters, these
+        elif ids is None and all(each is kind or each == kind for each, _ in batch):
+            yield "alike", insert.alike(kind, [args for _, args in batch]), these
+        else:
+            yield "different", insert.different(batch, None if ids is None else ids[these]), these
+        start = end
+
+
+def _kind(common: _Common, meta: str, moment: datetime | None, span: timedelta | None) -> Kind:
+    worker, queue, state, max_attempts, priority, tags = common
+    if moment is not None and moment.tzinfo is not None:
+        moment = moment.astimezone(UTC).replace(tzinfo=None)
+    return Kind(
+        worker=worker,
+        queue=queue,
+        state=state.value,
+        max_attempts=max_attempts,
+        priority=priority,
+        tags=insert.array_text(tags),
+        meta=meta,
+        scheduled_at=None if moment is None else moment.isoformat(),
+        span=None if span is None else span.total_seconds(),
+    )
