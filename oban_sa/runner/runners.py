@@ -1,4 +1,4 @@
-"""`Runners`: several runners in one process, for several schemas or several databases, under one owner."""
+"""`Runners`: several runners in one process, for several schemas or databases."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Self, cast
 
 from oban_sa.errors import InvalidOption, RunnerError, articled
-from oban_sa.runner import Runner
-from oban_sa.runner.checks import Checks
-from oban_sa.runner.health import Check, Health
-from oban_sa.runner.options import checked
-from oban_sa.runner.waiting import until
+from oban_sa.runner.concurrency.wait import until
+from oban_sa.runner.health.checks import Checks
+from oban_sa.runner.health.server import Check, Health
+from oban_sa.runner.runner import DEFAULT, Runner
+from oban_sa.settings.settings import keyword
 
 
 class Runners:
@@ -29,22 +29,27 @@ class Runners:
     in each other's way, and when it starts what the first of them raises that can't.
     """
 
-    def __init__(self, *runners: Runner, health_port: int | None = None, health_host: str = "127.0.0.1") -> None:
+    def __init__(
+        self, *runners: Runner, health_port: int | None = DEFAULT.health_port, health_host: str = DEFAULT.health_host
+    ) -> None:
         if not runners:
             raise InvalidOption('runners are missing; write for example Runners(Runner(engine, schema="acme"), ...)')
-        for each in runners:
-            _refuse_other(each)
+        for each in cast("tuple[object, ...]", runners):
+            if not isinstance(each, Runner):
+                hint = "; write Runners(*runners)" if hasattr(each, "__iter__") else ""
+                raise InvalidOption(f"Runners takes runners, not {articled(type(each).__name__)}{hint}")
         self._runners = runners
         self.names = _names(runners)
         """What each runner is called in reports of health, in their order."""
         self._health: Health | None = None
-        health_host = checked("health_host", health_host)
-        if health_port is not None:
+        host: str = keyword("health_host", health_host)
+        port: int | None = keyword("health_port", health_port)
+        if port is not None:
             reports = {
                 "/live": lambda: self._report(lambda checks: checks.live()),
                 "/ready": lambda: self._report(lambda checks: checks.ready()),
             }
-            self._health = Health(reports, host=health_host, port=health_port)
+            self._health = Health(reports, host=host, port=port)
         self._stop_asked = asyncio.Event()
         self._started: list[Runner] = []
 
@@ -102,7 +107,7 @@ class Runners:
 
     async def _close(self) -> None:
         self.stop()
-        # At the same time: each has its grace period, and the sum of them is nobody's.
+        # At the same time: their grace periods must not add up.
         ended = await asyncio.gather(
             *(runner.__aexit__(None, None, None) for runner in self._started), return_exceptions=True
         )
@@ -125,12 +130,6 @@ class Runners:
             for name, report in zip(self.names, reports, strict=True)
             for what, check in report.items()
         }
-
-
-def _refuse_other(given: Any) -> None:
-    if not isinstance(given, Runner):
-        hint = "; write Runners(*runners)" if hasattr(given, "__iter__") else ""
-        raise InvalidOption(f"Runners takes runners, not {articled(type(given).__name__)}{hint}")
 
 
 def _names(runners: Iterable[Runner]) -> list[str]:

@@ -1,0 +1,1 @@
+"""Code on the event loop, in threads and in processes, and the ways to interrupt it."""

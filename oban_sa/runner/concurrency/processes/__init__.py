@@ -1,0 +1,1 @@
+"""Processes for code that keeps a processor busy."""

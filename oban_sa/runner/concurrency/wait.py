@@ -1,0 +1,54 @@
+"""Waiting for a condition that has to be polled, and for tasks that have to end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+REST: Final = 0.02
+LONGEST_REST: Final = 0.25
+"""Seconds between two polls: at first, and the most they grow to."""
+
+
+CANCELLED_WITHIN: Final = 2.0
+"""Seconds that a task has to end once it was cancelled; one that waits for a silent database may never."""
+
+
+async def cancelled(*tasks: asyncio.Future[Any], within: float = CANCELLED_WITHIN) -> None:
+    """Cancel tasks and wait until they have ended, for so many seconds at most; what they raise is dropped."""
+    for task in tasks:
+        task.cancel()
+        task.add_done_callback(_heard)
+    if tasks:
+        await asyncio.wait(tasks, timeout=within)
+
+
+def _heard(task: asyncio.Future[Any]) -> None:
+    if not task.cancelled():
+        task.exception()
+
+
+async def until(is_so: Callable[[], Awaitable[bool]], *, stopped: asyncio.Event) -> None:
+    """Poll ever less often until `is_so()` is true or `stopped` is set."""
+    rest = REST
+    while not stopped.is_set():
+        if await is_so():
+            return
+        try:
+            async with asyncio.timeout(rest):
+                await stopped.wait()
+        except TimeoutError:
+            rest = min(rest * 1.5, LONGEST_REST)
+
+
+async def rested(wake: asyncio.Event, seconds: float) -> None:
+    """Sleep for `seconds` or until `wake` is set."""
+    if seconds <= 0:
+        await asyncio.sleep(0)
+        return
+    handle = asyncio.get_running_loop().call_later(seconds, wake.set)
+    try:
+        await wake.wait()
+    finally:
+        handle.cancel()

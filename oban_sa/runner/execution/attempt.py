@@ -1,0 +1,200 @@
+"""An attempt under way: its job, made of the fetched row, and how it is interrupted."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC
+from enum import Enum, auto
+from typing import Any, Final
+
+import asyncpg
+
+from oban_sa.errors import AttemptCancelled, AttemptError, AttemptTimedOut, InvalidArguments
+from oban_sa.jobs.states import JobState
+from oban_sa.jobs.verdicts import Attempt
+from oban_sa.models import Job
+from oban_sa.models.types import errors_from_database, labels_from_database
+from oban_sa.runner.concurrency.timeout import TimeLimit
+from oban_sa.runner.sessions.attempt_session import AttemptSession
+from oban_sa.sql.fetch import FETCHED, MOMENTS
+from oban_sa.wire import json_text
+from oban_sa.workers.definition import Definition
+
+
+class Interrupted(Enum):
+    """Why a runner cut an attempt short."""
+
+    CANCELLED = auto()
+    """The job was asked to be cancelled."""
+    SHUTDOWN = auto()
+    """The runner stops and its grace period is over."""
+    LOST = auto()
+    """The job was given to another attempt while this one ran."""
+
+
+SEQUENCE_NAMED: Final = '"sequence"'
+"""What stands in the meta of each job of a sequence, as JSON text; and in that of few others."""
+
+
+class Running:
+    """An attempt under way; `attempt` says which, also where the code changes the job that it is given."""
+
+    __slots__ = (
+        "_job",
+        "_queue",
+        "_row",
+        "asked",
+        "attempt",
+        "begun",
+        "definition",
+        "interrupted",
+        "later_version",
+        "session",
+        "task",
+        "time_limit",
+        "unreadable",
+    )
+
+    def __init__(
+        self, attempt: Attempt, *, job: Job | None = None, row: asyncpg.Record | None = None, queue: str = ""
+    ) -> None:
+        """Without a `job` it is made of the `row` that was fetched from a `queue`, when it is first asked for."""
+        self.attempt = attempt
+        self._job = job
+        self._row = row
+        self._queue = queue
+        self.unreadable: Exception | None = None
+        """Why the row can't be read; then args, meta and errors of the job are empty."""
+        self.task: asyncio.Task[object] | None = None
+        self.interrupted: Interrupted | None = None
+        self.begun = False
+        self.asked = False
+        """Whether the job was asked to be cancelled."""
+        self.definition: Definition | None = None
+        """The job's worker, once it is found."""
+        self.later_version: int | None = None
+        """The version of the job's args, where it is later than the worker's."""
+        self.time_limit: TimeLimit | None = None
+        """None while the code runs on the loop without a limit, and was not interrupted."""
+        self.session: AttemptSession | None = None
+
+    @classmethod
+    def of(cls, job: Job) -> Running:
+        """Return an attempt at a job that was fetched otherwise."""
+        return cls(about(job), job=job)
+
+    @property
+    def job(self) -> Job:
+        """The job that the code is given."""
+        if self._job is None:
+            self._job = self._read(self._row)
+        return self._job
+
+    @property
+    def names_sequence(self) -> bool:
+        """Whether the job may be one of a sequence, by the text of its meta as it was fetched."""
+        return self._row is not None and (meta := self._row["meta"]) is not None and SEQUENCE_NAMED in meta
+
+    def _read(self, row: Any) -> Job:
+        try:
+            job = job_of(row, self._queue, self.attempt)
+        except Exception as error:
+            self.unreadable = error
+            return unread(row, self._queue, self.attempt)
+        if meta := job.__dict__["meta"]:
+            self.attempt = self.attempt._replace(meta=meta)
+        return job
+
+    def let_go(self) -> None:
+        """Keep only what says which attempt it was: its outcome may have to wait for the database, and many of them.
+
+        Asked for after that, the job is made anew.
+        """
+        if self._row is not None:
+            self._job = None
+        self.task = self.definition = self.session = self.time_limit = None
+
+    def interrupt(self, why: Interrupted) -> None:
+        """Ask the code to stop, and cancel it at its next await; the first reason given stays."""
+        self.job.request_cancel()
+        self.asked = self.asked or why is Interrupted.CANCELLED
+        if why is Interrupted.CANCELLED and self.definition is not None and self.definition.options.cancel == "ask":
+            return  # the code is told, and not interrupted
+        if self.interrupted is None:
+            self.interrupted = why
+        # A task that is cancelled before it begins never runs at all, and the job's outcome would never be written.
+        if self.task is not None and self.begun:
+            self.task.cancel()
+            self.time_limit = self.time_limit or TimeLimit(self.job)
+            if why is Interrupted.SHUTDOWN:
+                self.time_limit.close()
+            else:
+                self.time_limit.interrupted(AttemptCancelled(_LOST if why is Interrupted.LOST else None))
+
+    def uncancel(self) -> None:
+        """Let the task go on after it was cancelled by `interrupt`: the outcome is still to be written."""
+        task = asyncio.current_task()
+        while task is not None and self.interrupted is not None and task.cancelling():
+            task.uncancel()
+
+    def ignored(self) -> AttemptError | None:
+        """The interruption that the code caught and went on after, now that it has come to an answer."""
+        ignored = None if self.time_limit is None else self.time_limit.ignored
+        if isinstance(ignored, AttemptTimedOut):
+            return ignored
+        # An answer that is given although the runner stops is as good as any.
+        if self.interrupted is not Interrupted.CANCELLED or self.definition is None:
+            return None
+        return AttemptCancelled() if self.definition.executor == "loop" else ignored
+
+
+_LOST = "the job was given to another attempt while this one ran"
+
+
+def about(job: Job) -> Attempt:
+    """The attempt that a fetched job stands for."""
+    # Past the instrumentation, which would look at each attribute as if it might have to be loaded.
+    loaded: dict[str, Any] = job.__dict__  # pyright: ignore[reportAssignmentType]
+    return Attempt(
+        loaded["id"],
+        loaded["attempt"],
+        loaded["max_attempts"],
+        loaded["meta"],
+        tuple(loaded["attempted_by"]),
+        loaded["attempted_at"],
+    )
+
+
+def job_of(row: asyncpg.Record, queue: str, attempt: Attempt) -> Job:
+    """Make the job of a fetched row; raises what keeps it from being read, such as args that are no object."""
+    job = Job.detached(attempt.job_id)
+    loaded: dict[str, Any] = job.__dict__  # pyright: ignore[reportAssignmentType]
+    loaded.update(zip(FETCHED, row, strict=False))
+    args, meta, errors, tags = loaded["args"], loaded["meta"], loaded["errors"], loaded["tags"]
+    # Most have nothing but args, and many not even those.
+    loaded["args"] = {} if args == "{}" else json_text.read(args)
+    loaded["meta"] = {} if meta == "{}" or meta is None else json_text.read(meta)
+    loaded["errors"] = [] if errors == "[]" or errors is None else errors_from_database(errors)
+    loaded["tags"] = labels_from_database(tags) if tags else []
+    if not isinstance(loaded["args"], dict):
+        raise InvalidArguments(f"args of a job are a JSON object; this one's are {args:.100}")
+    if not isinstance(loaded["meta"], dict):
+        loaded["meta"] = {}
+    loaded["state"] = _EXECUTING
+    loaded["queue"] = queue
+    loaded["attempted_by"] = list(attempt.holder)
+    if loaded["inserted_at"].tzinfo is not UTC:  # the engine has a codec of its own
+        for name in MOMENTS:
+            if (moment := loaded[name]) is not None:
+                loaded[name] = moment.replace(tzinfo=UTC)
+    loaded["attempted_at"] = attempt.attempted_at
+    return job
+
+
+def unread(row: asyncpg.Record, queue: str, attempt: Attempt) -> Job:
+    """Make a job of a row whose args, meta or errors can't be read; they are empty."""
+    known = {**dict(row), "state": "executing", "queue": queue, "attempted_by": list(attempt.holder)}
+    return Job.from_row({**known, "args": {}, "meta": {}, "errors": []})
+
+
+_EXECUTING: Final = JobState.EXECUTING  # Python 3.11 takes longer to find a member of an enum

@@ -1,0 +1,282 @@
+"""One attempt at one job, in the order in which it happens: find the code, run it, judge the answer, commit."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any
+
+from oban_sa import telemetry
+from oban_sa.arguments.versions import later, too_late
+from oban_sa.describe import exceptions
+from oban_sa.errors import AttemptCancelled, CommitUnanswered, InvalidArguments, WorkerNotFound
+from oban_sa.jobs.answers import Answer, is_error, raised
+from oban_sa.jobs.states import JobState
+from oban_sa.jobs.verdicts import Verdict, given_back, in_spite_of, judge
+from oban_sa.models import Job
+from oban_sa.runner.concurrency import forks, frames, overtime, timeout
+from oban_sa.runner.concurrency.processes.pool import Processes
+from oban_sa.runner.concurrency.threads import Threads
+from oban_sa.runner.concurrency.timeout import TimeLimit
+from oban_sa.runner.concurrency.tracebacks import of_the_worker
+from oban_sa.runner.execution.attempt import Interrupted, Running
+from oban_sa.runner.execution.outcome import Outcome, report_stale
+from oban_sa.runner.execution.unknown_workers import Named, UnknownWorkers
+from oban_sa.runner.sessions.attempt_session import AttemptSession, AttemptSessions, SessionInThread, SessionOnLoop
+from oban_sa.schedule import clock
+from oban_sa.telemetry.handlers import listeners
+from oban_sa.workers.current import CURRENT
+from oban_sa.workers.definition import Definition
+from oban_sa.workers.middleware import Chain
+from oban_sa.workers.registry import Registry
+
+logger = logging.getLogger("oban_sa.runner")
+
+
+class Executor:
+    """Runs attempts; everything that can come out of one is an answer."""
+
+    def __init__(
+        self,
+        dispatch: Dispatch,
+        registry: Registry,
+        *,
+        allow: Sequence[str] = (),
+        middleware: Chain | None = None,
+        source: telemetry.Source,
+        unknown: Callable[[str], UnknownWorkers] | None = None,
+    ) -> None:
+        """`unknown` gives those of a queue; without it a job that names one fails at once."""
+        self._unknown = unknown
+        self._dispatch = dispatch
+        self._registry = registry
+        self._known = registry.known
+        self._allow = tuple(allow)
+        self._middleware = middleware or None
+        self._source = source
+
+    async def attempt(self, attempt: Running) -> Outcome | None:
+        """Run an attempt to its end; None where its outcome needs no more writing. Never raises."""
+        attempt.begun = True
+        job = attempt.job
+        if attempt.unreadable is not None:
+            return self._unread(attempt, attempt.unreadable)
+        started = clock.monotonic()
+        if listeners[telemetry.JobStart]:
+            telemetry.emit(telemetry.JobStart.of(self._source, job, queue_time=_waited(job)))
+        generation = forks.generation
+        token = CURRENT.set(job)
+        answer: object
+        try:
+            # Past the instrumentation, as in `about`.
+            definition = self._known.get(vars(job)["worker"]) or self._registry.find(job.worker, self._allow)
+            attempt.definition = definition
+            if attempt.interrupted is not None:
+                raise asyncio.CancelledError
+            # Before there is a session, a middleware or another process that would have to tell of it.
+            if attempt.attempt.meta and (version := later(attempt.attempt.meta, definition.options.version)):
+                attempt.later_version = version
+                raise InvalidArguments(too_late(version, definition.options.version))
+            if definition.is_plain and self._middleware is None:  # as of most
+                answer = await definition.call(job)
+            else:
+                answer = await self._run(attempt, definition)
+        except Answer as said:
+            answer = raised(said)
+        except asyncio.CancelledError as error:
+            attempt.uncancel()
+            answer = error
+        except BaseException as error:
+            answer = error
+        try:
+            if forks.generation != generation:
+                forks.leave(answer)
+            committed = None
+            limit = attempt.time_limit
+            if (
+                answer is None and attempt.interrupted is None and (limit is None or limit.ignored is None)
+            ):  # as of most
+                verdict = judge(attempt.attempt, None)
+            else:
+                verdict, answer = self._verdict(attempt, answer)
+            if (session := attempt.session) is not None and session.is_open:
+                verdict, answer, committed = await self._commit(attempt, session, verdict, answer)
+            CURRENT.reset(token)
+            if attempt.time_limit is not None:  # which an interruption may have set meanwhile
+                attempt.time_limit.close()
+            if committed is False:
+                report_stale(self._source, job, verdict.state)
+                return None
+            if verdict.state in _FAILED or listeners[telemetry.JobStop]:
+                self._tell(job, verdict, answer, clock.monotonic() - started)
+            return None if committed else Outcome(attempt, verdict, 0, isinstance(answer, CommitUnanswered))
+        finally:
+            # From an error lead its traceback, and frames that were called by this one, back to here: what the code had
+            # in its variables would stay until the garbage collector finds it.
+            del answer
+
+    async def _run(self, attempt: Running, definition: Definition) -> object:
+        """Run the code where it belongs, within the middleware."""
+        call = self._call(attempt, definition, definition.timeout(attempt.job) if definition.has_timeout else None)
+        if self._middleware is None:
+            return await call()
+        return await self._middleware.around(call, job=attempt.job, definition=definition)
+
+    def _unread(self, attempt: Running, error: Exception) -> Outcome:
+        """Return the outcome of a row that can't be read: it fails by itself, and delays no other."""
+        job = attempt.job
+        facts = {"job_id": job.id, "worker": job.worker, "queue": job.queue, "attempt": job.attempt}
+        said = exceptions.describe(error)
+        logger.error("job %d of queue %s can't be read: %s", job.id, job.queue, said, extra=facts)
+        return Outcome(attempt, judge(attempt.attempt, error))
+
+    def _call(self, attempt: Running, definition: Definition, seconds: float | None) -> Callable[[], Awaitable[Any]]:
+        """Return what runs the code where it belongs, in the middle of the middleware."""
+        limit = attempt.time_limit = TimeLimit(attempt.job, seconds)
+        if definition.session_class is None:
+            return partial(self._dispatch.call, definition, attempt.job, limit)
+        session = attempt.session = self._dispatch.session(definition, attempt.job, limit)
+        # Middleware also sees what the database refuses of the code's writes.
+        return partial(session.run, flush=self._middleware is not None)
+
+    def _verdict(self, attempt: Running, answer: object) -> tuple[Verdict, object]:
+        """Return what happens to the job, and what listeners are told of: the answer, or an error in its place."""
+        if is_error(answer):
+            # Not by assigning: a frozen dataclass lets nothing be assigned.
+            exceptions.set_traceback(answer, of_the_worker(exceptions.traceback_of(answer)))
+            answer = self._left_to_others(attempt, answer)
+        if isinstance(answer, Verdict):
+            return answer, None
+        return self._judge(attempt, answer), answer
+
+    async def _commit(
+        self, attempt: Running, session: AttemptSession, verdict: Verdict, answer: object
+    ) -> tuple[Verdict, object, bool | None]:
+        """Commit what the code wrote together with the verdict on it; where that fails, the error is the answer."""
+        if answer is not None and is_error(answer):
+            await session.close()
+            return verdict, answer, None
+        try:
+            return verdict, answer, await session.commit(verdict)
+        except BaseException as error:
+            attempt.uncancel()
+            return *self._verdict(attempt, error), None
+
+    def _left_to_others(self, attempt: Running, error: BaseException) -> object:
+        """The verdict on a job that this program does not know how to do, or else the error."""
+        if self._unknown is None or (attempt.definition is not None and attempt.later_version is None):
+            return error
+        if not isinstance(error, (WorkerNotFound, InvalidArguments)):
+            return error
+        if attempt.asked or attempt.interrupted is not None:
+            return error
+        named = Named(attempt.job.worker, attempt.later_version)
+        unknown = self._unknown(attempt.job.queue)
+        return unknown.met(named, attempt.attempt, scheduled_at=attempt.job.scheduled_at, error=error)
+
+    def _judge(self, attempt: Running, answer: object) -> Verdict:
+        if not is_error(answer):
+            verdict = judge(attempt.attempt, answer)
+            if (ignored := attempt.ignored()) is None:
+                return verdict
+            # The code went on after its interruption, and its answer counts.
+            overtime.tell(attempt.job, ignored, verdict.state)
+            return in_spite_of(verdict, ignored)
+        delay, undecided = None, None
+        try:
+            if attempt.asked or attempt.interrupted is not None:
+                if not attempt.asked and attempt.interrupted is Interrupted.SHUTDOWN:
+                    return given_back(attempt.attempt)
+                cancelled = AttemptCancelled()
+                # Code that was only asked to stop may have its own way of saying that it did.
+                cancelled.__cause__ = answer if attempt.interrupted is None else None
+                answer = cancelled
+            elif isinstance(answer, Exception) and attempt.definition is not None:
+                delay, undecided = self._backoff(attempt.job, attempt.definition)
+            return judge(attempt.attempt, answer, delay=delay, undecided=undecided)
+        finally:
+            del answer, undecided
+
+    def _backoff(self, job: Job, definition: Definition) -> tuple[float | None, BaseException | None]:
+        """Return what the worker says of the wait before the next attempt, or what it raised."""
+        try:
+            return definition.backoff(job), None
+        except BaseException as error:
+            # What the attempt failed of is worth more than this.
+            logger.warning(
+                "the backoff of job %s %s was not used: %s",
+                job.id,
+                job.worker,
+                exceptions.describe(error),
+                extra={"job_id": job.id, "worker": job.worker, "queue": job.queue, "attempt": job.attempt},
+            )
+            return None, error
+
+    def _tell(self, job: Job, verdict: Verdict, answer: object, duration: float) -> None:
+        if verdict.state not in _FAILED:
+            telemetry.emit(
+                telemetry.JobStop.of(self._source, job, queue_time=_waited(job), state=verdict.state, duration=duration)
+            )
+        elif listeners[telemetry.JobException]:
+            telemetry.emit(
+                telemetry.JobException.of(
+                    self._source,
+                    job,
+                    queue_time=_waited(job),
+                    state=verdict.state,
+                    duration=duration,
+                    error=answer if is_error(answer) else None,
+                    retry_in=verdict.delay,
+                )
+            )
+
+
+_FAILED = frozenset({JobState.RETRYABLE, JobState.DISCARDED})
+
+
+def _waited(job: Job) -> float:
+    """Seconds between the moment the job was due and the moment it was fetched."""
+    return 0.0 if job.attempted_at is None else max((job.attempted_at - job.scheduled_at).total_seconds(), 0.0)
+
+
+class Dispatch:
+    """Calls workers' code where it belongs, with the attempt's timeout applied."""
+
+    def __init__(self, sessions: AttemptSessions, processes: Processes | None = None) -> None:
+        self._sessions = sessions
+        self._threads = Threads()
+        self._processes = processes or Processes()
+
+    async def call(self, definition: Definition, job: Job, time_limit: TimeLimit) -> object:
+        """Run code that takes no session and return its answer.
+
+        Raises what the code raises, `AttemptTimedOut` when its time is up, and `AttemptCancelled` where it runs in a
+        thread or a process and the attempt is cancelled.
+        """
+        if definition.executor == "loop":
+            return await timeout.on_loop(lambda: definition.call(job), time_limit)
+        if definition.executor == "process":
+            return await self._processes.call(definition, job, time_limit=time_limit)
+        call = self._threads.call(lambda: forks.called(definition.call, job))
+        return await timeout.in_thread(call, time_limit)
+
+    def session(self, definition: Definition, job: Job, time_limit: TimeLimit) -> AttemptSession:
+        """Return what runs code that takes a session, and commits what it wrote together with the outcome."""
+        kind = SessionOnLoop if definition.session == "async" else SessionInThread
+        return kind(self._sessions, definition, job, time_limit=time_limit, threads=self._threads)
+
+    async def stack(self, job: Job, task: asyncio.Task[object]) -> str:
+        """Return where the code of a job is, which `task` runs."""
+        thread_id = self._threads.working_on(job)
+        if thread_id is not None:
+            return frames.of_thread(thread_id)
+        stack = await self._processes.stack(job)
+        return frames.of_task(task) if stack is None else stack
+
+    async def close(self) -> None:
+        """Let threads and processes go; code that still runs in a thread is left behind."""
+        self._threads.abandon()
+        await self._threads.close(1.0)
+        await self._processes.close()

@@ -1,0 +1,1 @@
+"""How a runner is: its checks, the server that answers them, and the lag of its event loop."""

@@ -1,0 +1,1 @@
+"""What a runner does again and again beside its queues: stage, rescue, schedule, prune."""

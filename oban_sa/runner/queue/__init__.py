@@ -1,0 +1,1 @@
+"""One queue on one node, from the fetch to the ack."""

@@ -1,0 +1,71 @@
+"""The limits of one queue on one node: what its fetches ask for, and what they were told."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+from oban_sa.runner.queue.partitions import Ring
+from oban_sa.schedule import clock
+from oban_sa.sql.limits import Bounds
+from oban_sa.sql.plan import Plan
+
+if TYPE_CHECKING:
+    from oban_sa.jobs.limits import Limits
+
+
+class Limited:
+    """A queue's limits, and what the last fetch was told of them.
+
+    The database decides how many jobs are taken, by its own clock and rows. Here is remembered only when another fetch
+    is worth while, so a mistake costs a statement and never exceeds a limit.
+    """
+
+    def __init__(self, limits: Limits, queue: str) -> None:
+        self.limits = limits
+        self.granted = 0
+        """How many jobs the last fetch might have taken."""
+        self.skipped = 0
+        """How many keys it passed over of which another fetch may take jobs at once."""
+        self.resume_at = math.inf
+        """When to fetch again, by this machine's monotonic clock."""
+        self.frees = limits.global_limit is not None or limits.each is not None
+        """Whether a job that ends makes room for another one, on whichever node."""
+        self._bounds = Bounds.of(limits, queue)
+        self._ring = Ring() if limits.by is not None else None
+        self._spent_until = -math.inf
+
+    def plan(self, plain: Plan) -> Plan:
+        """Return a plan with these limits."""
+        return plain.within(self._bounds.filters, self._bounds.parameters)
+
+    def given(self) -> dict[str, object]:
+        """Return the parameters of the next fetch that differ from one to the next."""
+        return {} if self._ring is None else {"ring": self._ring.cursor}
+
+    @property
+    def spent(self) -> bool:
+        """Whether no job of the queue can be taken yet, since its rate is spent."""
+        return clock.monotonic() < self._spent_until
+
+    def hear(self, rows: list[asyncpg.Record]) -> list[asyncpg.Record]:
+        """Take note of what an answer tells in its last row, and return the others."""
+        last = next(n for n in reversed(range(len(rows))) if rows[n]["granted"] is not None)
+        told, now = rows.pop(last), clock.monotonic()
+        self.granted = told["granted"]
+        if self._ring is not None:
+            taken = sum(row["acked"] is None for row in rows)
+            self.skipped = self._ring.hear(told["last_key"], skipped=told["skipped"], taken=taken)
+        spent_for, next_in = told["spent_for"], told["next_in"]
+        self._spent_until = -math.inf if spent_for is None else now + spent_for
+        self.resume_at = min(now + each for each in (spent_for, next_in, math.inf) if each is not None)
+        return rows
+
+    def resume(self, now: float) -> bool:
+        """Whether it is time to fetch again; says so once."""
+        if now < self.resume_at:
+            return False
+        self.resume_at = math.inf
+        return True
