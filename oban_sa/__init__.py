@@ -1,24 +1,27 @@
 """Background jobs for SQLAlchemy: a job is a row in your own PostgreSQL, written by your own session."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 # First of all: what is imported below takes a while, in which the first process of a container hears no signal.
-from oban_sa.first import heard as _heard
+from oban_sa.service.early_signals import heard as _heard
+from oban_sa.service.garbage import off as _off
 
 # isort: split
 
+from oban_sa.bulk.select import enqueue_select as enqueue_select
 from oban_sa.client import Oban as Oban
-from oban_sa.enqueueing import enqueue as enqueue
-from oban_sa.enqueueing import enqueue_many as enqueue_many
+from oban_sa.jobs.answers import Cancel as Cancel
+from oban_sa.jobs.answers import Record as Record
+from oban_sa.jobs.answers import Result as Result
+from oban_sa.jobs.answers import Snooze as Snooze
+from oban_sa.jobs.references import ref as ref
+from oban_sa.jobs.states import JobState as JobState
+from oban_sa.jobs.unique import Conflict as Conflict
+from oban_sa.jobs.unique import Unique as Unique
 from oban_sa.models import Job as Job
 from oban_sa.models import schema_map as schema_map
-from oban_sa.outcomes import Cancel as Cancel
-from oban_sa.outcomes import Record as Record
-from oban_sa.outcomes import Result as Result
-from oban_sa.outcomes import Snooze as Snooze
-from oban_sa.references import ref as ref
-from oban_sa.selecting import enqueue_select as enqueue_select
-from oban_sa.states import JobState as JobState
+from oban_sa.outbox.enqueue import enqueue as enqueue
+from oban_sa.outbox.enqueue import enqueue_many as enqueue_many
 from oban_sa.workers import ForUpdate as ForUpdate
 from oban_sa.workers import Worker as Worker
 from oban_sa.workers import current_job as current_job
@@ -27,20 +30,32 @@ from oban_sa.workers import worker as worker
 
 if TYPE_CHECKING:
     __version__: str
+    from oban_sa.flows import Workflow as Workflow
+    from oban_sa.flows import chain as chain
+    from oban_sa.jobs.limits import Queue as Queue
+    from oban_sa.jobs.limits import Rate as Rate
     from oban_sa.runner import Runner as Runner
     from oban_sa.runner.runners import Runners as Runners
 else:
 
-    def __getattr__(name: str) -> Any:
+    def __getattr__(name: str) -> object:
         # Most programs only enqueue, and need nothing of what runs jobs.
         if name == "Runner":
             from oban_sa.runner import Runner
 
             return Runner
+        if name in ("Workflow", "chain"):
+            from oban_sa import flows
+
+            return getattr(flows, name)
         if name == "Runners":
             from oban_sa.runner.runners import Runners
 
             return Runners
+        if name in ("Queue", "Rate"):
+            from oban_sa.jobs import limits
+
+            return limits.Queue if name == "Queue" else limits.Rate
         if name == "__version__":
             from importlib.metadata import version
 
@@ -48,20 +63,26 @@ else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-del _heard
+del _heard, _off
 
 __all__ = [
     "Cancel",
+    "Conflict",
     "ForUpdate",
     "Job",
     "JobState",
     "Oban",
+    "Queue",
+    "Rate",
     "Record",
     "Result",
     "Runner",
     "Runners",
     "Snooze",
+    "Unique",
     "Worker",
+    "Workflow",
+    "chain",
     "current_job",
     "enqueue",
     "enqueue_many",

@@ -1,6 +1,6 @@
-"""The command line for people: one file for each noun, which holds a click command named `command`.
+"""The command line for people: one file for each noun, with a click command named `command` in it.
 
-Adding a file is all it takes to add a command. A file whose name starts with an underscore is none.
+Adding a file adds a command. Files whose names start with an underscore are shared parts and no commands.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ _ALIASES = {"run": "runner"}
 
 
 class Nouns(Suggesting):
-    """A group whose commands are the files of this package, imported only when they are asked for."""
+    """A group whose commands are the files of this package, each imported when it is first used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names of all files that hold a command."""
+        """Return the names of all commands, sorted."""
         names = [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
         return sorted(name.replace("_", "-") for name in names)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return the command of this name, or None where no file holds one."""
+        """Return the command of this name, or None where there is none."""
         name = _ALIASES.get(cmd_name, cmd_name)
         if name not in self.list_commands(ctx):
             return None

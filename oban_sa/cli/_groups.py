@@ -1,4 +1,4 @@
-"""Groups of commands that know what was probably meant."""
+"""A group of commands that suggests the nearest name for one that was mistyped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Suggesting(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command that the arguments begin with, or say which one was probably meant."""
+        """Find the command that the arguments begin with; fails with the nearest name where there is none."""
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
             names = self.list_commands(ctx)
             ctx.fail(f"there is no command {args[0]!r}{nearest(args[0], names)} (there are {', '.join(names)})")

@@ -1,4 +1,4 @@
-"""What the database refuses, in a sentence for whoever typed a command."""
+"""Errors of the database, explained for the user of a command: what the server said, and what to do."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Final
 from sqlalchemy.exc import DBAPIError
 
 from oban_sa.errors import RunnerError
-from oban_sa.runner.engine import explained
-from oban_sa.sql.sqlstates import sqlstate
+from oban_sa.runner.database.failures import explained
+from oban_sa.sql.errors import sqlstate
 
 _WHAT_TO_DO: Final = {
     # Whole codes before the classes that they begin with.
     "23505": "a unique index of the table already has such a row; nothing was changed",
     "23": "a rule of the tables does not allow it; nothing was changed",
     "22": "the database can't take a value that was given; nothing was changed",
-    "25006": "this database only reads, as a standby does; name the primary with --database-url",
+    "25006": "this database is read-only, as a standby is; name the primary with --database-url",
     "40": "others changed the same rows at the same time; nothing was changed, so try again",
     "42": "the tables are not as this version needs them; bring them up to date: python -m oban_sa migrate",
     "53100": "the server's disk is full",
@@ -27,16 +27,19 @@ _WHAT_TO_DO: Final = {
 }
 
 _PRIVILEGE: Final = "42501"
-"""A missing right, of which `explained` says whose it is."""
+"""A missing right; `explained` names the role that lacks it."""
 
 
-def refused(error: BaseException, url: str) -> RunnerError | None:
-    """Return the error to show where the database refused something, or None where the failure is of another kind.
+def explain(error: BaseException, url: str) -> RunnerError | None:
+    """Return the error to show for what the database refused, or None for a failure of another kind.
 
-    The first line is what the server said, the second what it means.
+    Its first line is what the server said, the second what it means. The codes are SQLSTATEs and, of two characters,
+    their classes (PostgreSQL's documentation, appendix A).
     """
-    # Asked first: of what is not about a connection at all `explained` says that it broke.
-    return _statement(error) or explained(error, url) or _other(error)
+    # `_statement` comes first: `explained` takes every other DBAPIError for a broken connection.
+    if (known := _statement(error) or explained(error, url)) or not isinstance(error, DBAPIError):
+        return known
+    return RunnerError(f"the database refused this: {_said(error)}")
 
 
 def _statement(error: BaseException) -> RunnerError | None:
@@ -47,10 +50,6 @@ def _statement(error: BaseException) -> RunnerError | None:
     if meaning is None or code == _PRIVILEGE:
         return None
     return RunnerError(f"the database refused this: {_said(error)} [{code}]\n{meaning[0].upper()}{meaning[1:]}")
-
-
-def _other(error: BaseException) -> RunnerError | None:
-    return RunnerError(f"the database refused this: {_said(error)}") if isinstance(error, DBAPIError) else None
 
 
 def _said(error: DBAPIError) -> str:

@@ -1,4 +1,4 @@
-"""`python -m oban_sa cron`: which jobs are made when."""
+"""`python -m oban_sa cron`: list the crontab, with the last and the next moment of each entry."""
 
 from __future__ import annotations
 
@@ -9,16 +9,23 @@ from typing import Any
 
 import click
 
-from oban_sa.cli._connecting import asked, clock, database_options, instance_option, json_option, looking
+from oban_sa.cli._database import (
+    database_now,
+    database_options,
+    instance_option,
+    json_option,
+    read_session,
+    run_with_client,
+)
 from oban_sa.cli._groups import CONTEXT, Suggesting
-from oban_sa.cli._printing import ago, document, table
+from oban_sa.cli._output import ago, document, table
 from oban_sa.client import Oban
-from oban_sa.crontab import Schedule, parse
 from oban_sa.errors import InvalidCron
-from oban_sa.runner.command import imports
-from oban_sa.runner.scheduler import resolved
-from oban_sa.settings import Settings
-from oban_sa.sql import overview, ticking
+from oban_sa.schedule.cron import Schedule, parse
+from oban_sa.service import imports
+from oban_sa.settings.settings import Settings
+from oban_sa.sql import cron, overview
+from oban_sa.workers.crontab import resolved
 from oban_sa.workers.registry import registry
 
 HELP = """Look at the crontab: which jobs are made when.
@@ -35,8 +42,8 @@ LIST_HELP = """Show each entry with its last and its next moment, in its own tim
 
 Entries come from the database, where runners keep those they have led with. With --import they come from the code and
 the settings file too, and each is shown with where it is known from: one that is only in the database is an old one,
-which ticks no more; one that is only in the code waits for a runner to lead with it. Entries of another instance than
-Oban are shown with --name; among Oban's own they stand as `<instance>: <name>`.
+which makes no more jobs; one that is only in the code waits for a runner to lead with it. Entries of another instance
+than Oban are shown with --name; among Oban's own they stand as `<instance>: <name>`.
 """
 
 
@@ -48,7 +55,7 @@ class _Entry:
     expression: str
     timezone: str
     worker: str
-    options: Mapping[str, Any]
+    options: Mapping[str, object]
     last_at: datetime | None
     schedule: Schedule | None
     known_from: tuple[str, ...]
@@ -60,7 +67,7 @@ class _Entry:
         zone = UTC if self.schedule is None else self.schedule.zone
         try:
             return f"{moment.astimezone(zone):%a %Y-%m-%d %H:%M:%S %Z}"
-        except OverflowError:  # a row may hold the first or the last moment there is
+        except OverflowError:  # a moment near the year 1 or 9999 may not exist in the entry's zone
             return f"{moment:%a %Y-%m-%d %H:%M:%S %Z}"
 
 
@@ -81,13 +88,13 @@ def list_(settings: Settings, *, modules: tuple[str, ...], as_json: bool) -> Non
     imports.load(named, origin="--import" if modules else settings.origins.get("imports", "--import"))
     in_code = resolved(settings.crontab, registry, settings.allow) if named else ()
 
-    async def ask(oban: Oban) -> tuple[list[Mapping[str, Any]], datetime]:
-        async with looking(oban) as session:
+    async def read(oban: Oban) -> tuple[list[dict[str, Any]], datetime]:
+        async with read_session(oban) as session:
             rows = [dict(row) for row in (await session.execute(overview.schedules())).mappings()]
-            return list(rows), await clock(session)
+            return rows, await database_now(session)
 
-    rows, now = asked(settings, ask)
-    entries = {entry.name: entry for row in rows if (entry := _stored(row, settings.name)) is not None}
+    rows, now = run_with_client(settings, read)
+    entries = {entry.name: entry for row in rows if (entry := _from_row(row, settings.name)) is not None}
     for each in in_code:
         stored = entries.get(each.name)
         entries[each.name] = _Entry(
@@ -106,7 +113,7 @@ def list_(settings: Settings, *, modules: tuple[str, ...], as_json: bool) -> Non
         )
     found = sorted(entries.values(), key=lambda entry: (entry.worker, entry.name))
     if as_json:
-        document({"instance": settings.name, "now": now, "entries": [_described(entry, now) for entry in found]})
+        document({"instance": settings.name, "now": now, "entries": [_entry_as_json(entry, now) for entry in found]})
     elif not found:
         click.echo("No entries are known. Those that stand in the code are shown with --import myapp.jobs.")
     else:
@@ -139,14 +146,14 @@ def _next(entry: _Entry, now: datetime) -> str:
     return "never" if moment is None else f"{entry.local(moment)} ({ago(moment, now)})"
 
 
-def _stored(row: Mapping[str, Any], instance: str) -> _Entry | None:
-    """Read a row of the table; None where it belongs to another instance."""
+def _from_row(row: Mapping[str, Any], instance: str) -> _Entry | None:
+    """Return a row of `oban_sa_crons` as an entry; None where it belongs to another instance."""
     name: str = row["name"]
     prefix = "" if instance == "Oban" else f"{instance}: "
     if not name.startswith(prefix):
         return None
     try:
-        # A row that says nothing of its days was written when either would do.
+        # Rows from before the option `days` existed have none; their expressions meant "either".
         schedule = parse(row["expression"], timezone=row["timezone"], days=row["opts"].get("days") or "either")
     except InvalidCron:
         schedule = None
@@ -155,14 +162,14 @@ def _stored(row: Mapping[str, Any], instance: str) -> _Entry | None:
         expression=row["expression"],
         timezone=row["timezone"],
         worker=row["worker"],
-        options={key: value for key, value in row["opts"].items() if key != ticking.LAST_JOB},
+        options={key: value for key, value in row["opts"].items() if key != cron.LAST_JOB},
         last_at=row["last_at"],
         schedule=schedule,
         known_from=("database",),
     )
 
 
-def _described(entry: _Entry, now: datetime) -> dict[str, Any]:
+def _entry_as_json(entry: _Entry, now: datetime) -> dict[str, object]:
     next_at = entry.next_after(now)
     return {
         "name": entry.name,

@@ -1,13 +1,13 @@
-"""`python -m oban_sa grants`: the statements that let a role do its work, and no more."""
+"""`python -m oban_sa grants`: print the GRANTs that a role of the database needs, and no more."""
 
 from __future__ import annotations
 
 import click
 
+from oban_sa.catalog.names import quoted
 from oban_sa.errors import ObanError
-from oban_sa.migrations import ddl
-from oban_sa.runner.__main__ import refusal
-from oban_sa.settings import load
+from oban_sa.service.command import refusal
+from oban_sa.settings.settings import load
 from oban_sa.sql.rights import ROLES, grants
 
 HELP = (
@@ -37,7 +37,7 @@ def command(role: str, to: str, schema: str | None, config: str | None) -> None:
     """Print the statements."""
     try:
         named = load(config, flags={"schema": schema}).schema
-        ddl.quoted(named)
+        quoted(named)
     except ObanError as error:
         raise refusal(error) from error
     click.echo(grants(role, to, schema=named), nl=False)

@@ -1,4 +1,4 @@
-"""`python -m oban_sa migrate`: the tables, without an Alembic project."""
+"""`python -m oban_sa migrate`: make, mend or drop the tables without an Alembic project."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import click
 from sqlalchemy import Connection
 
-from oban_sa.cli._connecting import connection, database_options
-from oban_sa.migrations import inspection, installed, migrate, write_sql
-from oban_sa.runner.command import service
-from oban_sa.settings import Settings
+from oban_sa.catalog import inspection
+from oban_sa.cli._database import database_options, engine
+from oban_sa.migrations import migrate, write_sql
+from oban_sa.service import service
+from oban_sa.settings.settings import Settings
 
 HELP = """Make the tables that jobs live in, or bring them up to date.
 
@@ -54,9 +55,10 @@ def command(settings: Settings, *, sql: bool, downgrade: bool, yes: bool) -> Non
 
 @dataclass(frozen=True, slots=True)
 class _Found:
+    """What a schema has: its version, which of the tables that oban_sa uses, and what it lacks, a sentence each."""
+
     version: int
     tables: list[str]
-    """Those there are of the tables that oban_sa works with."""
     lacking: list[str]
 
 
@@ -86,13 +88,13 @@ def _made(schema: str, before: _Found, after: _Found) -> str:
 
 
 async def _migrated(settings: Settings, url: str, *, down: bool) -> tuple[_Found, _Found]:
-    """Migrate, and return what there was before and is after."""
+    """Migrate; return what the schema had before and has after."""
 
     def found(sync: Connection) -> _Found:
-        schema = settings.schema
-        return _Found(installed(sync, schema), inspection.present(sync, schema), inspection.unfinished(sync, schema))
+        has = inspection.inspect(sync, settings.schema)
+        return _Found(has.version, inspection.present(has), inspection.unfinished(sync, settings.schema))
 
-    async with connection(settings, url) as opened:
+    async with engine(settings, url) as made, made.connect() as opened:
         before = await opened.run_sync(found)
         await opened.rollback()
         await opened.run_sync(lambda sync: migrate(sync, settings.schema, down=down))

@@ -1,23 +1,19 @@
-"""`python -m oban_sa queues`: look at queues, pause and resume them, change their limits."""
+"""`python -m oban_sa queues`: show queues, pause, resume, scale and limit them."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import click
 
-from oban_sa.cli._connecting import asked, database_options, instance_option, json_option
+from oban_sa.cli._database import Command, database_options, instance_option, json_option, run_with_client
 from oban_sa.cli._groups import CONTEXT, Suggesting
-from oban_sa.cli._printing import document, say, span, table
+from oban_sa.cli._limits import as_written, by, decided, in_words, number, rate, read, read_weights
+from oban_sa.cli._output import document, say
+from oban_sa.cli._queues import Served, elsewhere_as_json
 from oban_sa.client import Oban
-from oban_sa.client.queues import Elsewhere
 from oban_sa.errors import InvalidOption, nearest
-from oban_sa.messages import EVERY
-from oban_sa.settings import Settings
-from oban_sa.states import JobState
+from oban_sa.settings.settings import Settings
 
 HELP = """Look at queues, pause and resume them, and change how many jobs of each run at once.
 
@@ -30,6 +26,7 @@ Examples:
   python -m oban_sa queues pause --all --node web.1   # every queue of one node
   python -m oban_sa queues resume mailers
   python -m oban_sa queues scale mailers 50           # each node runs up to 50 at once
+  python -m oban_sa queues limit calls --global 30    # all nodes together run up to 30 at once
 """
 
 PAUSE = """Start no more jobs of queues; those that run go on.
@@ -57,12 +54,28 @@ Examples:
   python -m oban_sa queues scale mailers 5 --node web.1
 """
 
+LIMIT = """Set limits of a queue that hold for all nodes together.
+
+They come before what the nodes' own settings say, until --reset. What is not named stays as it is; "none" takes a limit
+away, --off all of them. Jobs that run go on.
+
+\b
+Examples:
+  python -m oban_sa queues limit calls --global 30        # run up to 30 at once in the cluster
+  python -m oban_sa queues limit calls --each 5           # up to 5 of each partition, as workers say: partition=...
+  python -m oban_sa queues limit calls --rate 60/minute   # start up to 60 a minute; by partition: of each
+  python -m oban_sa queues limit calls --weight acme=3    # three jobs of acme in each turn
+  python -m oban_sa queues limit calls --rate none
+  python -m oban_sa queues limit calls --off
+  python -m oban_sa queues limit calls --reset            # as the settings of the nodes say
+"""
+
 command = Suggesting(
-    "queues", help=HELP, short_help="Look at queues, pause, resume and scale them.", context_settings=CONTEXT
+    "queues", help=HELP, short_help="Look at queues, pause, resume, scale and limit them.", context_settings=CONTEXT
 )
 
 
-def node_option(function: Callable[..., Any]) -> Callable[..., Any]:
+def node_option(function: Command) -> Command:
     """Add --node to a command."""
     return click.option("--node", metavar="NAME", help="Only on this node, as `queues list` shows it.")(function)
 
@@ -74,121 +87,22 @@ def node_option(function: Callable[..., Any]) -> Callable[..., Any]:
 def list_(settings: Settings, *, as_json: bool) -> None:
     """Print queues by node."""
 
-    async def ask(
-        oban: Oban,
-    ) -> tuple[list[dict[str, Any]], dict[str, int], list[Elsewhere], list[dict[str, Any]]]:
-        waiting = {each.queue: each.count for each in await oban.count_jobs() if each.state is JobState.AVAILABLE}
-        queues = [described(check, settings) for check in await oban.check_queues()]
-        pauses = [asdict(pause) for pause in await oban.check_pauses()]
-        return queues, waiting, await oban.check_elsewhere(), pauses
+    async def ask(oban: Oban) -> Served:
+        return await Served.read(oban, settings, await oban.count_jobs())
 
-    queues, waiting, others, pauses = asked(settings, ask)
-    served = {queue["queue"] for queue in queues} | {each.queue for each in others}
-    orphans = {name: number for name, number in sorted(waiting.items()) if name not in served}
+    served = run_with_client(settings, ask)
     if as_json:
-        unserved = [{"queue": name, "available": number} for name, number in orphans.items()]
         document(
             {
                 "instance": settings.name,
-                "queues": queues,
-                "elsewhere": told(others),
-                "unserved": unserved,
-                "pauses": pauses,
+                "queues": served.queues,
+                "elsewhere": elsewhere_as_json(served.others),
+                "unserved": [{"queue": name, "available": number} for name, number in served.orphans().items()],
+                "pauses": served.pauses,
             }
         )
-        return
-    if queues:
-        print_queues(queues, waiting)
-        print_unknown(queues)
     else:
-        click.echo(f"No node of {settings.name} runs.")
-    say_others(others, waiting)
-    say_orphans(orphans)
-    print_pauses(pauses, queues)
-
-
-def told(others: Sequence[Elsewhere]) -> list[dict[str, Any]]:
-    """Nodes of others, as JSON."""
-    return [{"queue": each.queue, "node": each.node, "running": list(each.running)} for each in others]
-
-
-def say_others(others: Sequence[Elsewhere], waiting: dict[str, int]) -> None:
-    """Say which nodes of others run jobs, or could; `waiting` is how many jobs of a queue are available."""
-    for each in others:
-        number, runs = waiting.get(each.queue, 0), len(each.running)
-        if number or runs:
-            running = f"runs {runs:,} of its jobs now" if runs else "runs none that is known"
-            say(f"The queue {each.queue}, {number:,} available, has another node: {each.node}, which {running}.")
-
-
-def say_orphans(orphans: dict[str, int]) -> None:
-    """Say which queues have available jobs and no node that is known to take them."""
-    for name, number in orphans.items():
-        say(f"No node is known to work on the queue {name}, which has {number:,} available.")
-
-
-def described(check: Any, settings: Settings) -> dict[str, Any]:
-    """A queue on a node, as JSON."""
-    return {
-        "queue": check.queue,
-        "node": check.node,
-        "limit": check.limit,
-        "paused": check.paused,
-        "running": list(check.running),
-        "started_at": check.started_at,
-        "silent_for": round(check.silent_for, 3),  # infinite where the last heartbeat is no moment
-        "alive": check.silent_for < settings.dead_after,
-        "unknown": list(check.unknown),
-    }
-
-
-def print_queues(queues: Sequence[dict[str, Any]], waiting: dict[str, int]) -> None:
-    """Print a table of what `described` makes; `waiting` is how many jobs of a queue are available."""
-    rows = [
-        (
-            queue["queue"],
-            queue["node"],
-            queue["limit"],
-            len(queue["running"]),
-            waiting.get(queue["queue"], 0),
-            "silent" if not queue["alive"] else "paused" if queue["paused"] else "running",
-            _ago(queue["silent_for"]),
-            f"{queue['started_at']:%Y-%m-%d %H:%M:%S} UTC",
-        )
-        for queue in queues
-    ]
-    columns = ("queue", "node", "limit", "executing", "available", "state", "heartbeat", "started")
-    table(columns, rows, right=("limit", "executing", "available"), wide="node")
-
-
-def print_unknown(queues: Sequence[dict[str, Any]]) -> None:
-    """Name the workers whose jobs wait for a program that knows them, of what `described` makes."""
-    without: dict[tuple[str, str], list[str]] = {}
-    for queue in queues:
-        for worker in queue["unknown"]:
-            without.setdefault((queue["queue"], worker), []).append(queue["node"])
-    for (name, worker), nodes in sorted(without.items()):
-        alive = [queue for queue in queues if queue["queue"] == name and queue["alive"]]
-        others = len({queue["node"] for queue in alive} - set(nodes))
-        else_ = f"{others} other nodes may know it" if others != 1 else "1 other node may know it"
-        said = "no other node works on the queue" if not others else else_
-        say(f"Jobs of {worker} in {name} wait for a program that knows it; {', '.join(nodes)} does not, {said}.")
-
-
-def print_pauses(pauses: Sequence[dict[str, Any]], queues: Sequence[dict[str, Any]]) -> None:
-    """Print the pauses that no row of the table shows, since no node works on the queue now."""
-    for pause in pauses:
-        name, node = pause["queue"], pause["node"]
-        where = "on all nodes" if node is None else f"on the node {node}"
-        again = "queues resume " + ("--all" if name == EVERY else name) + ("" if node is None else f" --node {node}")
-        if name == EVERY:
-            say(f"Every queue is paused {where}, those of nodes that start later too; `{again}` ends that.")
-        elif not any(queue["queue"] == name and node in (None, queue["node"]) for queue in queues):
-            say(f"The queue {name} is paused {where}, though no node works on it now; `{again}` ends that.")
-
-
-def _ago(seconds: float) -> str:
-    return "never" if math.isinf(seconds) else f"{span(seconds)} ago"
+        served.show(none=f"No node of {settings.name} runs.")
 
 
 @command.command("pause", help=PAUSE, short_help=PAUSE.partition("\n")[0], no_args_is_help=True)
@@ -226,12 +140,62 @@ def scale(settings: Settings, *, queue: str, limit: int, node: str | None, as_js
     """Change a queue's limit."""
 
     async def work(oban: Oban) -> list[str]:
-        unknown = await _unknown(oban, (queue,), node)
+        warnings = await _warn_of_unknown(oban, (queue,), node)
         await oban.scale_queue(queue, limit=limit, node=node)
-        return unknown
+        return warnings
 
-    unknown = asked(settings, work)
-    _say(settings, [queue], f"runs up to {limit} at once", node, {"limit": limit}, unknown, as_json=as_json)
+    warnings = run_with_client(settings, work)
+    _say(settings, [queue], f"runs up to {limit} at once", node, {"limit": limit}, warnings, as_json=as_json)
+
+
+@command.command("limit", help=LIMIT, short_help=LIMIT.partition("\n")[0], no_args_is_help=True)
+@click.argument("queue")
+@click.option(
+    "--global",
+    "global_limit",
+    metavar="N",
+    callback=read(number),
+    help="Jobs that run at once in the cluster, or none.",
+)
+@click.option(
+    "--by", metavar="partition", callback=read(by), help='"partition": workers say what the partitions are; or none.'
+)
+@click.option(
+    "--each", metavar="N", callback=read(number), help="Jobs of one partition that run at once in the cluster, or none."
+)
+@click.option(
+    "--rate",
+    metavar="RATE",
+    callback=read(rate),
+    help="Starts in a time, such as 60/minute or 10 per 5 minutes, or none.",
+)
+@click.option("--burst/--no-burst", default=None, help="A partition may exceed --each while no other has jobs.")
+@click.option("--fair/--no-fair", default=None, help="Partitions take turns, or jobs start in the queue's order.")
+@click.option(
+    "--weight",
+    "weights",
+    metavar="KEY=N",
+    multiple=True,
+    callback=read_weights,
+    help="Jobs of a partition in a turn; repeatable.",
+)
+@click.option("--off", is_flag=True, help="Take all limits away.")
+@click.option("--reset", is_flag=True, help="Do again as the settings of the nodes say.")
+@json_option
+@instance_option
+@database_options
+def limit(settings: Settings, *, queue: str, off: bool, reset: bool, as_json: bool, **given: object) -> None:
+    """Change the limits of a queue."""
+    limits = decided(given, off=off, reset=reset)
+
+    async def work(oban: Oban) -> list[str]:
+        warnings = await _warn_of_unknown(oban, (queue,), None)
+        await (oban.reset_queue_limits(queue) if reset else oban.limit_queue(queue, **limits))
+        return warnings
+
+    warnings = run_with_client(settings, work)
+    done = "has the limits of its nodes' settings" if reset else "has no limits" if off else f"has {in_words(limits)}"
+    _say(settings, [queue], done, None, {"limits": None if reset else as_written(limits)}, warnings, as_json=as_json)
 
 
 def _steer(
@@ -241,7 +205,7 @@ def _steer(
         raise InvalidOption(f"which queues? Write their names: queues {verb} mailers reports, or --all")
 
     async def work(oban: Oban) -> list[str]:
-        unknown = await _unknown(oban, queues, node)
+        warnings = await _warn_of_unknown(oban, queues, node)
         if every:
             all_queues: Callable[..., Awaitable[None]] = (
                 oban.pause_all_queues if verb == "pause" else oban.resume_all_queues
@@ -250,28 +214,28 @@ def _steer(
         one: Callable[..., Awaitable[None]] = oban.pause_queue if verb == "pause" else oban.resume_queue
         for queue in queues:
             await one(queue, node=node)
-        return unknown
+        return warnings
 
-    unknown = asked(settings, work)
+    warnings = run_with_client(settings, work)
     done = "is paused" if verb == "pause" else "is resumed"
-    _say(settings, queues or ["*"], done, node, {"paused": verb == "pause"}, unknown, as_json=as_json)
+    _say(settings, queues or ["*"], done, node, {"paused": verb == "pause"}, warnings, as_json=as_json)
 
 
-async def _unknown(oban: Oban, queues: Sequence[str], node: str | None) -> list[str]:
-    """Return warnings about names that nobody has; what is decided about them is kept all the same."""
+async def _warn_of_unknown(oban: Oban, queues: Sequence[str], node: str | None) -> list[str]:
+    """Return a warning for each queue and node that is not there now; the decision is stored all the same."""
     checks = await oban.check_queues()
     others = await oban.check_elsewhere()
     nodes = {check.node for check in checks} | {each.node for each in others}
     names = {check.queue for check in checks} | {each.queue for each in others}
-    said: list[str] = []
+    warnings: list[str] = []
     if node is not None and node not in nodes:
-        said.append(f"no node {node!r} runs now, so this holds once it starts{nearest(node, sorted(nodes))}")
-    said += [
+        warnings.append(f"no node {node!r} runs now, so this holds once it starts{nearest(node, sorted(nodes))}")
+    warnings += [
         f"no node works on the queue {queue!r} now, so this holds once one does{nearest(queue, sorted(names))}"
         for queue in queues
         if queue not in names
     ]
-    return said
+    return warnings
 
 
 def _say(
@@ -279,8 +243,8 @@ def _say(
     queues: Sequence[str],
     done: str,
     node: str | None,
-    decided: dict[str, Any],
-    unknown: Sequence[str],
+    decided: Mapping[str, object],
+    warnings: Sequence[str],
     *,
     as_json: bool,
 ) -> None:
@@ -290,5 +254,5 @@ def _say(
         where = f"on the node {node}" if node is not None else f"on all nodes of {settings.name}"
         for queue in queues:
             say(f"{'Every queue' if queue == '*' else f'The queue {queue}'} {done} {where}.")
-    for warning in unknown:
+    for warning in warnings:
         say(f"Note: {warning}", err=True)

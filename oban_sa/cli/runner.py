@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from oban_sa.runner.__main__ import command
+from oban_sa.service.command import command
 
 __all__ = ["command"]

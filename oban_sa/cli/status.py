@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TypedDict
 
 import click
 
-from oban_sa.cli._connecting import asked, clock, database_options, instance_option, json_option, looking
-from oban_sa.cli._printing import document, say, span, table
-from oban_sa.cli.queues import (
-    described,
-    print_pauses,
-    print_queues,
-    print_unknown,
-    say_orphans,
-    say_others,
-    told,
+from oban_sa.cli._database import (
+    database_now,
+    database_options,
+    instance_option,
+    json_option,
+    read_session,
+    run_with_client,
 )
+from oban_sa.cli._output import document, say, span, table
+from oban_sa.cli._queues import QueueJSON, Served, elsewhere_as_json
 from oban_sa.client import JobCount, Oban
-from oban_sa.client.queues import Elsewhere
-from oban_sa.passwords import safe
-from oban_sa.settings import Settings
+from oban_sa.describe.redaction import safe
+from oban_sa.jobs.states import JobState
+from oban_sa.settings.settings import Settings
 from oban_sa.sql import overview
-from oban_sa.sql.leading import lease_name
-from oban_sa.states import JobState
+from oban_sa.sql.lease import lease_name
 
 HELP = """Show the cluster: nodes and their queues, who leads, how many jobs are in each state, what waits longest.
 
@@ -35,34 +33,58 @@ Examples:
   watch -n 2 python -m oban_sa status
   python -m oban_sa status --json | jq .waiting_longest.waiting_for    # seconds, for an alarm
 
-Counts above 10,000 are estimates, marked with ~, so that looking costs little however full the tables are.
+Counts above 10,000 are estimates, marked with ~, so the command costs the same however full the tables are.
 """
 
 
+class LeaderJSON(TypedDict):
+    """The node that leads, and since when."""
+
+    node: str
+    elected_at: datetime
+
+
+class WaitingJSON(TypedDict):
+    """The available job that has waited the longest, and for how many seconds."""
+
+    id: int
+    worker: str
+    queue: str
+    waiting_for: float
+
+
+class NodeJSON(TypedDict):
+    """A node with its queues; `silent_for` is seconds since the last heartbeat of any of them."""
+
+    node: str
+    alive: bool
+    leader: bool
+    silent_for: float
+    queues: list[QueueJSON]
+
+
 @dataclass(frozen=True, slots=True)
-class _Seen:
-    """What the database says of the cluster at one moment."""
+class _Cluster:
+    """The cluster at one moment, as the tables have it."""
 
     now: datetime
-    queues: list[dict[str, Any]]
-    others: list[Elsewhere]
-    pauses: list[dict[str, Any]]
+    served: Served
     counts: list[JobCount]
-    leader: dict[str, Any] | None
-    waiting_longest: dict[str, Any] | None
+    leader: LeaderJSON | None
+    waiting_longest: WaitingJSON | None
 
     def backlog(self) -> dict[JobState, tuple[int, bool]]:
-        """How many jobs are in each state, and whether that is exact."""
+        """Return how many jobs are in each state, and whether that is exact."""
         found: dict[JobState, tuple[int, bool]] = dict.fromkeys(JobState, (0, True))
         for each in self.counts:
             number, exact = found[each.state]
             found[each.state] = number + each.count, exact and each.exact
         return found
 
-    def nodes(self) -> list[dict[str, Any]]:
-        """The nodes, by name."""
-        found: dict[str, list[dict[str, Any]]] = {}
-        for queue in self.queues:
+    def nodes(self) -> list[NodeJSON]:
+        """Return the nodes with their queues, by name."""
+        found: dict[str, list[QueueJSON]] = {}
+        for queue in self.served.queues:
             found.setdefault(queue["node"], []).append(queue)
         return [
             {
@@ -82,44 +104,38 @@ class _Seen:
 @database_options
 def command(settings: Settings, *, as_json: bool) -> None:
     """Print the state of the cluster."""
-    seen = asked(settings, lambda oban: _look(oban, settings))
-    backlog = seen.backlog()
+    cluster = run_with_client(settings, lambda oban: _read(oban, settings))
+    backlog = cluster.backlog()
     if as_json:
         document(
             {
                 "instance": settings.name,
                 "schema": settings.schema,
-                "now": seen.now,
-                "leader": seen.leader,
-                "nodes": seen.nodes(),
-                "elsewhere": told(seen.others),
-                "pauses": seen.pauses,
+                "now": cluster.now,
+                "leader": cluster.leader,
+                "nodes": cluster.nodes(),
+                "elsewhere": elsewhere_as_json(cluster.served.others),
+                "pauses": cluster.served.pauses,
                 "jobs": {state.value: {"count": n, "exact": exact} for state, (n, exact) in backlog.items()},
-                "queues": _by_queue(seen.counts),
-                "waiting_longest": seen.waiting_longest,
+                "queues": _by_queue(cluster.counts),
+                "waiting_longest": cluster.waiting_longest,
             }
         )
         return
-    place = safe(settings.database_url) if settings.database_url else "a private database"
-    say(f"{settings.name} in schema {settings.schema} of {place}")
-    nodes = seen.nodes()
+    database = safe(settings.database_url) if settings.database_url else "a private database"
+    say(f"{settings.name} in schema {settings.schema} of {database}")
+    nodes = cluster.nodes()
     dead = sum(not node["alive"] for node in nodes)
     alive = f"{len(nodes) - dead} running" + (f", {dead} silent" if dead else "")
     click.echo(f"  nodes    {alive}")
-    say(f"  leader   {'nobody' if seen.leader is None else seen.leader['node']}")
-    if seen.waiting_longest is not None:
-        waits = seen.waiting_longest
+    say(f"  leader   {'none' if cluster.leader is None else cluster.leader['node']}")
+    if cluster.waiting_longest is not None:
+        waits = cluster.waiting_longest
         say(f"  waiting  {span(waits['waiting_for'])}: job {waits['id']}, {waits['worker']} in {waits['queue']}")
     click.echo()
-    waiting = {each.queue: each.count for each in seen.counts if each.state is JobState.AVAILABLE}
-    if seen.queues:
-        print_queues(seen.queues, waiting)
-        print_unknown(seen.queues)
-    say_others(seen.others, waiting)
-    served = {queue["queue"] for queue in seen.queues} | {each.queue for each in seen.others}
-    say_orphans({name: waiting[name] for name in sorted(waiting.keys() - served)})
-    print_pauses(seen.pauses, seen.queues)
-    if seen.queues or waiting or seen.pauses:
+    served = cluster.served
+    served.show()
+    if served.queues or served.waiting or served.pauses:
         click.echo()
     rows = [(state.value, f"{'' if exact else '~'}{number:,}") for state, (number, exact) in backlog.items() if number]
     if rows:
@@ -128,29 +144,31 @@ def command(settings: Settings, *, as_json: bool) -> None:
         click.echo("There are no jobs.")
 
 
-async def _look(oban: Oban, settings: Settings) -> _Seen:
+async def _read(oban: Oban, settings: Settings) -> _Cluster:
     counts = await oban.count_jobs()
-    queues = [described(check, settings) for check in await oban.check_queues()]
-    waiting = [each.queue for each in counts if each.state is JobState.AVAILABLE]
-    async with looking(oban) as session:
-        now = await clock(session)
+    served = await Served.read(oban, settings, counts)
+    async with read_session(oban) as session:
+        now = await database_now(session)
         lease = lease_name(settings.name)
         leases = (await session.execute(overview.leases(), {"names": [lease]})).mappings().all()
-        longest = (await session.execute(overview.waiting_longest(), {"queues": waiting})).mappings().first()
+        longest = (
+            (await session.execute(overview.waiting_longest(), {"queues": list(served.waiting)})).mappings().first()
+        )
     current = [row for row in leases if row["expired_for"] < 0]
-    leader = None
+    leader: LeaderJSON | None = None
     if current:
         leader = {"node": current[0]["node"], "elected_at": current[0]["elected_at"]}
+    waits: WaitingJSON | None = None
     if longest is not None:
-        waits = {str(name): value for name, value in longest.items()}
-        waits["waiting_for"] = round(waits["waiting_for"], 3)
-    else:
-        waits = None
-    return _Seen(
+        waits = {
+            "id": longest["id"],
+            "worker": longest["worker"],
+            "queue": longest["queue"],
+            "waiting_for": round(longest["waiting_for"], 3),
+        }
+    return _Cluster(
         now=now,
-        queues=queues,
-        others=await oban.check_elsewhere(),
-        pauses=[asdict(pause) for pause in await oban.check_pauses()],
+        served=served,
         counts=counts,
         leader=leader,
         waiting_longest=waits,

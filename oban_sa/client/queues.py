@@ -1,31 +1,42 @@
-"""Queues, looked at and steered."""
+"""What `Oban` does with queues: pause, resume, scale, start, stop and check them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, cast
+from typing import TYPE_CHECKING, Protocol, cast
 from uuid import UUID
 
-from oban_sa import jsontext, messages
+from sqlalchemy import RowMapping
+
 from oban_sa.client.transactions import Transactions, Work
-from oban_sa.enqueueing import AnySession
+from oban_sa.describe.choices import is_whole
 from oban_sa.errors import InvalidJob, InvalidOption
-from oban_sa.messages import EVERY
-from oban_sa.models import rules
-from oban_sa.sql.governing import checking, decided, deciding, elsewhere, gathering
-from oban_sa.sql.notifying import notify
-from oban_sa.sql.unknown import NOTED, named
+from oban_sa.jobs import values
+from oban_sa.models import validation
+from oban_sa.outbox.sessions import AnySession
+from oban_sa.sql.notify import notify
+from oban_sa.sql.producers import LIMITS
+from oban_sa.sql.queues import check, decide, decide_as_json, decisions, elsewhere, nodes
+from oban_sa.sql.unknown_workers import NOTED, named
+from oban_sa.wire import json_text, messages
+from oban_sa.wire.messages import EVERY, Message
+
+if TYPE_CHECKING:  # most programs set no limits
+    from typing import Unpack
+
+    from oban_sa.jobs.limits import Limits, QueueLimits
 
 
 @dataclass(frozen=True, slots=True)
 class QueueCheck:
     """A queue on a node, as the tables have it.
 
-    `running` are the ids of the jobs it holds; `silent_for` is seconds since its last heartbeat, by the database's
-    clock. `limit` is None where a member of the family keeps it elsewhere. `unknown` names the workers whose jobs it
-    leaves to other programs, since its own does not know them.
+    `running` are the ids of its executing jobs; `silent_for` is seconds since its last heartbeat, by the database's
+    clock. `limit` is None where another member of the Oban family stores it elsewhere. `unknown` names the workers that
+    its program doesn't know and whose jobs it leaves to others. `limits` are those that the node observes with all
+    others, None where there are none.
     """
 
     queue: str
@@ -37,11 +48,12 @@ class QueueCheck:
     started_at: datetime
     silent_for: float
     unknown: tuple[str, ...] = ()
+    limits: Limits | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class QueuePause:
-    """A pause that is in force: of a queue, or of every one as "*", on all nodes or on one `node`."""
+    """A pause in force: of a queue, or of every queue ("*"), on one `node`, or on all nodes (None)."""
 
     queue: str
     node: str | None
@@ -49,9 +61,10 @@ class QueuePause:
 
 @dataclass(frozen=True, slots=True)
 class Elsewhere:
-    """A queue from which a node takes jobs that is none of this instance's: another's, or Elixir's.
+    """A queue on a node of another instance, or of another program such as Oban for Elixir.
 
-    `running` are the ids of the jobs that it holds, where it has no row; such a node is seen only while it holds some.
+    `running` are the ids of its executing jobs, for a node without a row in `oban_producers`; such a node is seen only
+    while it executes some.
     """
 
     queue: str
@@ -59,12 +72,17 @@ class Elsewhere:
     running: tuple[int, ...]
 
 
-class QueueControl:
-    """What can be done about queues, on all nodes of this instance or on one `node`.
+class _Signal(Protocol):
+    """Makes the message about a queue for the nodes of an ident."""
 
-    Nodes that listen obey as soon as the transaction commits, others of ours within seconds. That a queue is paused,
-    and how many jobs of it run at once, outlives the nodes: it holds for those that start later too, until it is
-    changed here again. Which queues a node works on after a restart is what that node is started with.
+    def __call__(self, queue: str, *, ident: str) -> Message: ...
+
+
+class QueueControl:
+    """Methods on queues, on all nodes of this instance or one `node`, in a transaction of their own or a `session`'s.
+    Nodes that listen obey as soon as the transaction commits, other nodes of oban_sa within seconds. Pauses and limits
+    outlive the nodes: they count for nodes that start later too, until they are changed here again. Which queues a node
+    works on after a restart is decided by its own options. Raises `InvalidOption` for names and limits that can't be.
     """
 
     name: str
@@ -72,31 +90,31 @@ class QueueControl:
 
     async def pause_queue(self, queue: str, *, node: str | None = None, session: AnySession | None = None) -> None:
         """Start no more jobs of a queue; those running go on."""
-        await self._decide(_name(queue), {"paused": True}, messages.pause, node, session)
+        await self._decide(queue_named(queue), {"paused": True}, messages.pause, node, session)
 
     async def resume_queue(self, queue: str, *, node: str | None = None, session: AnySession | None = None) -> None:
         """Start jobs of a queue again."""
-        await self._decide(_name(queue), {"paused": False}, messages.resume, node, session)
+        await self._decide(queue_named(queue), {"paused": False}, messages.resume, node, session)
 
     async def pause_all_queues(self, *, node: str | None = None, session: AnySession | None = None) -> None:
         """Start no more jobs of any queue, those of later nodes included; those running go on."""
         await self._decide(EVERY, {"paused": True}, messages.pause, node, session)
 
     async def resume_all_queues(self, *, node: str | None = None, session: AnySession | None = None) -> None:
-        """Start jobs of every queue again, of those paused singly too."""
+        """Start jobs of every queue again, also of those that were paused one by one."""
         await self._decide(EVERY, {"paused": False}, messages.resume, node, session)
 
     async def scale_queue(
         self, queue: str, *, limit: int, node: str | None = None, session: AnySession | None = None
     ) -> None:
-        """Let `limit` jobs of a queue run at once on each node; above that, running ones end but are not replaced."""
+        """Let `limit` jobs of a queue run at once on each node; running ones above that end and are not replaced."""
         limit = _limit(queue, limit)
 
-        def signal(queue: str, *, ident: str) -> dict[str, Any]:
+        def signal(queue: str, *, ident: str) -> Message:
             named = None if ident == messages.ANYONE else ident.removeprefix(f"{self.name}.")
             return messages.scale(queue, limit, ident=ident, node=named)
 
-        await self._decide(_name(queue), {"limit": limit}, signal, node, session)
+        await self._decide(queue_named(queue), {"limit": limit}, signal, node, session)
 
     async def start_queue(
         self,
@@ -106,35 +124,56 @@ class QueueControl:
         paused: bool = False,
         node: str | None = None,
         session: AnySession | None = None,
+        **limits: Unpack[QueueLimits],
     ) -> None:
-        """Work on a queue from now on; a node that does so already takes over `limit` and `paused`.
+        """Start working on a queue; a node that works on it already changes to `limit` and `paused`.
 
-        Without `node` the nodes of other languages start it too, and fail jobs of workers that they don't know.
+        `limits` are those of `limit_queue`, which hold for all nodes together, and before the first job is fetched.
+        Without `node` nodes of Oban for Elixir start it too, and fail jobs of workers that they don't know.
         """
         limit = _limit(queue, limit)
+        within = _limits(limits) if limits else {}
 
-        def signal(queue: str, *, ident: str) -> dict[str, Any]:
+        def signal(queue: str, *, ident: str) -> Message:
             return messages.start(queue, limit, ident=ident, paused=paused)
 
-        await self._decide(_name(queue), {"limit": limit, "paused": paused}, signal, node, session)
+        await self._decide(queue_named(queue), {"limit": limit, "paused": paused}, signal, node, session, within)
 
     async def stop_queue(self, queue: str, *, node: str | None = None, session: AnySession | None = None) -> None:
-        """Work on a queue no more, once its running jobs have ended."""
-        await self._decide(_name(queue), {}, messages.stop, node, session)
+        """Stop working on a queue, once its running jobs have ended."""
+        await self._decide(queue_named(queue), {}, messages.stop, node, session)
+
+    async def limit_queue(
+        self, queue: str, *, session: AnySession | None = None, **limits: Unpack[QueueLimits]
+    ) -> None:
+        """Set limits of a queue, those of `Queue`, that hold for all nodes together; None takes one away.
+
+            await oban.limit_queue("calls", global_limit=30, each=None, rate=Rate(10, per=1))
+
+        They come before what the nodes' settings say; limits that are not named stay as they are. `each` makes
+        partitions of a queue that has none. Jobs that run go on. Raises `InvalidOption` for what can't be meant.
+        """
+        await self._limit(queue_named(queue), _limits(limits), session)
+
+    async def reset_queue_limits(self, queue: str, *, session: AnySession | None = None) -> None:
+        """Set the limits of a queue that hold for all nodes together to what each node's own settings say."""
+        from oban_sa.jobs.limits import AS_DECLARED, SETTINGS
+
+        await self._limit(queue_named(queue), dict.fromkeys(SETTINGS, values.dumps(AS_DECLARED)), session)
 
     async def check_queues(self) -> list[QueueCheck]:
         """Return every queue of every node of this instance, by node and queue.
 
-        From the tables, so it needs no running node, and shows one that died until its row is removed.
+        It reads the tables, so it needs no running node, and shows a dead one until its row is removed.
         """
 
         def work(work: Work) -> list[QueueCheck]:
-            return [_check(row) for row in work.execute(checking(), {"name": self.name}).mappings()]
+            return [_check(row) for row in work.execute(check(), {"name": self.name}).mappings()]
 
         return await self._transactions.run(work)
 
     async def check_elsewhere(self) -> list[Elsewhere]:
-        """Return which other nodes take jobs from these tables, as far as the tables say it, by queue and node."""
+        """Return the queues of other instances and programs, as far as the tables show them, by queue and node."""
 
         def work(work: Work) -> list[Elsewhere]:
             rows = work.execute(elsewhere(), {"name": self.name}).all()
@@ -143,13 +182,13 @@ class QueueControl:
         return await self._transactions.run(work)
 
     async def check_pauses(self) -> list[QueuePause]:
-        """Return the pauses in force, also those of queues and nodes that nothing works on now.
+        """Return the pauses in force, also of queues and nodes that are not running now.
 
-        A queue that was resumed after every queue was paused runs, although "*" is still among the answers.
+        A queue that was resumed after every queue was paused runs, although "*" is still in the result.
         """
 
         def work(work: Work) -> list[QueuePause]:
-            rows = {row.name: jsontext.read(row.meta) for row in work.execute(decided())}
+            rows = {row.name: json_text.read(row.meta) for row in work.execute(decisions())}
             return in_force(rows, self.name)
 
         return await self._transactions.run(work)
@@ -158,81 +197,102 @@ class QueueControl:
         self,
         queue: str,
         settings: Mapping[str, bool | int],
-        signal: Any,
+        signal: _Signal,
         node: str | None,
         session: AnySession | None,
+        limits: Mapping[str, str] | None = None,
     ) -> None:
+        """Keep `settings`, and `limits` as JSON by name, and have the nodes told."""
         if node is not None and not node.strip():
             raise InvalidOption(f"node is a node's name, such as 'web.1', got {node!r}; leave it out for all nodes")
         ident = self.name if node is None else messages.ident(self.name, node)
 
         def work(work: Work) -> None:
             if settings:
-                work.execute(deciding(settings), {"queue": queue, "ident": ident})
+                work.execute(decide(settings), {"queue": queue, "ident": ident})
+            if limits:
+                self._keep_limits(work, queue, limits)
             channel = work.channel("signal", always=True)
             if channel is None:
                 return
-            addressees = self._everyone(work) if node is None else [ident]
+            addressees = self._idents(work) if node is None else [ident]
             if addressees:
                 work.execute(notify(channel, [signal(queue, ident=each) for each in addressees]))
 
         await self._transactions.run(work, session)
 
-    def _everyone(self, work: Work) -> list[str]:
-        """Return what addresses all nodes of this instance and none of another.
+    async def _limit(self, queue: str, limits: Mapping[str, str], session: AnySession | None) -> None:
+        await self._transactions.run(lambda work: self._keep_limits(work, queue, limits), session)
 
-        The family has no word for an instance, only for one node and for whoever listens. Nodes of Elixir aren't in the
-        tables, so the latter is said for as long as no other instance is known to share these.
+    def _keep_limits(self, work: Work, queue: str, limits: Mapping[str, str]) -> None:
+        work.execute(decide_as_json(limits), {"queue": queue, "ident": self.name, **limits})
+        channel = work.channel(messages.NODES, always=True)
+        if channel is not None:
+            work.execute(notify(channel, [messages.limited(queue, self.name)]))
+
+    def _idents(self, work: Work) -> list[str]:
+        """Return the idents that address all nodes of this instance and none of another.
+
+        The signals of the Oban family can address one node or all that listen ("any"), and no instance. Nodes of Oban
+        for Elixir aren't in the tables, so "any" is used unless the tables show another instance.
         """
-        nodes = work.execute(gathering()).all()
-        if all(row.name == self.name for row in nodes):
+        rows = work.execute(nodes()).all()
+        if all(row.name == self.name for row in rows):
             return [messages.ANYONE]
-        return [messages.ident(self.name, row.node) for row in nodes if row.name == self.name]
+        return [messages.ident(self.name, row.node) for row in rows if row.name == self.name]
 
 
-def _name(queue: Any) -> str:
+def queue_named(queue: object) -> str:
+    """Accept the name of one queue; raises `InvalidOption`."""
     if queue == EVERY:
         raise InvalidOption("'*' is no queue; pause_all_queues() and resume_all_queues() mean every one")
     try:
-        return rules.name(queue, "queue")
+        return validation.name(queue, "queue")
     except InvalidJob as error:
         raise InvalidOption(str(error)) from None
 
 
-def _limit(queue: Any, limit: Any) -> int:
-    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit < 2**31:
+def _limit(queue: object, limit: object) -> int:
+    if not is_whole(limit, 1, 2**31 - 1):
         raise InvalidOption(f"the limit of queue {queue!r} is a whole number of at least 1, not {limit!r}")
     return int(limit)
 
 
-def in_force(decisions: Mapping[str, Any], name: str) -> list[QueuePause]:
-    """Return those of an instance's pauses that no later decision has ended; `decisions` are the metas by queue."""
+def _limits(given: QueueLimits) -> dict[str, str]:
+    """Return limits as JSON by name."""
+    from oban_sa.jobs.limits import decisions_as_json
+
+    return {name: values.dumps(value) for name, value in decisions_as_json(cast("dict[str, object]", given)).items()}
+
+
+def in_force(decisions: Mapping[str, object], name: str) -> list[QueuePause]:
+    """Return an instance's pauses that no later decision has ended, from the metas of `oban_sa_queues` by queue."""
     found: list[QueuePause] = []
     for queue, meta in sorted(decisions.items()):
         for ident in sorted(_table(meta)):
             if ident != name and not ident.startswith(f"{name}."):
                 continue
-            said, at = _pause(decisions, queue, ident)
+            paused, at = _pause(decisions, queue, ident)
             # A later decision about every queue or about all nodes replaces one that is narrower.
             wider = [_pause(decisions, row, who) for row in {queue, EVERY} for who in {ident, name}]
-            if said is True and not any(isinstance(other, bool) and later > at for other, later in wider):
+            if paused is True and not any(isinstance(other, bool) and later > at for other, later in wider):
                 found.append(QueuePause(queue, None if ident == name else ident.removeprefix(f"{name}.")))
     return found
 
 
-def _pause(decisions: Mapping[str, Any], queue: str, ident: str) -> tuple[bool | None, str]:
+def _pause(decisions: Mapping[str, object], queue: str, ident: str) -> tuple[object, str]:
     kept = _table(_table(decisions.get(queue)).get(ident))
     at = kept.get("paused_at")
     return kept.get("paused"), at if isinstance(at, str) else ""
 
 
-def _table(value: Any) -> dict[str, Any]:
-    # Whatever somebody may have written by hand.
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+def _table(value: object) -> dict[str, object]:
+    # The row may have been written by hand, with any JSON in it.
+    return cast("dict[str, object]", value) if isinstance(value, dict) else {}
 
 
-def _check(row: Mapping[Any, Any]) -> QueueCheck:
-    meta: dict[str, Any] = row["meta"]
+def _check(row: RowMapping) -> QueueCheck:
+    meta: dict[str, object] = row["meta"]
     limit = meta.get("local_limit", meta.get("limit"))
     return QueueCheck(
         queue=row["queue"],
@@ -244,4 +304,16 @@ def _check(row: Mapping[Any, Any]) -> QueueCheck:
         started_at=row["started_at"],
         silent_for=max(row["silent_for"], 0.0),
         unknown=tuple(named(meta.get(NOTED))),
+        limits=_limits_of(meta.get(LIMITS)),
     )
+
+
+def _limits_of(noted: object) -> Limits | None:
+    if not isinstance(noted, dict):
+        return None
+    from oban_sa.jobs.limits import Limits
+
+    try:
+        return Limits.from_json(cast("dict[str, object]", noted))
+    except InvalidOption:  # of a later version, or written by hand
+        return None

@@ -1,25 +1,26 @@
-"""Which jobs somebody means: an id, a job, several of them, a SELECT, or conditions.
+"""The jobs that a caller chooses: by id, as a job, several of these, by a SELECT, or by conditions.
 
-Others change jobs between the moment a SELECT finds them and the moment their rows are locked. A condition on the job's
-own columns is looked at again by the statement that locks. What other SELECTs found is locked first, and they are asked
-again by a second statement, which sees what was committed until then: only jobs that both found are changed.
+Other transactions change jobs between the moment a SELECT finds them and the moment their rows are locked. A condition
+on the job's own columns is evaluated again by PostgreSQL in the statement that locks (EvalPlanQual). What any other
+SELECT found is locked by a first statement, and a second one runs the SELECT again, with a snapshot taken after the
+locks: only jobs that both found are changed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
-from sqlalchemy import BigInteger, ColumnElement, CompoundSelect, Select, bindparam, cast, func, inspect, select
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy import BigInteger, ColumnElement, CompoundSelect, Select, func, inspect, select
 from sqlalchemy.sql.selectable import SelectBase
 
 from oban_sa.errors import InvalidJob, InvalidOption
-from oban_sa.models import Job, rules
-from oban_sa.sql.fetching import jobs
-from oban_sa.sql.rechecking import condition_of, condition_on_jobs, unlimited
-from oban_sa.sql.steering import by_ids
+from oban_sa.models import Job, validation
+from oban_sa.sql.control import by_ids
+from oban_sa.sql.expressions import array
+from oban_sa.sql.fetch import jobs
+from oban_sa.sql.recheck import condition_of, condition_on_jobs, unlimited
 
 Which: TypeAlias = int | Job | Iterable[int | Job] | Select[Any] | CompoundSelect[Any] | ColumnElement[bool]
 """Jobs by id, as objects, several of either, by `select(Job)...`, or by a condition: `Job.queue == "mailers"`."""
@@ -27,15 +28,15 @@ Which: TypeAlias = int | Job | Iterable[int | Job] | Select[Any] | CompoundSelec
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Jobs that were chosen: by a SELECT of their ids, or one by one."""
+    """Jobs that were chosen: by a SELECT of their ids (`query`), or one by one (`chosen`)."""
 
     query: Select[Any] | None
     chosen: tuple[int | Job, ...] = ()
     again: Select[Any] | None = None
-    """Finds which of the jobs in the parameter `ids` are still meant, where `query` can't say so once it has locked."""
+    """Selects which of the locked jobs, in the parameter `ids`, still match, where `query` can't be evaluated again."""
 
     def statement(self) -> Select[Any]:
-        """Return the SELECT of their ids, with a parameter `ids` where they were chosen one by one, or found before."""
+        """Return the SELECT of their ids; its parameter `ids` is for those chosen one by one, or locked before."""
         return by_ids() if self.query is None else self.query if self.again is None else self.again
 
     def ids(self) -> list[int]:
@@ -46,18 +47,19 @@ class Selection:
         return [identity(each) for each in self.chosen]
 
 
-def selection(which: Any, more: tuple[Any, ...] = ()) -> Selection:
-    """Read what the caller means; raises `InvalidOption` where that is not clear."""
+def selection(which: object, more: tuple[object, ...] = ()) -> Selection:
+    """Read what a caller gave to choose jobs; raises `InvalidOption` for anything else."""
     if _is_condition(which) or more:
-        conditions = (which, *more)
-        for condition in conditions:
+        conditions: list[ColumnElement[bool]] = []
+        for condition in (which, *more):
             if not _is_condition(condition):
                 raise InvalidOption(
                     f"{condition!r} is no condition on jobs; write Job.queue == 'mailers', or give ids as one list"
                 )
-        return _asked(select(jobs.c.id).where(*conditions))
+            conditions.append(condition)
+        return _selected(select(jobs.c.id).where(*conditions))
     if isinstance(which, SelectBase):
-        return _asked(which)
+        return _selected(which)
     if isinstance(which, (int, Job)):
         return Selection(None, (_one(which),))
     if isinstance(which, Iterable) and not isinstance(which, (str, bytes)):
@@ -68,7 +70,7 @@ def selection(which: Any, more: tuple[Any, ...] = ()) -> Selection:
 
 
 def one(which: int | Job) -> Selection:
-    """Read the one job that the caller means."""
+    """Read what a caller gave to choose one job."""
     return Selection(None, (_one(which),))
 
 
@@ -83,33 +85,33 @@ def identity(which: int | Job) -> int:
     return found
 
 
-def _one(which: Any) -> int | Job:
+def _one(which: object) -> int | Job:
     if isinstance(which, Job):
         return which
     if isinstance(which, bool):
         raise InvalidOption(f"{which} is no job; a condition compares columns of the class: Job.state == 'available'")
     if isinstance(which, int):
-        return rules.identity(which)
+        return validation.identity(which)
     raise InvalidOption(f"a job is chosen by its id or as a Job, got {which!r}")
 
 
-def _is_condition(which: object) -> bool:
+def _is_condition(which: object) -> TypeGuard[ColumnElement[bool]]:
     return isinstance(which, ColumnElement) and not isinstance(which, SelectBase)
 
 
-def _asked(query: SelectBase) -> Selection:
+def _selected(query: SelectBase) -> Selection:
     if (plain := condition_of(query)) is not None:
         return Selection(plain)
     found = _ids_of(query)
     if condition_on_jobs(found) is not None:
         return Selection(found)
-    locked = cast(bindparam("ids", type_=ARRAY(BigInteger())), ARRAY(BigInteger()))
+    locked = array("ids", BigInteger())
     still = _ids_of(unlimited(query)).scalar_subquery()
     return Selection(found, again=select(jobs.c.id).where(jobs.c.id == func.any(locked), jobs.c.id.in_(still)))
 
 
 def _ids_of(query: SelectBase) -> Select[Any]:
-    # As a subquery, so that its order, limit, joins and unions mean what they say.
+    # As a subquery, so that its order, limit, joins and unions keep their meaning.
     inner = query.subquery("oban_selected")
     column = inner.corresponding_column(jobs.c.id)
     if column is None:

@@ -1,4 +1,4 @@
-"""The account a server runs under, which is never root's."""
+"""The account that root's server runs under, since PostgreSQL refuses to run as root."""
 
 # ruff: noqa: S603 - programs are started here by absolute paths and without a shell
 
@@ -10,12 +10,12 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from oban_sa.embedded.failure import EmbeddedError
+from oban_sa.errors import EmbeddedError
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """An existing unprivileged account that root lends to the server."""
+    """An existing account without privileges."""
 
     name: str
     uid: int
@@ -26,7 +26,7 @@ class Account:
         return os.getgrouplist(self.name, self.gid)
 
     def can(self, *command: str) -> bool:
-        """Whether a command runs and succeeds under this account."""
+        """Return whether a command runs and succeeds under this account."""
         try:
             run = subprocess.run(
                 command,
@@ -50,15 +50,16 @@ class Account:
         return self.can("/bin/sh", "-c", 'cd "$1"', "sh", str(folder))
 
 
-def lent(home: Path, folder: Path) -> Account:
-    """The account that root's server in `home` runs under.
+def choose_account(home: Path, folder: Path) -> Account:
+    """Return the account that root's server in `home` runs under.
 
-    Whoever owns what is there already, else whoever called sudo, else `postgres`, else `nobody`.
+    It is the owner of `home` or `folder` where they exist, else the caller of sudo, else `postgres`, else `nobody`.
+    Raises EmbeddedError where none of these exists.
     """
     caller = os.environ.get("SUDO_UID", "")
-    wishes: list[int | str] = [place.stat().st_uid for place in (home, folder) if place.exists()]
-    wishes += [int(caller)] if caller.isdecimal() else []
-    for wanted in (*wishes, "postgres", "nobody"):
+    choices: list[int | str] = [path.stat().st_uid for path in (home, folder) if path.exists()]
+    choices += [int(caller)] if caller.isdecimal() else []
+    for wanted in (*choices, "postgres", "nobody"):
         try:
             entry = pwd.getpwnam(wanted) if isinstance(wanted, str) else pwd.getpwuid(wanted)
         except KeyError:

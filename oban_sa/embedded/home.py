@@ -1,4 +1,4 @@
-"""The place that a folder's server lives in: its data, its locks, its log."""
+"""The directory of a folder's server, with its data, locks and log; for root's server, one its account can reach."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from oban_sa.embedded.account import Account, lent
+from oban_sa.embedded import supervisor
+from oban_sa.embedded.account import Account, choose_account
 from oban_sa.embedded.binaries import Binaries
-from oban_sa.embedded.failure import EmbeddedError
-from oban_sa.embedded.lock import is_held
+from oban_sa.embedded.lock import SharedLock, is_locked
 from oban_sa.embedded.server import Server
+from oban_sa.errors import EmbeddedError
 
 logger = logging.getLogger("oban_sa.embedded")
 
 NAME = "postgresql"
 SHARED = Path("/var/lib/oban_sa")
-"""Where root puts what another account has to reach and can't where it is."""
+"""Where root puts copies of programs, and data, that the server's account can't reach where they are."""
 
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """A private directory (0700) of the account that runs the server; everything below it is ours alone."""
+    """The directory `path` of the server of `folder`, private (0700) to the account that runs it."""
 
     folder: Path
     path: Path
@@ -33,65 +34,65 @@ class Home:
 
     @property
     def data(self) -> Path:
-        return self.path / "data"
-
-    @property
-    def users(self) -> Path:
-        return self.path / "users.lock"
+        return self.path / supervisor.DATA
 
     @property
     def log(self) -> Path:
-        return self.path / "log"
+        return self.path / supervisor.LOG
 
     def running(self) -> Server | None:
-        """The server that runs here, if one does."""
+        """Return the server that runs here, or None."""
         try:
-            fd = os.open(self.path / "server.json", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = os.open(self.path / supervisor.SERVER, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
         with open(fd, encoding="utf-8") as file:
-            return Server.from_json(file.read(), folder=self.folder) if is_held(fd) else None
+            return Server.from_json(file.read(), folder=self.folder) if is_locked(fd) else None
 
     def is_supervised(self) -> bool:
-        """Whether a supervisor is at work here, be it starting or stopping the server."""
+        """Return whether a supervisor runs here; it may be starting or stopping the server."""
         try:
-            fd = os.open(self.path / "server.lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = os.open(self.path / supervisor.LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             return False
         try:
-            return is_held(fd)
+            return is_locked(fd)
         finally:
             os.close(fd)
 
+    def open_lock(self) -> SharedLock:
+        """Open the lock that the users of the server share, without taking it."""
+        return SharedLock(self.path / supervisor.USERS, owner=self.account.uid if self.account else None)
+
     def last_port(self) -> int | None:
         try:
-            return int((self.path / "port").read_text())
+            return int((self.path / supervisor.PORT).read_text())
         except (OSError, ValueError):
             return None
 
     def failure(self) -> tuple[str, str]:
-        """What the last supervisor that failed left behind: a kind, and a message."""
+        """Return why the last supervisor failed: a kind, "port" or empty, and a message."""
         try:
-            kind, _, message = (self.path / "failure").read_text(encoding="utf-8").partition("\n")
+            kind, _, message = (self.path / supervisor.FAILURE).read_text(encoding="utf-8").partition("\n")
         except OSError:
-            return "", f"its supervisor ended without a word; {self.log} may tell why"
+            return "", f"its supervisor ended without a message; {self.log} may tell why"
         return kind, message
 
 
 def home_in(folder: Path) -> Home:
-    """The home of the server of `folder`, made where it is missing; `folder` is absolute."""
+    """Return the home of the server of `folder`, an absolute path, and make it where it is missing."""
     try:
         if os.geteuid() != 0:
             _make(folder, 0o700)
             return _own_home(folder)
-        # Open to be passed through at once: another process that starts now may ask before it has its owner.
-        return _lent_home(folder, made=_make(folder, 0o755))
+        # 0755 at once: another process that starts now may enter it before it has its owner.
+        return _home_of_root(folder, made=_make(folder, 0o755))
     except OSError as error:
         raise EmbeddedError(f"no server can live in {folder}: {error}; choose another folder") from error
 
 
 def readable(binaries: Binaries, home: Home) -> Binaries:
-    """The same binaries where the account that runs the server can read them: a copy, if need be."""
+    """Return the binaries where the account that runs the server can read them, in a copy if it has to be."""
     account = home.account
     if account is None or account.can_run(binaries.folder):
         return binaries
@@ -137,9 +138,9 @@ def _own_home(folder: Path) -> Home:
     return Home(folder, path, None)
 
 
-def _lent_home(folder: Path, *, made: bool) -> Home:
+def _home_of_root(folder: Path, *, made: bool) -> Home:
     path = _elsewhere(folder) or folder / NAME
-    account = lent(path, folder)
+    account = choose_account(path, folder)
     if made:
         os.chown(folder, account.uid, account.gid)
     if path.parent == folder and not account.can_enter(folder):
@@ -147,11 +148,11 @@ def _lent_home(folder: Path, *, made: bool) -> Home:
         path = _point_elsewhere(folder, SHARED / f"data-{secrets.token_hex(8)}")
         logger.warning("account %r can't enter %s, so its server lives in %s", account.name, folder, path)
     _make(path, 0o700)
-    # In this order: another process that starts now gives it to its owner before it puts anything there.
+    # In this order: another process that starts now changes the owner before it writes anything there.
     is_new = not any(path.iterdir())
     if path.lstat().st_uid == 0:
         if not is_new:
-            raise EmbeddedError(f"{path} belongs to root and holds something else; choose another folder")
+            raise EmbeddedError(f"{path} belongs to root and has other files in it; choose another folder")
         os.chown(path, account.uid, account.gid, follow_symlinks=False)
     return Home(folder, path, account)
 
@@ -165,7 +166,7 @@ def _elsewhere(folder: Path) -> Path | None:
 
 
 def _point_elsewhere(folder: Path, path: Path) -> Path:
-    """Write down that the home is `path`, unless another process was first; return what counts."""
+    """Record that the home is `path`, unless another process has recorded one; return the recorded one."""
     pointer = folder / f"{NAME}.elsewhere"
     draft = folder / f".{NAME}.{secrets.token_hex(4)}"
     draft.write_text(f"{path}\n")
@@ -189,7 +190,7 @@ def _share() -> None:
 
 
 def _make(path: Path, mode: int) -> bool:
-    """Make a directory, and whatever leads to it; False where it was there."""
+    """Make a directory and its parents; return False where it existed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         path.mkdir(mode=mode)

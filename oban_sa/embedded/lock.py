@@ -1,11 +1,11 @@
-"""Locks on files, which the kernel lets go of when their holder ends."""
+"""Locks on files (flock), which the kernel releases when the process that has them ends."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from oban_sa.embedded.failure import EmbeddedError
+from oban_sa.errors import EmbeddedError
 
 try:
     import fcntl
@@ -16,13 +16,13 @@ except ImportError as error:  # pragma: no cover - Windows
 
 
 class SharedLock:
-    """A file that many may hold at once, and that tells whether others hold it too."""
+    """A lock on a file that many processes may have together, and that tells whether any process has it."""
 
     def __init__(self, path: Path, *, owner: int | None) -> None:
-        """Open the file, and make it where it is missing; `owner` is who gets a new one, where that isn't us."""
+        """Open the file, or make it, for the account `owner` where that is given; raises EmbeddedError."""
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            # Only a file we made is given away: an existing one could be a link that its owner has put there for root.
+            # Only a file we made changes its owner: an existing one may be a link, set as a trap for root.
             self._fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
             if owner is not None:
                 os.fchown(self._fd, owner, -1)
@@ -32,21 +32,21 @@ class SharedLock:
             except OSError as error:
                 raise EmbeddedError(f"{path} can't be opened: {error.strerror}") from error
 
-    def hold(self) -> bool:
-        """Hold it together with others; False where somebody has it alone."""
+    def acquire(self) -> bool:
+        """Take it together with others; return False where a process has it exclusively."""
         return self._try(fcntl.LOCK_SH)
 
     def is_free(self) -> bool:
-        """Whether nobody at all holds it; asking lets go of it."""
+        """Return whether no process has it; this releases it."""
         free = self._try(fcntl.LOCK_EX)
-        self.let_go()
+        self.release()
         return free
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        """Let go of it for good."""
+        """Release it and close the file."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -59,8 +59,8 @@ class SharedLock:
         return True
 
 
-def is_held(fd: int) -> bool:
-    """Whether another holds a lock on the open file `fd`."""
+def is_locked(fd: int) -> bool:
+    """Return whether another process has an exclusive lock on the open file `fd`."""
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

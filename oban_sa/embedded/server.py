@@ -1,4 +1,4 @@
-"""A running server, as those who use it know it."""
+"""A running server: its address, password and properties."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ DATABASE = "postgres"
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where a private PostgreSQL listens; `url` has the password in it, and is good until the server stops."""
+    """A private PostgreSQL that runs; `url`, with the password in it, is valid until the server stops."""
 
     folder: Path
-    """The folder it was asked for in."""
+    """The folder that was given to `start`."""
     data: Path
     """The data directory; below `folder`, except where root's server could not get there."""
     port: int
-    """The port on 127.0.0.1; the same at every start, unless somebody else has taken it since."""
+    """The port on 127.0.0.1; the same at every start, unless another program has taken it since."""
     pid: int
     """The process id of the postmaster."""
     version: str
-    """What `postgres --version` says, `18.6`."""
+    """The version that `postgres --version` prints, `18.6`."""
     fast: bool
-    """Whether it may lose its last commits when it is killed, and everything when the machine goes down."""
+    """Whether it may lose its last commits when it is killed, and everything when the machine crashes."""
     password: str
 
     @property
     def url(self) -> str:
-        """A `postgresql://` URL for any driver; the role in it may do everything."""
+        """A `postgresql://` URL for any driver; its role is a superuser."""
         return f"postgresql://{ROLE}:{quote(self.password, safe='')}@127.0.0.1:{self.port}/{DATABASE}"
 
     def __repr__(self) -> str:
-        """Say where it is without giving the password away."""
+        """Return a text without the password."""
         return f"Server(port={self.port}, pid={self.pid}, version={self.version!r}, folder={str(self.folder)!r})"
 
     @classmethod
     def from_json(cls, text: str, *, folder: Path) -> Server:
-        """Read what the supervisor wrote."""
+        """Read the `server.json` that the supervisor wrote."""
         said: dict[str, Any] = json.loads(text)
         data = Path(said.pop("data"))
         return cls(folder=folder, data=data, **said)

@@ -1,9 +1,9 @@
-"""The process that owns a server: makes its data, starts it, and stops it when its last user has left.
+"""The process that owns a server: it makes the data, starts the server, and stops it when no user is left.
 
-Run as a program by its path, `python -I -S supervisor.py`, with a plan (JSON) on its standard input. It uses the
-standard library alone and imports everything before it gives up root's rights: the account it becomes may not be able
-to read this environment. Exit codes of the process that was started: 0 a supervisor is at work (in the background, in
-a session of its own), 3 another one already was.
+Run as a program by its path, `python -I -S supervisor.py`, with a plan (JSON, see `Attachment._supervise`) on its
+standard input. It is one file, uses the standard library alone and imports everything before it gives up root's rights:
+the account it changes to may not be able to read this environment. Exit codes of the process that was started: 0 a
+supervisor runs now (in the background, in a session of its own), 3 another one was running.
 """
 
 # ruff: noqa: S603 - programs are started here by absolute paths and without a shell
@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypedDict
 
 try:
     import ctypes
@@ -32,15 +32,38 @@ try:
 except (ImportError, OSError):
     libc = None
 
+DATA, LOG, USERS, LOCK = "data", "log", "users.lock", "server.lock"
+SERVER, PORT, FAILURE = "server.json", "port", "failure"
+"""Names of the files in a home, which the supervisor and the users of its server share."""
 PR_SET_PDEATHSIG = 1
 EVERY = 0.1
-"""Seconds between two looks at the users and the server."""
+"""Seconds between two checks of the users and the server."""
 PATIENCE = 30.0
 """Seconds for a server to become ready, or to stop."""
 LOG_LIMIT = 5_000_000
-"""Bytes; a longer log is begun anew at the next start."""
+"""Bytes; a longer log is emptied at the next start."""
 MAY_PASS = ("pre-existing shared memory block", 'lock file "postmaster.pid" already exists')
-"""What PostgreSQL says while remains of a killed server are still ending."""
+"""What PostgreSQL prints while processes of a killed server are still ending."""
+
+
+class AccountPlan(TypedDict):
+    """The account to run under, by its numbers."""
+
+    uid: int
+    gid: int
+    groups: list[int]
+
+
+class Plan(TypedDict):
+    """What to start: the directories of the home and of the programs, and how; `account` where root starts it."""
+
+    home: str
+    account: AccountPlan | None
+    bin: str
+    version: str
+    port: int
+    fast: bool
+    settings: dict[str, str]
 
 
 class StartError(Exception):
@@ -54,39 +77,39 @@ class StartError(Exception):
 class Supervisor:
     """One server, from its start to its end."""
 
-    def __init__(self, plan: dict[str, Any]) -> None:
+    def __init__(self, plan: Plan) -> None:
         self.home = Path(plan["home"])
         self.bin = Path(plan["bin"])
-        self.version: str = plan["version"]
-        self.port: int = plan["port"]
-        self.fast: bool = plan["fast"]
-        self.settings: dict[str, str] = plan["settings"]
-        self.data = self.home / "data"
+        self.version = plan["version"]
+        self.port = plan["port"]
+        self.fast = plan["fast"]
+        self.settings = plan["settings"]
+        self.data = self.home / DATA
         self.log_from = 0
         self.asked_to_stop = False
 
     def run(self) -> None:
         """Start the server, keep it while it has users, stop it."""
         signal.signal(signal.SIGTERM, self._ask_to_stop)
-        for name in ("server.json", "failure"):
+        for name in (SERVER, FAILURE):
             (self.home / name).unlink(missing_ok=True)
-        users = os.open(self.home / "users.lock", os.O_RDWR)
+        users = os.open(self.home / USERS, os.O_RDWR)
         try:
             if not self.data.exists():
                 self._make_data()
-            self._end_what_was_left_behind()
-            self._settle_durability()
+            self._stop_orphan()
+            self._sync_data()
             server = self._start()
         except (StartError, OSError) as failure:
             kind = failure.kind if isinstance(failure, StartError) else ""
-            (self.home / "failure").write_text(f"{kind}\n{failure}", encoding="utf-8")
+            (self.home / FAILURE).write_text(f"{kind}\n{failure}", encoding="utf-8")
             return
         info = self._announce(server.pid)
         while server.poll() is None and not self.asked_to_stop:
-            if locked(users):
-                break  # and stays locked: whoever comes now waits until this server is gone, then starts the next one
+            if try_lock(users):
+                break  # and it stays locked: users that come now wait for this server to stop, then start the next one
             time.sleep(EVERY)
-        (self.home / "server.json").unlink(missing_ok=True)
+        (self.home / SERVER).unlink(missing_ok=True)
         stop(server.pid, lambda: server.poll() is not None)
         os.close(info)
 
@@ -94,7 +117,7 @@ class Supervisor:
         self.asked_to_stop = True
 
     def _make_data(self) -> None:
-        """Make the data beside its place and move it there whole, so that half of it is never taken for all."""
+        """Make the data in a directory beside and rename that, so that incomplete data is never used."""
         for remains in self.home.glob("data.new-*"):
             shutil.rmtree(remains, ignore_errors=True)
         new = self.home / f"data.new-{secrets.token_hex(4)}"
@@ -120,29 +143,29 @@ class Supervisor:
             raise StartError(f"initdb failed:\n{done.stdout.decode(errors='replace').strip()}")
 
     def _locale(self) -> list[str]:
-        # One that is the same on every system, and from 17 on knows letters beyond ASCII.
+        # A locale that is the same on every system and, from PostgreSQL 17 on, knows letters beyond ASCII.
         if int(self.version.partition(".")[0]) < 17:
             return ["--no-locale"]
         return ["--no-locale", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
 
-    def _end_what_was_left_behind(self) -> None:
-        """Stop a server without a supervisor, and clear away the trace of one that is gone.
+    def _stop_orphan(self) -> None:
+        """Stop a server whose supervisor died, and remove the `postmaster.pid` of one that is gone.
 
-        PostgreSQL takes any living process with the number in `postmaster.pid` for a server; after a crash that
-        number may be anybody's, so it is only believed of a process that works in our data directory.
+        PostgreSQL takes any living process with the number in `postmaster.pid` for a server. After a crash that number
+        may be another program's, so only a process that runs in our data directory is taken for one.
         """
         trace = self.data / "postmaster.pid"
         try:
             pid = int(trace.read_text(encoding="utf-8", errors="replace").split("\n", 1)[0])
         except (OSError, ValueError):
             return
-        with contextlib.suppress(PermissionError):  # not to be seen: then PostgreSQL's own caution has to do
+        with contextlib.suppress(PermissionError):  # hidden by the system: PostgreSQL's own check has to be enough
             if serves(pid, self.data):
                 stop(pid, lambda: not serves(pid, self.data))
             trace.unlink(missing_ok=True)
 
-    def _settle_durability(self) -> None:
-        """Before durable use, carry to the disk what fast uses left to the system's leisure."""
+    def _sync_data(self) -> None:
+        """Before a durable start, sync to the disk what fast ones left in the system's caches."""
         unsynced = self.home / "unsynced"
         if self.fast:
             unsynced.touch()
@@ -156,7 +179,7 @@ class Supervisor:
             server = self._launch()
             if self._became_ready(server, deadline):
                 return server
-            said = self._said()
+            said = self._last_log()
             if any(words in said for words in MAY_PASS) and time.monotonic() < deadline:
                 time.sleep(EVERY)
                 continue
@@ -164,7 +187,7 @@ class Supervisor:
             raise StartError(f"PostgreSQL {self.version} did not start:\n{said}", kind="port" if taken else "")
 
     def _launch(self) -> subprocess.Popen[bytes]:
-        log = self.home / "log"
+        log = self.home / LOG
         too_long = log.exists() and log.stat().st_size > LOG_LIMIT
         with log.open("wb" if too_long else "ab") as file:
             self.log_from = file.tell()
@@ -205,14 +228,14 @@ class Supervisor:
             time.sleep(0.01)
         return False
 
-    def _said(self) -> str:
-        """The end of what the server said since it was started."""
-        with (self.home / "log").open("rb") as file:
+    def _last_log(self) -> str:
+        """Return the last lines that the server logged since it was started."""
+        with (self.home / LOG).open("rb") as file:
             file.seek(self.log_from)
             return "\n".join(file.read().decode(errors="replace").strip().splitlines()[-15:])
 
     def _announce(self, pid: int) -> int:
-        """Write where the server is; the open file that is returned stays locked as long as that is true."""
+        """Write `server.json`; return it as an open and locked file, to be closed when the server has stopped."""
         said = {
             "data": str(self.data),
             "port": self.port,
@@ -221,18 +244,18 @@ class Supervisor:
             "fast": self.fast,
             "password": (self.data / "oban.password").read_text(encoding="utf-8"),
         }
-        (self.home / "port").write_text(str(self.port), encoding="utf-8")
+        (self.home / PORT).write_text(str(self.port), encoding="utf-8")
         draft = self.home / "server.json.new"
         draft.unlink(missing_ok=True)
         fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.flock(fd, fcntl.LOCK_EX)
         os.write(fd, json.dumps(said).encode())
-        draft.rename(self.home / "server.json")
+        draft.rename(self.home / SERVER)
         return fd
 
 
-def locked(fd: int) -> bool:
-    """Lock the open file exclusively; False where others hold it."""
+def try_lock(fd: int) -> bool:
+    """Try to lock the open file exclusively; return False where another process has a lock on it."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -241,7 +264,7 @@ def locked(fd: int) -> bool:
 
 
 def tied_to(parent: int, number: int) -> Callable[[], None]:
-    """What a new process does first, so that it gets signal `number` when the process `parent` dies."""
+    """Return a function for a new process to call first, so that it gets signal `number` when `parent` dies."""
 
     def tie() -> None:
         if libc is not None:
@@ -253,14 +276,14 @@ def tied_to(parent: int, number: int) -> Callable[[], None]:
 
 
 def serves(pid: int, data: Path) -> bool:
-    """Whether the process is a server on exactly this data; PermissionError where the system does not let us see."""
+    """Return whether the process is a server on exactly this data; raises PermissionError where the system hides it."""
     if Path("/proc/self/cwd").exists():
         try:
             return os.readlink(f"/proc/{pid}/cwd") == os.path.realpath(data)
         except FileNotFoundError:  # gone, or a zombie
             return False
         except PermissionError:
-            # Not every process of ours shows where it works, but its name is public.
+            # The directory of a process may be hidden, but its command line is public.
             with contextlib.suppress(FileNotFoundError):
                 if b"postgres" in Path(f"/proc/{pid}/cmdline").read_bytes():
                     raise
@@ -271,7 +294,7 @@ def serves(pid: int, data: Path) -> bool:
 
 
 def stop(pid: int, gone: Callable[[], bool]) -> None:
-    """End a server: politely (sessions end), then at once (recovers at the next start), then by force."""
+    """Stop a server: by SIGINT (sessions end), then SIGQUIT (it recovers at the next start), then SIGKILL."""
     for number, patience in ((signal.SIGINT, PATIENCE), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0)):
         if gone():
             return
@@ -283,38 +306,38 @@ def stop(pid: int, gone: Callable[[], bool]) -> None:
 
 
 def environment() -> dict[str, str]:
-    """The environment, with the same time zone and the same words (see `MAY_PASS`) on every machine."""
+    """Return the environment, with UTC and English messages (see `MAY_PASS`) on every machine."""
     return {**os.environ, "LC_ALL": "C", "TZ": "UTC"}
 
 
-def become(account: dict[str, Any]) -> None:
-    """Give up root's rights for good."""
+def become(account: AccountPlan) -> None:
+    """Change to an account and give up root's rights for good."""
     os.setgroups(account["groups"])
     os.setgid(account["gid"])
     os.setuid(account["uid"])
 
 
 def main() -> NoReturn:
-    plan: dict[str, Any] = json.loads(sys.stdin.read())
+    plan: Plan = json.loads(sys.stdin.read())
     os.umask(0o077)
     os.chdir("/")  # it may outlive the folder it was started from, and must not keep it busy
     if plan["account"] is not None:
         become(plan["account"])
     home = Path(plan["home"])
-    lock = os.open(home / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    if not locked(lock):
+    lock = os.open(home / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    if not try_lock(lock):
         sys.exit(3)
-    # The lock is taken before this process answers, so that its caller knows: free again means failed or over.
+    # Locked before this process ends: when the caller sees it free again, the supervisor has failed or ended.
     if os.fork() > 0:
         os._exit(0)
-    # Ctrl-C in the terminal of whoever came first is not meant for the others' server.
+    # A session of its own: Ctrl-C in the first user's terminal must not stop the server of the others.
     os.setsid()
     for fd in (0, 1, 2):
         os.dup2(os.open(os.devnull, os.O_RDWR), fd)
     try:
         Supervisor(plan).run()
     except BaseException as error:
-        (home / "failure").write_text(f"\nits supervisor broke: {error!r}", encoding="utf-8")
+        (home / FAILURE).write_text(f"\nits supervisor broke: {error!r}", encoding="utf-8")
     os._exit(0)
 
 

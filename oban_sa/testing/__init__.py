@@ -6,9 +6,9 @@ the code under test. All of it works inside a transaction that the test rolls ba
 
 from __future__ import annotations
 
-from oban_sa.testing.draining import drain
-from oban_sa.testing.enqueued import all_enqueued, assert_enqueued, refute_enqueued
-from oban_sa.testing.inlining import Ran, inline
-from oban_sa.testing.performing import perform_job
+from oban_sa.testing.assertions import all_enqueued, assert_enqueued, refute_enqueued
+from oban_sa.testing.drain import drain
+from oban_sa.testing.inline import Ran, inline
+from oban_sa.testing.perform import perform_job
 
 __all__ = ["Ran", "all_enqueued", "assert_enqueued", "drain", "inline", "perform_job", "refute_enqueued"]

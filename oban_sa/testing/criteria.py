@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from oban_sa import values
 from oban_sa.errors import InvalidOption
-from oban_sa.models import Job, rules
-from oban_sa.periods import describe, seconds
+from oban_sa.jobs import values
+from oban_sa.models import Job, validation
+from oban_sa.schedule.periods import describe, seconds
 from oban_sa.workers import definition_of
 
 DRIFT = timedelta(seconds=1)
@@ -40,11 +40,11 @@ class Criteria:
             elif name in ("args", "meta"):
                 asked[name] = values.from_json(values.dumps(values.to_json(value, where=name)))
             elif name == "tags":
-                asked[name] = rules.tags(value)
+                asked[name] = validation.tags(value)
             elif name == "schedule_in":
                 span = timedelta(seconds=seconds(value))
             elif name == "scheduled_at":
-                asked[name] = rules.moment(value, name)
+                asked[name] = validation.moment(value, name)
             else:
                 asked[name] = value
         if given.get("schedule_in") is not None and given.get("scheduled_at") is not None:

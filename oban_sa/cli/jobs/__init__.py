@@ -1,9 +1,9 @@
-"""`python -m oban_sa jobs`: look at jobs and steer them; a file for each thing to do."""
+"""`python -m oban_sa jobs`: list, show, enqueue, update, retry, cancel and delete jobs."""
 
 from __future__ import annotations
 
 from oban_sa.cli._groups import CONTEXT, Suggesting
-from oban_sa.cli.jobs import adding, changing, listing, showing, updating
+from oban_sa.cli.jobs import change, enqueue, listing, show, update
 
 HELP = """Look at jobs, enqueue and change them, try them again, cancel them or delete them.
 
@@ -29,11 +29,11 @@ command = Suggesting(
 )
 for each in (
     listing.command,
-    showing.command,
-    adding.command,
-    updating.command,
-    changing.retry,
-    changing.cancel,
-    changing.delete,
+    show.command,
+    enqueue.command,
+    update.command,
+    change.retry,
+    change.cancel,
+    change.delete,
 ):
     command.add_command(each)

@@ -1,30 +1,31 @@
-"""What jobs have in common, as it is typed: --state, --queue, --worker, --tag, --args, --meta, --since, --until."""
+"""The options that choose jobs: --state, --queue, --worker, --tag, --args, --meta, --since, --until."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import click
 
-from oban_sa import jsontext
-from oban_sa.cli.jobs.typed import object_or_value, plain, plain_words
+from oban_sa.cli._database import Command
+from oban_sa.cli.jobs.words import object_or_value, plain, plain_words
 from oban_sa.errors import InvalidPeriod, nearest
-from oban_sa.models import rules
-from oban_sa.periods import seconds
-from oban_sa.sql.browsing import Wanted
-from oban_sa.states import JobState
+from oban_sa.jobs.states import JobState
+from oban_sa.models import validation
+from oban_sa.schedule.periods import seconds
+from oban_sa.sql.browse import Wanted
+from oban_sa.wire import json_text
 
 NAMED: Final = "--state, --queue, --worker, --tag, --args, --meta, --since, --until"
 
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What is wanted of jobs; moments are counted from the database's now, where they are spans."""
+    """What is wanted of jobs; a `since` or `until` that is a span is counted back from the database's clock."""
 
     wanted: Wanted
     since: datetime | timedelta | None
@@ -32,36 +33,36 @@ class Filters:
 
     @property
     def anything(self) -> bool:
-        """Whether some jobs are meant and others are not."""
+        """Whether there is a filter at all."""
         return self.wanted.anything or self.since is not None or self.until is not None
 
     def at(self, now: datetime) -> Wanted:
-        """Return what is wanted where the database's clock shows `now`."""
+        """Return what is wanted with spans turned into moments; `now` is the time by the database's clock."""
         return replace(self.wanted, since=_moment(self.since, now), until=_moment(self.until, now))
 
 
-def filters(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add options to a command that say which jobs are meant; it takes `filters`."""
+def filters(function: Command) -> Command:
+    """Add the options that choose jobs to a command, which then takes `filters`."""
 
     @functools.wraps(function)
-    def command(*given: Any, **others: Any) -> Any:
+    def command(*given: object, **others: Any) -> None:
         parts = {name: others.pop(name) for name in ("states", "queues", "workers", "tags", "args", "meta")}
         since, until = others.pop("since"), others.pop("until")
-        return function(*given, filters=Filters(Wanted(**parts), since, until), **others)
+        function(*given, filters=Filters(Wanted(**parts), since, until), **others)
 
     states = f"In this state; repeatable. {', '.join(JobState)}."
     workers = "Of this worker; repeatable. The last part of its name will do."
-    held = "JSON|KEY=VALUE"
+    value = "JSON|KEY=VALUE"
     for option in (
         click.option("--until", metavar="WHEN", callback=_when, help="Due before then, as --since."),
         click.option(
             "--since", metavar="WHEN", callback=_when, help='Due since then: "2h" ago, or a moment, 2026-11-01T09:30.'
         ),
-        click.option("--meta", multiple=True, metavar=held, callback=_contained, help="The same for meta."),
+        click.option("--meta", multiple=True, metavar=value, callback=_contained, help="The same for meta."),
         click.option(
             "--args",
             multiple=True,
-            metavar=held,
+            metavar=value,
             callback=_contained,
             help="Whose args hold this: '{\"id\": 7}', or order.id=7 for what is inside, a number or a text.",
         ),
@@ -79,7 +80,7 @@ def filters(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _states(_ctx: click.Context, _option: click.Parameter, given: Sequence[str]) -> tuple[JobState, ...]:
-    """Read states, or say which ones were probably meant."""
+    """Read states; raises `click.BadParameter` with the nearest one for a word that is none."""
     choices = [state.value for state in JobState]
     for word in given:
         if word.lower() not in choices:
@@ -88,7 +89,7 @@ def _states(_ctx: click.Context, _option: click.Parameter, given: Sequence[str])
 
 
 def _tags(ctx: click.Context, option: click.Parameter, given: Sequence[str]) -> tuple[str, ...]:
-    return tuple(rules.tags(plain_words(ctx, option, given)))
+    return tuple(validation.tags(plain_words(ctx, option, given)))
 
 
 def _when(_ctx: click.Context, _option: click.Parameter, given: str | None) -> datetime | timedelta | None:
@@ -96,7 +97,7 @@ def _when(_ctx: click.Context, _option: click.Parameter, given: str | None) -> d
 
 
 def when(word: str) -> datetime | timedelta:
-    """Read a span of time, or a moment, which is UTC where it does not say; raises `click.BadParameter`."""
+    """Read a span of time, or a moment, in UTC where it has no offset; raises `click.BadParameter` for other words."""
     try:
         moment = datetime.fromisoformat(word.strip())
     except ValueError:
@@ -122,17 +123,17 @@ def _moment(given: datetime | timedelta | None, now: datetime) -> datetime | Non
 
 
 def _contained(_ctx: click.Context, option: click.Parameter, given: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """Read what args or meta have to hold: for each word JSON texts, any of which will do."""
+    """Read what args or meta have to contain: for each word the JSON texts of which one is enough."""
     return tuple(_readings(plain(word), f"--{option.name}") for word in given)
 
 
 def _readings(word: str, option: str) -> tuple[str, ...]:
     read = object_or_value(word, option, nested=True)
     if isinstance(read, dict):
-        return (jsontext.write(read),)
+        return (json_text.write(read),)
     key, value = read
-    values: list[Any] = [value]
-    with contextlib.suppress(ValueError):  # else it is a text and nothing more
-        values.append(jsontext.read(value))
+    values: list[object] = [value]
+    with contextlib.suppress(ValueError):  # what is no JSON is a text and nothing more
+        values.append(json_text.read(value))
     nested = [functools.reduce(lambda inner, part: {part: inner}, reversed(key.split(".")), each) for each in values]
-    return tuple(dict.fromkeys(jsontext.write(each) for each in nested))
+    return tuple(dict.fromkeys(json_text.write(each) for each in nested))

@@ -6,12 +6,12 @@ from typing import Final
 
 import click
 
-from oban_sa.cli._connecting import asked, database_options, json_option
-from oban_sa.cli._printing import compact, document, say, table
-from oban_sa.cli.jobs.described import described, when
+from oban_sa.cli._database import database_options, json_option, run_with_client
+from oban_sa.cli._output import compact, document, say, table
+from oban_sa.cli.jobs.description import job_as_json, when
 from oban_sa.cli.jobs.filters import Filters, filters
-from oban_sa.cli.jobs.finding import LATEST, NEWEST, Found, found
-from oban_sa.settings import Settings
+from oban_sa.cli.jobs.search import LATEST, NEWEST, Found, find
+from oban_sa.settings.settings import Settings
 
 HELP = f"""Show jobs, the newest first.
 
@@ -27,9 +27,9 @@ Examples:
 Without --state, --queue, --since or --until the jobs come by their ids, the last made first; with one of them by when
 they are due, the last due first.
 
-Looking costs the same however many jobs there are. States, queues and moments are found by an index. For --worker,
---tag, --args and --meta the newest {NEWEST:,} jobs are looked at, or, of certain states, queues or moments, the
-{LATEST:,} last due. Where there are more it is said, and --window looks further.
+It costs the same however many jobs there are. States, queues and moments are found by an index. For --worker, --tag,
+--args and --meta the newest {NEWEST:,} jobs are read, or, of certain states, queues or moments, the {LATEST:,} last
+due. Where there are more, a note says so, and --window reads further.
 """
 
 _ARGS_WIDTH: Final = 80
@@ -43,7 +43,7 @@ _ARGS_WIDTH: Final = 80
     "--window",
     type=click.IntRange(1, 1_000_000_000),
     metavar="N",
-    help="Look at so many jobs for --worker, --tag, --args and --meta.",
+    help="Read so many jobs for --worker, --tag, --args and --meta.",
 )
 @json_option
 @database_options
@@ -51,10 +51,10 @@ def command(
     settings: Settings, *, filters: Filters, oldest: bool, limit: int, window: int | None, as_json: bool
 ) -> None:
     """Print jobs that pass the filters."""
-    answer = asked(settings, lambda oban: found(oban, filters, limit=limit, window=window, oldest=oldest))
+    answer = run_with_client(settings, lambda oban: find(oban, filters, limit=limit, window=window, oldest=oldest))
     if as_json:
         looked_at = {} if answer.looked_at is None else {"looked_at": answer.looked_at}
-        document({"jobs": [described(job) for job in answer.jobs], "more": answer.more, **looked_at})
+        document({"jobs": [job_as_json(job) for job in answer.jobs], "more": answer.more, **looked_at})
     elif answer.jobs:
         _print(answer)
     else:

@@ -1,0 +1,111 @@
+"""One job, written without a session: a single statement inserts and announces it, and commits by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from sqlalchemy import Engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.orm import Session, make_transient_to_detached
+from sqlalchemy.orm.attributes import instance_state
+from sqlalchemy.util import greenlet_spawn
+
+from oban_sa.client.driver import Driver
+from oban_sa.errors import InvalidJob
+from oban_sa.hooks import BEFORE_INSERT
+from oban_sa.jobs.values import has_references, is_flat, to_json
+from oban_sa.models import Job, validation
+from oban_sa.outbox import enqueue as in_session
+from oban_sa.outbox.admission import admit, check, plain
+from oban_sa.outbox.announcements import ANNOUNCE, Announcement
+from oban_sa.outbox.news import add_news
+from oban_sa.outbox.rows import Row, rows, take_in
+from oban_sa.outbox.save_action import is_plain
+from oban_sa.sql.insert import inserting_values, one
+from oban_sa.wire.messages import News
+
+
+class Enqueue:
+    """Writes single jobs on connections of an engine's pool."""
+
+    def __init__(
+        self, engine: AsyncEngine, statements: AsyncEngine, transactions: AsyncEngine, *, announce: bool
+    ) -> None:
+        """Two engines are made of the first: `statements` is on AUTOCOMMIT, `transactions` is not; both find tables."""
+        self._driver = Driver(engine.sync_engine, statements.sync_engine, transactions.sync_engine)
+        self._transactions = transactions
+        self._announce = announce
+        self._texts: dict[bool, tuple[str, Sequence[str] | None]] = {}
+
+    async def write(self, job: Job) -> Job:
+        """Store a job and return it, detached and with all that the database has set."""
+        row = None if _needs_session(job) else _row(job)
+        if row is None:
+            async with AsyncSession(self._transactions, expire_on_commit=False) as session, session.begin():
+                session.info[ANNOUNCE] = self._announce
+                return in_session.enqueue(session, job)
+        await greenlet_spawn(self._insert, job, row)
+        return job
+
+    def _insert(self, job: Job, row: Row) -> None:
+        queues: dict[str, News] = {}
+        if self._announce:
+            add_news(queues, [job])
+        with self._driver.open() as opened:
+            with Announcement(opened.engine, opened.connection, queues) as announcement:
+                notice = announcement.notice
+                text, names = self._text(opened.engine, notifying=notice is not None)
+                values: dict[str, object] = {**one(*row), **(notice or {})}
+                answer = opened.run(text, tuple([values[name] for name in names]) if names else values)
+            take_in(answer, [job])
+            make_transient_to_detached(job)
+
+    def _text(self, engine: Engine, *, notifying: bool) -> tuple[str, Sequence[str] | None]:
+        """Return the statement as the driver takes it, and the order of its parameters, or None where they are named.
+
+        SQLAlchemy would look it up, put the schema in, and convert the parameters for each job, which takes as long as
+        all the rest.
+        """
+        if (found := self._texts.get(notifying)) is None:
+            compiled = inserting_values("one", returning=True, notifying=notifying).compile(
+                dialect=engine.dialect,
+                schema_translate_map=engine.get_execution_options()["schema_translate_map"],
+                render_schema_translate=True,
+            )
+            found = self._texts[notifying] = str(compiled), getattr(compiled, "positiontup", None)
+        return found
+
+
+def _needs_session(job: object) -> bool:
+    """Whether only a session can write what was given, or refuse it; or the program listens for what a session does."""
+    if type(job) is not Job or instance_state(job).session_id is not None or "_unique" in vars(job):
+        return True
+    return bool(_sessions.pending_to_persistent) or not is_plain(Job.__mapper__)
+
+
+_sessions: Final[Any] = Session().dispatch
+"""The listeners of a session that has none of its own, which are those of all sessions."""
+
+
+def _row(job: Job) -> Row | None:
+    """Check a job, have hooks see it, and return its row; None where only a session can write it."""
+    check(job)
+    loaded = vars(job)
+    written: dict[str, object] = {}
+    for column in ("args", "meta"):
+        value = loaded.get(column)
+        if not is_flat(value):
+            value = to_json(validation.json_object(value, column), where=column)
+            if has_references(value):
+                return None
+        written[column] = {} if value is None else value.copy()
+    loaded.update(written)
+    found = rows([job])
+    if found is not None and BEFORE_INSERT.hooks:
+        admit(job)
+        loaded.update({column: plain(loaded[column], column) for column in written})
+        found = rows([job])
+        if found is None:
+            raise InvalidJob(f"a hook has given {job} a value that only a session can write; see hooks.before_insert")
+    return None if found is None else found[0]

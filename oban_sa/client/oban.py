@@ -1,0 +1,135 @@
+"""`Oban`: inspect and control jobs and queues; it talks to runners through the tables and NOTIFY alone."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, overload
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.orm import sessionmaker
+
+from oban_sa.bulk.copy import copy
+from oban_sa.bulk.insert import insert
+from oban_sa.bulk.several import Jobs, several
+from oban_sa.client.enqueue import Enqueue
+from oban_sa.client.jobs import JobControl, JobCount
+from oban_sa.client.queues import QueueCheck, QueueControl, QueuePause
+from oban_sa.client.schema import verify
+from oban_sa.client.selection import Which
+from oban_sa.client.sequences import HaltedSequence, SequenceControl
+from oban_sa.client.transactions import Transactions
+from oban_sa.client.workflows import WorkflowControl
+from oban_sa.errors import InvalidOption
+from oban_sa.models import Job
+from oban_sa.outbox.sessions import AnySession
+
+
+class Oban(JobControl, QueueControl, SequenceControl, WorkflowControl):
+    """Controls the jobs and queues in the tables of one schema.
+
+        oban = Oban(engine)
+        await oban.cancel_jobs(select(Job).where(Job.queue == "mailers"))
+        await oban.pause_queue("mailers")
+
+    `engine` is an `AsyncEngine` on asyncpg or psycopg, which stays the caller's: nothing is opened before it is needed,
+    and there is nothing to close. `name` is the instance whose queues are controlled, on all its nodes; a runner and a
+    dashboard have the same default, "Oban". With `announce=False` runners are not told of jobs that become available,
+    and find them by polling; signals to nodes always go out. Raises `InvalidOption` for options that can't be used.
+    """
+
+    def __init__(
+        self, engine: AsyncEngine, *, schema: str = "public", name: str = "Oban", announce: bool = True
+    ) -> None:
+        _check(engine)
+        if not name.strip():
+            raise InvalidOption(f"name is the name of an instance, such as 'Oban', got {name!r}")
+        if not schema.strip():
+            raise InvalidOption(f"schema is the name of a schema, such as 'public', got {schema!r}")
+        self.engine = engine
+        self.schema = schema
+        self.name = name
+        self.announce = announce
+        self._transactions = Transactions(engine, schema, announce=announce)
+        self._enqueue = Enqueue(engine, self._transactions.statements, self._transactions.engine, announce=announce)
+
+    async def enqueue(self, job: Job) -> Job:
+        """Store a job by one statement, which also announces it and commits, and return it, with its id.
+
+        Where there is other work to commit with it, `enqueue(session, job)` writes both or neither, and raises
+        the same errors.
+        """
+        return await self._enqueue.write(job)
+
+    @overload
+    async def enqueue_many(
+        self, jobs: Jobs, *, session: AnySession | None = None, ids: Literal[False] = False
+    ) -> int: ...
+    @overload
+    async def enqueue_many(self, jobs: Jobs, *, session: AnySession | None = None, ids: Literal[True]) -> list[Job]: ...
+    @overload
+    async def enqueue_many(self, jobs: Jobs, *, session: AnySession | None = None, ids: bool) -> int | list[Job]: ...
+    async def enqueue_many(
+        self, jobs: Jobs, *, session: AnySession | None = None, ids: bool = False
+    ) -> int | list[Job]:
+        """Store any number of jobs and return how many, or with `ids` the jobs themselves, with their ids.
+
+        `jobs` may be a generator, also an asynchronous one: it is read job by job, so memory stays bounded, but for
+        what `ids` returns. Raises `InvalidArguments` for values JSON can't hold, and `InvalidJob` for jobs that can't
+        be enqueued; `index` says which one.
+
+        Without a session all or none are stored, in a transaction that is open while the generator runs: streamed by
+        COPY, which is many times faster than a session, or with `ids` by statements of a thousand jobs each.
+
+        In a `session` of any kind they are written at once by such statements, in its own transaction or savepoint, and
+        announced with its commit. The session does not keep them: with `ids` they come back detached, with `id`,
+        `inserted_at` and `scheduled_at`. References are filled in; the objects that they point at are flushed first,
+        unless `autoflush` is off. Where the call fails, what it had written is in the transaction until that rolls
+        back. Raises `TypeError` for what is no session, `InvalidOption` for one of another database or schema,
+        `SessionEnded` for one whose transaction has failed.
+        """
+        given = several(jobs)
+        transactions = self._transactions
+        if session is not None:
+            count, made = await insert(
+                session, given, engine=transactions.engine, announcing=self.announce, returning=ids
+            )
+        elif ids:
+            async with AsyncSession(transactions.engine, expire_on_commit=False) as own, own.begin():
+                count, made = await insert(
+                    own, given, engine=transactions.engine, announcing=self.announce, returning=True
+                )
+        else:
+            return await copy(transactions.engine, given, schema=self.schema, announcing=self.announce)
+        return made if ids else count
+
+    async def verify(self) -> None:
+        """Return when all tables are there as this version needs them.
+
+        Raises `SchemaMissing` or `SchemaOutdated`, which say what is missing and the migration to write.
+        """
+        await verify(self.engine, self.schema)
+
+    def __repr__(self) -> str:
+        return f"<Oban name={self.name} schema={self.schema} at {self.engine.url!r}>"
+
+
+def _check(engine: Any) -> None:
+    given: object = engine
+    match engine:
+        case AsyncEngine():
+            if engine.dialect.name != "postgresql":
+                raise InvalidOption(f"jobs live in PostgreSQL, and this engine speaks to {engine.dialect.name}")
+            return
+        case Engine():
+            hint = (
+                'make one with create_async_engine("postgresql+asyncpg://..."); to enqueue jobs from a synchronous '
+                "session write enqueue(session, job)"
+            )
+        case Connection() | AsyncConnection() | sessionmaker() | async_sessionmaker():
+            hint = "give the engine that it came from"
+        case _:
+            hint = 'make one with create_async_engine("postgresql+asyncpg://...")'
+    raise InvalidOption(f"Oban takes an AsyncEngine, got {type(given).__name__}; {hint}")
+
+
+__all__ = ["HaltedSequence", "JobCount", "Oban", "QueueCheck", "QueuePause", "Which", "verify"]
