@@ -1,4 +1,4 @@
-"""Where the run's PostgreSQL comes from, and the databases that tests get on it."""
+"""The PostgreSQL of a run of the tests, and the databases on it that tests get."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import socket
+import threading
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,34 +33,71 @@ ROOM = 6 * 2**30
 """Bytes that have to be free in memory for the server of a run, which takes up to a third of it."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Server:
-    """A running PostgreSQL whose `url` may create databases; `in_memory` where its files are."""
+    """A running PostgreSQL whose `url` may create databases.
+
+    It keeps a connection for creating and one for dropping, since both are done for nearly every test; a `with` block
+    closes them.
+    """
 
     url: str
-    in_memory: bool = False
+
+    def __post_init__(self) -> None:
+        self._connections: dict[str, psycopg.Connection] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        while self._connections:
+            self._connections.popitem()[1].close()
 
     def create_database(self, name: str, template: str | None = None) -> str:
         statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
             sql.Identifier(name), sql.Identifier(template or "template0")
         )
-        with self._connected() as connection:
-            # On a disk the other way, which writes the copy to the WAL, takes twice the CPU; in memory it takes less.
-            if not self.in_memory and connection.info.server_version >= 150000:
-                statement += sql.SQL(" STRATEGY FILE_COPY")
-            connection.execute(statement)
+        connection = self._connected("create")
+        # The other way, which writes the copy to the WAL, takes twice the CPU.
+        if connection.info.server_version >= 150000:
+            statement += sql.SQL(" STRATEGY FILE_COPY")
+        connection.execute(statement)
         return self.url_of(name)
 
     def drop_database(self, name: str) -> None:
-        """Drop it whoever is still connected."""
-        with self._connected() as connection:
-            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+        """Drop it and end its connections."""
+        statement = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
+        self._connected("drop").execute(statement)
 
     def url_of(self, name: str) -> str:
         return make_url(self.url).set(database=name).render_as_string(hide_password=False)
 
-    def _connected(self) -> psycopg.Connection:
-        return psycopg.connect(plain_url(self.url), autocommit=True)
+    def trust(self) -> None:
+        """Let its own role in without a password, whose proof takes a client 2 ms; any other role needs one as before.
+
+        Several processes do this at once, so only the first changes the file.
+        """
+        role = make_url(self.url).username
+        rules = (f"host all {role} 127.0.0.1/32 trust", "host all,replication all 127.0.0.1/32 scram-sha-256")
+        with psycopg.connect(plain_url(self.url), autocommit=True) as connection, connection.transaction():
+            connection.execute("SELECT pg_advisory_xact_lock(1)")
+            trusting = "SELECT auth_method FROM pg_hba_file_rules WHERE auth_method = 'trust'"
+            if connection.execute(trusting).fetchone():
+                return
+            [(file,)] = connection.execute("SHOW hba_file").fetchall()
+            copy = sql.SQL("COPY (SELECT unnest({}::text[])) TO {}").format(sql.Literal(list(rules)), sql.Literal(file))
+            connection.execute(copy)
+            connection.execute("SELECT pg_reload_conf()")
+
+    def _connected(self, purpose: str) -> psycopg.Connection:
+        """Return the connection for a purpose, which threads may share."""
+        with self._lock:
+            if purpose not in self._connections:
+                self._connections[purpose] = psycopg.connect(plain_url(self.url), autocommit=True)
+            return self._connections[purpose]
 
 
 class Databases:
@@ -135,7 +173,7 @@ def migrate(url: str) -> None:
 
 @contextmanager
 def environ(**values: str) -> Iterator[None]:
-    """Set environment variables for a while; OBAN_SCHEMA of whoever runs this is hidden."""
+    """Set environment variables for a while; OBAN_SCHEMA of the calling shell is hidden."""
     before = {name: os.environ.get(name) for name in ("OBAN_SCHEMA", *values)}
     os.environ.pop("OBAN_SCHEMA", None)
     os.environ.update(values)
@@ -152,7 +190,8 @@ def environ(**values: str) -> Iterator[None]:
 @contextmanager
 def some_server(folder: Path) -> Iterator[Server]:
     if url := os.environ.get("OBAN_TEST_DATABASE_URL"):
-        yield Server(sync_url(url, "asyncpg"))
+        with Server(sync_url(url, "asyncpg")) as server:
+            yield server
         return
     if docker_answers():
         from testcontainers.postgres import PostgresContainer
@@ -168,15 +207,20 @@ def some_server(folder: Path) -> Iterator[Server]:
             )
         else:
             try:
-                yield Server(sync_url(container.get_connection_url(), "asyncpg"))
+                with Server(sync_url(container.get_connection_url(), "asyncpg")) as server:
+                    yield server
             finally:
                 container.stop()
             return
     from oban_sa import embedded
 
     memory = in_memory(folder)
-    with embedded.start((memory or folder) / "server", fast=True) as running:
-        yield Server(sync_url(running.url, "asyncpg"), in_memory=memory is not None)
+    with (
+        embedded.start((memory or folder) / "server", fast=True) as running,
+        Server(sync_url(running.url, "asyncpg")) as server,
+    ):
+        server.trust()
+        yield server
 
 
 def in_memory(folder: Path) -> Path | None:

@@ -1,15 +1,43 @@
-"""A PostgreSQL that a test may stop, kill and start again."""
+"""A PostgreSQL that a test may stop, kill and start again, and a folder with data to begin with."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
+import subprocess
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from oban_sa import embedded
+from tests.databases import migrate
 from tests.support import sync_url
+
+
+def copy_made(run_folder: Path, folder: Path) -> None:
+    """Copy to `folder` that of a server which was made, migrated and stopped.
+
+    The first process of a run that asks makes it: `initdb` and the migration take longer than most tests.
+    """
+    made = run_folder / "made"
+    with (run_folder / "made.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            new = run_folder / "made.new"
+            with embedded.start(new) as server:
+                migrate(sync_url(server.url, "asyncpg"))
+            new.rename(made)
+    home = made / "postgresql"
+    if not home.is_dir():  # its account can't enter the folder of the run
+        with embedded.start(folder) as server:
+            migrate(sync_url(server.url, "asyncpg"))
+        return
+    # With the owners, since root lends the server an account.
+    subprocess.run(["cp", "-a", made, folder], check=True)
+    # Copies that ran on one port would be in each other's way.
+    (folder / "postgresql" / "port").unlink()
+    (folder / "postgresql" / "log").unlink()
 
 
 class OwnServer:

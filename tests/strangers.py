@@ -1,4 +1,4 @@
-"""Rows as nobody of ours would write them, for each table: what a stranger's SQL may leave behind."""
+"""Rows for each table that no program of ours would write, and that another program's SQL may."""
 
 from __future__ import annotations
 

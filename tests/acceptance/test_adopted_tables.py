@@ -13,8 +13,8 @@ from oban_sa.workers import Registry
 from tests.acceptance import jobs
 from tests.databases import Server, migrate
 from tests.ownserver import OwnServer
-from tests.runner.conftest import House
-from tests.support import eventually, plain_url, process
+from tests.runner.conftest import Harness
+from tests.support import eventually, forked, plain_url
 
 
 async def adopted(url: str, family: str) -> None:
@@ -33,45 +33,45 @@ async def adopted(url: str, family: str) -> None:
 async def test_tables_made_by_the_other_are_worked_on_as_they_are(empty_database_url: str, family: str) -> None:
     await adopted(empty_database_url, family)
     engine = create_async_engine(empty_database_url)
-    house = House(engine, async_sessionmaker(engine, expire_on_commit=False), Registry())
+    harness = Harness(engine, async_sessionmaker(engine, expire_on_commit=False), Registry())
 
-    @job(registry=house.registry)
+    @job(registry=harness.registry)
     async def fails() -> None:
         raise ValueError("boo")
 
-    @job(registry=house.registry)
+    @job(registry=harness.registry)
     async def works() -> None: ...
 
-    failing, working = await house.enqueue(fails.new(), works.new())
-    await house.drain()
-    assert (await house.job(failing)).errors[0]["error"].startswith("ValueError: boo")
-    assert (await house.job(working)).state == "completed"
+    failing, working = await harness.enqueue(fails.new(), works.new())
+    await harness.drain()
+    assert (await harness.job(failing)).errors[0]["error"].startswith("ValueError: boo")
+    assert (await harness.job(working)).state == "completed"
     await engine.dispose()
 
 
 @pytest.mark.chaos
 async def test_a_job_outlives_a_crash_that_empties_the_others_table_of_producers(own_server: OwnServer) -> None:
     """Oban for Python makes `oban_producers` unlogged: a crash of the server forgets who held what."""
-    server = Server(own_server.url)
-    await adopted(server.create_database("adopted"), "python_0_7")
-    url = server.url_of("adopted")
+    with Server(own_server.url) as server:
+        url = server.create_database("adopted")
+    await adopted(url, "python_0_7")
     command = [
         *("-m", "oban_sa.runner", "--database-url", plain_url(url), "--import", "tests.acceptance.jobs"),
         *("--heartbeat-every", "0.2", "--dead-after", "1", "--log-level", "info"),
     ]
     engine = create_async_engine(url, pool_pre_ping=True)
-    house = House(engine, async_sessionmaker(engine, expire_on_commit=False), Registry())
-    [job_id] = await house.enqueue(jobs.waits.new(seconds=1))
-    with process(command) as first:
+    harness = Harness(engine, async_sessionmaker(engine, expire_on_commit=False), Registry())
+    [job_id] = await harness.enqueue(jobs.waits.new(seconds=1))
+    with forked(command) as first:
         await first.says(f"started {job_id} 1")
-        await eventually(lambda: house.sql("SELECT uuid FROM oban_producers"))
+        await eventually(lambda: harness.sql("SELECT uuid FROM oban_producers"))
         first.kill()
     await asyncio.to_thread(own_server.kill)
     await asyncio.to_thread(own_server.start)
-    assert await house.sql("SELECT uuid FROM oban_producers") == []
-    assert (await house.job(job_id)).state == "executing"
-    with process(command) as second:
-        done = await house.becomes(job_id, "completed", within=60)
+    assert await harness.sql("SELECT uuid FROM oban_producers") == []
+    assert (await harness.job(job_id)).state == "executing"
+    with forked(command) as second:
+        done = await harness.becomes(job_id, "completed", within=60)
         second.terminate()
         assert await second.ended() == 0
     assert done.attempt == 2

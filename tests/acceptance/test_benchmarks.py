@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -12,10 +13,14 @@ from xml.etree import ElementTree as ET
 import asyncpg
 import pytest
 
-from benchmarks import environments, filling, full, full_table, page, results
+from benchmarks import environments, filling, gauges, page, results
 from benchmarks.contest import Arena, Refused, Taken
+from benchmarks.full import measure as full
+from benchmarks.full import table as full_table
+from benchmarks.page import tables
 from benchmarks.scenarios import BY_NAME, SCENARIOS, Scenario
 from benchmarks.turn import Turn
+from oban_sa import Oban
 from tests.databases import Server
 from tests.support import plain_url, run_python
 
@@ -28,7 +33,8 @@ TINY = {
     "loaded": {"jobs": 40, "rate": 400, "concurrency": 20},
     "schedule": {"jobs": 20, "over": 0.2},
     "startup": {"jobs": 1},
-    "idle": {"jobs": 1, "over": 0.2, "concurrency": 5},
+    "rest": {"nodes": 2, "over": 0.2},
+    "crowd": {"nodes": 2, "jobs": 3, "warm": 2, "every": 0.02},
     "alone": {"jobs": 20},
     "unblocked": {"jobs": 3, "blocking": 2},
     "bare": {"jobs": 30, "concurrency": 4},
@@ -64,10 +70,18 @@ def turns() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("name", "contender"), turns())
 async def test_every_kind_of_turn_is_taken_and_measured(arena: Arena, name: str, contender: str) -> None:
     scenario = tiny(name)
+    if name == "enqueue_session" and "session" not in inspect.signature(Oban.enqueue_many).parameters:
+        with pytest.raises(Refused, match="takes no session"):
+            await arena.turn(scenario, contender, quick=False)
+        return
     answer, versions = await arena.turn(scenario, contender, quick=False)
     taken = Taken()
     taken.add(answer, scenario)
-    figure = results.main_figure(scenario, taken.document())
+    found = taken.document()
+    # Statements are counted where the server can.
+    figure = (
+        results.median(found, "connections") if scenario.measures == "rest" else results.main_figure(scenario, found)
+    )
     assert figure is not None
     assert figure > 0
     assert "Python" in versions
@@ -104,7 +118,7 @@ async def test_the_databases_of_a_run_are_dropped(server: Server, arena: Arena) 
     await arena.turn(tiny("enqueue_one"), "floor", quick=False)
     query = "SELECT count(*) FROM pg_database WHERE datname LIKE $1"
     pattern = f"{arena._prefix}%"
-    assert await arena.admin.fetchval(query, pattern) == 1  # the template, for as long as the run takes
+    assert await arena.admin.fetchval(query, pattern) == 2  # the template, and where statements are counted
     await arena.__aexit__()
     connection = await asyncpg.connect(plain_url(server.url))
     assert await connection.fetchval(query, pattern) == 0
@@ -139,6 +153,37 @@ def test_a_run_writes_results_and_the_page_is_made_of_them(server: Server, tmp_p
     assert again.returncode == 0, again.stderr
     assert "round 1" not in again.stderr
     assert results.load(kept)["scenarios"] == document["scenarios"]
+
+
+def test_each_scenario_is_in_one_section_of_the_page() -> None:
+    assert sorted(name for section in page.SECTIONS for name in section.names) == sorted(BY_NAME)
+
+
+def test_many_nodes_are_compared_with_one() -> None:
+    def measured(p50: float, statements: float) -> dict[str, Any]:
+        return {"oban_sa": {"latency": {"p50": p50, "p99": 2 * p50}, "values": {"statements": [statements]}}}
+
+    known = {"crowd_1": measured(2.0, 8.0), "crowd_20": measured(3.0, 24.0)}
+    text = tables.crowd([(BY_NAME[name], figures) for name, figures in known.items()], known)
+    assert "| Twenty nodes, a job each 50 ms | oban_sa | 3.00 | 6.00 | 24.0 |  |  |  |  |" in text
+    assert "| oban_sa | 1.50 | 1.50 | 3.00 |  |  |  |  |" in text
+
+
+def test_scenarios_are_chosen_by_names_and_patterns() -> None:
+    def chosen(*words: str) -> list[str]:
+        return [line.split()[0] for line in run_python("-m", "benchmarks", "--list", *words).stdout.splitlines()]
+
+    assert chosen() == list(BY_NAME)
+    assert chosen("--only", "crowd*,enqueue_one") == ["enqueue_one", "crowd_1", "crowd_20"]
+    assert chosen("--only", "finished*") == ["finished_1m"]
+    assert chosen("--only", "finished_10m") == ["finished_10m"]
+
+
+def test_cpu_is_counted_of_processes_that_live_and_of_those_that_ended() -> None:
+    before = gauges.Run({1: (5.0, 5.0), 2: (3.9, 3.0), 3: (1.0, 1.0)}, ended=10.0)
+    after = gauges.Run({1: (5.5, 5.5), 3: (1.0, 1.0), 4: (0.25, 0.2)}, ended=13.5)
+    assert after.since(before) == pytest.approx(0.5 + 0.25 + 0.5)  # the second ended after another half
+    assert gauges.Run({1: (5.5, 5.5)}).since(before) == pytest.approx(0.5)  # never less than what those ran that live
 
 
 def test_ratios_are_to_the_floor_and_to_the_best_of_the_others() -> None:

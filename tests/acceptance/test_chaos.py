@@ -48,6 +48,11 @@ def test_every_mutant_breaks_promises_that_a_rule_looks_at() -> None:
         assert mutant.missing
 
 
+def test_every_mutant_replaces_something_that_is_there_by_something_called_alike() -> None:
+    run = run_python("-m", "tests.acceptance.chaos.applies")
+    assert (run.returncode, run.stdout) == (0, ""), run.stdout + run.stderr
+
+
 def test_every_rule_of_the_checker_stands_for_a_promise_on_the_page() -> None:
     assert {rule for _, _, rules in page._PROMISES for rule in rules} == set(checker.RULES)
 

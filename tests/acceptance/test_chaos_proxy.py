@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from tests.acceptance.chaos.proxy import Cutting, Proxy, proxied
+from tests.acceptance.chaos.proxy import Cutting, CuttingProxy, proxied
 from tests.support import eventually, plain_url
 
 
@@ -21,12 +21,12 @@ async def direct(database_url: str) -> AsyncIterator[asyncpg.Connection]:
 
 
 @pytest.fixture
-async def proxy(database_url: str, direct: asyncpg.Connection) -> AsyncIterator[Proxy]:
+async def proxy(database_url: str, direct: asyncpg.Connection) -> AsyncIterator[CuttingProxy]:
     async with proxied(database_url) as made:
         yield made
 
 
-async def connected(proxy: Proxy) -> asyncpg.Connection:
+async def connected(proxy: CuttingProxy) -> asyncpg.Connection:
     return await asyncpg.connect(plain_url(proxy.url), ssl=False)
 
 
@@ -46,7 +46,7 @@ async def gone(direct: asyncpg.Connection) -> None:
 
 @pytest.mark.parametrize(("kind", "there"), [("before", []), ("after", ["x"]), ("late", ["x"])])
 async def test_a_statement_whose_connection_is_cut_arrives_or_not(
-    proxy: Proxy, direct: asyncpg.Connection, kind: str, there: list[str]
+    proxy: CuttingProxy, direct: asyncpg.Connection, kind: str, there: list[str]
 ) -> None:
     connection = await connected(proxy)
     proxy.cutting = Cutting((kind,), 1.0, delay=0.2)
@@ -59,7 +59,7 @@ async def test_a_statement_whose_connection_is_cut_arrives_or_not(
     assert proxy.cuts[kind] == 1
 
 
-async def test_only_the_statements_asked_for_are_cut(proxy: Proxy, direct: asyncpg.Connection) -> None:
+async def test_only_the_statements_asked_for_are_cut(proxy: CuttingProxy, direct: asyncpg.Connection) -> None:
     connection = await connected(proxy)
     proxy.cutting = Cutting(("before",), 1.0, only=b"'y'")
     await connection.execute("INSERT INTO arrived VALUES ('x')")
@@ -71,7 +71,7 @@ async def test_only_the_statements_asked_for_are_cut(proxy: Proxy, direct: async
 
 @pytest.mark.parametrize(("way", "there"), [("up", []), ("down", ["x"])])
 async def test_a_stalled_way_holds_what_is_said_until_it_is_released(
-    proxy: Proxy, direct: asyncpg.Connection, way: str, there: list[str]
+    proxy: CuttingProxy, direct: asyncpg.Connection, way: str, there: list[str]
 ) -> None:
     connection = await connected(proxy)
     proxy.stall(way)
@@ -88,7 +88,7 @@ async def test_a_stalled_way_holds_what_is_said_until_it_is_released(
     await connection.close()
 
 
-async def test_all_connections_are_dropped_at_once_and_new_ones_can_be_made(proxy: Proxy) -> None:
+async def test_all_connections_are_dropped_at_once_and_new_ones_can_be_made(proxy: CuttingProxy) -> None:
     connections = [await connected(proxy) for _ in range(3)]
     assert len(proxy.ports()) == 3
     assert proxy.drop_all() == 3

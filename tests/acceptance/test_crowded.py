@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncpg
 
-from tests.support import plain_url, process
+from tests.support import forked, plain_url
 
 
 async def test_a_runner_with_more_queues_than_there_are_connections_says_so(database_url: str, engine) -> None:
@@ -25,12 +25,12 @@ async def test_a_runner_with_more_queues_than_there_are_connections_says_so(data
             "--database-url",
             url.render_as_string(hide_password=False),
         ]
-        with process(words) as runner:
+        with forked(words) as runner:
             await runner.says("this runner wants 25, one for each of its 20 queues and 5 more")
             runner.terminate()
             assert await runner.ended() == 0, runner.output
         await connection.execute(f"ALTER ROLE {role} CONNECTION LIMIT 0")
-        with process(words) as runner:
+        with forked(words) as runner:
             assert await runner.ended() == 1
             assert "this runner wants 25, one for each of its 20 queues and 5 more" in runner.output
     finally:

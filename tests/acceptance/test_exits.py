@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.acceptance import exit_jobs
 from tests.acceptance.house import enqueue, sql
-from tests.support import ROOT, eventually, plain_url, process
+from tests.support import ROOT, eventually, forked, plain_url
 
 COMMAND = ["-m", "oban_sa.runner", "--import", "tests.acceptance.exit_jobs"]
 
@@ -19,20 +19,20 @@ COMMAND = ["-m", "oban_sa.runner", "--import", "tests.acceptance.exit_jobs"]
 @pytest.mark.parametrize(("how", "error"), [("exit", "SystemExit: 3"), ("interrupt", "KeyboardInterrupt: no message")])
 @pytest.mark.parametrize("place", ["on_loop", "in_session", "in_process"])
 async def test_what_ends_other_programs_is_an_answer_of_one_job(
-    database_url: str, engine_of_test: AsyncEngine, loop: dict[str, str], place: str, how: str, error: str
+    database_url: str, engine: AsyncEngine, loop: dict[str, str], place: str, how: str, error: str
 ) -> None:
     bystanders = [exit_jobs.bystander.new(seconds=1), exit_jobs.bystander_in_thread.new(seconds=1)]
-    await enqueue(engine_of_test, *bystanders)
+    await enqueue(engine, *bystanders)
     worker = getattr(exit_jobs, place)
     kinds = [*exit_jobs.FAILING] if place == "in_process" else [*exit_jobs.KINDS]
-    ids = await enqueue(engine_of_test, *(worker.new(kind=kind, how=how) for kind in kinds))
+    ids = await enqueue(engine, *(worker.new(kind=kind, how=how) for kind in kinds))
     command = [*COMMAND, "--database-url", plain_url(database_url), "--queues", "default:20", "--until-idle"]
-    with process(command, env=loop) as running:
+    with forked(command, env=loop) as running:
         assert await running.ended(60) == 0, running.output
     found = {
         job_id: (state, said)
         for job_id, state, said in await sql(
-            engine_of_test, "SELECT id, state::text, split_part(errors[1]->>'error', E'\\n', 1) FROM oban_jobs"
+            engine, "SELECT id, state::text, split_part(errors[1]->>'error', E'\\n', 1) FROM oban_jobs"
         )
     }
     for each in bystanders:
@@ -46,13 +46,13 @@ async def test_what_ends_other_programs_is_an_answer_of_one_job(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_runner_that_went_on_still_stops_when_it_is_told_to(
-    database_url: str, engine_of_test: AsyncEngine, loop: dict[str, str], number: int
+    database_url: str, engine: AsyncEngine, loop: dict[str, str], number: int
 ) -> None:
-    [job_id] = await enqueue(engine_of_test, exit_jobs.on_loop.new(kind="gathered", how="interrupt"))
-    with process([*COMMAND, "--database-url", plain_url(database_url)], env=loop) as running:
+    [job_id] = await enqueue(engine, exit_jobs.on_loop.new(kind="gathered", how="interrupt"))
+    with forked([*COMMAND, "--database-url", plain_url(database_url)], env=loop) as running:
 
         async def failed() -> None:
-            states = await sql(engine_of_test, f"SELECT state::text FROM oban_jobs WHERE id = {job_id}")
+            states = await sql(engine, f"SELECT state::text FROM oban_jobs WHERE id = {job_id}")
             assert states == [("discarded",)], running.output
 
         await eventually(failed, 30)
@@ -62,7 +62,7 @@ async def test_a_runner_that_went_on_still_stops_when_it_is_told_to(
 
 MODULE = """
 import sys
-from oban_sa.runner.lifeline import Lifeline
+from oban_sa.runner.maintenance.lifeline import Lifeline
 
 async def tick(self):
     sys.exit(5)
@@ -77,5 +77,5 @@ async def test_a_runner_that_has_lost_a_part_of_its_own_ends(
     (tmp_path / "breaks_a_part.py").write_text(MODULE)
     env = {"PYTHONPATH": os.pathsep.join(filter(None, [str(tmp_path), loop.get("PYTHONPATH"), str(ROOT)]))}
     command = [*COMMAND, "--import", "breaks_a_part", "--database-url", plain_url(database_url)]
-    with process(command, env=env) as running:
+    with forked(command, env=env) as running:
         assert await running.ended(30) == 5, running.output

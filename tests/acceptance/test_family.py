@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from oban_sa import Job, Oban, Record, worker
 from oban_sa.workers import Registry
-from tests.runner.conftest import House
+from tests.runner.conftest import Harness
 from tests.support import ROOT, eventually
 
 PYTHON = os.environ.get("OBAN_PY_PYTHON") or (sys.executable if importlib.util.find_spec("oban") else None)
@@ -78,41 +78,41 @@ async def node(database_url: str, request: pytest.FixtureRequest) -> AsyncIterat
 
 
 @pytest.fixture
-async def house(engine: AsyncEngine, sessions: async_sessionmaker[AsyncSession]) -> House:
-    house = House(engine, sessions, Registry())
+async def harness(engine: AsyncEngine, sessions: async_sessionmaker[AsyncSession]) -> Harness:
+    harness = Harness(engine, sessions, Registry())
 
-    @worker(name="Ours", queue="ours", registry=house.registry)
+    @worker(name="Ours", queue="ours", registry=harness.registry)
     class Ours:
         async def process(self, job: Job) -> Record:
             for _ in range(int(job.args.get("hundredths", 0))):
                 await asyncio.sleep(0.01)
             return Record({"by": "oban_sa", "n": job.args.get("n")})
 
-    house.options["queues"] = {"ours": 5}
-    return house
+    harness.options["queues"] = {"ours": 5}
+    return harness
 
 
-async def test_each_runs_the_jobs_that_the_other_enqueues(house: House, node: Node) -> None:
-    async with house.runner():
-        [theirs] = await house.enqueue(Job(THEIRS, queue="theirs", args={"n": 1}))
+async def test_each_runs_the_jobs_that_the_other_enqueues(harness: Harness, node: Node) -> None:
+    async with harness.runner():
+        [theirs] = await harness.enqueue(Job(THEIRS, queue="theirs", args={"n": 1}))
         ours = await node("enqueue", {"worker": "Ours", "queue": "ours", "args": {"n": 2}})
-        assert (await house.becomes(theirs, "completed")).recorded() == {"by": "oban-py", "n": 1}
-        done = await house.becomes(ours, "completed")
+        assert (await harness.becomes(theirs, "completed")).recorded() == {"by": "oban-py", "n": 1}
+        done = await harness.becomes(ours, "completed")
         assert done.recorded() == {"by": "oban_sa", "n": 2}
         assert done.attempt == 1
 
 
-async def test_a_job_scheduled_by_either_is_run_by_the_other(house: House, node: Node) -> None:
-    async with house.runner():
-        [theirs] = await house.enqueue(Job(THEIRS, queue="theirs", schedule_in=0.3))
+async def test_a_job_scheduled_by_either_is_run_by_the_other(harness: Harness, node: Node) -> None:
+    async with harness.runner():
+        [theirs] = await harness.enqueue(Job(THEIRS, queue="theirs", schedule_in=0.3))
         ours = await node("enqueue", {"worker": "Ours", "queue": "ours", "schedule_in": 0.3})
-        await house.becomes(theirs, "completed")
-        await house.becomes(ours, "completed")
+        await harness.becomes(theirs, "completed")
+        await harness.becomes(ours, "completed")
 
 
-async def test_a_pause_from_either_side_is_seen_by_the_other(house: House, node: Node) -> None:
-    oban = Oban(house.engine)
-    async with house.runner(queues={"ours": 5}):
+async def test_a_pause_from_either_side_is_seen_by_the_other(harness: Harness, node: Node) -> None:
+    oban = Oban(harness.engine)
+    async with harness.runner(queues={"ours": 5}):
         await node.do("pause_queue", "ours")
 
         async def paused() -> None:
@@ -122,7 +122,7 @@ async def test_a_pause_from_either_side_is_seen_by_the_other(house: House, node:
         await eventually(paused)
         waiting = await node("enqueue", {"worker": "Ours", "queue": "ours"})
         await node.do("resume_queue", "ours")
-        await house.becomes(waiting, "completed")
+        await harness.becomes(waiting, "completed")
 
         await oban.pause_queue("theirs")
 
@@ -139,9 +139,9 @@ async def test_a_pause_from_either_side_is_seen_by_the_other(house: House, node:
         await eventually(scaled)
 
 
-async def test_what_they_order_of_one_of_our_nodes_or_of_all_is_done_there(house: House, node: Node) -> None:
+async def test_what_they_order_of_one_of_our_nodes_or_of_all_is_done_there(harness: Harness, node: Node) -> None:
     """Two nodes of ours, steered by theirs."""
-    async with house.runner(node="a.1") as a, house.runner(node="b.1") as b:
+    async with harness.runner(node="a.1") as a, harness.runner(node="b.1") as b:
         await eventually(lambda: a._notifier.proven and b._notifier.proven)
 
         def limits(queue: str) -> list[int | None]:
@@ -165,7 +165,7 @@ async def test_what_they_order_of_one_of_our_nodes_or_of_all_is_done_there(house
         await node.do("start_queue", queue="extra", limit=3, node="b.1")
         await eventually(lambda: limits("extra") == [None, 3])
         job_id = await node("enqueue", {"worker": "Ours", "queue": "extra", "args": {"n": 1}})
-        assert (await house.becomes(job_id, "completed")).attempted_by[0] == "b.1"
+        assert (await harness.becomes(job_id, "completed")).attempted_by[0] == "b.1"
         await node.do("start_queue", queue="idle", limit=2, paused=True)
         await eventually(lambda: limits("idle") == [2, 2] and paused("idle") == [True, True])
         await node.do("stop_queue", "extra", node="b.1")
@@ -175,8 +175,8 @@ async def test_what_they_order_of_one_of_our_nodes_or_of_all_is_done_there(house
         assert limits("ours") == [7, 7]
 
 
-async def test_what_we_order_of_their_node_or_of_all_is_done_there(house: House, node: Node) -> None:
-    oban = Oban(house.engine)
+async def test_what_we_order_of_their_node_or_of_all_is_done_there(harness: Harness, node: Node) -> None:
+    oban = Oban(harness.engine)
 
     async def becomes(queue: str, **expected: Any) -> None:
         async def there() -> None:
@@ -185,7 +185,7 @@ async def test_what_we_order_of_their_node_or_of_all_is_done_there(house: House,
 
         await eventually(there)
 
-    async with house.runner(node="a.1") as ours:
+    async with harness.runner(node="a.1") as ours:
         await eventually(lambda: ours._notifier.proven)
         await oban.scale_queue("theirs", limit=3, node="py.1")
         await becomes("theirs", limit=3)
@@ -199,8 +199,8 @@ async def test_what_we_order_of_their_node_or_of_all_is_done_there(house: House,
         await oban.start_queue("extra", limit=2, node="py.1")
         await becomes("extra", limit=2)
         assert "extra" not in ours._queues.serving
-        [job_id] = await house.enqueue(Job(THEIRS, queue="extra", args={"n": 1}))
-        assert (await house.becomes(job_id, "completed")).attempted_by[0] == "py.1"
+        [job_id] = await harness.enqueue(Job(THEIRS, queue="extra", args={"n": 1}))
+        assert (await harness.becomes(job_id, "completed")).attempted_by[0] == "py.1"
         await oban.stop_queue("extra", node="py.1")
         await becomes("extra")
         await oban.pause_all_queues()
@@ -208,50 +208,50 @@ async def test_what_we_order_of_their_node_or_of_all_is_done_there(house: House,
         await eventually(lambda: ours._queues.serving["ours"].paused)
 
 
-async def test_a_running_job_is_cancelled_from_the_other_side(house: House, node: Node) -> None:
-    oban = Oban(house.engine)
-    async with house.runner():
+async def test_a_running_job_is_cancelled_from_the_other_side(harness: Harness, node: Node) -> None:
+    oban = Oban(harness.engine)
+    async with harness.runner():
         ours = await node("enqueue", {"worker": "Ours", "queue": "ours", "args": {"hundredths": 3000}})
-        await house.becomes(ours, "executing")
+        await harness.becomes(ours, "executing")
         await node.do("cancel_job", ours)
-        assert (await house.becomes(ours, "cancelled")).errors != []
+        assert (await harness.becomes(ours, "cancelled")).errors != []
 
-        [theirs] = await house.enqueue(Job(THEIRS, queue="theirs", args={"hundredths": 3000}))
-        await house.becomes(theirs, "executing")
+        [theirs] = await harness.enqueue(Job(THEIRS, queue="theirs", args={"hundredths": 3000}))
+        await harness.becomes(theirs, "executing")
         await oban.cancel_job(theirs)
         # It ends by itself once its code sees that it was cancelled, and theirs calls that completed.
-        await eventually(lambda: ended(house, theirs))
+        await eventually(lambda: ended(harness, theirs))
 
 
-async def ended(house: House, job_id: int) -> None:
-    assert (await house.job(job_id)).state in ("completed", "cancelled")
+async def ended(harness: Harness, job_id: int) -> None:
+    assert (await harness.job(job_id)).state in ("completed", "cancelled")
 
 
-async def test_neither_takes_the_others_running_jobs_for_orphans(house: House, node: Node) -> None:
-    async with house.runner(heartbeat_every=0.1, dead_after=0.5):
-        [theirs] = await house.enqueue(Job(THEIRS, queue="theirs", args={"hundredths": 250}))
+async def test_neither_takes_the_others_running_jobs_for_orphans(harness: Harness, node: Node) -> None:
+    async with harness.runner(heartbeat_every=0.1, dead_after=0.5):
+        [theirs] = await harness.enqueue(Job(THEIRS, queue="theirs", args={"hundredths": 250}))
         ours = await node("enqueue", {"worker": "Ours", "queue": "ours", "args": {"hundredths": 250}})
-        await house.becomes(ours, "completed")
-        await house.becomes(theirs, "completed")
-        assert [(await house.job(job_id)).attempt for job_id in (ours, theirs)] == [1, 1]
-        assert [(await house.job(job_id)).errors for job_id in (ours, theirs)] == [[], []]
+        await harness.becomes(ours, "completed")
+        await harness.becomes(theirs, "completed")
+        assert [(await harness.job(job_id)).attempt for job_id in (ours, theirs)] == [1, 1]
+        assert [(await harness.job(job_id)).errors for job_id in (ours, theirs)] == [[], []]
 
 
-async def test_both_drain_one_queue_and_every_job_runs_once(house: House, node: Node) -> None:
-    @worker(name=THEIRS, registry=house.registry)
+async def test_both_drain_one_queue_and_every_job_runs_once(harness: Harness, node: Node) -> None:
+    @worker(name=THEIRS, registry=harness.registry)
     class Same:
         async def process(self, job: Job) -> Record:
             await asyncio.sleep(0.002)
             return Record({"by": "oban_sa", "n": job.args["n"]})
 
-    ids = await house.enqueue(*(Job(THEIRS, queue="shared", args={"n": n}) for n in range(300)))
-    async with house.runner(queues={"shared": 3}):
+    ids = await harness.enqueue(*(Job(THEIRS, queue="shared", args={"n": n}) for n in range(300)))
+    async with harness.runner(queues={"shared": 3}):
 
         async def all_done() -> None:
-            assert await house.states() == {"completed": 300}
+            assert await harness.states() == {"completed": 300}
 
         await eventually(all_done, within=30)
-    jobs = [await house.job(job_id) for job_id in ids]
+    jobs = [await harness.job(job_id) for job_id in ids]
     assert {each.attempt for each in jobs} == {1}
     assert {each.recorded()["by"] for each in jobs} == {"oban_sa", "oban-py"}
 
@@ -259,31 +259,31 @@ async def test_both_drain_one_queue_and_every_job_runs_once(house: House, node: 
 @pytest.mark.parametrize("node", ["2"], indirect=True)
 @pytest.mark.parametrize("keep_young_after", [1, None])
 async def test_their_lifeline_leaves_a_long_job_of_ours_alone_where_it_is_kept_young(
-    house: House, node: Node, keep_young_after: float | None
+    harness: Harness, node: Node, keep_young_after: float | None
 ) -> None:
     """It takes what began two seconds ago for lost, and looks for it twenty times a second."""
     gate = asyncio.Event()
     attempts: list[int] = []
 
-    @worker(name="Long", queue="ours", registry=house.registry)
+    @worker(name="Long", queue="ours", registry=harness.registry)
     class Long:
         async def process(self, job: Job) -> None:
             attempts.append(job.attempt)
             if job.attempt == 1:
                 await gate.wait()
 
-    [job_id] = await house.enqueue(Job("Long", queue="ours"))
-    async with house.runner(keep_young_after=keep_young_after):
-        await house.becomes(job_id, "executing")
-        began = (await house.job(job_id)).attempted_at
+    [job_id] = await harness.enqueue(Job("Long", queue="ours"))
+    async with harness.runner(keep_young_after=keep_young_after):
+        await harness.becomes(job_id, "executing")
+        began = (await harness.job(job_id)).attempted_at
 
         async def old_enough() -> None:
-            [[passed]] = await house.sql("SELECT timezone('UTC', clock_timestamp())")
+            [[passed]] = await harness.sql("SELECT timezone('UTC', clock_timestamp())")
             assert (passed - began.replace(tzinfo=None)).total_seconds() > 4 or len(attempts) > 1
 
         await eventually(old_enough)
         gate.set()
-        done = await house.becomes(job_id, "completed")
+        done = await harness.becomes(job_id, "completed")
     if keep_young_after is None:
         assert (attempts, done.meta["rescued"]) == ([1, 2], 1)
     else:

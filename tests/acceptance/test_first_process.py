@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from oban_sa.first import is_runner
+from oban_sa.service.early_signals import is_runner
 from tests.support import ROOT, Process, plain_url, process
 
 SPACE = ["unshare", "--fork", "--pid", "--mount-proc", "--kill-child"]

@@ -23,7 +23,7 @@ from oban_sa import Job, enqueue_many
 from tests.acceptance import ledger_jobs
 from tests.acceptance.ledger_jobs import DEPTH, Entry, EntryInThread, Link
 from tests.ownserver import OwnServer
-from tests.support import Process, plain_url, process
+from tests.support import Process, forked, plain_url
 
 COUNT: Final = int(os.environ.get("OBAN_TEST_LEDGER", "300"))
 
@@ -98,7 +98,7 @@ def herd(own_server: OwnServer) -> Iterator[Herd]:
 
         def start() -> Process:
             words = ["-m", "oban_sa.runner", "--database-url", plain_url(own_server.url), *FLAGS]
-            return stack.enter_context(process(words))
+            return stack.enter_context(forked(words))
 
         yield Herd(start)
 

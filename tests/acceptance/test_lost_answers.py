@@ -9,7 +9,7 @@ from oban_sa import enqueue_many
 from tests.acceptance import ledger_jobs
 from tests.acceptance.chaos.proxy import cutting
 from tests.acceptance.ledger_jobs import DEPTH, Entry, EntryInThread, Link
-from tests.support import eventually, plain_url, process
+from tests.support import eventually, forked, plain_url
 
 JOBS = 60
 CHAINS = 6
@@ -38,7 +38,7 @@ async def test_commits_whose_answers_are_lost_count_once(
     async with cutting(database_url, share=0.3) as cutter:
         words = ["-m", "oban_sa.runner", "--database-url", plain_url(cutter.url) + "?sslmode=disable"]
         flags = ["--import", "tests.acceptance.ledger_jobs", "--queues", "default:10", "--log-level", "warning"]
-        with process([*words, *flags]) as runner:
+        with forked([*words, *flags]) as runner:
             await eventually(completed, 120, every=0.2)
             runner.terminate()
             assert await runner.ended(30) == 0, runner.output

@@ -13,9 +13,9 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from oban_sa import Job, Oban, Runner, enqueue_many, job, telemetry
-from oban_sa.runner import notifier
-from oban_sa.runner.database import Database
-from oban_sa.runner.engine import UNPREPARED, create_engine
+from oban_sa.runner.cluster import notifier
+from oban_sa.runner.database.database import Database
+from oban_sa.runner.database.engine import UNPREPARED, create_engine
 from oban_sa.workers import Registry
 from tests.acceptance.pgbouncer import PROGRAM, answers, pooler, version
 from tests.support import eventually, plain_url, process

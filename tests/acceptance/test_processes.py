@@ -11,18 +11,18 @@ import socket
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
 from oban_sa import Job, enqueue_many
 from tests.acceptance import jobs
-from tests.support import Process, eventually, plain_url, process, run_python
+from tests.support import Process, alive, eventually, forked, plain_url, process, run_python
 
 SHORT = ["--heartbeat-every", "0.2", "--dead-after", "1", "--node", "web"]
 
@@ -30,27 +30,20 @@ Start = Callable[..., Process]
 
 
 @pytest.fixture
-async def engine_of_test(database_url: str) -> AsyncIterator[AsyncEngine]:
-    engine = create_async_engine(database_url)
-    yield engine
-    await engine.dispose()
-
-
-@pytest.fixture
-def sql(engine_of_test: AsyncEngine) -> Callable[..., Any]:
+def sql(engine: AsyncEngine) -> Callable[..., Any]:
     """Runs one statement: `await sql("SELECT ...")`."""
 
     async def run(statement: str) -> list[Any]:
-        async with engine_of_test.begin() as connection:
+        async with engine.begin() as connection:
             return [tuple(row) for row in (await connection.execute(text(statement))).all()]
 
     return run
 
 
 @pytest.fixture
-def enqueue(engine_of_test: AsyncEngine) -> Callable[..., Any]:
+def enqueue(engine: AsyncEngine) -> Callable[..., Any]:
     async def run(*wanted: Job) -> list[int]:
-        async with async_sessionmaker(engine_of_test, expire_on_commit=False).begin() as session:
+        async with async_sessionmaker(engine, expire_on_commit=False).begin() as session:
             enqueue_many(session, wanted)
         return [job.id for job in wanted]
 
@@ -63,7 +56,7 @@ def runners(database_url: str):
     with ExitStack() as stack:
 
         def start(count: int, *arguments: str) -> Process:
-            started: AbstractContextManager[Process] = process(
+            started: AbstractContextManager[Process] = forked(
                 ["-m", "oban_sa.runner", "--import", "tests.acceptance.jobs", "--processes", str(count), *arguments],
                 env={"OBAN_DATABASE_URL": plain_url(database_url)},
             )
@@ -77,19 +70,12 @@ def starts(supervisor: Process) -> Counter[int]:
     return Counter(int(line.split()[1]) for line in supervisor.stdout.splitlines() if line.startswith("started"))
 
 
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
 def members(supervisor: Process) -> list[int]:
     """The processes of its runners."""
     found: list[int] = []
     for task in Path(f"/proc/{supervisor.pid}/task").iterdir():
         found += [int(pid) for pid in (task / "children").read_text().split()]
-    return [pid for pid in found if b"runner.command.member" in command(pid)]
+    return [pid for pid in found if b"service.member_main" in command(pid)]
 
 
 def command(pid: int) -> bytes:

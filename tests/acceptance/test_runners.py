@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async
 from oban_sa import Job, enqueue_many
 from tests.acceptance import jobs
 from tests.ownserver import OwnServer
-from tests.support import Process, eventually, plain_url, process
+from tests.support import Process, eventually, forked, plain_url
 
 SHORT = ["--heartbeat-every", "0.2", "--dead-after", "1"]
 ENQUEUE = """
@@ -55,7 +55,7 @@ def runner(database_url: str):
     with ExitStack() as stack:
 
         def start(*arguments: str, url: str = database_url) -> Process:
-            started: AbstractContextManager[Process] = process(
+            started: AbstractContextManager[Process] = forked(
                 [
                     "-m",
                     "oban_sa.runner",
@@ -89,7 +89,7 @@ async def test_ten_thousand_jobs_of_four_processes_are_executed_exactly_once_by_
     database_url: str, sql, runner: Start
 ) -> None:
     with ExitStack() as stack:
-        writers = [stack.enter_context(process(["-c", ENQUEUE, sync(database_url)])) for _ in range(4)]
+        writers = [stack.enter_context(forked(["-c", ENQUEUE, sync(database_url)])) for _ in range(4)]
         # Until idle is only a promise about jobs that are there; the first ones have to be.
         await eventually(lambda: some(sql), 30)
         runners = [runner("--queues", "default:20", "--until-idle", "--log-level", "warning") for _ in range(2)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,22 +14,19 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from oban_sa import Job, enqueue_many
 from oban_sa.cli import group
-from tests.support import plain_url
+from tests.factories import Row
+from tests.support import isolate, plain_url
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty current folder and an environment without settings."""
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", [str(tmp_path), *__import__("sys").path])
-    for name in list(os.environ):
-        if name.startswith("OBAN_") and not name.startswith("OBAN_TEST"):
-            monkeypatch.delenv(name)
-    return tmp_path
+    return isolate(monkeypatch, tmp_path)
 
 
-class People:
-    """Somebody at a terminal, and the tables beside."""
+class Shell:
+    """Runs commands as at a terminal, and reads and writes the tables beside them."""
 
     def __init__(self, url: str, engine: Engine, sessions: sessionmaker[Session]) -> None:
         self.url = url
@@ -68,10 +64,15 @@ class People:
             result = connection.execute(text(statement), values)
             return list(result.all()) if result.returns_rows else []
 
+    def add(self, row: Row) -> str:
+        """Write a row of `tests.factories`; return the uuid of a producer."""
+        self.sql(row.statement, **row.values)
+        return str(row.values.get("uuid"))
+
     def states(self) -> dict[int, str]:
         return {row[0]: row[1] for row in self.sql("SELECT id, state::text FROM oban_jobs ORDER BY id")}
 
 
 @pytest.fixture
-def people(database_url: str, sync_engine: Engine, sync_sessions: sessionmaker[Session]) -> Iterator[People]:
-    return People(database_url, sync_engine, sync_sessions)
+def shell(database_url: str, sync_engine: Engine, sync_sessions: sessionmaker[Session]) -> Iterator[Shell]:
+    return Shell(database_url, sync_engine, sync_sessions)

@@ -1,21 +1,20 @@
-"""`python -m oban_sa bench` leaves nothing behind."""
+"""`python -m oban_sa bench` measures in a schema of its own and leaves nothing behind."""
 
 from __future__ import annotations
 
 import pytest
 
-from oban_sa.cli import bench
-from tests.cli.conftest import People
+from oban_sa.cli import _measure
+from tests.cli.conftest import Shell
 
 
-def schemas(people: People) -> list[str]:
-    return [row[0] for row in people.sql("SELECT nspname FROM pg_namespace WHERE nspname LIKE 'oban%'")]
+def schemas(shell: Shell) -> list[str]:
+    return [row[0] for row in shell.sql("SELECT nspname FROM pg_namespace WHERE nspname LIKE 'oban%'")]
 
 
-def test_it_measures_in_a_schema_of_its_own_and_drops_it(people: People, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "ONE_BY_ONE", 5)
-    monkeypatch.setattr(bench, "ROUND_TRIPS", 5)
-    found = people.json("bench", "--jobs", "100", "--limit", "5")
+def test_it_measures_in_a_schema_of_its_own_and_drops_it(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_measure, "TIMES", 5)
+    found = shell.json("bench", "--jobs", "100", "--limit", "5")
     assert found.keys() == {
         "server",
         "python",
@@ -24,44 +23,46 @@ def test_it_measures_in_a_schema_of_its_own_and_drops_it(people: People, monkeyp
         "round_trip_ms",
         "commit_ms",
         "rates",
-        "floor",
+        "cpu",
         "commit_to_start_ms",
     }
-    assert found["rates"].keys() == {"insert_by_copy", "drain", "insert_in_sessions", "insert_one_by_one"}
-    assert found["floor"].keys() == found["rates"].keys()
-    assert all(rate > 0 for rate in (*found["rates"].values(), *found["floor"].values()))
-    assert schemas(people) == []
-    assert people.states() == {}
+    assert found["rates"].keys() == {"insert_by_copy", "drain", "insert_in_sessions"}
+    assert found["cpu"].keys() == found["rates"].keys()
+    assert all(rate > 0 for rate in found["rates"].values())
+    assert all(0 < share <= 1 for share in found["cpu"].values())
+    assert schemas(shell) == []
+    assert shell.states() == {}
 
 
-def test_the_schema_is_dropped_when_measuring_fails(people: People, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_schema_is_dropped_when_measuring_fails(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
 
     async def broken(self: object, jobs: int) -> None:
-        seen.extend(schemas(people))
+        seen.extend(schemas(shell))
         raise RuntimeError("no")
 
-    monkeypatch.setattr(bench._Bench, "drain", broken)
-    assert people.run("bench", "--jobs", "100").exit_code == 1
+    monkeypatch.setattr(_measure.Bench, "drain", broken)
+    assert shell.run("bench", "--jobs", "100").exit_code == 1
     assert len(seen) == 1
-    assert schemas(people) == []
+    assert schemas(shell) == []
 
 
-def test_a_drain_that_completed_nothing_gives_no_figure(people: People, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def idle(self: object, limit: int) -> int:
-        return 0
+def test_a_drain_that_completed_nothing_gives_no_figure(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Idle(_measure.Runner):
+        async def run(self, *, until_idle: bool = False) -> None:
+            """Do nothing."""
 
-    monkeypatch.setattr(bench.Floor, "drain", idle)
-    refused = people.run("bench", "--jobs", "100")
+    monkeypatch.setattr(_measure, "Runner", Idle)
+    refused = shell.run("bench", "--jobs", "100")
     assert refused.exit_code == 1
     assert "0 of 100 jobs were completed by their first attempt" in refused.stderr
-    assert schemas(people) == []
+    assert schemas(shell) == []
 
 
-def test_it_says_what_bounds_the_figures(people: People, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "ONE_BY_ONE", 5)
-    monkeypatch.setattr(bench, "ROUND_TRIPS", 5)
-    shown = people.run("bench", "--jobs", "100", "--limit", "5")
-    assert "FLOOR" in shown.stdout
+def test_it_says_what_bounds_the_figures(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_measure, "TIMES", 5)
+    shown = shell.run("bench", "--jobs", "100", "--limit", "5")
     assert "A round trip to the database takes" in shown.stdout
+    assert "this process kept a CPU busy" in shown.stdout
+    assert "Python is the bound" in shown.stdout or "the bound is the database" in shown.stdout
     assert "draining jobs ..." in shown.stderr

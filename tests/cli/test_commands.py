@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from oban_sa.cli import group
-from tests.cli.conftest import People
+from tests.cli.conftest import Shell
 from tests.support import plain_url
 
 LOOKING = (["jobs", "list"], ["queues", "list"], ["cron", "list"], ["status"])
@@ -37,14 +37,14 @@ def test_a_database_that_is_not_there_is_said_in_words(words: list[str]) -> None
 
 
 @pytest.mark.parametrize("words", LOOKING)
-def test_an_empty_database_is_no_mistake(people: People, words: list[str]) -> None:
-    assert people.says(*words)
-    assert isinstance(people.json(*words), dict)
+def test_an_empty_database_is_no_mistake(shell: Shell, words: list[str]) -> None:
+    assert shell.says(*words)
+    assert isinstance(shell.json(*words), dict)
 
 
 @pytest.mark.parametrize("words", LOOKING)
-def test_another_schema_is_looked_into(people: People, words: list[str]) -> None:
-    assert "schema 'elsewhere'" in people.refuses(*words, "--schema", "elsewhere", code=1)
+def test_another_schema_is_looked_into(shell: Shell, words: list[str]) -> None:
+    assert "schema 'elsewhere'" in shell.refuses(*words, "--schema", "elsewhere", code=1)
 
 
 @pytest.mark.parametrize("command", ["jobs", "queues", "cron", "status", "bench", "migrate"])

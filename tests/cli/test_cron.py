@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from tests.cli.conftest import People
+from tests.cli.conftest import Shell
 
 JOBS = """
 from oban_sa import worker
@@ -17,8 +17,8 @@ class CronListed:
 """
 
 
-def kept(people: People, name: str, expression: str, timezone: str = "Etc/UTC", last_at: str | None = None) -> None:
-    people.sql(
+def kept(shell: Shell, name: str, expression: str, timezone: str = "Etc/UTC", last_at: str | None = None) -> None:
+    shell.sql(
         """INSERT INTO oban_sa_crons (name, expression, worker, timezone, opts, last_at)
            VALUES (:name, :expression, 'app.jobs.Report', :timezone, '{"queue": "q", "last_job_id": 7}', :last_at)""",
         name=name,
@@ -28,17 +28,17 @@ def kept(people: People, name: str, expression: str, timezone: str = "Etc/UTC", 
     )
 
 
-def test_entries_of_the_database_have_their_moments_in_their_own_zone(people: People) -> None:
-    kept(people, "tokyo", "0 9 * * *", "Asia/Tokyo", last_at="2024-01-01T00:00:00")
-    kept(people, "boot", "@reboot")
-    kept(people, "odd", "61 * * * *")
-    lines = people.says("cron", "list").splitlines()
+def test_entries_of_the_database_have_their_moments_in_their_own_zone(shell: Shell) -> None:
+    kept(shell, "tokyo", "0 9 * * *", "Asia/Tokyo", last_at="2024-01-01T00:00:00")
+    kept(shell, "boot", "@reboot")
+    kept(shell, "odd", "61 * * * *")
+    lines = shell.says("cron", "list").splitlines()
     assert [line.split()[0] for line in lines] == ["NAME", "boot", "odd", "tokyo"]
     assert "when a runner starts" in lines[1]
     assert "can't be read" in lines[2]
     assert "Mon 2024-01-01 09:00:00 JST" in lines[3]
     assert lines[3].count("09:00:00 JST") == 2
-    tokyo = people.json("cron", "list")["entries"][2]
+    tokyo = shell.json("cron", "list")["entries"][2]
     assert tokyo.keys() == {
         "name", "expression", "timezone", "worker", "options", "last_at", "next_at", "known_from",
     }  # fmt: skip
@@ -48,15 +48,15 @@ def test_entries_of_the_database_have_their_moments_in_their_own_zone(people: Pe
 
 
 def test_entries_of_the_code_and_of_the_file_are_compared_with_those_of_the_database(
-    people: People, folder: Path
+    shell: Shell, folder: Path
 ) -> None:
     (folder / "cronlisted.py").write_text(JOBS)
     (folder / "oban.toml").write_text(
         '[[crontab]]\nname = "filed"\nexpression = "@hourly"\nworker = "cronlisted.CronListed"\n'
     )
-    kept(people, "old", "@daily")
-    kept(people, "nightly", "30 2 * * *", "America/New_York", last_at="2024-01-01T07:30:00")
-    found = {entry["name"]: entry for entry in people.json("cron", "list", "--import", "cronlisted")["entries"]}
+    kept(shell, "old", "@daily")
+    kept(shell, "nightly", "30 2 * * *", "America/New_York", last_at="2024-01-01T07:30:00")
+    found = {entry["name"]: entry for entry in shell.json("cron", "list", "--import", "cronlisted")["entries"]}
     assert {name: entry["known_from"] for name, entry in found.items() if name in ("old", "nightly", "filed")} == {
         "old": ["database"],
         "nightly": ["database", "code"],
@@ -64,15 +64,15 @@ def test_entries_of_the_code_and_of_the_file_are_compared_with_those_of_the_data
     }
     assert found["nightly"]["last_at"] == "2024-01-01T07:30:00+00:00"
     assert found["filed"]["last_at"] is None
-    assert "database and code" in people.says("cron", "list", "--import", "cronlisted")
+    assert "database and code" in shell.says("cron", "list", "--import", "cronlisted")
 
 
-def test_the_entries_of_an_instance_are_shown_under_their_own_names(people: People) -> None:
-    kept(people, "Billing: nightly", "@daily")
-    kept(people, "nightly", "@hourly")
-    (entry,) = people.json("cron", "list", "--name", "Billing")["entries"]
+def test_the_entries_of_an_instance_are_shown_under_their_own_names(shell: Shell) -> None:
+    kept(shell, "Billing: nightly", "@daily")
+    kept(shell, "nightly", "@hourly")
+    (entry,) = shell.json("cron", "list", "--name", "Billing")["entries"]
     assert (entry["name"], entry["expression"]) == ("nightly", "@daily")
 
 
-def test_a_module_that_is_not_there_is_named(people: People) -> None:
-    assert "there is no module 'nowhere'" in people.refuses("cron", "list", "--import", "nowhere", code=2)
+def test_a_module_that_is_not_there_is_named(shell: Shell) -> None:
+    assert "there is no module 'nowhere'" in shell.refuses("cron", "list", "--import", "nowhere", code=2)

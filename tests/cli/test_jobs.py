@@ -1,4 +1,4 @@
-"""`python -m oban_sa jobs`, as somebody uses it who looks for what went wrong."""
+"""`python -m oban_sa jobs`, as it is used to find out what went wrong."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from oban_sa import Job, Record
-from tests.cli.conftest import People
+from tests.cli.conftest import Shell
 
 EVERY_COLUMN = {
     "id", "state", "queue", "worker", "args", "meta", "tags", "errors", "attempt", "max_attempts", "priority",
@@ -16,10 +16,10 @@ EVERY_COLUMN = {
 }  # fmt: skip
 
 
-def failed(people: People, **options: Any) -> int:
+def failed(shell: Shell, **options: Any) -> int:
     """A job that failed once, with a traceback."""
-    (job_id,) = people.enqueue(Job("app.jobs.Mail", args={"to": "ada"}, **options))
-    people.sql(
+    (job_id,) = shell.enqueue(Job("app.jobs.Mail", args={"to": "ada"}, **options))
+    shell.sql(
         """UPDATE oban_jobs SET state = 'retryable', attempt = 1, attempted_by = '{web.1,u}',
            attempted_at = timezone('UTC', now()), errors = ARRAY[CAST(:error AS jsonb)] WHERE id = :id""",
         id=job_id,
@@ -29,9 +29,9 @@ def failed(people: People, **options: Any) -> int:
     return job_id
 
 
-def test_the_newest_jobs_are_listed_first_and_no_more_than_asked_for(people: People) -> None:
-    ids = people.enqueue(*(Job("app.jobs.Mail", args={"n": n}) for n in range(5)))
-    result = people.run("jobs", "list", "--limit", "3")
+def test_the_newest_jobs_are_listed_first_and_no_more_than_asked_for(shell: Shell) -> None:
+    ids = shell.enqueue(*(Job("app.jobs.Mail", args={"n": n}) for n in range(5)))
+    result = shell.run("jobs", "list", "--limit", "3")
     lines = result.stdout.splitlines()
     assert lines[0].split() == ["ID", "STATE", "QUEUE", "WORKER", "ATTEMPT", "WHEN", "ARGS"]
     assert [int(line.split()[0]) for line in lines[1:]] == [ids[4], ids[3], ids[2]]
@@ -40,8 +40,8 @@ def test_the_newest_jobs_are_listed_first_and_no_more_than_asked_for(people: Peo
     assert "there are more" in result.stderr
 
 
-def test_jobs_are_filtered_by_state_queue_and_worker(people: People) -> None:
-    one, two, three, four = people.enqueue(
+def test_jobs_are_filtered_by_state_queue_and_worker(shell: Shell) -> None:
+    one, two, three, four = shell.enqueue(
         Job("app.jobs.Mail", queue="a"),
         Job("app.jobs.Mail", queue="b"),
         Job("app.jobs.Other_Mail", queue="a"),
@@ -49,7 +49,7 @@ def test_jobs_are_filtered_by_state_queue_and_worker(people: People) -> None:
     )
 
     def ids(*words: str) -> list[int]:
-        return [job["id"] for job in people.json("jobs", "list", *words)["jobs"]]
+        return [job["id"] for job in shell.json("jobs", "list", *words)["jobs"]]
 
     assert ids() == [four, three, two, one]
     assert ids("--worker", "Mail") == [four, two, one]
@@ -57,12 +57,12 @@ def test_jobs_are_filtered_by_state_queue_and_worker(people: People) -> None:
     assert ids("--worker", "jobs.Mail") == []
     assert ids("--worker", "Other%Mail") == []
     assert ids("--state", "scheduled", "--state", "available", "--queue", "a") == [four, three, one]
-    assert "There are no such jobs." in people.says("jobs", "list", "--queue", "c")
+    assert "There are no such jobs." in shell.says("jobs", "list", "--queue", "c")
 
 
-def test_a_list_for_machines_has_every_column(people: People) -> None:
-    failed(people)
-    listed = people.json("jobs", "list")
+def test_a_list_for_machines_has_every_column(shell: Shell) -> None:
+    failed(shell)
+    listed = shell.json("jobs", "list")
     assert listed.keys() == {"jobs", "more"}
     assert listed["more"] is False
     (job,) = listed["jobs"]
@@ -71,9 +71,9 @@ def test_a_list_for_machines_has_every_column(people: People) -> None:
     assert job["scheduled_at"].endswith("+00:00")
 
 
-def test_a_job_is_shown_with_its_errors_readable(people: People) -> None:
-    job_id = failed(people, tags=["urgent"], meta={"trace": "abc"})
-    shown = people.says("jobs", "show", str(job_id))
+def test_a_job_is_shown_with_its_errors_readable(shell: Shell) -> None:
+    job_id = failed(shell, tags=["urgent"], meta={"trace": "abc"})
+    shown = shell.says("jobs", "show", str(job_id))
     for part in (
         f"Job {job_id}  app.jobs.Mail\n",
         "  state      retryable\n",
@@ -87,67 +87,67 @@ def test_a_job_is_shown_with_its_errors_readable(people: People) -> None:
     ):
         assert part in shown
     assert "\x1b" not in shown
-    assert people.json("jobs", "show", str(job_id)).keys() == EVERY_COLUMN
+    assert shell.json("jobs", "show", str(job_id)).keys() == EVERY_COLUMN
 
 
-def test_what_a_job_recorded_is_shown_decoded(people: People) -> None:
+def test_what_a_job_recorded_is_shown_decoded(shell: Shell) -> None:
     recorded = Record({"sent": True}).encoded
-    (job_id,) = people.enqueue(Job("app.jobs.Mail", meta={"recorded": True, "return": recorded}))
-    assert '"sent": true' in people.says("jobs", "show", str(job_id))
+    (job_id,) = shell.enqueue(Job("app.jobs.Mail", meta={"recorded": True, "return": recorded}))
+    assert '"sent": true' in shell.says("jobs", "show", str(job_id))
 
 
-def test_ages_are_those_of_the_database_clock(people: People) -> None:
-    (job_id,) = people.enqueue(Job("a", schedule_in=60))
-    people.sql("UPDATE oban_jobs SET scheduled_at = timezone('UTC', now()) + interval '2 hours 30 seconds'")
-    assert "in 2 h\n" in people.says("jobs", "show", str(job_id)).replace(")", "\n")
+def test_ages_are_those_of_the_database_clock(shell: Shell) -> None:
+    (job_id,) = shell.enqueue(Job("a", schedule_in=60))
+    shell.sql("UPDATE oban_jobs SET scheduled_at = timezone('UTC', now()) + interval '2 hours 30 seconds'")
+    assert "in 2 h\n" in shell.says("jobs", "show", str(job_id)).replace(")", "\n")
 
 
-def test_named_jobs_are_retried_without_a_question(people: People) -> None:
-    one, two = failed(people), failed(people)
-    assert "2 jobs made available." in people.says("jobs", "retry", str(one), str(two))
-    assert people.states() == {one: "available", two: "available"}
+def test_named_jobs_are_retried_without_a_question(shell: Shell) -> None:
+    one, two = failed(shell), failed(shell)
+    assert "2 jobs made available." in shell.says("jobs", "retry", str(one), str(two))
+    assert shell.states() == {one: "available", two: "available"}
 
 
 @pytest.mark.parametrize("verb", ["retry", "cancel", "delete"])
-def test_many_jobs_are_asked_about_first(people: People, verb: str) -> None:
-    one, two = failed(people), failed(people)
-    result = people.run("jobs", verb, "--queue", "default", answer="n\n")
+def test_many_jobs_are_asked_about_first(shell: Shell, verb: str) -> None:
+    one, two = failed(shell), failed(shell)
+    result = shell.run("jobs", verb, "--queue", "default", answer="n\n")
     assert result.exit_code == 1
     assert f"{verb.capitalize()} 2 jobs (2 retryable)?" in result.stderr
-    assert people.states() == {one: "retryable", two: "retryable"}
-    result = people.run("jobs", verb, "--queue", "default", answer="y\n")
+    assert shell.states() == {one: "retryable", two: "retryable"}
+    result = shell.run("jobs", verb, "--queue", "default", answer="y\n")
     assert result.exit_code == 0
-    assert people.states() != {one: "retryable", two: "retryable"}
+    assert shell.states() != {one: "retryable", two: "retryable"}
 
 
-def test_with_yes_nothing_is_asked(people: People) -> None:
-    failed(people), failed(people)
-    assert people.json("jobs", "delete", "--state", "retryable", "--yes") == {"deleted": 2, "left_alone": {}}
-    assert people.states() == {}
+def test_with_yes_nothing_is_asked(shell: Shell) -> None:
+    failed(shell), failed(shell)
+    assert shell.json("jobs", "delete", "--state", "retryable", "--yes") == {"deleted": 2, "left_alone": {}}
+    assert shell.states() == {}
 
 
-def test_jobs_that_have_ended_are_not_cancelled_and_those_executing_are_asked_to_stop(people: People) -> None:
-    ended, running, waiting = people.enqueue(Job("a"), Job("a"), Job("a"))
-    people.sql("UPDATE oban_jobs SET state = 'completed' WHERE id = :id", id=ended)
-    people.sql("UPDATE oban_jobs SET state = 'executing', attempt = 1 WHERE id = :id", id=running)
-    said = people.says("jobs", "cancel", str(ended), str(running), str(waiting), "--yes")
+def test_jobs_that_have_ended_are_not_cancelled_and_those_executing_are_asked_to_stop(shell: Shell) -> None:
+    ended, running, waiting = shell.enqueue(Job("a"), Job("a"), Job("a"))
+    shell.sql("UPDATE oban_jobs SET state = 'completed' WHERE id = :id", id=ended)
+    shell.sql("UPDATE oban_jobs SET state = 'executing', attempt = 1 WHERE id = :id", id=running)
+    said = shell.says("jobs", "cancel", str(ended), str(running), str(waiting), "--yes")
     assert said == "2 jobs cancelled, of which 1 executing, asked to stop.\n1 job left alone: completed.\n"
-    assert people.states() == {ended: "completed", running: "executing", waiting: "cancelled"}
+    assert shell.states() == {ended: "completed", running: "executing", waiting: "cancelled"}
 
 
-def test_an_executing_job_is_never_deleted(people: People) -> None:
-    (running,) = people.enqueue(Job("a"))
-    people.sql("UPDATE oban_jobs SET state = 'executing', attempt = 1")
-    assert people.says("jobs", "delete", str(running)) == "0 jobs deleted.\n1 job left alone: executing.\n"
-    assert people.states() == {running: "executing"}
+def test_an_executing_job_is_never_deleted(shell: Shell) -> None:
+    (running,) = shell.enqueue(Job("a"))
+    shell.sql("UPDATE oban_jobs SET state = 'executing', attempt = 1")
+    assert shell.says("jobs", "delete", str(running)) == "0 jobs deleted.\n1 job left alone: executing.\n"
+    assert shell.states() == {running: "executing"}
 
 
-def test_one_id_that_is_wrong_changes_nothing(people: People) -> None:
-    job_id = failed(people)
-    said = people.refuses("jobs", "retry", str(job_id), "999", code=1)
+def test_one_id_that_is_wrong_changes_nothing(shell: Shell) -> None:
+    job_id = failed(shell)
+    said = shell.refuses("jobs", "retry", str(job_id), "999", code=1)
     assert "no job in schema 'public' has the id 999;" in said
-    assert people.states() == {job_id: "retryable"}
-    assert "no job in schema 'public' has the id 999;" in people.refuses("jobs", "show", "999", code=1)
+    assert shell.states() == {job_id: "retryable"}
+    assert "no job in schema 'public' has the id 999;" in shell.refuses("jobs", "show", "999", code=1)
 
 
 @pytest.mark.parametrize(
@@ -162,45 +162,45 @@ def test_one_id_that_is_wrong_changes_nothing(people: People) -> None:
         (["jobs", "list", "--limit", "0"], "--limit"),
     ],
 )
-def test_wrong_usage_is_told_what_to_write(people: People, words: list[str], said: str) -> None:
-    assert said in people.refuses(*words, code=2)
+def test_wrong_usage_is_told_what_to_write(shell: Shell, words: list[str], said: str) -> None:
+    assert said in shell.refuses(*words, code=2)
 
 
-def test_a_job_that_is_kept_young_is_shown_with_the_time_since_its_true_start(people: People) -> None:
+def test_a_job_that_is_kept_young_is_shown_with_the_time_since_its_true_start(shell: Shell) -> None:
     """What others look at is its row, where it is younger."""
-    people.enqueue(Job("young"), Job("again"))
-    people.sql(
+    shell.enqueue(Job("young"), Job("again"))
+    shell.sql(
         "UPDATE oban_jobs SET state = 'executing', attempt = id, attempted_at = timezone('UTC', now()), meta = "
         "json_build_object('began', json_build_object('attempt', 1, 'at', timezone('UTC', now()) - interval '1 hour'))"
     )
-    lines = {line.split()[0]: line for line in people.says("jobs", "list").splitlines()[1:]}
+    lines = {line.split()[0]: line for line in shell.says("jobs", "list").splitlines()[1:]}
     assert "for 1 h" in lines["1"]
     assert "for 0" in lines["2"]  # this is said of an attempt before
 
 
-def test_a_job_that_a_rule_of_the_database_refuses_keeps_no_other_from_being_retried(people: People) -> None:
-    people.sql("CREATE UNIQUE INDEX one_waits ON oban_jobs (worker, args) WHERE state = 'available'")
-    ids = people.enqueue(*(Job("a", args={"n": n}) for n in range(5)))
-    people.sql("UPDATE oban_jobs SET state = 'discarded'")
-    people.enqueue(Job("a", args={"n": 2}))
+def test_a_job_that_a_rule_of_the_database_refuses_keeps_no_other_from_being_retried(shell: Shell) -> None:
+    shell.sql("CREATE UNIQUE INDEX one_waits ON oban_jobs (worker, args) WHERE state = 'available'")
+    ids = shell.enqueue(*(Job("a", args={"n": n}) for n in range(5)))
+    shell.sql("UPDATE oban_jobs SET state = 'discarded'")
+    shell.enqueue(Job("a", args={"n": 2}))
     why = (
         'duplicate key value violates unique constraint "one_waits" '
         'DETAIL: Key (worker, args)=(a, {"n": 2}) already exists.'
     )
-    refused = people.run("jobs", "retry", *map(str, ids))
+    refused = shell.run("jobs", "retry", *map(str, ids))
     assert refused.exit_code == 1
     assert refused.stdout == "4 jobs made available.\n"
     assert refused.stderr.splitlines() == [
         f"The database refused it for job {ids[2]}: {why}",
         "Error: the database refused it for 1 job, as rules on your table say; see above",
     ]
-    again = people.run("jobs", "retry", "--state", "discarded", "--json")
+    again = shell.run("jobs", "retry", "--state", "discarded", "--json")
     assert again.exit_code == 1
     assert json.loads(again.stdout) == {"retried": 0, "left_alone": {}, "refused": {str(ids[2]): why}}
 
 
-def test_a_running_job_whose_node_does_not_answer_says_so(people: People, monkeypatch: pytest.MonkeyPatch) -> None:
-    (running,) = people.enqueue(Job("a"))
-    people.sql("UPDATE oban_jobs SET state = 'executing', attempt = 1, attempted_by = '{web.1,x}'")
-    assert "\ncode\n  no node has said where it is within 3 seconds: " in people.says("jobs", "show", str(running))
-    assert people.json("jobs", "show", str(running))["stack"] is None
+def test_a_running_job_whose_node_does_not_answer_says_so(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    (running,) = shell.enqueue(Job("a"))
+    shell.sql("UPDATE oban_jobs SET state = 'executing', attempt = 1, attempted_by = '{web.1,x}'")
+    assert "\ncode\n  no node has said where it is within 3 seconds: " in shell.says("jobs", "show", str(running))
+    assert shell.json("jobs", "show", str(running))["stack"] is None

@@ -7,6 +7,7 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from oban_sa.cli import group
+from oban_sa.migrations import LATEST
 from tests.migrations.project import query, run_script
 from tests.support import plain_url
 
@@ -21,15 +22,15 @@ def says(url: str, *words: str, code: int = 0) -> str:
 
 
 def test_new_tables_are_new_and_then_up_to_date(empty_database_url: str) -> None:
-    assert "The tables in schema 'public' are new, now at version 1." in says(empty_database_url)
-    assert "were up to date already (version 1)" in says(empty_database_url)
+    assert f"The tables in schema 'public' are new, now at version {LATEST}." in says(empty_database_url)
+    assert f"were up to date already (version {LATEST})" in says(empty_database_url)
     assert "has no tables of oban_sa any more" in says(empty_database_url, "--downgrade", "--yes")
 
 
 def test_tables_of_another_oban_are_called_adopted_and_stay(empty_database_url: str) -> None:
     run_script(empty_database_url, (FOLDER / "elixir_v14.sql").read_text())
     said = says(empty_database_url)
-    assert "adopted as they are: oban_jobs, oban_peers. What was missing is added, now at version 1." in said
+    assert f"adopted as they are: oban_jobs, oban_peers. What was missing is added, now at version {LATEST}." in said
     assert "new" not in said
     said = says(empty_database_url, "--downgrade", "--yes")
     assert "What it did not make stays: oban_jobs, oban_peers." in said
@@ -39,7 +40,7 @@ def test_what_is_mended_is_named(empty_database_url: str) -> None:
     says(empty_database_url)
     query(empty_database_url, "DROP TABLE public.oban_jobs")
     said = says(empty_database_url)
-    assert "are mended, at version 1. Before:\n- the table oban_jobs is missing" in said
+    assert f"are mended, at version {LATEST}. Before:\n- the table oban_jobs is missing" in said
     assert "were up to date already" in says(empty_database_url)
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from oban_sa import embedded
 from oban_sa.embedded import EmbeddedError, binaries, home
-from oban_sa.embedded.account import lent
+from oban_sa.embedded.account import choose_account
 from tests.support import run_python
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="only root lends the server another account")
@@ -65,7 +65,7 @@ def test_the_owner_of_the_folder_is_the_one_the_server_runs_as(folder: Path) -> 
 @root
 def test_the_one_who_called_sudo_is_the_one_the_server_runs_as(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUDO_UID", str(NOBODY))
-    assert lent(folder / "postgresql", folder).uid == NOBODY
+    assert choose_account(folder / "postgresql", folder).uid == NOBODY
 
 
 @root
@@ -123,7 +123,7 @@ def test_what_root_finds_in_its_home_and_did_not_make_is_left_alone(folder: Path
     foreign = folder / "postgresql"
     foreign.mkdir(parents=True)
     (foreign / "notes.txt").write_text("mine")
-    with pytest.raises(EmbeddedError, match="belongs to root and holds something else"):
+    with pytest.raises(EmbeddedError, match="belongs to root and has other files in it"):
         embedded.start(folder, fast=True).open()
     assert foreign.stat().st_uid == 0
 

@@ -19,6 +19,7 @@ from oban_sa.embedded import binaries
 from tests.embedded.users import answers, pid_seen_by, supervisor_of, user
 from tests.support import eventually
 
+pytestmark = pytest.mark.usefixtures("made_before")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux ties a process to its parent's life")
 
 

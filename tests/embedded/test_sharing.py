@@ -14,11 +14,15 @@ from oban_sa import embedded
 from tests.embedded.users import answers, pid_seen_by, supervisor_of, user
 from tests.support import eventually
 
-# Some server of this kind forks, whatever Python thinks of it; the child here runs nothing that could deadlock.
+pytestmark = pytest.mark.usefixtures("made_before")
+
+# Python warns of a fork in a process with threads, and real servers fork; this child runs nothing that could deadlock.
 forks = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 
 
-async def test_four_that_start_at_once_end_with_one_server(folder: Path) -> None:
+@pytest.mark.parametrize("made", [True, False])
+async def test_four_that_start_at_once_end_with_one_server(folder: Path, *, made: bool) -> None:
+    folder = folder if made else folder.with_name(f"{folder.name} new")
     with ExitStack() as stack:
         users = [stack.enter_context(user(folder)) for _ in range(4)]
         assert len({await pid_seen_by(each) for each in users}) == 1

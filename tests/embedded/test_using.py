@@ -18,7 +18,10 @@ from oban_sa.embedded import EmbeddedError
 from tests.embedded.users import answers
 from tests.support import eventually, run_python
 
+made_before = pytest.mark.usefixtures("made_before")
 
+
+@made_before
 async def test_an_application_can_use_the_url_as_it_is(folder: Path) -> None:
     with embedded.start(folder, fast=True) as server:
         connection = await asyncpg.connect(server.url)
@@ -26,6 +29,7 @@ async def test_an_application_can_use_the_url_as_it_is(folder: Path) -> None:
         await connection.close()
 
 
+@made_before
 async def test_the_server_works_with_async_with_too(folder: Path) -> None:
     async with embedded.start(folder, fast=True) as server:
         connection = await asyncpg.connect(server.url)
@@ -76,6 +80,7 @@ async def test_a_start_that_is_cancelled_when_it_has_just_succeeded_is_undone(
     assert not answers(server)
 
 
+@made_before
 def test_what_was_committed_is_there_at_the_next_start_under_the_same_url(folder: Path) -> None:
     with embedded.start(folder, fast=True) as first, psycopg.connect(first.url) as connection:
         connection.execute("CREATE TABLE kept AS SELECT 42 AS n")
@@ -92,6 +97,7 @@ def test_nobody_gets_in_without_the_password(folder: Path) -> None:
                 psycopg.connect(attempt, connect_timeout=5)
 
 
+@made_before
 def test_the_server_is_reached_on_the_loopback_alone(folder: Path) -> None:
     with embedded.start(folder, fast=True) as server, psycopg.connect(server.url) as connection:
         where = "SELECT current_setting('listen_addresses'), current_setting('unix_socket_directories')"
@@ -107,6 +113,7 @@ def test_the_password_is_readable_for_its_owner_alone_and_not_shown_by_repr(fold
         assert server.password not in repr(server)
 
 
+@made_before
 @pytest.mark.parametrize(("fast", "fsync"), [(False, "on"), (True, "off")])
 def test_commits_are_durable_unless_speed_was_asked_for(folder: Path, fast: bool, fsync: str) -> None:
     with embedded.start(folder, fast=fast) as server, psycopg.connect(server.url) as connection:
@@ -121,6 +128,7 @@ def test_fast_data_is_carried_to_the_disk_before_durable_use(folder: Path) -> No
         assert not unsynced.exists()
 
 
+@made_before
 def test_settings_reach_the_server(folder: Path) -> None:
     with (
         embedded.start(folder, fast=True, settings={"max_connections": "17"}) as server,
@@ -129,6 +137,7 @@ def test_settings_reach_the_server(folder: Path) -> None:
         assert connection.execute("SHOW max_connections").fetchone() == ("17",)
 
 
+@made_before
 def test_a_setting_that_postgresql_refuses_is_explained_in_its_words(folder: Path) -> None:
     with pytest.raises(EmbeddedError, match='unrecognized configuration parameter "speed"'):
         embedded.start(folder, fast=True, settings={"speed": "high"}).open()
@@ -153,6 +162,7 @@ def test_a_path_longer_than_a_socket_may_have_works(folder: Path) -> None:
         assert answers(server)
 
 
+@made_before
 def test_a_port_can_be_chosen(folder: Path) -> None:
     with embedded.start(folder, fast=True) as server:
         port = server.port
@@ -160,6 +170,7 @@ def test_a_port_can_be_chosen(folder: Path) -> None:
         assert server.port == port
 
 
+@made_before
 def test_a_chosen_port_that_is_taken_is_named(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
@@ -167,6 +178,7 @@ def test_a_chosen_port_that_is_taken_is_named(folder: Path) -> None:
             embedded.start(folder, fast=True, port=port).open()
 
 
+@made_before
 def test_a_remembered_port_that_is_taken_gives_way_to_another(folder: Path) -> None:
     with embedded.start(folder, fast=True) as before:
         pass
@@ -175,6 +187,7 @@ def test_a_remembered_port_that_is_taken_gives_way_to_another(folder: Path) -> N
         psycopg.connect(after.url).close()
 
 
+@made_before
 def test_a_running_server_is_not_moved_to_another_port(folder: Path) -> None:
     with (
         embedded.start(folder, fast=True) as server,
@@ -183,11 +196,13 @@ def test_a_running_server_is_not_moved_to_another_port(folder: Path) -> None:
         embedded.start(folder, fast=True, port=1024).open()
 
 
+@made_before
 def test_who_needs_durability_is_not_given_a_server_without(folder: Path) -> None:
     with embedded.start(folder, fast=True), pytest.raises(EmbeddedError, match="was started with fast=True"):
         embedded.start(folder).open()
 
 
+@made_before
 def test_who_asks_for_speed_is_content_with_durability(folder: Path) -> None:
     with embedded.start(folder) as durable, embedded.start(folder, fast=True) as attached:
         assert attached.pid == durable.pid
@@ -200,6 +215,7 @@ def test_a_file_in_the_way_is_named(folder: Path) -> None:
         embedded.start(folder, fast=True).open()
 
 
+@made_before
 def test_an_attachment_is_not_opened_twice(folder: Path) -> None:
     attachment = embedded.start(folder, fast=True)
     with attachment, pytest.raises(EmbeddedError, match="open already"):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from oban_sa.embedded import Server
 from oban_sa.embedded.server import Server as _Server
-from tests.support import Process, process
+from tests.support import Process, forked
 
 USER = """
 import json, signal, sys
@@ -25,7 +25,7 @@ with embedded.start(sys.argv[1], fast=sys.argv[2] == "fast") as server:
 @contextmanager
 def user(folder: Path, *, fast: bool = True) -> Iterator[Process]:
     """Another process that uses the server of `folder` until it is told to end."""
-    with process(["-c", USER, str(folder), "fast" if fast else "durable"]) as running:
+    with forked(["-c", USER, str(folder), "fast" if fast else "durable"]) as running:
         yield running
 
 

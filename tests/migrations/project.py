@@ -20,6 +20,13 @@ from sqlalchemy.engine import make_url
 from oban_sa import migrations
 from tests.support import environment, sync_url
 
+OURS = (
+    *("oban_jobs", "oban_leaders", "oban_peers", "oban_producers", "oban_sa_crons", "oban_sa_queues"),
+    *("oban_sa_uniques", "oban_sa_rates", "oban_sa_leases"),
+    *("oban_sa_flows", "oban_sa_members", "oban_sa_edges", "oban_sa_gates", "oban_sa_endings"),
+)
+"""The tables that the migrations make."""
+
 MODELS = """
 from sqlalchemy import ForeignKey, MetaData
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
@@ -224,7 +231,7 @@ def snapshot(url: str, schema: str = "public") -> list[str]:
 
 @contextmanager
 def connecting(url: str, **options: Any) -> Iterator[Connection]:
-    """A connection that is closed afterwards, whatever happens."""
+    """A connection that is closed in any case."""
     with create_engine(sync_url(url), poolclass=NullPool, **options).connect() as connection:
         yield connection
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from oban_sa.migrations import TABLES, installed
+from oban_sa.migrations import LATEST, TABLES, installed
 from tests.migrations.project import connecting, down, lacking, query, run_script, snapshot, tables, up
 
 PRO = """
@@ -63,6 +63,6 @@ def test_a_table_of_pro_on_which_an_early_version_was_written_is_neither_renamed
     query(empty_database_url, "COMMENT ON TABLE public.oban_queues IS 'oban_sa 1'")
     up(empty_database_url)
     with connecting(empty_database_url) as connection:
-        assert installed(connection) == 1
+        assert installed(connection) == LATEST
     down(empty_database_url)
     assert query(empty_database_url, "SELECT name FROM public.oban_queues") == ["theirs"]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from oban_sa.errors import SchemaError
-from oban_sa.migrations import installed, migrate
-from tests.migrations.project import connecting, down, lacking, query, run_script, snapshot, tables, up
+from oban_sa.migrations import LATEST, installed, migrate
+from tests.migrations.project import OURS, connecting, down, lacking, query, run_script, snapshot, tables, up
 
 FOLDER = Path(__file__).parent
 ELIXIR_GOES_DOWN = """
@@ -71,9 +71,7 @@ def test_a_table_that_uses_our_type_keeps_it(database_url: str) -> None:
     assert query(database_url, "SELECT to_regtype('public.oban_job_state')") == [None]
 
 
-@pytest.mark.parametrize(
-    "table", ["oban_jobs", "oban_leaders", "oban_peers", "oban_producers", "oban_sa_crons", "oban_sa_queues"]
-)
+@pytest.mark.parametrize("table", OURS)
 def test_a_stranger_s_table_with_a_name_of_ours_is_said_and_never_touched(empty_database_url: str, table: str) -> None:
     query(empty_database_url, f"CREATE TABLE public.{table} (mine text)")
     query(empty_database_url, f"INSERT INTO public.{table} VALUES ('mine')")
@@ -89,14 +87,14 @@ def test_a_stranger_s_table_with_a_name_of_ours_is_said_and_never_touched(empty_
 
 def test_tables_that_fit_but_that_we_did_not_make_are_adopted_and_stay(empty_database_url: str) -> None:
     up(empty_database_url)
-    for table in ("oban_leaders", "oban_peers", "oban_producers", "oban_sa_crons", "oban_sa_queues"):
+    for table in set(OURS) - {"oban_jobs"}:
         query(empty_database_url, f"COMMENT ON TABLE {table} IS NULL")
     query(empty_database_url, "COMMENT ON CONSTRAINT oban_jobs_pkey ON oban_jobs IS NULL")
     before = tables(empty_database_url)
-    assert lacking(empty_database_url) == ["the tables are at version 0; this release works with version 1"]
+    assert lacking(empty_database_url) == [f"the tables are at version 0; this release works with version {LATEST}"]
     up(empty_database_url)
     with connecting(empty_database_url) as connection:
-        assert installed(connection) == 1
+        assert installed(connection) == LATEST
     assert lacking(empty_database_url) == []
     up(empty_database_url)
 
@@ -108,7 +106,7 @@ def test_tables_that_fit_but_that_we_did_not_make_are_adopted_and_stay(empty_dat
 
 def test_a_comment_of_somebody_else_s_where_the_version_is_kept_is_not_overwritten(database_url: str) -> None:
     query(database_url, "COMMENT ON TABLE oban_sa_queues IS 'ask Ada'")
-    with pytest.raises(SchemaError, match=r"COMMENT ON TABLE .public.\.oban_sa_queues IS 'oban_sa 1'"):
+    with pytest.raises(SchemaError, match=rf"COMMENT ON TABLE .public.\.oban_sa_queues IS 'oban_sa {LATEST}'"):
         up(database_url)
     assert query(database_url, "SELECT obj_description('oban_sa_queues'::regclass)") == ["ask Ada"]
 

@@ -46,7 +46,11 @@ def relations(url: str, schema: str = "public") -> list[object]:
 
 
 def locks(url: str) -> list[object]:
-    return query(url, "SELECT objid FROM pg_locks WHERE locktype = 'advisory'")
+    return query(
+        url,
+        "SELECT objid FROM pg_locks JOIN pg_database ON pg_database.oid = database "
+        "WHERE locktype = 'advisory' AND datname = current_database()",
+    )
 
 
 @pytest.mark.parametrize("schema", ["public", "jobs"])
@@ -139,4 +143,6 @@ def migrate_once(url: str) -> None:
 
 
 def _sleepers(url: str) -> bool:
-    return query(url, "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep%' AND state = 'active'") == [1]
+    """Whether one connection waits for the lock, which it does in naps."""
+    napping = "datname = current_database() AND query LIKE 'SELECT pg_sleep%' AND state = 'active'"
+    return query(url, f"SELECT count(*) FROM pg_stat_activity WHERE {napping}") == [1]

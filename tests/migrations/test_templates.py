@@ -140,3 +140,18 @@ def test_a_revision_that_lies_among_our_versions_is_refused_with_where_to_put_it
     (elsewhere / "1f00_first.py").write_text("")
     with pytest.raises(CommandError, match=r"1f00_first.py in .* move it to your own versions"):
         project.heads()
+
+
+def test_without_the_hook_no_revision_is_written_into_the_installed_package(
+    tmp_path: Path, empty_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(FOLDER.iterdir())
+    project = Made(tmp_path, empty_database_url, "generic", hook=False)
+    with pytest.raises(CommandError, match=r"own_revisions .* revision_environment = true .* --version-path"):
+        project.revise("First")
+    assert sorted(FOLDER.iterdir()) == before
+
+    own = tmp_path / "alembic" / "versions"
+    assert project.revise("First", head="base", version_path=str(own)).parent == own
+    assert sorted(FOLDER.iterdir()) == before

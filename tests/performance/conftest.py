@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from tests.databases import Databases
-from tests.statements.test_plans import REGISTER
+from tests.sql.test_plans import REGISTER
 from tests.support import plain_url
 
 ROWS = int(os.environ.get("OBAN_TEST_ROWS", "1000000"))
@@ -31,7 +31,7 @@ FILLS = [
 
 @pytest.fixture(scope="session")
 def million(databases: Databases) -> Iterator[str]:
-    """The URL of a database with a million jobs that are over, which nobody has analyzed yet."""
+    """The URL of a database with a million jobs that are over, without statistics."""
     with databases.fresh() as url:
         with psycopg.connect(plain_url(url), autocommit=True) as connection:
             connection.execute("ALTER TABLE oban_jobs SET (autovacuum_enabled = off)")

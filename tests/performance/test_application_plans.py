@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from tests.performance.test_million import ran
-from tests.statements.test_plans import KEY
+from tests.sql.test_plans import KEY
 from tests.support import plain_url
 
 FILL = "INSERT INTO oban_jobs (worker, state, attempt) SELECT 'w', 'executing', 1 FROM generate_series(1, $1::int)"
@@ -27,7 +27,7 @@ async def application(request: pytest.FixtureRequest, database_url: str) -> Asyn
 @pytest.mark.parametrize("planned", ["force_custom_plan", "force_generic_plan"])
 async def test_the_ack_of_a_session_worker_goes_by_primary_key(application: asyncpg.Connection, planned: str) -> None:
     await application.execute(f"SET plan_cache_mode = {planned}")
-    plan = await ran(application, "acking_one", job_id=500)
+    plan = await ran(application, "ack_one", job_id=500)
     assert plan.indexes == {KEY}
     assert plan.scanned == []
     assert plan.buffers < 30

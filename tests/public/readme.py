@@ -7,48 +7,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import click
 
 from oban_sa.cli import group
-from oban_sa.runner.__main__ import command as runner
+from oban_sa.service.command import command as runner
+from tests.public import pages
+from tests.public.commands import context_of
 from tests.support import ROOT
 
 README = ROOT / "README.md"
-_GOES_ON = ("workers", "enqueueing", "runner", "migrations", "fastapi", "flask", "celery")
-STORY = [README, *(ROOT / "docs" / f"{page}.md" for page in _GOES_ON)]
-"""What a newcomer reads, in this order: each takes for granted what those before it have defined."""
-
 TABLES = {"commands": ROOT / "docs" / "commands.md", "settings": ROOT / "docs" / "settings.md"}
 
-_BLOCK = re.compile(r"^(<!-- not run -->\n)?```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_FILE = re.compile(r"# ([\w/]+\.(?:py|toml))\n")
 
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced block; `file` is the name in its first line where it is a file of its own."""
-
-    language: str
-    text: str
-    runs: bool
-
-    @property
-    def file(self) -> str | None:
-        named = _FILE.match(self.text)
-        return named[1] if named else None
-
-
-def blocks() -> list[Block]:
+def blocks() -> list[pages.Block]:
     """Return every fenced block of the story, in order."""
-    found = [block for page in STORY for block in _BLOCK.findall(page.read_text(encoding="utf-8"))]
-    return [Block(language, text, runs=not skipped) for skipped, language, text in found]
+    return [block for page in pages.STORY for block in pages.blocks(page)]
 
 
 def commands() -> str:
     """Return the table of commands, as the command line itself lists them."""
-    context = click.Context(group)
+    context = context_of(group)
     rows: list[tuple[str, str]] = []
     for name in group.list_commands(context):
         command = group.get_command(context, name)

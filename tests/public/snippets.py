@@ -1,15 +1,13 @@
-"""Runs pieces of Python one after another in one module, as somebody would who types them into a notebook.
+"""Runs pieces of Python one after another in one module, as in a notebook.
 
     python -m tests.public.snippets FILE      # a JSON list of texts
 
-What pages take for granted is there: `engine`, `sessions`, and what the shop of the README defines.
+`engine`, `sessions`, and all that the shop of the README defines are there from the beginning.
 """
 
 from __future__ import annotations
 
-import ast
 import asyncio
-import inspect
 import json
 import os
 import sys
@@ -21,6 +19,7 @@ from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
 from oban_sa import Runner
+from tests.public.programs import execute
 
 
 async def run(pieces: list[str]) -> None:
@@ -34,10 +33,7 @@ async def run(pieces: list[str]) -> None:
     names["sessions"] = sessions = async_sessionmaker(engine, expire_on_commit=False)
     for number, piece in enumerate(pieces):
         before = set(names)
-        code = compile(piece, f"<piece {number}: {piece.splitlines()[0]}>", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-        pending = eval(code, names)
-        if inspect.isawaitable(pending):
-            await pending
+        await execute(piece, names, of=f"piece {number}: {piece.splitlines()[0]}")
         for name in set(names) - before:
             if name.startswith("test_"):
                 async with Runner(engine, queues={"mailers": 5}) as runner:

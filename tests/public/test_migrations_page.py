@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,12 +28,8 @@ def test_a_job_is_there_for_its_own_test_alone(session, time):
 
 
 def block(beginning: str) -> str:
-    (found,) = [
-        each
-        for each in re.findall(r"^```python\n(.*?)^```$", pages.text("migrations"), re.MULTILINE | re.DOTALL)
-        if each.startswith(beginning)
-    ]
-    return str(found)
+    (found,) = [each.text for each in pages.blocks("docs/migrations.md") if each.text.startswith(beginning)]
+    return found
 
 
 def test_the_fixtures_give_each_test_a_database_with_the_tables(tmp_path: Path, empty_database_url: str) -> None:

@@ -18,16 +18,22 @@ from tests.support import ROOT, run_python
 
 NAMES = [
     "Cancel",
+    "Conflict",
     "ForUpdate",
     "Job",
     "JobState",
     "Oban",
+    "Queue",
+    "Rate",
     "Record",
     "Result",
     "Runner",
     "Runners",
     "Snooze",
+    "Unique",
     "Worker",
+    "Workflow",
+    "chain",
     "current_job",
     "enqueue",
     "enqueue_many",
@@ -49,6 +55,11 @@ def test_a_star_import_gives_these_and_no_more() -> None:
     given: dict[str, object] = {}
     exec("from oban_sa import *", given)
     assert sorted(given.keys() - {"__builtins__"}) == NAMES
+
+
+def test_its_version_is_the_project_s() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert oban_sa.__version__ == project["version"]
 
 
 def test_importing_it_leaves_extras_and_the_command_line_alone() -> None:
@@ -115,14 +126,14 @@ def test_every_folder_of_tests_is_described() -> None:
         assert f"`{Path(folder).name}/`" in text
 
 
-def test_the_map_of_the_house_names_every_module_below_it() -> None:
+@pytest.mark.parametrize("contract", ["Downward only", "Inside the runner"])
+def test_the_map_of_the_house_has_the_floors_of_the_contracts(contract: str) -> None:
     page = (ROOT / "CONTRIBUTING.md").read_text()
-    floors = page.partition("```text")[2].partition("```")[0]
+    maps = [[re.findall(r"\w+", line.partition("   ")[0]) for line in drawn.splitlines()] for drawn in _maps(page)]
     config = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    (layers,) = (each for each in config["tool"]["importlinter"]["contracts"] if each["type"] == "layers")
-    vocabulary = layers["layers"][-2]
-    declared = {name for layer in layers["layers"] if layer != vocabulary for name in re.findall(r"\w+", layer)}
-    assert declared <= set(re.findall(r"\w+", floors))
-    rooms = page.partition("Where to look in `runner/`")[2].partition("\n## ")[0]
-    modules = {path.stem for path in (ROOT / "oban_sa" / "runner").glob("[!_]*")}
-    assert modules == {name.strip("/") for name in re.findall(r"`([a-z_]+/?)`", rooms)} - {"runner"}
+    (layers,) = (each["layers"] for each in config["tool"]["importlinter"]["contracts"] if each["name"] == contract)
+    assert [re.findall(r"\w+", layer) for layer in layers] in maps
+
+
+def _maps(page: str) -> list[str]:
+    return re.findall(r"```text\n(.*?)\n```", page, re.DOTALL)

@@ -8,15 +8,15 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from alembic.config import Config
 
-from oban_sa.settings import Settings
+from oban_sa.settings.option import rows
+from oban_sa.settings.options import Options
 from tests.migrations.project import tables
-from tests.public import readme
+from tests.public import pages, readme
 from tests.support import ROOT, Process, environment, process, sync_url
 
 API = """
@@ -42,8 +42,6 @@ assert answer.status_code == 201, answer.text
 assert answer.json["job"]
 """
 
-NO_FLAG = {"origins", "crontab"}
-ONLY_FLAG = {"until_idle", "dry_run"}
 DOCS = sorted(f"docs/{each.name}" for each in (ROOT / "docs").glob("*.md"))
 
 
@@ -75,7 +73,7 @@ class Newcomer:
         return done.stdout
 
 
-def is_service(block: readme.Block) -> bool:
+def is_service(block: pages.Block) -> bool:
     """A runner that stays, which wants a terminal of its own."""
     return block.text.startswith("python -m oban_sa.runner --embedded")
 
@@ -189,12 +187,12 @@ def test_the_tables_are_those_of_the_code(table: object) -> None:
 
 
 def test_every_setting_has_a_row() -> None:
-    rows = readme.between("settings").splitlines()
-    for setting in fields(Settings):
-        name = {"imports": "import", "schemas": "schema"}.get(setting.name, setting.name)
-        if name not in NO_FLAG:
-            (row,) = [row for row in rows if re.match(rf"\| `--{name.replace('_', '-')}[ `]", row)]
-            assert f"[`OBAN_{name.upper()}`]" in row or name in ONLY_FLAG, row
+    listed = readme.between("settings").splitlines()
+    flags = [option for option in rows(Options) if option.stands_in("flag")]
+    assert len(flags) > 30
+    for option in flags:
+        (row,) = [row for row in listed if re.match(rf"\| `--{option.key.replace('_', '-')}[ `]", row)]
+        assert (f"[`OBAN_{option.key.upper()}`]" in row) is option.stands_in("variable"), row
 
 
 def headings(page: Path) -> set[str]:

@@ -12,8 +12,10 @@ from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from oban_sa import Job, Runner, enqueue_many, telemetry
-from oban_sa.runner.decisions import Decisions
+from oban_sa.runner.concurrency.threads import Threads
+from oban_sa.runner.queue.settings import Decisions
 from oban_sa.workers import Registry
+from tests.factories import Row
 from tests.support import eventually
 
 
@@ -32,8 +34,15 @@ def events() -> Iterator[list[telemetry.Event]]:
     detach()
 
 
+@pytest.fixture
+async def threads() -> AsyncIterator[Threads]:
+    made = Threads()
+    yield made
+    await made.close(5.0)
+
+
 @dataclass
-class House:
+class Harness:
     """A database with jobs, and runners on it."""
 
     engine: AsyncEngine
@@ -77,6 +86,11 @@ class House:
             result = await connection.execute(text(statement), values)
             return list(result.all()) if result.returns_rows else []
 
+    async def add(self, row: Row) -> str:
+        """Write a row of `tests.factories`; return the uuid of a producer."""
+        await self.sql(row.statement, **row.values)
+        return str(row.values.get("uuid"))
+
     async def becomes(self, job_id: int, state: str, within: float = 10.0) -> Job:
         async def reached() -> Job:
             job = await self.job(job_id)
@@ -88,8 +102,8 @@ class House:
 
 
 @pytest.fixture
-def house(engine: AsyncEngine, sessions: async_sessionmaker[AsyncSession], registry: Registry) -> House:
-    return House(engine, sessions, registry)
+def harness(engine: AsyncEngine, sessions: async_sessionmaker[AsyncSession], registry: Registry) -> Harness:
+    return Harness(engine, sessions, registry)
 
 
 @pytest.fixture

@@ -193,7 +193,7 @@ def logs_what_can_not_be_said() -> None:
 
 @job(executor="process")
 def raises_what_is_not_imported_elsewhere() -> None:
-    import tests.runner.only_in_processes as far
+    import tests.runner.concurrency.only_in_processes as far
 
     raise far.FarError("far away")
 

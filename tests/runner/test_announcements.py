@@ -10,8 +10,9 @@ import pytest
 from sqlalchemy import create_engine, event
 from sqlalchemy.orm import Session
 
-from oban_sa import Job, commits, enqueue, job
-from tests.runner.conftest import House
+from oban_sa import Job, enqueue, job
+from oban_sa.outbox import concurrent_commits
+from tests.runner.conftest import Harness
 from tests.support import eventually, sync_url
 
 WRITERS = 16
@@ -21,28 +22,28 @@ def a_job(number: int) -> Job:
     return Job("noted", args={"n": number})
 
 
-async def idle(house: House) -> bool:
-    return await house.states() == {"completed": 1}
+async def idle(harness: Harness) -> bool:
+    return await harness.states() == {"completed": 1}
 
 
 @pytest.fixture
-def ran(house: House) -> list[int]:
+def ran(harness: Harness) -> list[int]:
     ran: list[int] = []
 
-    @job(registry=house.registry, name="noted")
+    @job(registry=harness.registry, name="noted")
     async def noted(n: int) -> None:
         ran.append(n)
 
     return ran
 
 
-async def test_every_job_of_a_burst_starts_when_the_last_has_committed(house: House, ran: list[int]) -> None:
+async def test_every_job_of_a_burst_starts_when_the_last_has_committed(harness: Harness, ran: list[int]) -> None:
 
     async def write(number: int) -> None:
-        async with house.sessions.begin() as session:
+        async with harness.sessions.begin() as session:
             enqueue(session, a_job(number))
 
-    async with house.runner(poll_every=300, stage_every=300):
+    async with harness.runner(poll_every=300, stage_every=300):
         for burst in range(10):
             await asyncio.gather(*(write(burst * WRITERS + number) for number in range(WRITERS)))
             await eventually(lambda burst=burst: len(ran) == (burst + 1) * WRITERS)
@@ -51,7 +52,7 @@ async def test_every_job_of_a_burst_starts_when_the_last_has_committed(house: Ho
 
 
 async def test_every_job_of_a_burst_from_threads_starts_when_the_last_has_committed(
-    house: House, ran: list[int], database_url: str
+    harness: Harness, ran: list[int], database_url: str
 ) -> None:
     engine = create_engine(sync_url(database_url), pool_size=WRITERS)
 
@@ -60,7 +61,7 @@ async def test_every_job_of_a_burst_from_threads_starts_when_the_last_has_commit
             enqueue(session, a_job(number))
 
     with ThreadPoolExecutor(WRITERS) as pool:
-        async with house.runner(poll_every=300, stage_every=300):
+        async with harness.runner(poll_every=300, stage_every=300):
             for burst in range(10):
                 numbers = range(burst * WRITERS, (burst + 1) * WRITERS)
                 await asyncio.to_thread(lambda numbers=numbers: list(pool.map(write, numbers)))
@@ -69,9 +70,9 @@ async def test_every_job_of_a_burst_from_threads_starts_when_the_last_has_commit
 
 
 async def test_a_job_that_was_left_to_a_commit_which_came_before_its_own_starts_with_its_own(
-    house: House, ran: list[int], database_url: str, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, ran: list[int], database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commits, "PATIENCE", 60.0)
+    monkeypatch.setattr(concurrent_commits, "PATIENCE", 60.0)
     engine = create_engine(sync_url(database_url))
     first_announced, second_left_it, go = threading.Event(), threading.Event(), threading.Event()
 
@@ -87,13 +88,13 @@ async def test_a_job_that_was_left_to_a_commit_which_came_before_its_own_starts_
             event.listen(session, "before_commit", hold)
             session.commit()
 
-    async with house.runner(poll_every=300, stage_every=300):
+    async with harness.runner(poll_every=300, stage_every=300):
         first = asyncio.create_task(asyncio.to_thread(commit, 1, first_announced, second_left_it))
         await asyncio.to_thread(first_announced.wait, 30)
         second = asyncio.create_task(asyncio.to_thread(commit, 2, second_left_it, go))
         await eventually(lambda: ran == [1])
         # Whoever writes that it is done looks for others at the same time.
-        await eventually(lambda: idle(house))
+        await eventually(lambda: idle(harness))
         go.set()
         await asyncio.gather(first, second)
         await eventually(lambda: ran == [1, 2])

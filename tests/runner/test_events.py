@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from oban_sa import Job, job, telemetry
-from tests.runner.conftest import House
-from tests.runner.test_alive import executing, producer_row
+from tests.runner.conftest import Harness
+from tests.runner.maintenance.test_lifeline import executing, producer_row
 from tests.support import eventually
 
 NAMES = {
@@ -26,30 +26,30 @@ NAMES = {
 
 
 async def test_a_runner_that_does_everything_tells_of_everything_by_its_name(
-    house: House, events: list[telemetry.Event]
+    harness: Harness, events: list[telemetry.Event]
 ) -> None:
     gate = asyncio.Event()
 
-    @job(registry=house.registry)
+    @job(registry=harness.registry)
     async def fine() -> None: ...
 
-    @job(registry=house.registry, max_attempts=1)
+    @job(registry=harness.registry, max_attempts=1)
     async def fails() -> None:
         raise ValueError
 
-    @job(registry=house.registry)
+    @job(registry=harness.registry)
     async def waits() -> None:
         await gate.wait()
 
-    @job(registry=house.registry, cron="* * * * * *")
+    @job(registry=harness.registry, cron="* * * * * *")
     async def ticked() -> None: ...
 
-    await executing(house, await producer_row(house, silent_for=10))
-    [taken] = await house.enqueue(waits.new())
-    await house.enqueue(fine.new(), fine.options(schedule_in=0.2).new(), fails.new(), Job("unknown"))
-    async with house.runner(prune=0.1):
-        await house.becomes(taken, "executing")
-        await house.sql("UPDATE oban_jobs SET state = 'cancelled', cancelled_at = now() WHERE id = :id", id=taken)
+    await executing(harness, await producer_row(harness, silent_for=10))
+    [taken] = await harness.enqueue(waits.new())
+    await harness.enqueue(fine.new(), fine.options(schedule_in=0.2).new(), fails.new(), Job("unknown"))
+    async with harness.runner(prune=0.1):
+        await harness.becomes(taken, "executing")
+        await harness.sql("UPDATE oban_jobs SET state = 'cancelled', cancelled_at = now() WHERE id = :id", id=taken)
         gate.set()
         await eventually(lambda: {event.name for event in events} >= NAMES, 20)
     for event in events:

@@ -11,10 +11,10 @@ from sqlalchemy import create_engine
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from oban_sa import Runner, Runners
-from oban_sa.cronentry import CronEntry
+from oban_sa.describe.exceptions import shown
 from oban_sa.errors import InvalidOption, InvalidPeriod
-from oban_sa.failures import shown
-from oban_sa.settings import load
+from oban_sa.jobs.cron_entry import CronEntry
+from oban_sa.settings.settings import load
 from oban_sa.workers import Registry
 
 URL = "postgresql+asyncpg://nobody@nowhere/none"

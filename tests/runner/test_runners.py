@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +17,14 @@ from sqlalchemy.orm import Session
 from oban_sa import Job, Runner, Runners, enqueue, errors, job, schema_map, telemetry
 from oban_sa.cli import group
 from oban_sa.migrations import installed, migrate
-from oban_sa.runner.__main__ import command
-from oban_sa.runner.command import service
-from oban_sa.settings import Settings, load
+from oban_sa.service import service
+from oban_sa.service.command import command
+from oban_sa.settings.settings import Settings, load
 from oban_sa.workers import Registry
 from tests.databases import Databases
 from tests.runner import tenant_jobs
-from tests.runner.conftest import House
-from tests.support import eventually, plain_url
+from tests.runner.conftest import Harness
+from tests.support import eventually, isolate, plain_url
 
 TENANTS = ("acme", "globex")
 
@@ -34,22 +32,7 @@ TENANTS = ("acme", "globex")
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty current folder, and an environment without settings."""
-    monkeypatch.chdir(tmp_path)
-    for name in list(os.environ):
-        if name.startswith("OBAN_") and not name.startswith("OBAN_TEST"):
-            monkeypatch.delenv(name)
-    return tmp_path
-
-
-@pytest.fixture
-def unchanged_logging() -> Iterator[None]:
-    root, library = logging.getLogger(), logging.getLogger("oban_sa")
-    before = root.handlers[:], root.level, library.level
-    yield
-    root.handlers[:] = before[0]
-    root.setLevel(before[1])
-    library.setLevel(before[2])
-    logging.captureWarnings(False)
+    return isolate(monkeypatch, tmp_path)
 
 
 @pytest.fixture
@@ -164,7 +147,7 @@ def test_a_schema_without_tables_is_named_and_so_is_each_other_one(
 
 async def test_a_private_database_gets_the_tables_of_all_schemas(empty_database_url: str) -> None:
     engine = create_async_engine(empty_database_url)
-    await service._prepared(Settings(embedded=Path("x"), schemas=TENANTS), engine, empty_database_url)
+    await service._migrated(Settings(embedded=Path("x"), schemas=TENANTS), engine)
     async with engine.connect() as connection:
         for schema in TENANTS:
             assert await connection.run_sync(installed, schema)
@@ -185,24 +168,24 @@ def named(ran: list[str], node: str) -> Registry:
 
 
 async def test_runners_of_two_databases_in_one_process_keep_to_their_own(
-    house: House, other_engine: AsyncEngine, events: list[telemetry.Event]
+    harness: Harness, other_engine: AsyncEngine, events: list[telemetry.Event]
 ) -> None:
     ran: list[str] = []
-    rarely = {**house.options, "poll_every": 3600, "stage_every": 3600}
-    here = Runner(house.engine, **rarely, registry=named(ran, "here"))
+    rarely = {**harness.options, "poll_every": 3600, "stage_every": 3600}
+    here = Runner(harness.engine, **rarely, registry=named(ran, "here"))
     there = Runner(other_engine, **rarely, registry=named(ran, "there"))
     async with Runners(here, there):
         await eventually(lambda: sum(isinstance(event, telemetry.NotifierConnected) for event in events) == 2)
-        for engine, what in ((house.engine, "a"), (other_engine, "b")):
+        for engine, what in ((harness.engine, "a"), (other_engine, "b")):
             async with AsyncSession(engine) as session, session.begin():
                 enqueue(session, Job("note", args={"what": what}))
         await eventually(lambda: sorted(ran) == ["here: a", "there: b"])
 
 
 async def test_the_one_runner_that_is_not_ready_is_named_by_its_schema(
-    house: House, tenants: dict[str, Engine], monkeypatch: pytest.MonkeyPatch
+    harness: Harness, tenants: dict[str, Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    acme, globex = (Runner(house.engine, schema=schema, **house.options) for schema in TENANTS)
+    acme, globex = (Runner(harness.engine, schema=schema, **harness.options) for schema in TENANTS)
     async with Runners(acme, globex, health_port=0) as runners, httpx.AsyncClient() as client:
         assert runners.health_address is not None
         host, port = runners.health_address
@@ -224,19 +207,19 @@ async def test_the_one_runner_that_is_not_ready_is_named_by_its_schema(
         assert (await asked("/live"))[0] == 200
 
 
-async def test_runners_start_together_or_not_at_all(house: House, tenants: dict[str, Engine]) -> None:
-    acme = Runner(house.engine, schema="acme", **house.options)
-    nowhere = Runner(house.engine, schema="nowhere", **house.options)
+async def test_runners_start_together_or_not_at_all(harness: Harness, tenants: dict[str, Engine]) -> None:
+    acme = Runner(harness.engine, schema="acme", **harness.options)
+    nowhere = Runner(harness.engine, schema="nowhere", **harness.options)
     with pytest.raises(errors.SchemaMissing, match="nowhere"):
         async with Runners(acme, nowhere):
             raise AssertionError("started")
-    assert await house.sql("SELECT 1 FROM acme.oban_producers") == []
+    assert await harness.sql("SELECT 1 FROM acme.oban_producers") == []
     with pytest.raises(errors.RunnerError, match="starts once"):
         await acme.start()
 
 
 async def test_until_idle_waits_for_what_a_job_enqueues_into_a_schema_that_was_idle(
-    house: House, tenants: dict[str, Engine]
+    harness: Harness, tenants: dict[str, Engine]
 ) -> None:
     ran: list[str] = []
     registry = named(ran, "acme")
@@ -246,13 +229,13 @@ async def test_until_idle_waits_for_what_a_job_enqueues_into_a_schema_that_was_i
         await asyncio.to_thread(put, tenants["acme"], Job("note", args={"what": "crossed"}))
 
     put(tenants["globex"], *(Job("cross") for _ in range(20)))
-    options = {**house.options, "registry": registry}
-    await Runners(*(Runner(house.engine, schema=schema, **options) for schema in TENANTS)).run(until_idle=True)
+    options = {**harness.options, "registry": registry}
+    await Runners(*(Runner(harness.engine, schema=schema, **options) for schema in TENANTS)).run(until_idle=True)
     assert ran == ["acme: crossed"] * 20
 
 
-async def test_stopping_ends_the_wait_of_all(house: House, tenants: dict[str, Engine]) -> None:
-    runners = Runners(*(Runner(house.engine, schema=schema, **house.options) for schema in TENANTS))
+async def test_stopping_ends_the_wait_of_all(harness: Harness, tenants: dict[str, Engine]) -> None:
+    runners = Runners(*(Runner(harness.engine, schema=schema, **harness.options) for schema in TENANTS))
     async with asyncio.timeout(30), runners:
         waiting = asyncio.ensure_future(runners.wait_stopped())
         runners.stop()
@@ -310,10 +293,10 @@ async def test_runners_are_called_by_what_tells_them_apart(engine: AsyncEngine, 
 
 
 async def test_what_an_engine_says_of_its_own_schemas_stays_in_the_sessions_of_jobs(
-    house: House, tenants: dict[str, Engine]
+    harness: Harness, tenants: dict[str, Engine]
 ) -> None:
     put(tenants["acme"], tenant_jobs.note_later.new("mixed"))
-    own = house.engine.execution_options(schema_translate_map={"tenant": "globex"})
-    options = {**house.options, "registry": None}
+    own = harness.engine.execution_options(schema_translate_map={"tenant": "globex"})
+    options = {**harness.options, "registry": None}
     await Runner(own, schema="acme", translate=[None, "tenant"], **options).run(until_idle=True)
-    assert await house.sql("SELECT what FROM acme.notes UNION ALL SELECT what FROM globex.bills") == [("mixed",)] * 2
+    assert await harness.sql("SELECT what FROM acme.notes UNION ALL SELECT what FROM globex.bills") == [("mixed",)] * 2

@@ -13,15 +13,17 @@ from sqlalchemy import create_engine, select
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-from oban_sa import Job, Oban, enqueue, jsontext, printable, telemetry
+from oban_sa import Job, Oban, enqueue, telemetry
 from oban_sa import job as as_job
 from oban_sa.cli import group
-from oban_sa.cronentry import CronEntry
+from oban_sa.describe import printable
+from oban_sa.jobs.cron_entry import CronEntry
+from oban_sa.jobs.retention import Prune
 from oban_sa.models import Cron, Leader, Peer, Producer, Queue
-from oban_sa.retention import Prune
+from oban_sa.wire import json_text
 from oban_sa.workers import Registry
 from tests import strangers
-from tests.runner.conftest import House
+from tests.runner.conftest import Harness
 from tests.support import eventually, plain_url, sync_url
 
 COMMANDS = (
@@ -41,7 +43,7 @@ def says(url: str, *words: str) -> str:
     result = CliRunner().invoke(group, words, env={"OBAN_DATABASE_URL": plain_url(url)}, prog_name="python -m oban_sa")
     assert result.exit_code == 0, (words, result.output, result.exc_info)
     if "--json" in words:
-        assert isinstance(jsontext.read(result.stdout), dict)
+        assert isinstance(json_text.read(result.stdout), dict)
     else:
         assert printable.block(result.output) == result.output, words
     return result.stdout
@@ -99,9 +101,9 @@ async def serve(url: str) -> None:
     as_job(registry=registry, name="known", queue="default")(known)
     failed: list[telemetry.RunnerRetry] = []
     detach = telemetry.attach(failed.append, telemetry.RunnerRetry)
-    house = House(engine, None, registry)  # type: ignore[arg-type]
+    harness = Harness(engine, None, registry)  # type: ignore[arg-type]
     try:
-        async with house.runner(
+        async with harness.runner(
             crontab=[CronEntry("* * * * * *", "known", name="tick", overlap=False)],
             prune=Prune(every=0.2),
         ):

@@ -8,14 +8,15 @@ from typing import Annotated, Any, TypedDict, assert_type
 from uuid import UUID
 
 from sqlalchemy import literal, select, union_all
-from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_scoped_session
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, selectinload
 
-from oban_sa.enqueueing import enqueue, enqueue_many
+from oban_sa import Oban, Queue, Rate, Runner
+from oban_sa.bulk.select import enqueue_select
+from oban_sa.jobs.answers import Cancel, Record, Result, Snooze
+from oban_sa.jobs.references import ref
 from oban_sa.models import Job
-from oban_sa.outcomes import Cancel, Record, Result, Snooze
-from oban_sa.references import ref
-from oban_sa.selecting import enqueue_select
+from oban_sa.outbox.enqueue import enqueue, enqueue_many
 from oban_sa.workers import ForUpdate, Worker, current_job, job, worker
 
 
@@ -282,3 +283,24 @@ def sessions(
     assert_type(export_report.enqueue(scoped, 7), Job)
     assert_type(SendWelcome.enqueue(async_scoped, Welcome(1)), Job)
     assert_type(one.args, dict[str, Any])
+
+
+@job(queue="calls", partition="args.tenant_id", sequence=("worker", "args.tenant_id"), on_failure="halt")
+async def keyed(tenant_id: int) -> None: ...
+
+
+@worker(partition=lambda job: job.args["tenant_id"])
+class Keyed(Worker[Welcome]):
+    async def process(self, args: Welcome) -> None: ...
+
+
+async def limits(engine: AsyncEngine, session: AsyncSession, oban: Oban) -> None:
+    fair = {"acme": 3}
+    Runner(engine, queues={"default": 10, "calls": Queue(20, global_limit=50, by="partition", each=5, fair=fair)})
+    Runner(engine, queues={"calls": Queue(20, rate=Rate(60, per="1 minute", algorithm="bucket", burst=5))})
+    Runner(engine, queues={"calls": Queue(20, rate="60/minute")})
+    await oban.limit_queue("calls", global_limit=30, each=None, rate=Rate(10, per=1), session=session)
+    await oban.start_queue("calls", limit=5, global_limit=8)
+    assert_type(await oban.resume_sequence("ledger", 17), list[int])
+    assert_type(keyed.options(partition=None, sequence="worker").new(7), Job)
+    assert_type(Keyed.new(Welcome(1), partition="worker", on_failure="skip", sequence="args.user_id"), Job)

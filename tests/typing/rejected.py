@@ -8,9 +8,10 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from oban_sa.enqueueing import enqueue
+from oban_sa import Oban, Queue, Rate
+from oban_sa.bulk.select import enqueue_select
 from oban_sa.models import Job
-from oban_sa.selecting import enqueue_select
+from oban_sa.outbox.enqueue import enqueue
 from oban_sa.workers import Worker, job, worker
 
 
@@ -165,4 +166,19 @@ def selects(session: Session) -> None:
 
 def sessions(session: Session) -> None:
     enqueue("postgresql://", Job("w"))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    enqueue(session, SendWelcome)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    enqueue(session, SendWelcome)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
+
+
+async def limits(oban: Oban) -> None:
+    Queue("20")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Queue(20, 50)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    Queue(20, by="args.tenant_id")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Queue(20, eahc=5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    Queue(20, rate=60)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Rate(60)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    Rate(60, per=1, algorithm="leaky")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Rate(60, per=1, weight=lambda job: 1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportUnknownLambdaType]
+    await oban.limit_queue("calls", gobal_limit=30)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await oban.limit_queue("calls", each="5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    export_report.options(partition=7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    export_report.options(on_failure="stop")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

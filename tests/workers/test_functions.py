@@ -16,9 +16,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from oban_sa.errors import InvalidArguments, InvalidOption
+from oban_sa.jobs.references import ref
+from oban_sa.jobs.states import JobState
 from oban_sa.models import Job
-from oban_sa.references import ref
-from oban_sa.states import JobState
 from oban_sa.workers import Registry, definition_of, job
 
 if TYPE_CHECKING:

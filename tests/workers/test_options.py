@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from oban_sa.errors import InvalidCron, InvalidOption, InvalidPeriod
-from oban_sa.references import ref
+from oban_sa.jobs.references import ref
 from oban_sa.workers import Registry, Worker, definition_of, job, worker
 from oban_sa.workers.options import Options
 
@@ -36,7 +36,7 @@ from oban_sa.workers.options import Options
         ({"meta": {"a": {1}}}, "meta.a is a set"),
         ({"meta": {"a": ref(object())}}, "jobs belong to many sessions"),
         ({"executor": "threads"}, r"executor 'threads' is unknown; did you mean 'thread'\?"),
-        ({"executor": 7}, "executor 7 is unknown; there are loop, process, thread"),
+        ({"executor": 7}, "executor 7 is unknown; write one of loop, thread, process"),
         ({"registry": 7}, "registry is a Registry, not 7"),
         ({"timeout": 0}, "would end every attempt at once"),
     ],

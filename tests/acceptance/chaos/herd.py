@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.acceptance.chaos import ledger
 from tests.acceptance.chaos.nursery import Child, Nursery
 from tests.acceptance.chaos.plan import QUEUES
-from tests.acceptance.chaos.proxy import Proxy
+from tests.acceptance.chaos.proxy import CuttingProxy
 from tests.support import plain_url
 
 DEAD_AFTER = 2.0
@@ -38,7 +38,7 @@ class Life:
     node: str
     slot: int
     process: Child
-    proxy: Proxy
+    proxy: CuttingProxy
     told: str = ""
     up: bool = False
     """Whether it has begun to work: what is done to one that starts teaches nothing."""
@@ -51,7 +51,7 @@ class Herd:
 
     slots: int
     nursery: Nursery
-    proxied: Callable[[str], Awaitable[Proxy]]
+    proxied: Callable[[str], Awaitable[CuttingProxy]]
     logs: Path
     mutants: Sequence[str] = ()
     lives: list[Life] = field(default_factory=list)

@@ -22,7 +22,7 @@ from tests.acceptance.chaos.faults import Faults
 from tests.acceptance.chaos.herd import DEAD_AFTER, Herd
 from tests.acceptance.chaos.nursery import Nursery
 from tests.acceptance.chaos.plan import Plan
-from tests.acceptance.chaos.proxy import COMMIT, Cutting, Proxy, proxied
+from tests.acceptance.chaos.proxy import COMMIT, Cutting, CuttingProxy, proxied
 from tests.databases import migrate
 from tests.ownserver import OwnServer
 
@@ -65,9 +65,9 @@ async def _storm(
     plan: Plan, folder: Path, server: OwnServer, engine: AsyncEngine, mutants: Sequence[str], quiet: float
 ) -> None:
     async with AsyncExitStack() as stack:
-        proxies: list[Proxy] = []
+        proxies: list[CuttingProxy] = []
 
-        async def way(name: str) -> Proxy:
+        async def way(name: str) -> CuttingProxy:
             draw = random.Random(f"proxy {plan.seed} {name}")
             proxies.append(await stack.enter_async_context(proxied(server.url, draw=draw)))
             return proxies[-1]

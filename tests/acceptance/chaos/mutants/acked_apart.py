@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from oban_sa.runner import sessions, settling
+from oban_sa.runner.sessions import attempt_session, commit
 
 PROMISES = ("P4", "P1")
 KIND = "mixed"
 
-_conclude = settling.conclude
+_write_and_commit = commit.write_and_commit
 
 
-def _apart(session: Any, *rest: Any, **more: Any) -> None:
+def _apart(session: Any, *rest: Any, **more: Any) -> bool | None:
     if session.is_active and session.in_transaction():
         session.commit()
         session.begin()
-    _conclude(session, *rest, **more)
+    return _write_and_commit(session, *rest, **more)
 
 
-settling.conclude = sessions.conclude = _apart
+commit.write_and_commit = attempt_session.write_and_commit = _apart

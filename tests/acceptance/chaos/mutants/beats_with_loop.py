@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from oban_sa.runner.heartbeat import Heartbeat
+from oban_sa.runner.cluster.heartbeat import Heartbeat
 
 PROMISES = ("P5",)
 KIND = "mixed"
@@ -14,9 +14,9 @@ KIND = "mixed"
 async def _start(self: Any) -> None:
     database = self._database()
     line = database.line()
-    from oban_sa.runner import heartbeat
+    from oban_sa.runner.cluster import heartbeat
 
-    beat, register = database.prepare(heartbeat.beating), database.prepare(heartbeat.registering)
+    beat, register = database.prepare(heartbeat.beat), database.prepare(heartbeat.register)
     self._loop = asyncio.get_running_loop()
 
     async def beats() -> None:

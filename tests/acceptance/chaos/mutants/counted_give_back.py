@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from oban_sa import verdicts
-from oban_sa.runner import attempts, executor
-from oban_sa.verdicts import Attempt, Verdict
+from oban_sa.jobs import verdicts
+from oban_sa.jobs.verdicts import Attempt, Verdict
+from oban_sa.runner.execution import executor
+from oban_sa.runner.queue import attempts
 
 PROMISES = ("P6",)
 KIND = "mixed"

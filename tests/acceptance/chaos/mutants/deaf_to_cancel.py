@@ -6,8 +6,8 @@ from typing import Any
 
 from sqlalchemy import false
 
-from oban_sa.runner.queues import Queues
-from oban_sa.sql import acking, rescuing
+from oban_sa.runner.queue.queues import Queues
+from oban_sa.sql import ack, rescue
 
 PROMISES = ("cancel",)
 KIND = "mixed"
@@ -17,10 +17,10 @@ def _never() -> Any:
     return false()
 
 
-acking.marked = rescuing.marked = _never
+ack.marked = rescue.marked = _never
 
 
-def _ignore(_self: Queues, _job_id: int) -> None:
+def _ignore(_self: Queues, _job_id: int, **_more: Any) -> None:
     pass
 
 

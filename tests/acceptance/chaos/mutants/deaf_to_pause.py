@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from oban_sa.runner.producer import Producer
+from oban_sa.runner.queue.producer import Producer
 
 PROMISES = ("pause",)
 KIND = "mixed"

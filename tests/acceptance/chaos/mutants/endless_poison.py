@@ -6,16 +6,16 @@ from typing import Any
 
 from sqlalchemy import cast
 
-from oban_sa.sql import rescuing
-from oban_sa.sql.fetching import jobs
-from oban_sa.sql.literals import inline
+from oban_sa.sql import rescue
+from oban_sa.sql.expressions import inline
+from oban_sa.sql.fetch import jobs
 
 PROMISES = ("P7",)
 KIND = "mixed"
 
 
-def _given_on() -> dict[str, Any]:
-    return {"state": cast(inline("'available'"), jobs.c.state.type), "attempt": jobs.c.attempt - inline("1")}
+def _given_on(again: str = "'available'") -> dict[str, Any]:
+    return {"state": cast(inline(again), jobs.c.state.type), "attempt": jobs.c.attempt - inline("1")}
 
 
-rescuing._given_on = _given_on
+rescue._given_on = _given_on

@@ -6,14 +6,14 @@ from typing import Any
 
 from sqlalchemy import ARRAY, Text, bindparam, cast, delete, func
 
-from oban_sa.runner import lifeline
-from oban_sa.sql.producing import producers
+from oban_sa.runner.maintenance import lifeline
+from oban_sa.sql.producers import producers
 
 PROMISES = ("P2",)
 KIND = "mixed"
 
 
-def _burying() -> Any:
+def _bury() -> Any:
     uuids = cast(bindparam("uuids", type_=ARRAY(Text())), ARRAY(Text()))
     return delete(producers).where(cast(producers.c.uuid, Text) == func.any(uuids))
 
@@ -21,9 +21,9 @@ def _burying() -> Any:
 async def _rescue(self: lifeline.Lifeline, transaction: Any) -> list[Any]:
     gone = await transaction.fetch(self._dead)
     if gone:
-        await transaction.fetch(self._burying, uuids=[str(row["uuid"]) for row in gone])
+        await transaction.fetch(self._bury, uuids=[str(row["uuid"]) for row in gone])
     return []
 
 
-lifeline.burying = _burying
+lifeline.bury = _bury
 lifeline.Lifeline._rescue = _rescue  # type: ignore[method-assign]

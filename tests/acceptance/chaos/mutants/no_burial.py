@@ -6,14 +6,14 @@ from typing import Any
 
 from sqlalchemy import ARRAY, Text, bindparam, cast, select
 
-from oban_sa.runner import lifeline
+from oban_sa.runner.maintenance import lifeline
 
 PROMISES = ("rows",)
 KIND = "mixed"
 
 
-def _burying() -> Any:
+def _bury() -> Any:
     return select(cast(bindparam("uuids", type_=ARRAY(Text())), ARRAY(Text())))
 
 
-lifeline.burying = _burying
+lifeline.bury = _bury

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ARRAY, Text, bindparam, cast, func
+from sqlalchemy import ARRAY, Text, bindparam, cast
 
-from oban_sa.runner import settling
-from oban_sa.sql import acking
-from oban_sa.sql.fetching import jobs
-from oban_sa.sql.literals import inline
+from oban_sa.runner.sessions import commit
+from oban_sa.sql import ack
+from oban_sa.sql.expressions import inline
+from oban_sa.sql.fetch import jobs
 
 PROMISES = ("P3", "P4", "P5")
 KIND = "stalls"
@@ -22,6 +22,6 @@ def _anybodys(job_id: Any, attempt: Any, attempted_at: Any) -> Any:
     return (jobs.c.id == job_id) & (cast(jobs.c.state, Text) == inline("'executing'")) & named
 
 
-acking.still_held = _anybodys
+ack.still_held = _anybodys
 # The one of sessions is made when its module is imported.
-settling.ACKING_ONE = acking.acking_one().returning(func.txid_current().label("xid"))  # type: ignore[misc]
+commit.ACK_ONE = ack.ack_one()  # type: ignore[misc]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from oban_sa.runner.producer import Producer
+from oban_sa.runner.queue.producer import Producer
 
 PROMISES = ("limit",)
 KIND = "mixed"
 
 
 def _demand(self: Producer) -> int:
-    return 0 if self.paused or self._attempts.refusing else 10
+    return 0 if self.paused or not self.state.fetches else 10
 
 
-Producer._demand = _demand  # type: ignore[method-assign]
+Producer.demand = _demand  # type: ignore[method-assign]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from oban_sa.runner.lifeline import Lifeline
+from oban_sa.runner.maintenance.lifeline import Lifeline
 
 PROMISES = ("P2",)
 KIND = "mixed"

@@ -1,0 +1,74 @@
+"""Booking is a function of what the jobs are: random flows and histories, compared with a model in Python."""
+
+from __future__ import annotations
+
+import os
+import random
+
+import pytest
+from sqlalchemy import Engine, text
+
+from oban_sa.jobs.flow import lane_of
+from oban_sa.sql.workflow import retry
+from tests.flows.settling import Model, book, compare, note, random_flow, written
+
+SEEDS = int(os.environ.get("OBAN_FLOW_SEEDS", "12"))
+"""Random histories."""
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_random_histories_are_booked_as_the_model_has_it(sync_engine: Engine, seed: int) -> None:
+    chance = random.Random(seed)
+    flow = random_flow(chance)
+    tree = written(sync_engine, flow)
+    model = Model(tree)
+    limit = chance.choice([1, 3, 1000])
+    book(sync_engine, flow.id, limit=limit)  # groups that are empty
+    model.book()
+    compare(sync_engine, model)
+    for _ in range(40):
+        step = chance.random()
+        living = [job for job, state in model.states.items() if state == "available"]
+        over = [job for job, state in model.settled.items() if state is not None and model.states[job] != "deleted"]
+        # Booked before, for of two that are retried one after the other the first may begin first.
+        if again := step >= 0.8 and bool(over):
+            book(sync_engine, flow.id, limit=limit)
+            model.book()
+            over = [job for job, state in model.settled.items() if state is not None and model.states[job] != "deleted"]
+        gone = [job for job in over if model.states[job] in ("completed", "cancelled")]
+        with sync_engine.begin() as connection:
+            if step < 0.03 and gone:  # as another program prunes them
+                job = chance.choice(gone)
+                model.end(job, "deleted")
+                connection.execute(text("DELETE FROM oban_jobs WHERE id = :id"), {"id": job})
+                note(connection, flow.id, [job])
+            elif step < 0.7 and living:
+                for job in chance.sample(living, chance.randint(1, len(living))):
+                    state = chance.choice(["completed"] * 6 + ["discarded", "cancelled", "deleted"])
+                    model.end(job, state)
+                    if state == "deleted":
+                        connection.execute(text("DELETE FROM oban_jobs WHERE id = :id"), {"id": job})
+                    else:
+                        change(connection, job, state)
+                    note(connection, flow.id, [job] * chance.randint(1, 2))
+            elif step < 0.8 and over:  # by hand, as by another member of the family
+                job = chance.choice(over)
+                model.states[job] = "available"
+                change(connection, job, "available")
+                note(connection, flow.id, [job])
+            elif again:
+                jobs = [job for job in over if chance.random() < 0.5]
+                given = {"ids": jobs, "attempts": 1, "lane": lane_of(flow.id)}
+                given["states"] = ["completed", "cancelled", "discarded"]
+                model.retry(connection.execute(retry("public"), given).scalars())
+        if step < 0.8 and chance.random() < 0.3:
+            continue  # and booked together with the next
+        book(sync_engine, flow.id, limit=limit)
+        model.book()
+        compare(sync_engine, model)
+
+
+def change(connection: object, job: int, state: str) -> None:
+    connection.execute(  # type: ignore[attr-defined]
+        text("UPDATE oban_jobs SET state = CAST(:state AS oban_job_state) WHERE id = :id"), {"id": job, "state": state}
+    )

@@ -1,0 +1,8 @@
+-- channel, payloads, worker, queue, state, meta, tags, max_attempts, priority, scheduled_at, span, args
+WITH made AS
+(INSERT INTO jobs.oban_jobs (worker, queue, state, args, meta, tags, max_attempts, priority, scheduled_at) SELECT CAST($3::VARCHAR AS TEXT) AS worker, CAST($4::VARCHAR AS TEXT) AS queue, CAST($5::VARCHAR AS jobs.oban_job_state) AS state, CAST(each.args AS JSONB) AS args, CAST($6::VARCHAR AS JSONB) AS meta, CAST($7::VARCHAR AS TEXT[]) AS tags, CAST($8::INTEGER AS INTEGER) AS max_attempts, CAST($9::INTEGER AS INTEGER) AS priority, coalesce(CAST($10::VARCHAR AS TIMESTAMP WITHOUT TIME ZONE), (SELECT timezone('UTC', clock_timestamp()) AS timezone_1) + CAST($11::FLOAT AS DOUBLE PRECISION) * interval '1 second', timezone('UTC', now())) AS scheduled_at
+FROM json_array_elements(CAST($12::VARCHAR AS JSON)) WITH ORDINALITY AS each(args, number) ORDER BY each.number RETURNING jobs.oban_jobs.id, jobs.oban_jobs.inserted_at, jobs.oban_jobs.scheduled_at)
+ SELECT made.id, CASE WHEN made.inserted_at > timestamp '9999-12-31 23:59:59.999999' THEN timestamp '9999-12-31 23:59:59.999999' WHEN made.inserted_at < timestamp '0001-01-01 00:00:00' THEN timestamp '0001-01-01 00:00:00' ELSE made.inserted_at END AS inserted_at, CASE WHEN made.scheduled_at > timestamp '9999-12-31 23:59:59.999999' THEN timestamp '9999-12-31 23:59:59.999999' WHEN made.scheduled_at < timestamp '0001-01-01 00:00:00' THEN timestamp '0001-01-01 00:00:00' ELSE made.scheduled_at END AS scheduled_at, (SELECT count(*) AS count_1
+FROM (SELECT pg_notify($1::VARCHAR, payload) AS pg_notify_1
+FROM json_array_elements_text(CAST($2::VARCHAR AS JSON)) AS payload) AS sent) AS announced
+FROM made ORDER BY made.id
