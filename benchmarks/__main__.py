@@ -1,7 +1,8 @@
 """How fast it is: the floor, oban_sa and other queues, interleaved in one run on one server.
 
-    python -m benchmarks                          # everything, in half an hour
+    python -m benchmarks                          # everything, in three quarters of an hour
     python -m benchmarks --only drain_50,startup  # some of it
+    python -m benchmarks --only 'enqueue*,flush*' --results /tmp/enqueue.json
     python -m benchmarks --quick --results /tmp/quick.json
     python -m benchmarks.page                     # docs/performance.md, from the results
     python -m benchmarks --rows 100000000 --keep  # instead: oban_sa beside so many jobs that are over
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import fnmatch
 import sys
 import time
 from collections.abc import Collection
@@ -24,8 +26,9 @@ from typing import Any
 
 import asyncpg
 
-from benchmarks import environments, full, results
+from benchmarks import environments, results
 from benchmarks.contest import Arena, Refused, Taken
+from benchmarks.full import measure as full
 from benchmarks.ground import SETTINGS, server
 from benchmarks.machine import machine
 from benchmarks.scenarios import BY_NAME, SCENARIOS, Scenario
@@ -52,7 +55,7 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--database-url", help="a server to make databases on; else a private, durable PostgreSQL")
     parser.add_argument("--rounds", type=int, default=3, help="how often each takes its turn; medians are shown")
-    parser.add_argument("--only", help="names of scenarios, separated by commas")
+    parser.add_argument("--only", help="names of scenarios, also with *, separated by commas")
     parser.add_argument("--large", action="store_true", help="also those that take many minutes and gigabytes")
     parser.add_argument("--quick", action="store_true", help="a twentieth of the work: whether it runs, not how fast")
     parser.add_argument("--without-peers", action="store_true", help="only the floor and oban_sa")
@@ -63,7 +66,7 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--keep", action="store_true", help="with --rows: keep the table for the next time")
     parser.add_argument("--list", action="store_true", help="name the scenarios, and do nothing")
     given = parser.parse_args(arguments)
-    unknown = [name for name in _names(given.only) if name not in BY_NAME]
+    unknown = [name for name in _names(given.only) if not fnmatch.filter(BY_NAME, name)]
     if unknown:
         parser.error(f"there is no scenario {', '.join(unknown)}; there are {', '.join(BY_NAME)}")
     peers = [each.name for each in environments.PEERS_KNOWN]
@@ -83,15 +86,14 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure what was asked for; 1 where a figure was refused."""
     given = options(arguments)
     if given.list:
-        for scenario in SCENARIOS:
+        for scenario in map(BY_NAME.__getitem__, _chosen(given) if given.only else BY_NAME):
             print(f"{scenario.name:16} {scenario.title}{' (only with --large)' if scenario.large else ''}")
         return 0
     if given.rows is not None:
         with server(given.database_url) as url, asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(full.measure(url, given.rows, keep=given.keep, results=given.results))
         return 0
-    only = _names(given.only)
-    chosen = [each for each in SCENARIOS if (each.name in only if only else given.large or not each.large)]
+    chosen = [BY_NAME[name] for name in _chosen(given)]
     pythons, left_out = contenders(given, wanted={name for each in chosen for name in each.contenders})
     try:
         with server(given.database_url) as url, asyncio.Runner(loop_factory=loop_factory()) as runner:
@@ -99,6 +101,15 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"\nstopped; --resume goes on after the last scenario that {given.results} holds", file=sys.stderr)
         return 130
+
+
+def _chosen(given: argparse.Namespace) -> list[str]:
+    """The names of the scenarios that were asked for, in their order."""
+    if patterns := _names(given.only):
+        ordinary = [each.name for each in SCENARIOS if given.large or not each.large]
+        matched = {name for each in patterns for name in fnmatch.filter(ordinary, each)}
+        return [name for name in BY_NAME if name in matched or name in patterns]
+    return [each.name for each in SCENARIOS if given.large or not each.large]
 
 
 def contenders(
@@ -171,7 +182,7 @@ async def _begun(given: argparse.Namespace, url: str, left_out: dict[str, str]) 
     if (given.only or given.resume) and given.results.exists():
         document = results.load(given.results)
         if given.only:
-            document.setdefault("repeated", {}).update(dict.fromkeys(_names(given.only), _now()))
+            document.setdefault("repeated", {}).update(dict.fromkeys(_chosen(given), _now()))
         return document
     return {
         "begun_at": _now(),
@@ -213,11 +224,10 @@ class Progress:
 
 
 def _shown(scenario: Scenario, answer: dict[str, Any]) -> str:
-    if scenario.measures == "latency":
-        ordered = sorted(answer["samples"])
-        return f"{ordered[len(ordered) // 2]:,.2f} ms"
-    if scenario.measures == "spent":
-        return f"{answer['memory_mb']:,.0f} MB"
+    if samples := sorted(answer.get("samples", [])):
+        return f"{samples[len(samples) // 2]:,.2f} ms"
+    if scenario.measures == "rest":
+        return f"{(answer['statements'] or 0) / answer['seconds']:,.1f} {scenario.unit}"
     return f"{answer['jobs'] / answer['seconds']:,.0f} {scenario.unit}"
 
 

@@ -14,11 +14,14 @@ from typing import Any
 import asyncpg
 
 from benchmarks import filling, floor
-from benchmarks.lone import Enqueue, Lone, kinds_of
+from benchmarks.command.startup import first_job
+from benchmarks.nodes.crowd import kinds_of_nodes
+from benchmarks.nodes.lone import Enqueue, Lone
 from benchmarks.shares import Progress, Share, drained
-from benchmarks.startup import first_job
-from benchmarks.turn import Turn, play
+from benchmarks.turn import Turn, play, queue_names
 from benchmarks.writing import writer
+
+lone = Lone()
 
 
 async def drain(turn: Turn) -> None:
@@ -29,7 +32,7 @@ async def drain(turn: Turn) -> None:
 
 async def _work(options: dict[str, Any], progress: Progress, go: Callable[[], Coroutine[Any, Any, None]]) -> Share:
     share = Share()
-    queues = filling.queues(options)
+    queues = queue_names(options)
     connections = [await asyncpg.connect(options["url"]) for _ in queues]
     await go()
     share.began(time.perf_counter())
@@ -62,18 +65,24 @@ async def application(turn: Turn) -> AsyncIterator[Enqueue]:
     await connection.close()
 
 
-async def latency(turn: Turn) -> None:
-    """A lone job, from asking for its commit until it is fetched by whoever listened."""
-    turn.ready()
+@asynccontextmanager
+async def node(turn: Turn) -> AsyncIterator[None]:
+    """Fetch whenever a job is announced, as each node does that hears of it."""
     fetching, listening = [await asyncpg.connect(turn.url) for _ in range(2)]
-    lone = Lone()
     listener = floor.Listener(fetching, listening, arrived=lone.arrived)
     await listener.start()
-    await lone.measure(turn, application)
+    yield
     await listener.stop()
-    turn.done(samples=lone.samples)
     for connection in (fetching, listening):
         await connection.close()
+
+
+async def latency(turn: Turn) -> None:
+    """A lone job, from asking for its commit until it is fetched by the process that listens."""
+    turn.ready()
+    async with node(turn):
+        await lone.measure(turn, application)
+    turn.done(samples=lone.samples)
 
 
 async def loaded(turn: Turn) -> None:
@@ -124,7 +133,7 @@ async def enqueue_flush(turn: Turn) -> None:
 
 async def enqueue_copy(turn: Turn) -> None:
     """Binary COPY of the same rows with the same columns."""
-    from oban_sa.client.encoding import COLUMNS
+    from oban_sa.bulk.binary import COLUMNS
 
     now = datetime.now(UTC).replace(tzinfo=None)
     same: dict[str, Any] = {
@@ -153,12 +162,12 @@ async def enqueue_copy(turn: Turn) -> None:
 
 async def startup(turn: Turn) -> None:
     """A Python process that connects and fetches the job that waits, with nothing else."""
-    await first_job(turn, [sys.executable, "-m", "benchmarks.startup", turn.url])
+    await first_job(turn, [sys.executable, "-m", "benchmarks.command.startup", turn.url])
 
 
 KINDS = {
     "drain": drain,
-    **kinds_of(latency, application),
+    **kinds_of_nodes(lone, application, node=node, completed=filling.completed, latency=latency),
     "loaded": loaded,
     "enqueue_one": enqueue_one,
     "enqueue_flush": enqueue_flush,

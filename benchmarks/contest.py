@@ -43,22 +43,9 @@ class Taken:
 
     def add(self, answer: dict[str, Any], scenario: Scenario) -> None:
         """Take what one turn answered."""
-        jobs, seconds = answer["jobs"], answer["seconds"]
-        self.jobs = jobs
-        found = {"memory_mb": answer["memory_mb"], "statements": answer.get("statements")}
-        if scenario.measures == "spent":
-            found["python_us_per_s"] = answer["cpu"] / seconds * 1e6
-            found["postgres_us_per_s"] = None if answer["pg_cpu"] is None else answer["pg_cpu"] / seconds * 1e6
-            found["commits_per_s"] = answer["commits"] / seconds
-        elif scenario.measures == "rate":
-            found["rate"] = jobs / seconds
-            found["python_us"] = answer["cpu"] / jobs * 1e6
-            found["postgres_us"] = None if answer["pg_cpu"] is None else answer["pg_cpu"] / jobs * 1e6
-            found["wal_bytes"] = answer["wal"] / jobs
-            found["commits"] = answer["commits"] / jobs
-            if len(shares := answer.get("shares", [])) > 1:
-                found["smallest_share"] = min(shares) / sum(shares)
-        for name, value in found.items():
+        self.jobs = answer["jobs"]
+        of = {"rate": _of_rate, "rest": _of_rest, "crowd": _of_crowd}.get(scenario.measures, _of_latency)
+        for name, value in of(answer).items():
             if value is not None:
                 self.values.setdefault(name, []).append(value)
         self.samples += answer.get("samples", [])
@@ -77,6 +64,55 @@ class Taken:
         return found
 
 
+def _of_latency(answer: dict[str, Any]) -> dict[str, float | None]:
+    return {"memory_mb": answer["memory_mb"]}
+
+
+def _of_rate(answer: dict[str, Any]) -> dict[str, float | None]:
+    """Jobs a second, and what each cost."""
+    jobs, shares = answer["jobs"], answer.get("shares", [])
+    return {
+        "memory_mb": answer["memory_mb"],
+        "rate": jobs / answer["seconds"],
+        "python_us": answer["cpu"] / jobs * 1e6,
+        "postgres_us": _each(answer["pg_cpu"], jobs, 1e6),
+        "wal_bytes": answer["wal"] / jobs,
+        "commits": answer["commits_in_all"] / jobs,
+        "statements": _each(answer["statements"], jobs),
+        "smallest_share": min(shares) / sum(shares) if len(shares) > 1 else None,
+    }
+
+
+def _of_rest(answer: dict[str, Any]) -> dict[str, float | None]:
+    """What nodes with nothing to do cost in a second."""
+    seconds = answer["seconds"]
+    return {
+        "memory_mb": answer["node_mb"],
+        "connections": answer["connections"],
+        "statements_per_s": _each(answer["statements"], seconds),
+        "commits_per_s": answer["commits"] / seconds,
+        "postgres_ms_per_s": _each(answer["pg_cpu"], seconds, 1e3),
+        "python_ms_per_s": _each(answer["nodes_cpu"], seconds, 1e3),
+    }
+
+
+def _of_crowd(answer: dict[str, Any]) -> dict[str, float | None]:
+    """What each job cost all nodes together, the application's part in statements and commits included."""
+    jobs = answer["jobs"]
+    return {
+        "memory_mb": answer["node_mb"],
+        "connections": answer["connections"],
+        "statements": _each(answer["statements"], jobs),
+        "commits": answer["commits"] / jobs,
+        "postgres_us": _each(answer["pg_cpu"], jobs, 1e6),
+        "python_us": _each(answer["nodes_cpu"], jobs, 1e6),
+    }
+
+
+def _each(spent: float | None, count: float, unit: float = 1.0) -> float | None:
+    return None if spent is None else spent / count * unit
+
+
 class Arena:
     """The server, and templates of databases with our tables and so many finished rows."""
 
@@ -85,18 +121,29 @@ class Arena:
         self._url = url
         self._pythons = pythons
         self._prefix = f"oban_bench_{secrets.token_hex(4)}"
+        self._counts = f"{self._prefix}_counts"
         self._templates: dict[int, str] = {}
         self._admin: asyncpg.Connection | None = None
+        self._counting: asyncpg.Connection | None = None
         self._postmaster: int | None = None
         self._number = 0
 
     async def __aenter__(self) -> Self:
         self._admin = await asyncpg.connect(self._url)
         self._postmaster = await gauges.postmaster_of(self._admin)
+        await self.admin.execute(f"CREATE DATABASE {self._counts}")
+        counting = await asyncpg.connect(self.url_of(self._counts))
+        if await gauges.counts_statements(counting):
+            self._counting = counting
+        else:
+            await counting.close()
+            print("this server does not count statements: it has no pg_stat_statements", file=sys.stderr)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for name in self._templates.values():
+        if self._counting is not None:
+            await self._counting.close()
+        for name in (self._counts, *self._templates.values()):
             await self.admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
         await self.admin.close()
 
@@ -117,7 +164,11 @@ class Arena:
         """Let a contender take its turn, and return its answer and its versions; raises `Refused`."""
         foreign = contender not in ("floor", "oban_sa")
         finished = None if foreign else scenario.finished // (20 if quick else 1)
-        async with self._database(finished) as name, self._held(name, held=scenario.held):
+        async with (
+            self._database(finished) as name,
+            self._counted(name, counted=scenario.counted),
+            self._held(name, held=scenario.held),
+        ):
             return await self._play(scenario, contender, name, quick=quick)
 
     @asynccontextmanager
@@ -147,6 +198,18 @@ class Arena:
         return self._templates[finished]
 
     @asynccontextmanager
+    async def _counted(self, name: str, *, counted: bool) -> AsyncIterator[None]:
+        """Have the server count a database's statements, where it can."""
+        if not counted or self._counting is None:
+            yield
+            return
+        await gauges.count_statements(self.admin, name)
+        try:
+            yield
+        finally:
+            await gauges.forget_statements(self._counting, name)
+
+    @asynccontextmanager
     async def _held(self, name: str, *, held: bool) -> AsyncIterator[None]:
         """Hold the horizon of a database: rows that die meanwhile can't be cleaned away."""
         if not held:
@@ -167,14 +230,19 @@ class Arena:
         python, module = self._pythons[contender]
         within = QUICKLY if quick else WITHIN
         words = ["-m", scenario.modules.get(contender, module), json.dumps(options)]
-        paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+        }
+        # An installed package has its bytecode; without it each start would compile all that it imports.
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
         process = await asyncio.create_subprocess_exec(
             python,
             *words,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": paths},
+            env=environment,
             cwd=ROOT,
             limit=2**24,
         )
@@ -184,32 +252,49 @@ class Arena:
         said = asyncio.create_task(process.stderr.read())
         try:
             versions = (await _line(process.stdout, within))["versions"]
-            await _line(process.stdout, within)
+            nodes = (await _line(process.stdout, within)).get("nodes", [])
             await self._settle(name)
-            commits = await gauges.commits(self.admin, name)
-            before = await gauges.read(self.admin, self._postmaster)
+            before = await self._read(name, scenario, nodes)
             process.stdin.write(b"go\n")
             answer = (await _line(process.stdout, within))["done"]
-            after = await gauges.read(self.admin, self._postmaster)
+            after = await self._read(name, scenario, nodes)
+            memory = gauges.memory(nodes)
+            if nodes:
+                process.stdin.write(b"measured\n")
             # What it checks comes after its figure: one that is not true ends it with an error.
             code = await asyncio.wait_for(process.wait(), ENDING)
             if code:
                 raise Refused(f"it ended with {code}")
-            answer["commits"] = await gauges.commits(self.admin, name) - commits
-            answer["wal"] = after.wal - before.wal
-            answer["pg_cpu"] = None if before.cpu is None or after.cpu is None else after.cpu - before.cpu
-            return answer, versions
+            ended = await self._read(name, scenario, [])
+            return {
+                **answer,
+                "wal": after.wal - before.wal,
+                "commits": after.commits - before.commits,
+                "commits_in_all": ended.commits - before.commits,
+                "connections": after.connections,
+                "statements": _counted(before.statements, after.statements),
+                "pg_cpu": _ran(before.server, after.server),
+                "nodes_cpu": _ran(before.nodes, after.nodes),
+                "node_mb": None if memory is None else memory / len(nodes),
+            }, versions
         except (Refused, TimeoutError) as error:
             if process.returncode is None:
                 process.kill()
             await process.wait()
-            last = (await said).decode(errors="replace").strip().splitlines()[-1:]
+            await asyncio.wait([said], timeout=5)
+            last = said.result().decode(errors="replace").strip().splitlines()[-1:] if said.done() else []
             raise Refused(" ".join([str(error) or f"it took longer than {within:g} s:", *last])) from error
         finally:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
-            await asyncio.gather(said, return_exceptions=True)
+            # A process that a contender left behind may keep its standard error open.
+            await asyncio.wait([said], timeout=5)
+            said.cancel()
+
+    async def _read(self, name: str, scenario: Scenario, nodes: list[int]) -> gauges.Gauges:
+        counting = self._counting if scenario.counted else None
+        return await gauges.read(self.admin, name, postmaster=self._postmaster, nodes=nodes, counting=counting)
 
     async def _settle(self, name: str) -> None:
         """Clean up and write to disk what came before, so that no turn pays for another's."""
@@ -217,6 +302,14 @@ class Arena:
         await connection.execute("VACUUM ANALYZE", timeout=WITHIN)
         await connection.execute("CHECKPOINT", timeout=WITHIN)
         await connection.close()
+
+
+def _counted(before: int | None, after: int | None) -> int | None:
+    return None if before is None or after is None else after - before
+
+
+def _ran(before: gauges.Run | None, after: gauges.Run | None) -> float | None:
+    return None if before is None or after is None else after.since(before)
 
 
 async def _line(stream: asyncio.StreamReader, within: float) -> dict[str, Any]:

@@ -1,8 +1,6 @@
-"""Jobs that do nothing, put into our table for whoever drains it; and the check that they are done."""
+"""Jobs that do nothing, put into our table to be drained; and the check that they are done."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import asyncpg
 
@@ -25,12 +23,6 @@ FROM generate_series(1, $1::int) n
 """
 
 
-def queues(options: dict[str, Any]) -> list[str]:
-    """The queues that jobs are in."""
-    count = options.get("queues", 1)
-    return ["bench"] if count == 1 else [f"bench{number}" for number in range(count)]
-
-
 async def fill(turn: Turn) -> None:
     """Put this turn's jobs into the table."""
     given = turn.options
@@ -50,6 +42,14 @@ async def check(turn: Turn, *, jobs: int | None = None) -> None:
     await connection.close()
     found = {(row[0], row[1]): row[2] for row in rows}
     turn.check("jobs in the table", found, {("completed", 1): turn.jobs if jobs is None else jobs})
+
+
+async def completed(turn: Turn) -> int:
+    """How many jobs are completed by the table."""
+    connection = await asyncpg.connect(turn.url)
+    found: int = await connection.fetchval("SELECT count(*) FROM oban_jobs WHERE state = 'completed' AND attempt = 1")
+    await connection.close()
+    return found
 
 
 async def check_written(turn: Turn, *, jobs: int | None = None) -> None:

@@ -34,7 +34,7 @@ async def insert_one(connection: asyncpg.Connection, worker: str, args: str) -> 
 
 
 class Listener:
-    """Waits for notifications and fetches at once; `arrived` is told when jobs came."""
+    """Waits for notifications and fetches at once; `arrived` is called for each job."""
 
     def __init__(
         self, connection: asyncpg.Connection, listening: asyncpg.Connection, *, arrived: Callable[[], None]
@@ -59,6 +59,7 @@ class Listener:
             await self._woken.wait()
             self._woken.clear()
             rows: list[Any] = await self._connection.fetch(FETCH, 10, ["floor", "0"])
-            if rows:
+            for _ in rows:
                 self._arrived()
+            if rows:
                 await self._connection.execute(ACK, [row["id"] for row in rows])

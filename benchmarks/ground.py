@@ -9,7 +9,7 @@ import secrets
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,14 @@ import asyncpg
 from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from benchmarks import gauges
 from oban_sa import embedded
+from oban_sa.errors import EmbeddedError
 from oban_sa.migrations import migrate
 
-SETTINGS = {"shared_buffers": "512MB", "max_wal_size": "4GB"}
+SIZES = {"shared_buffers": "512MB", "max_wal_size": "4GB"}
 """Durability stays as PostgreSQL has it: every commit waits for the disk."""
+SETTINGS = {**SIZES, **gauges.SETTINGS}
 
 
 def parser(what: str) -> argparse.ArgumentParser:
@@ -53,7 +56,12 @@ def server(url: str | None) -> Iterator[str]:
     if url is not None:
         yield make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
         return
-    with embedded.start(Path(".oban") / "benchmarks", settings=SETTINGS) as running:
+    folder = Path(".oban") / "benchmarks"
+    with ExitStack() as stack:
+        try:
+            running = stack.enter_context(embedded.start(folder, settings=SETTINGS))
+        except EmbeddedError:  # its PostgreSQL may have been installed without extensions
+            running = stack.enter_context(embedded.start(folder, settings=SIZES))
         yield running.url
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import random
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -15,10 +15,12 @@ from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 
 from benchmarks import filling
-from benchmarks.lone import WARM, Enqueue, Lone, kinds_of
+from benchmarks.command.drain import drained_by_command, runner_command
+from benchmarks.command.startup import first_job
+from benchmarks.nodes.crowd import kinds_of_nodes
+from benchmarks.nodes.lone import WARM, Enqueue, Lone
 from benchmarks.shares import Progress, Share, drained
-from benchmarks.startup import first_job
-from benchmarks.turn import Turn, memory, play
+from benchmarks.turn import Turn, play, queue_names
 from benchmarks.writing import writer
 from oban_sa import Job, Oban, Runner, enqueue, enqueue_many, job, telemetry, worker
 from oban_sa.workers import Registry
@@ -84,7 +86,7 @@ async def _work(options: dict[str, Any], progress: Progress, go: Callable[[], Co
     detaches = [telemetry.attach(fetched, telemetry.ProducerFetch), telemetry.attach(written, telemetry.ProducerAck)]
     engine = engine_for(options["url"])
     await go()
-    queues = dict.fromkeys(filling.queues(options), options["concurrency"])
+    queues = dict.fromkeys(queue_names(options), options["concurrency"])
     async with Runner(engine, queues=queues, registry=registry, node=f"bench.{id(share)}.{time.time_ns()}"):
         async with asyncio.timeout(300):
             await progress.over()
@@ -95,14 +97,13 @@ async def _work(options: dict[str, Any], progress: Progress, go: Callable[[], Co
     return share
 
 
-async def idle(turn: Turn) -> None:
-    """What a runner with nothing to do holds, and spends in a second."""
+@asynccontextmanager
+async def node(turn: Turn) -> AsyncIterator[None]:
+    """A node as it is by default, with ten jobs of each queue at once."""
     engine = engine_for(turn.url)
-    async with Runner(engine, queues={"bench": turn.concurrency}, registry=registry):
-        await asyncio.sleep(2)
-        turn.ready()
-        await asyncio.sleep(turn.options["over"])
-        turn.done(jobs=1, memory_mb=memory())
+    queues = dict.fromkeys(queue_names(turn.options), 10)
+    async with Runner(engine, queues=queues, registry=registry, node=f"bench.{turn.options.get('number', 0)}"):
+        yield
     await engine.dispose()
 
 
@@ -125,12 +126,10 @@ async def application(turn: Turn) -> AsyncIterator[Enqueue]:
 
 async def latency(turn: Turn) -> None:
     """A lone job on an idle queue, from asking for its commit to the first line of its code."""
-    engine = engine_for(turn.url)
     turn.ready()
-    async with Runner(engine, queues={"bench": 10}, registry=registry):
+    async with node(turn):
         await waited.measure(turn, application)
         turn.done(samples=waited.samples)
-    await engine.dispose()
     await filling.check(turn, jobs=turn.jobs + WARM)
 
 
@@ -175,6 +174,32 @@ async def enqueue_one(turn: Turn) -> None:
     await filling.check_written(turn)
 
 
+async def enqueue_direct(turn: Turn) -> None:
+    """`Oban.enqueue`, which needs no session, announced."""
+    engine = engine_for(turn.url)
+    oban = Oban(engine)
+    await ready(turn, engine)
+    for number in range(turn.jobs):
+        await oban.enqueue(Send.new({"user_id": number}))  # type: ignore[attr-defined]
+    turn.done()
+    await engine.dispose()
+    await filling.check_written(turn)
+
+
+async def enqueue_session(turn: Turn) -> None:
+    """`Oban.enqueue_many` in a session's transaction, whose jobs the session does not keep."""
+    if "session" not in inspect.signature(Oban.enqueue_many).parameters:
+        raise SystemExit("this version of `Oban.enqueue_many` takes no session")
+    engine = engine_for(turn.url)
+    many: Any = Oban(engine).enqueue_many
+    await ready(turn, engine)
+    async with async_sessionmaker(engine, expire_on_commit=False).begin() as session:
+        await many([Send.new({"user_id": number}) for number in range(turn.jobs)], session=session)  # type: ignore[attr-defined]
+    turn.done()
+    await engine.dispose()
+    await filling.check_written(turn)
+
+
 async def enqueue_flush(turn: Turn) -> None:
     """A session for each batch, one flush and one commit."""
     size = turn.options["batch"]
@@ -202,8 +227,17 @@ async def enqueue_copy(turn: Turn) -> None:
 
 async def startup(turn: Turn) -> None:
     """`python -m oban_sa.runner`, with its defaults."""
-    words = ["--database-url", turn.url, "--queues", "bench:10", "--import", "benchmarks.began", "--until-idle"]
-    await first_job(turn, [sys.executable, "-m", "oban_sa.runner", *words])
+    await first_job(turn, runner_command(turn, concurrency=10, module="benchmarks.command.began"))
+
+
+async def drain_command(turn: Turn) -> None:
+    """`python -m oban_sa.runner`, with its defaults: from its first fetch to its last written outcome."""
+    await filling.fill(turn)
+    turn.ready()
+    told = await drained_by_command(turn)
+    turn.once(told.pop("executed"))
+    turn.done(**told)
+    await filling.check(turn)
 
 
 async def _until(holds: Callable[[], bool]) -> None:
@@ -214,11 +248,13 @@ async def _until(holds: Callable[[], bool]) -> None:
 
 KINDS = {
     "drain": drain,
-    "idle": idle,
-    **kinds_of(latency, application),
+    "drain_command": drain_command,
+    **kinds_of_nodes(waited, application, node=node, completed=filling.completed, latency=latency),
     "loaded": loaded,
     "schedule": schedule,
     "enqueue_one": enqueue_one,
+    "enqueue_direct": enqueue_direct,
+    "enqueue_session": enqueue_session,
     "enqueue_flush": enqueue_flush,
     "enqueue_copy": enqueue_copy,
     "startup": startup,

@@ -19,8 +19,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from oban_sa import Runner, job, telemetry
-from oban_sa.retention import Prune
-from oban_sa.runner.command import service
+from oban_sa.jobs.retention import Prune
+from oban_sa.service import service
 
 FINISHED = """
 INSERT INTO oban_jobs (state, queue, worker, args, attempt, inserted_at, scheduled_at, attempted_at, completed_at)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def save(path: Path, document: dict[str, Any]) -> None:
-    """Write them so that whoever is stopped meanwhile leaves the last complete ones."""
+    """Write them so that a program that is stopped meanwhile leaves the last complete ones."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".new")
     beside.write_text(json.dumps(_rounded(document), indent=1) + "\n", encoding="utf-8")
@@ -28,11 +29,11 @@ def save(path: Path, document: dict[str, Any]) -> None:
 
 
 def main_figure(scenario: Scenario, found: dict[str, Any]) -> float | None:
-    """What a scenario is about: jobs a second, the median latency in milliseconds, or megabytes."""
-    if scenario.measures == "latency":
+    """What a scenario is about: jobs a second, the median latency in milliseconds, or statements a second."""
+    if scenario.measures in ("latency", "crowd"):
         value = found.get("latency", {}).get("p50")
         return None if value is None else float(value)
-    return median(found, "rate" if scenario.measures == "rate" else "memory_mb")
+    return median(found, "rate" if scenario.measures == "rate" else "statements_per_s")
 
 
 def median(found: dict[str, Any], name: str) -> float | None:
@@ -47,21 +48,21 @@ def spread(found: dict[str, Any], name: str) -> float | None:
     return (max(values) - min(values)) / statistics.median(values) if values and len(values) > 1 else None
 
 
-def to_floor(scenario: Scenario, figures: dict[str, Any], contender: str) -> float | None:
+def to_floor(scenario: Scenario, figures: Mapping[str, Any], contender: str) -> float | None:
     """A contender's figure divided by the floor's."""
     return _ratio(scenario, figures, contender, "floor")
 
 
-def to_best_peer(scenario: Scenario, figures: dict[str, Any], contender: str) -> tuple[str, float] | None:
-    """Who is the best of the others, and a contender's figure divided by theirs."""
+def to_best_peer(scenario: Scenario, figures: Mapping[str, Any], contender: str) -> tuple[str, float] | None:
+    """The best of the others, and a contender's figure divided by theirs."""
     best = best_peer(scenario, figures)
     if best is None or (ratio := _ratio(scenario, figures, contender, best)) is None:
         return None
     return best, ratio
 
 
-def best_peer(scenario: Scenario, figures: dict[str, Any]) -> str | None:
-    """Who of the others has the highest rate, or the lowest latency."""
+def best_peer(scenario: Scenario, figures: Mapping[str, Any]) -> str | None:
+    """Which of the others has the highest rate, or the lowest latency or fewest statements."""
     found = {
         name: value
         for name, figure in figures.items()
@@ -69,10 +70,10 @@ def best_peer(scenario: Scenario, figures: dict[str, Any]) -> str | None:
     }
     if not found:
         return None
-    return (min if scenario.measures == "latency" else max)(found, key=lambda name: found[name])
+    return (max if scenario.measures == "rate" else min)(found, key=lambda name: found[name])
 
 
-def _ratio(scenario: Scenario, figures: dict[str, Any], one: str, other: str) -> float | None:
+def _ratio(scenario: Scenario, figures: Mapping[str, Any], one: str, other: str) -> float | None:
     mine, theirs = main_figure(scenario, figures.get(one, {})), main_figure(scenario, figures.get(other, {}))
     return mine / theirs if mine is not None and theirs else None
 

@@ -9,22 +9,23 @@ from typing import Any, Literal
 ALL = ("floor", "oban_sa", "oban", "pgqueuer", "procrastinate", "chancy")
 BOTH = ("floor", "oban_sa")
 SLOW = {"oban": 0.5, "procrastinate": 0.2, "chancy": 0.5}
-"""Shares of the jobs that who is slow gets, so that a run ends; less work never makes anybody slower."""
+"""Shares of the jobs that slow contenders get, so that a run ends; less work makes none of them slower."""
 
 
 @dataclass(frozen=True)
 class Scenario:
     """One thing that is measured.
 
-    `rate` is jobs per second, `latency` percentiles of milliseconds, `spent` what a turn costs. `kinds` names the kind
-    of turn for those whose kind is another than `kind`. `finished` rows of jobs that are over are in the table before.
-    `about` is how many seconds a turn takes, roughly; progress goes by it.
+    `rate` is jobs per second, `latency` percentiles of milliseconds, `rest` what nodes with nothing to do cost in a
+    second, and `crowd` both the latency and what a job costs all nodes. `kinds` names the kind of turn for those whose
+    kind is another than `kind`. `finished` rows of jobs that are over are in the table before. With `counted` the
+    server counts statements. `about` is how many seconds a turn takes, roughly; progress goes by it.
     """
 
     name: str
     title: str
     kind: str
-    measures: Literal["rate", "latency", "spent"] = "rate"
+    measures: Literal["rate", "latency", "rest", "crowd"] = "rate"
     contenders: tuple[str, ...] = BOTH
     kinds: Mapping[str, str] = field(default_factory=dict)
     modules: Mapping[str, str] = field(default_factory=dict)
@@ -33,7 +34,7 @@ class Scenario:
     finished: int = 0
     large: bool = False
     held: bool = False
-    rounds: int | None = None
+    counted: bool = False
     unit: str = "jobs/s"
     about: float = 3.0
 
@@ -44,11 +45,13 @@ class Scenario:
         options["jobs"] = max(1, int(jobs / (20 if quick else 1)))
         if quick and "over" in options:
             options["over"] = min(options["over"], 1.0)
+        if quick and "nodes" in options:
+            options["nodes"] = min(options["nodes"], 3)
         return {"kind": self.kinds.get(contender, self.kind), **options}
 
 
 def _drain(name: str, title: str, *, about: float = 3.0, **given: Any) -> Scenario:
-    known = ("contenders", "finished", "large", "held", "rounds")
+    known = ("contenders", "kinds", "finished", "large", "held")
     fields = {key: given.pop(key) for key in known if key in given}
     options = {"jobs": 20_000, "concurrency": 50, **given}
     return Scenario(name, title, "drain", options=options, about=about, **fields)
@@ -66,10 +69,29 @@ def _flush(size: int, jobs: int) -> Scenario:
     )
 
 
+def _idle(name: str, title: str, *, nodes: int = 1, queues: int = 1, about: float = 14) -> Scenario:
+    options = {"jobs": 1, "nodes": nodes, "queues": queues, "over": 10.0}
+    given: dict[str, Any] = {"contenders": ALL[1:], "options": options, "counted": True, "unit": "statements/s"}
+    return Scenario(name, title, "rest", "rest", about=about, **given)
+
+
+def _crowd(nodes: int, title: str, *, about: float) -> Scenario:
+    options = {"jobs": 200, "warm": 40, "every": 0.05, "nodes": nodes}
+    given: dict[str, Any] = {"contenders": ALL, "options": options, "counted": True, "unit": "ms"}
+    return Scenario(f"crowd_{nodes}", title, "crowd", "crowd", about=about, **given)
+
+
 SCENARIOS = (
     _drain("drain_10", "Drain, concurrency 10", contenders=ALL, concurrency=10, about=6),
     _drain("drain_50", "Drain, concurrency 50", contenders=ALL, about=5),
     _drain("drain_200", "Drain, concurrency 200", contenders=ALL, concurrency=200, about=5),
+    _drain(
+        "drain_command",
+        "Drain by the command, concurrency 200",
+        kinds={"oban_sa": "drain_command"},
+        concurrency=200,
+        about=4,
+    ),
     _drain("processes_2", "Drain by 2 processes, concurrency 50 each", processes=2, about=4),
     _drain("processes_4", "Drain by 4 processes, concurrency 50 each", processes=4, about=5),
     _drain("finished_1m", "Drain beside 1,000,000 finished rows", finished=1_000_000, about=6),
@@ -157,11 +179,29 @@ SCENARIOS = (
         "enqueue_one",
         contenders=ALL,
         options={"jobs": 1000},
+        counted=True,
+    ),
+    Scenario(
+        "enqueue_direct",
+        "Enqueue one by one, outside of a session",
+        "enqueue_one",
+        contenders=ALL,
+        kinds={"oban_sa": "enqueue_direct"},
+        options={"jobs": 1000},
+        counted=True,
     ),
     _flush(10, 5000),
     _flush(100, 10_000),
     _flush(1000, 20_000),
     _flush(10_000, 10_000),
+    Scenario(
+        "enqueue_session",
+        "Enqueue 10,000 in a session's transaction, not kept in it",
+        "enqueue_flush",
+        contenders=ALL,
+        kinds={**dict.fromkeys(ALL[2:], "enqueue_many"), "oban_sa": "enqueue_session"},
+        options={"jobs": 10_000, "batch": 10_000},
+    ),
     Scenario(
         "enqueue_copy",
         "Enqueue 50,000 at once, by COPY",
@@ -180,16 +220,11 @@ SCENARIOS = (
         unit="ms",
         about=6,
     ),
-    Scenario(
-        "idle",
-        "A runner with nothing to do",
-        "idle",
-        "spent",
-        contenders=("oban_sa",),
-        options={"jobs": 1, "over": 10.0, "concurrency": 50},
-        unit="MB",
-        about=14,
-    ),
+    _idle("idle", "One node at rest, one queue"),
+    _idle("idle_queues", "One node at rest, ten queues", queues=10),
+    _idle("idle_nodes", "Twenty nodes at rest, one queue", nodes=20, about=25),
+    _crowd(1, "One node, a job each 50 ms", about=18),
+    _crowd(20, "Twenty nodes, a job each 50 ms", about=27),
     Scenario(
         "session_nothing",
         "A transaction that enqueues nothing",
@@ -198,6 +233,7 @@ SCENARIOS = (
         modules=dict.fromkeys(BOTH, "benchmarks.application"),
         called={"floor": "SQLAlchemy alone", "oban_sa": "with oban_sa imported"},
         options={"jobs": 2000},
+        counted=True,
         unit="commits/s",
     ),
     Scenario(
@@ -208,6 +244,18 @@ SCENARIOS = (
         modules=dict.fromkeys(BOTH, "benchmarks.application"),
         called={"floor": "SQLAlchemy alone, no job", "oban_sa": "with one job"},
         options={"jobs": 2000},
+        counted=True,
+        unit="commits/s",
+    ),
+    Scenario(
+        "session_ref",
+        "A transaction that enqueues one job with a reference to its row",
+        "alone",
+        kinds={"oban_sa": "referring"},
+        modules=dict.fromkeys(BOTH, "benchmarks.application"),
+        called={"floor": "SQLAlchemy alone, no job", "oban_sa": "with one job and its ref"},
+        options={"jobs": 2000},
+        counted=True,
         unit="commits/s",
     ),
     Scenario(

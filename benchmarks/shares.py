@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,7 +86,7 @@ async def drained(turn: Turn, work: Work) -> None:
     )
 
 
-def _together(turn: Turn, work: Work, processes: int) -> Sequence[Share]:
+def _together(turn: Turn, work: Work, processes: int) -> list[Share]:
     context = multiprocessing.get_context("spawn")
     written, word, done, prepared = context.Value("q", 0), context.Event(), context.Queue(), context.Queue()
     children = [

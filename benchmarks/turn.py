@@ -32,12 +32,15 @@ class Turn:
         self._began: float | None = None
         self._cpu = 0.0
 
-    def ready(self) -> None:
-        """Wait until the server is at rest and may be measured; the clock runs from then on."""
+    def ready(self, *, nodes: Sequence[int] = ()) -> None:
+        """Wait until the server is at rest and may be measured; the clock runs from then on.
+
+        `nodes` are the ids of processes whose CPU and memory are looked at when the clock starts and stops.
+        """
         gc.collect()
-        say({"ready": True})
+        say({"ready": True, "nodes": list(nodes)})
         if sys.stdin.readline().strip() != "go":
-            raise SystemExit("nobody waits for this turn any more")
+            raise SystemExit("the run that started this turn has ended")
         _forget_peak()
         self.start()
 
@@ -53,6 +56,10 @@ class Turn:
         answer = {"jobs": self.jobs if jobs is None else jobs, "seconds": taken, "cpu": cpu() - self._cpu}
         say({"done": {"memory_mb": peak(), **answer, **found}})
 
+    def measured(self) -> None:
+        """After `done`, wait until the nodes have been looked at; until then none may end."""
+        sys.stdin.readline()
+
     def check(self, what: str, found: Any, wanted: Any) -> None:
         """Refuse the figure where the work was not done."""
         if found != wanted:
@@ -62,6 +69,12 @@ class Turn:
         """Refuse the figure where not every job ran exactly once."""
         self.check("jobs that ran", len(set(executed)), self.jobs)
         self.check("executions", len(executed), self.jobs)
+
+
+def queue_names(options: Mapping[str, Any]) -> list[str]:
+    """The names of so many queues: "bench", or several that begin so."""
+    count = options.get("queues", 1)
+    return ["bench"] if count == 1 else [f"bench{number}" for number in range(count)]
 
 
 def play(
@@ -78,7 +91,7 @@ def play(
 
 
 def say(message: Mapping[str, Any]) -> None:
-    """Send one line to whoever measures."""
+    """Send one line to the process that started this one."""
     sys.stdout.write(json.dumps(message) + "\n")
     sys.stdout.flush()
 

@@ -22,7 +22,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from benchmarks import floor
 from benchmarks.ground import Ground, main, parser, table, watch
 from oban_sa import Job, enqueue, worker
-from oban_sa.announcing import ANNOUNCE
+from oban_sa.outbox.announcements import ANNOUNCE
 from oban_sa.workers import Registry
 
 

@@ -12,8 +12,9 @@ from chancy import Chancy, Job, Queue, QueuedJob, Worker, job
 from chancy.app import setup_default_logger
 from psycopg.rows import dict_row
 
-from benchmarks.lone import WARM, Enqueue, Lone, kinds_of
-from benchmarks.turn import Turn, play
+from benchmarks.nodes.crowd import kinds_of_nodes
+from benchmarks.nodes.lone import WARM, Enqueue, Lone
+from benchmarks.turn import Turn, play, queue_names
 
 executed: list[str] = []
 ran = asyncio.Event()
@@ -38,14 +39,15 @@ async def send(user_id: int) -> None: ...
 
 
 @asynccontextmanager
-async def chancy_of(turn: Turn) -> AsyncIterator[Chancy]:
+async def chancy_of(turn: Turn, *, plugins: bool = False) -> AsyncIterator[Chancy]:
     log = setup_default_logger(level=logging.WARNING)
-    async with Chancy(turn.url, no_default_plugins=True, log=log) as chancy:
+    async with Chancy(turn.url, no_default_plugins=not plugins, log=log) as chancy:
         await chancy.migrate()
         concurrency = turn.concurrency or 10
-        await chancy.declare(
-            Queue("bench", concurrency=concurrency, executor=Chancy.Executor.Async, eager_polling=True)
-        )
+        for name in queue_names(turn.options):
+            await chancy.declare(
+                Queue(name, concurrency=concurrency, executor=Chancy.Executor.Async, eager_polling=True)
+            )
         yield chancy
 
 
@@ -75,7 +77,7 @@ async def drain(turn: Turn) -> None:
             turn.done()
     turn.check("jobs that ran", len(set(executed)), turn.jobs)
     turn.check("executions", len(executed), turn.jobs)
-    turn.check("completed", await count(turn, "succeeded"), turn.jobs)
+    turn.check("completed", await completed(turn), turn.jobs)
 
 
 @asynccontextmanager
@@ -101,7 +103,24 @@ async def latency(turn: Turn) -> None:
             turn.done(samples=lone.samples)
             await asyncio.sleep(0.2)
             await worker.flush()
-    turn.check("completed", await count(turn, "succeeded"), turn.jobs + WARM)
+    turn.check("completed", await completed(turn), turn.jobs + WARM)
+
+
+@asynccontextmanager
+async def node(turn: Turn) -> AsyncIterator[None]:
+    """With the plugins that are there by default, since some of them do what others do without one."""
+    log = setup_default_logger(level=logging.WARNING)
+    async with Chancy(turn.url, log=log) as chancy, Worker(chancy, register_signal_handlers=False):
+        yield
+
+
+async def prepare(turn: Turn) -> None:
+    async with chancy_of(turn, plugins=True):
+        return
+
+
+async def completed(turn: Turn) -> int:
+    return await count(turn, "succeeded")
 
 
 async def enqueue_one(turn: Turn) -> None:
@@ -122,5 +141,6 @@ async def enqueue_many(turn: Turn) -> None:
 
 
 if __name__ == "__main__":
-    kinds = {"drain": drain, **kinds_of(latency, application), "enqueue_one": enqueue_one, "enqueue_many": enqueue_many}
+    nodes = kinds_of_nodes(lone, application, node=node, completed=completed, prepare=prepare, latency=latency)
+    kinds = {"drain": drain, **nodes, "enqueue_one": enqueue_one, "enqueue_many": enqueue_many}
     play(kinds, "chancy", "psycopg", "uvloop")

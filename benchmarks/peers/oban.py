@@ -11,8 +11,9 @@ import oban
 from oban.schema import install
 from psycopg_pool import AsyncConnectionPool
 
-from benchmarks.lone import WARM, Enqueue, Lone, kinds_of
-from benchmarks.turn import Turn, play
+from benchmarks.nodes.crowd import kinds_of_nodes
+from benchmarks.nodes.lone import Enqueue, Lone
+from benchmarks.turn import Turn, play, queue_names
 
 executed: list[int] = []
 ran = asyncio.Event()
@@ -81,13 +82,25 @@ async def application(turn: Turn) -> AsyncIterator[Enqueue]:
         yield enqueue
 
 
-async def latency(turn: Turn) -> None:
-    async with pool_of(turn) as pool:
-        turn.ready()
-        async with oban.Oban(pool=pool, queues={"bench": 10}):
-            await lone.measure(turn, application)
-            turn.done(samples=lone.samples)
-        turn.check("completed", await count(pool, "state = 'completed'"), turn.jobs + WARM)
+@asynccontextmanager
+async def node(turn: Turn) -> AsyncIterator[None]:
+    queues = dict.fromkeys(queue_names(turn.options), 10)
+    name = f"bench.{turn.options.get('number', 0)}"
+    async with (
+        AsyncConnectionPool(turn.url, min_size=2, max_size=20) as pool,
+        oban.Oban(pool=pool, queues=queues, node=name),
+    ):
+        yield
+
+
+async def prepare(turn: Turn) -> None:
+    async with pool_of(turn):
+        return
+
+
+async def completed(turn: Turn) -> int:
+    async with AsyncConnectionPool(turn.url, min_size=1, max_size=1) as pool:
+        return await count(pool, "state = 'completed' AND attempt = 1")
 
 
 async def enqueue_one(turn: Turn) -> None:
@@ -110,5 +123,6 @@ async def enqueue_many(turn: Turn) -> None:
 
 
 if __name__ == "__main__":
-    kinds = {"drain": drain, **kinds_of(latency, application), "enqueue_one": enqueue_one, "enqueue_many": enqueue_many}
+    nodes = kinds_of_nodes(lone, application, node=node, completed=completed, prepare=prepare)
+    kinds = {"drain": drain, **nodes, "enqueue_one": enqueue_one, "enqueue_many": enqueue_many}
     play(kinds, "oban", "psycopg", "uvloop")

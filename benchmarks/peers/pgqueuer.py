@@ -14,8 +14,9 @@ from pgqueuer.models import Job
 from pgqueuer.queries import Queries
 from pgqueuer.types import QueueExecutionMode
 
-from benchmarks.lone import WARM, Enqueue, Lone, kinds_of
-from benchmarks.turn import Turn, play
+from benchmarks.nodes.crowd import kinds_of_nodes
+from benchmarks.nodes.lone import Enqueue, Lone
+from benchmarks.turn import Turn, play, queue_names
 
 executed: list[int] = []
 lone = Lone()
@@ -52,8 +53,7 @@ async def drain(turn: Turn) -> None:
     turn.done()
     await connection.close()
     turn.once(executed)
-    done = "SELECT count(DISTINCT job_id) FROM pgqueuer_log WHERE status = 'successful'"
-    turn.check("completed", await count(turn, done), turn.jobs)
+    turn.check("completed", await completed(turn), turn.jobs)
 
 
 @asynccontextmanager
@@ -63,34 +63,41 @@ async def application(turn: Turn) -> AsyncIterator[Enqueue]:
 
     async def enqueue(asks: Callable[[], None]) -> None:
         async with connection.transaction():
-            await queries.enqueue("waited", None)
+            await queries.enqueue("bench", None)
             asks()
 
     yield enqueue
     await connection.close()
 
 
-async def latency(turn: Turn) -> None:
+@asynccontextmanager
+async def node(turn: Turn) -> AsyncIterator[None]:
+    """There are no queues here, but entrypoints."""
+    connection = await asyncpg.connect(turn.url)
+    pgq = PgQueuer(AsyncpgDriver(connection))
+
+    async def waited(job: Job) -> None:
+        lone.arrived()
+
+    for name in queue_names(turn.options):
+        pgq.entrypoint(name)(waited)
+    running = asyncio.create_task(pgq.run(batch_size=10))
+    await asyncio.sleep(0.5)
+    yield
+    await asyncio.sleep(0.5)
+    pgq.shutdown.set()
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(running, 35)
+    await connection.close()
+
+
+async def prepare(turn: Turn) -> None:
     async with queries_of(turn):
-        connection = await asyncpg.connect(turn.url)
-        pgq = PgQueuer(AsyncpgDriver(connection))
+        return
 
-        @pgq.entrypoint("waited")
-        async def waited(job: Job) -> None:
-            lone.arrived()
 
-        turn.ready()
-        running = asyncio.create_task(pgq.run(batch_size=10))
-        await asyncio.sleep(0.5)
-        await lone.measure(turn, application)
-        turn.done(samples=lone.samples)
-        await asyncio.sleep(0.5)
-        pgq.shutdown.set()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(running, 35)
-        await connection.close()
-    done = "SELECT count(DISTINCT job_id) FROM pgqueuer_log WHERE status = 'successful'"
-    turn.check("completed", await count(turn, done), turn.jobs + WARM)
+async def completed(turn: Turn) -> int:
+    return await count(turn, "SELECT count(DISTINCT job_id) FROM pgqueuer_log WHERE status = 'successful'")
 
 
 async def enqueue_one(turn: Turn) -> None:
@@ -112,5 +119,6 @@ async def enqueue_many(turn: Turn) -> None:
 
 
 if __name__ == "__main__":
-    kinds = {"drain": drain, **kinds_of(latency, application), "enqueue_one": enqueue_one, "enqueue_many": enqueue_many}
+    nodes = kinds_of_nodes(lone, application, node=node, completed=completed, prepare=prepare)
+    kinds = {"drain": drain, **nodes, "enqueue_one": enqueue_one, "enqueue_many": enqueue_many}
     play(kinds, "pgqueuer", "asyncpg", "uvloop")

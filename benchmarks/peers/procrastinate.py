@@ -9,8 +9,9 @@ from contextlib import asynccontextmanager
 import procrastinate
 import psycopg
 
-from benchmarks.lone import WARM, Enqueue, Lone, kinds_of
-from benchmarks.turn import Turn, play
+from benchmarks.nodes.crowd import kinds_of_nodes
+from benchmarks.nodes.lone import Enqueue, Lone
+from benchmarks.turn import Turn, play, queue_names
 
 executed: list[int] = []
 lone = Lone()
@@ -46,7 +47,7 @@ async def drain(turn: Turn) -> None:
         )
         turn.done()
     turn.once(executed)
-    turn.check("completed", await count(turn, "succeeded"), turn.jobs)
+    turn.check("completed", await completed(turn), turn.jobs)
 
 
 @asynccontextmanager
@@ -62,24 +63,32 @@ async def application(turn: Turn) -> AsyncIterator[Enqueue]:
         yield enqueue
 
 
-async def latency(turn: Turn) -> None:
-    async with app_of(turn) as app:
+@asynccontextmanager
+async def node(turn: Turn) -> AsyncIterator[None]:
+    app = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=turn.url, min_size=2, max_size=20))
+    async with app.open_async():
 
         @app.task(name="waited", queue="bench")
         async def waited() -> None:
             lone.arrived()
 
-        turn.ready()
         running = asyncio.create_task(
-            app.run_worker_async(queues=["bench"], concurrency=10, install_signal_handlers=False)
+            app.run_worker_async(queues=queue_names(turn.options), concurrency=10, install_signal_handlers=False)
         )
         await asyncio.sleep(0.5)
-        await lone.measure(turn, application)
-        turn.done(samples=lone.samples)
+        yield
         await asyncio.sleep(0.5)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-    turn.check("completed", await count(turn, "succeeded"), turn.jobs + WARM)
+
+
+async def prepare(turn: Turn) -> None:
+    async with app_of(turn):
+        return
+
+
+async def completed(turn: Turn) -> int:
+    return await count(turn, "succeeded")
 
 
 async def enqueue_one(turn: Turn) -> None:
@@ -108,5 +117,6 @@ async def enqueue_many(turn: Turn) -> None:
 
 
 if __name__ == "__main__":
-    kinds = {"drain": drain, **kinds_of(latency, application), "enqueue_one": enqueue_one, "enqueue_many": enqueue_many}
+    nodes = kinds_of_nodes(lone, application, node=node, completed=completed, prepare=prepare)
+    kinds = {"drain": drain, **nodes, "enqueue_one": enqueue_one, "enqueue_many": enqueue_many}
     play(kinds, "procrastinate", "psycopg", "uvloop")

@@ -23,16 +23,15 @@ from pathlib import Path
 from typing import Any
 
 from click.testing import CliRunner
-from sqlalchemy import event
-from sqlalchemy.ext.asyncio import AsyncEngine
 
-from benchmarks.full_table import full
+from benchmarks.full.explain import buffers, explaining
+from benchmarks.full.table import full
 from benchmarks.ground import Ground, table
 from benchmarks.machine import machine
 from benchmarks.turn import percentile
 from oban_sa import Oban, Runner, job, telemetry
-from oban_sa.cli import _connecting, group
-from oban_sa.retention import Prune
+from oban_sa.cli import group
+from oban_sa.jobs.retention import Prune
 from oban_sa.workers import Registry
 
 DRAINED, PICKED, STAGED, RESCUED = 20_000, 200, 10_000, 5_000
@@ -127,24 +126,17 @@ async def _sizes(ground: Ground) -> dict[str, int]:
 
 
 async def _looked(ground: Ground, words: str) -> Measured:
-    """Run a command as somebody at a terminal: the best of three, and then once more to count its buffers."""
+    """Run a command as at a terminal: the best of three, and then once more to count its buffers."""
     given = [*words.split(), "--database-url", ground.url]
     taken = [await asyncio.to_thread(_run, given) for _ in range(3)]
-    buffers: list[int] = []
-    create = _connecting.create_engine
-
-    def listening(*parts: Any, **options: Any) -> AsyncEngine:
-        engine = create(*parts, **options)
-        event.listen(engine.sync_engine, "before_cursor_execute", lambda *of: _explain(buffers, *of))
-        return engine
-
-    _connecting.create_engine = listening
-    try:
+    plans: list[dict[str, Any]] = []
+    with explaining(lambda _, plan: plans.append(plan)):
         await asyncio.to_thread(_run, given)
-    finally:
-        _connecting.create_engine = create
     return Measured(
-        words, f"{len(buffers)} statements; the first time {taken[0] * 1000:,.0f} ms", min(taken), sum(buffers)
+        words,
+        f"{len(plans)} statements; the first time {taken[0] * 1000:,.0f} ms",
+        min(taken),
+        sum(map(buffers, plans)),
     )
 
 
@@ -154,18 +146,6 @@ def _run(words: list[str]) -> float:
     if answer.exit_code:
         raise SystemExit(f"{' '.join(words[:-2])} failed: {answer.output}")
     return time.perf_counter() - began
-
-
-def _explain(buffers: list[int], connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-    if "oban_" not in statement or "pg_catalog" in statement or statement.startswith("EXPLAIN"):
-        return
-    cursor = connection.connection.cursor()
-    cursor.execute("SAVEPOINT explained")
-    cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", parameters)
-    answer = cursor.fetchall()[0][0]
-    cursor.execute("ROLLBACK TO SAVEPOINT explained")
-    top = (json.loads(answer) if isinstance(answer, str) else answer)[0]["Plan"]
-    buffers.append(top["Shared Hit Blocks"] + top["Shared Read Blocks"])
 
 
 async def _counted(ground: Ground) -> Measured:

@@ -1,10 +1,10 @@
-"""The one job that a runner that was just started begins, for `benchmarks.startup`."""
+"""The one job that a runner that was just started begins, for `benchmarks.command.startup`."""
 
 from __future__ import annotations
 
 import time
 
-from benchmarks.startup import SAYS
+from benchmarks.command.startup import SAYS
 from oban_sa import job
 
 

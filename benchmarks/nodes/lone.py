@@ -7,7 +7,6 @@ process that the runner is in. Both tell the time by the clock that all processe
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import sys
 import time
@@ -15,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeAlias
 
+from benchmarks.nodes.another import another
 from benchmarks.turn import Turn, say
 
 WARM = 100
@@ -32,33 +32,36 @@ class Lone:
 
     def __init__(self) -> None:
         self.samples: list[float] = []
-        self._arrived: asyncio.Future[float] | None = None
+        self.told: Callable[[float], None] | None = None
+        """Is told when a job begins."""
 
     def arrived(self) -> None:
         """To be called by the job, first of all."""
-        assert self._arrived is not None, "a job ran that nobody enqueued"
-        self._arrived.set_result(time.perf_counter())
+        moment = time.perf_counter()
+        assert self.told is not None, "a job ran that was never enqueued"
+        self.told(moment)
 
     async def measure(self, turn: Turn, application: Application) -> None:
         """Have this turn's jobs enqueued by an application, and wait for each."""
-        place = _inside(turn, application) if turn.options.get("inside") else _apart(turn)
+        way = _inside(turn, application) if turn.options.get("inside") else apart(turn)
         arrivals: list[float] = []
-        async with place as (enqueue, asked):
+        async with way as (enqueue, asked):
             for _ in range(turn.jobs + WARM):
-                self._arrived = asyncio.get_running_loop().create_future()
+                begun: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+                self.told = begun.set_result
                 await enqueue()
-                arrivals.append(await asyncio.wait_for(self._arrived, 60))
+                arrivals.append(await asyncio.wait_for(begun, 60))
                 await asyncio.sleep(random.uniform(0.002, 0.02))
             moments = await asked()
         self.samples += [(came - went) * 1000 for went, came in zip(moments, arrivals, strict=True)][WARM:]
 
 
-_Place: TypeAlias = tuple[Callable[[], Awaitable[None]], Callable[[], Awaitable[list[float]]]]
-"""What has a job enqueued, and what tells when each commit was asked for."""
+_Way: TypeAlias = tuple[Callable[[], Awaitable[None]], Callable[[], Awaitable[list[float]]]]
+"""What has a job enqueued, and what ends the application and tells when it asked for each commit."""
 
 
 @asynccontextmanager
-async def _inside(turn: Turn, application: Application) -> AsyncIterator[_Place]:
+async def _inside(turn: Turn, application: Application) -> AsyncIterator[_Way]:
     moments: list[float] = []
 
     async def asked() -> list[float]:
@@ -69,44 +72,26 @@ async def _inside(turn: Turn, application: Application) -> AsyncIterator[_Place]
 
 
 @asynccontextmanager
-async def _apart(turn: Turn) -> AsyncIterator[_Place]:
-    module = sys.modules["__main__"].__spec__
-    assert module is not None, "turns are taken by modules"
-    words = ["-m", module.name, json.dumps({**turn.options, "kind": "application"})]
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, *words, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=2**24
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    stdin, stdout = process.stdin, process.stdout
+async def apart(turn: Turn) -> AsyncIterator[_Way]:
+    """The application in a process of its own."""
+    async with another(turn, "application") as process:
 
-    async def answer(word: str) -> list[float]:
-        while line := await asyncio.wait_for(stdout.readline(), 60):
-            if line.startswith(b"{") and word in (said := json.loads(line)):
-                found: list[float] = said[word]
-                return found
-        raise SystemExit("the application ended before its turn was over")
+        async def enqueue() -> None:
+            process.stdin.write(b"another\n")
+            await process.stdin.drain()
 
-    async def enqueue() -> None:
-        stdin.write(b"another\n")
-        await stdin.drain()
+        async def asked() -> list[float]:
+            process.stdin.write_eof()
+            moments: list[float] = await process.answer("asked")
+            turn.check("the exit code of the application", await process.ended(), 0)
+            return moments
 
-    async def asked() -> list[float]:
-        stdin.write_eof()
-        return await answer("asked")
-
-    try:
-        await answer("ready")
+        await process.answer("ready")
         yield enqueue, asked
-        turn.check("the exit code of the application", await asyncio.wait_for(process.wait(), 60), 0)
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
 
 
 def kinds_of(latency: Kind, application: Application) -> dict[str, Kind]:
-    """The kinds of turns that measure a pickup: whoever runs the jobs, and the application that enqueues them."""
+    """The kinds of turns that measure a pickup: one runs the jobs, and one is the application that enqueues them."""
 
     async def apart(turn: Turn) -> None:
         await _write(turn, application)

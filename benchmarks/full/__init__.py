@@ -1,0 +1,1 @@
+"""What everything costs beside a table full of jobs that are over."""

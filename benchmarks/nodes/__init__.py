@@ -1,0 +1,1 @@
+"""Lone jobs, and the processes that enqueue them and run them."""
