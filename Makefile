@@ -2,7 +2,7 @@
 # Paths are relative, so that the repository may lie anywhere, in a folder with spaces too.
 
 .SUFFIXES:
-.PHONY: help venv test lint check bench chaos demo matrix coverage clean
+.PHONY: help venv test lint style mypy pyright contracts check bench chaos demo matrix coverage clean
 .DEFAULT_GOAL := help
 
 MAKEFLAGS += --no-print-directory
@@ -16,8 +16,8 @@ SECONDS ?= 60
 KIND ?= all
 SIDE_BY_SIDE ?= 2
 MUTANTS ?=
-# Tests often wait for processes and the database, so even two cores gain from three of them at a time.
-WORKERS ?= 3
+# Tests often wait for processes and the database, so even two cores gain from four of them at a time.
+WORKERS ?= 4
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_ROOT_USER_ACTION = ignore
@@ -32,8 +32,8 @@ in_venv = .venv/bin/python -m
 help:
 	@echo 'make demo      see it work: jobs index the Python standard library, on a PostgreSQL of their own'
 	@echo 'make test      every check and every test, as CI runs them'
-	@echo 'make lint      the checks alone: ruff, mypy, pyright, import-linter'
-	@echo 'make check     the tests alone; PYTEST_ARGS="tests/database -x" chooses, WORKERS=0 runs them in one process'
+	@echo 'make lint      the checks alone: ruff, mypy, pyright, import-linter, tools/check-house'
+	@echo 'make check     the tests alone; PYTEST_ARGS="tests/outbox -x" chooses, WORKERS=0 runs them in one process'
 	@echo 'make bench     measure, beside the floor and other queues; BENCH_ARGS="--only drain_50 --quick" chooses'
 	@echo 'make chaos     break everything at random, check every promise; SEEDS=20 FIRST=1 SECONDS=60 KIND=stalls MUTANTS=1'
 	@echo 'make matrix    the tests on each of Python 3.11, 3.12, 3.13 that is found, with SQLAlchemy 2.0 and 2.1'
@@ -52,18 +52,29 @@ venv: .venv/installed
 
 test: lint check
 
+# The type checkers take nearly all of the time, each on one core.
 lint: .venv/installed
+	@$(MAKE) -j2 pyright mypy style contracts
+
+style: .venv/installed
 	$(in_venv) ruff check .
 	$(in_venv) ruff format --check .
+	.venv/bin/python tools/check-house
+
+mypy: .venv/installed
 	$(in_venv) mypy
+
+pyright: .venv/installed
 	@$(in_venv) pyright --version > .venv/pyright.log 2>&1 || { cat .venv/pyright.log; echo; \
 	  echo 'pyright could not be started: at its first run it fetches itself from the npm registry,'; \
 	  echo 'which has to be reachable once (or `make check` runs the tests without it).'; exit 1; }
 	$(in_venv) pyright
+
+contracts: .venv/installed
 	.venv/bin/lint-imports
 
 check: .venv/installed
-	$(in_venv) pytest -n $(WORKERS) $(PYTEST_ARGS)
+	$(in_venv) pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 # The page is made again only of a whole run at full size.
 bench: .venv/installed
