@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 
 
-async def eventually(fn: Callable[[], Any], within: float = 10.0, *, every: float = 0.02) -> Any:
+async def eventually(fn: Callable[[], Any], within: float = 30.0, *, every: float = 0.02) -> Any:
     """Call `fn`, sync or async, until it stops raising AssertionError and answers neither False nor anything empty.
 
     Returns the answer; None counts as a pass, so a function made of asserts needs no return. Once `within` seconds
