@@ -30,9 +30,7 @@ from oban_sa.runner.database.start_steps import StoppedEarly, taken
 from oban_sa.runner.execution.attempt import Interrupted
 from oban_sa.runner.execution.executor import Dispatch, Executor
 from oban_sa.runner.execution.unknown_workers import of_queues
-from oban_sa.runner.health.checks import Checks
-from oban_sa.runner.health.loop_lag import Watch
-from oban_sa.runner.health.server import Health
+from oban_sa.runner.health.reports import Reports
 from oban_sa.runner.maintenance.parts import Parts
 from oban_sa.runner.queue.exchange import of_beginning, of_completion
 from oban_sa.runner.queue.idle import Idle
@@ -50,7 +48,6 @@ from oban_sa.schedule import clock
 from oban_sa.schedule.periods import Period
 from oban_sa.settings.queues import at_once, limits_of
 from oban_sa.settings.settings import Settings, of_keywords
-from oban_sa.sql.rights import needed, runner_needs
 from oban_sa.telemetry import log
 from oban_sa.telemetry.lines import in_line
 from oban_sa.wire import messages
@@ -59,6 +56,7 @@ from oban_sa.workers.registry import Registry, registry_of
 
 if TYPE_CHECKING:
     from oban_sa.jobs.limits import Limits, Queue
+    from oban_sa.prometheus.snapshot import Snapshot
 
 logger = logging.getLogger("oban_sa.runner")
 logger.addFilter(in_line)
@@ -91,7 +89,8 @@ class Runner:
     here and are left to programs that know them; one that no program knew for `unknown_after` fails, and with None
     never. `prune` says which jobs that are over are deleted while this node leads, or after what age; None keeps all.
     `middleware` stands around every attempt, outermost first. With a `health_port` `/live` and `/ready` are served on
-    `health_host`. Code that blocks the event loop for `blocked_after` is named in the log; None looks away.
+    `health_host`; with `prometheus` the runner counts what it does, and serves that at `/metrics` there. Code that
+    blocks the event loop for `blocked_after` is named in the log; None looks away.
     `metrics` tells Oban Web what this node does.
 
     `sessions` makes the sessions that workers are given: the application's `async_sessionmaker`, a `sessionmaker` where
@@ -130,6 +129,7 @@ class Runner:
         middleware: Iterable[Middleware] = (),
         health_port: int | None = DEFAULT.health_port,
         health_host: str = DEFAULT.health_host,
+        prometheus: bool = DEFAULT.prometheus,
         blocked_after: Period | None = DEFAULT.blocked_after,
         sessions: Sessions | None = None,
         connections: int | None = DEFAULT.connections,
@@ -220,24 +220,17 @@ class Runner:
             young=self._young(),
         )
 
-        # Health.
-        self._watch: Watch | None = None
-        if settings.blocked_after is not None:
-            self._watch = Watch(after=settings.blocked_after, source=source, concerns=self._queues.hold)
-        self.checks: Final = Checks(
+        self._reports = Reports(
             database,
+            settings,
+            source=source,
             notifier=self._notifier,
-            producers=lambda: self._queues.serving.values(),
-            parts=self._parts.needed,
-            needs=needed(self.schema, runner_needs(crontab=self._parts.schedules, prune=settings.prune is not None)),
-            watch=self._watch,
-            poll_every=settings.poll_every,
+            parts=self._parts,
+            queues=self._queues,
             idle_because=self._idle_because,
-            namesake=lambda: self._parts.namesakes.queues,
         )
+        self.checks: Final = self._reports.checks
         """What `/live` and `/ready` report of this runner."""
-        port, reports = settings.health_port, {"/live": self.checks.live, "/ready": self.checks.ready}
-        self._health = None if port is None else Health(reports, host=settings.health_host, port=port)
 
         self._working = False
         self._stop_asked = asyncio.Event()
@@ -248,7 +241,16 @@ class Runner:
     @property
     def health_address(self) -> tuple[str, int] | None:
         """Host and port that `/live` and `/ready` are served at, where a `health_port` was given."""
-        return None if self._health is None else self._health.address
+        return self._reports.address
+
+    @property
+    def counts(self) -> bool:
+        """Whether it counts for Prometheus."""
+        return self._settings.prometheus
+
+    def metrics(self) -> Snapshot:
+        """Return the figures of now, for `oban_sa.prometheus`; raises `InvalidOption` without `prometheus=True`."""
+        return self._reports.metrics()
 
     async def start(self) -> None:
         """Check the tables and begin to work.
@@ -259,8 +261,7 @@ class Runner:
         if self._started_at is not None:
             raise RunnerError("a runner starts once; make another Runner")
         self._unfollow = log.follow_events_of_runners()
-        if self._health is not None:
-            await self._health.start()
+        await self._reports.serve()
         with suppress(StoppedEarly):
             await self._begin()
 
@@ -273,8 +274,7 @@ class Runner:
             if engine is not None:
                 await self._taken(lambda: check_same_database(engine, self._database))
         self._started_at = clock.monotonic()
-        if self._watch is not None:
-            await self._watch.start()
+        await self._reports.watch()
         self._notifier.start()
         await self._taken(self._queues.connect)
         # Listen first: a decision made from now on is either read below or heard.
@@ -345,11 +345,7 @@ class Runner:
         await self._dispatch.close()
         given_back = await self._queues.close()
         await self._database.shared.close()
-        if self._watch is not None:
-            await self._watch.stop()
-        if self._health is not None:
-            await self._health.stop()
-        await self.checks.close()
+        await self._reports.close()
         if self._started_at is not None:
             duration = clock.monotonic() - self._started_at
             telemetry.emit(telemetry.RunnerStop(runner=self._source, duration=duration, given_back=given_back))

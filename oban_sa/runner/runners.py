@@ -6,14 +6,17 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Self, cast
+from typing import TYPE_CHECKING, Self, cast
 
 from oban_sa.errors import InvalidOption, RunnerError, articled
 from oban_sa.runner.concurrency.wait import until
 from oban_sa.runner.health.checks import Checks
-from oban_sa.runner.health.server import Check, Health
+from oban_sa.runner.health.server import Check, Health, Page
 from oban_sa.runner.runner import DEFAULT, Runner
 from oban_sa.settings.settings import keyword
+
+if TYPE_CHECKING:
+    from oban_sa.prometheus.snapshot import Snapshot
 
 
 class Runners:
@@ -49,7 +52,12 @@ class Runners:
                 "/live": lambda: self._report(lambda checks: checks.live()),
                 "/ready": lambda: self._report(lambda checks: checks.ready()),
             }
-            self._health = Health(reports, host=host, port=port)
+            pages: Mapping[str, Page] = {}
+            if any(runner.counts for runner in runners):
+                from oban_sa.runner.health import metrics
+
+                pages = metrics.pages(self.metrics)
+            self._health = Health(reports, host=host, port=port, pages=pages)
         self._stop_asked = asyncio.Event()
         self._started: list[Runner] = []
 
@@ -57,6 +65,13 @@ class Runners:
     def health_address(self) -> tuple[str, int] | None:
         """Host and port that `/live` and `/ready` are served at, where a `health_port` was given."""
         return None if self._health is None else self._health.address
+
+    def metrics(self) -> Snapshot:
+        """Return the figures of now of all runners that count, told apart by the label `runner`."""
+        from oban_sa.prometheus.snapshot import told_apart
+
+        each = zip(self.names, self._runners, strict=True)
+        return told_apart({name: runner.metrics() for name, runner in each if runner.counts})
 
     async def start(self) -> None:
         """Start one after the other; where one can't, those that were started are stopped again."""

@@ -103,6 +103,7 @@ def _work(config: str | None, given: dict[str, object]) -> None:
         origin = settings.origins.get("imports", "--import")
         imports.load(settings.imports, origin=origin)
         service.require_database(settings)
+        service.require_port(settings)
         _tell_of_unserved(settings)
         _tell_of_first_process(settings)
         shares = shared(settings)

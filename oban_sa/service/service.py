@@ -54,6 +54,13 @@ def require_database(settings: Settings) -> None:
         raise InvalidOption(NO_DATABASE)
 
 
+def require_port(settings: Settings) -> None:
+    """Raise InvalidOption where figures are counted and there is no port to serve them on."""
+    if settings.prometheus and settings.health_port is None:
+        where = settings.origins.get("prometheus", "prometheus")
+        raise InvalidOption(f"{where} counts what is served at /metrics, and no port is given; add --health-port 8080")
+
+
 def check(settings: Settings) -> None:
     """Raise where the database can't be reached, lacks what this version needs, or does not let the role work.
 

@@ -9,18 +9,21 @@ import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import orjson
 
 from oban_sa.errors import InvalidOption
-from oban_sa.runner.health.server import Check, Health
+from oban_sa.runner.health.server import Check, Health, Page
 from oban_sa.schedule import clock
 from oban_sa.service import service
 from oban_sa.service.member import Member, Unusable
 from oban_sa.service.signals import came, hear, is_second
 from oban_sa.service.split import shared
 from oban_sa.settings.settings import Settings
+
+if TYPE_CHECKING:
+    from oban_sa.prometheus.snapshot import Snapshot
 
 logger = logging.getLogger("oban_sa.runner")
 
@@ -63,13 +66,19 @@ class Supervisor:
         if came():
             self._received(signal.SIGTERM)
         health: Health | None = None
-        if self._settings.health_port is not None:
+        settings = self._settings
+        if settings.health_port is not None:
             # A member that is being restarted is no reason to restart the whole service.
             reports = {
                 "/live": partial(self._all, "/live", absent=True),
                 "/ready": partial(self._all, "/ready", absent=False),
             }
-            health = Health(reports, host=self._settings.health_host, port=self._settings.health_port)
+            pages: Mapping[str, Page] = {}
+            if settings.prometheus:
+                from oban_sa.runner.health.metrics import merged_pages
+
+                pages = merged_pages(self._metrics)
+            health = Health(reports, host=settings.health_host, port=settings.health_port, pages=pages)
             await health.start()
         logger.info(
             "supervising %d runners: %s",
@@ -112,6 +121,13 @@ class Supervisor:
         self._stopped_at = clock.monotonic()
         self._stopping.set()
 
+    async def _metrics(self) -> Snapshot:
+        """Return the figures of all runners; of one that does not answer there are none this time."""
+        from oban_sa.prometheus.snapshot import merged
+
+        found = await asyncio.gather(*(_figures(member) for member in self._members))
+        return merged(each for each in found if each is not None)
+
     async def _all(self, path: str, *, absent: bool) -> Mapping[str, Check]:
         checks = await asyncio.gather(*(_asked(member, path, absent=absent) for member in self._members))
         return {
@@ -125,18 +141,40 @@ async def _asked(member: Member, path: str, *, absent: bool) -> Check:
     if member.health is None:
         return Check(absent, "it is being started")
     try:
-        async with asyncio.timeout(ANSWER_WITHIN):
-            reader, writer = await asyncio.open_connection(*member.health)
-            try:
-                writer.write(f"GET {path} HTTP/1.0\r\n\r\n".encode())
-                answer = await reader.read()
-            finally:
-                writer.close()
-        head, _, body = answer.partition(b"\r\n\r\n")
+        head, body = await _got(member.health, path)
         report: dict[str, object] = orjson.loads(body)
         return Check(head.split(b" ")[1] == b"200", report["checks"])
-    except (OSError, TimeoutError, IndexError, KeyError, orjson.JSONDecodeError) as error:
+    except _UNANSWERED as error:
         return Check(False, f"it doesn't answer: {type(error).__name__}")
+
+
+async def _figures(member: Member) -> Snapshot | None:
+    from oban_sa.prometheus.snapshot import loaded
+
+    if member.health is None:
+        return None
+    try:
+        _, body = await _got(member.health, "/metrics.json")
+        return loaded(orjson.loads(body))
+    except (*_UNANSWERED, ValueError, TypeError, AttributeError) as error:
+        logger.debug("runner %s has not said what it counted: %s", member.node, type(error).__name__)
+        return None
+
+
+async def _got(address: tuple[str, int], path: str) -> tuple[bytes, bytes]:
+    """Return the head and the body of a runner's answer."""
+    async with asyncio.timeout(ANSWER_WITHIN):
+        reader, writer = await asyncio.open_connection(*address)
+        try:
+            writer.write(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+            answer = await reader.read()
+        finally:
+            writer.close()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return head, body
+
+
+_UNANSWERED: Final = (OSError, TimeoutError, IndexError, KeyError, orjson.JSONDecodeError)
 
 
 def _queues(member: Member) -> str:

@@ -202,5 +202,8 @@ class Options:
     metrics: bool = option(False, SWITCH, OTHERS, "Tell Oban Web what this node does", runner=True)
     health_port: int | None = option(None, PORT, OTHERS, "Serve /live and /ready on this port", runner=True)
     health_host: str = option("127.0.0.1", HOST, OTHERS, "Address to serve them on", runner=True)
+    prometheus: bool = option(
+        False, SWITCH, OTHERS, "Count for Prometheus, and serve /metrics on the health port", runner=True
+    )
     log_level: str = option("info", LEVEL, OTHERS, ", ".join(parsers.LOG_LEVELS))
     log_format: str = option("text", FORMAT, OTHERS, " or ".join(parsers.LOG_FORMATS))

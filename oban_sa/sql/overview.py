@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import DateTime, Executable, Select, String, Text, func, literal_column, select, true, type_coerce
+from sqlalchemy import (
+    CTE,
+    DateTime,
+    Executable,
+    FromClause,
+    Select,
+    String,
+    Text,
+    func,
+    literal_column,
+    select,
+    true,
+    type_coerce,
+)
 
 from oban_sa.jobs.states import JobState
 from oban_sa.models import Cron
@@ -52,6 +65,36 @@ def waiting_longest() -> Executable:
     Two looks into an index for each queue and priority, however many jobs wait. Parameter: `queues`, those that have
     available jobs.
     """
+    first, found = _first()
+    return (
+        select(
+            first.c.id,
+            first.c.worker,
+            first.c.queue,
+            seconds_between(first.c.scheduled_at, utc_clock()).label("waiting_for"),
+        )
+        .select_from(found.join(first, true()))
+        .order_by(first.c.scheduled_at, first.c.id)
+        .limit(1)
+    )
+
+
+def oldest() -> Executable:
+    """How long the first available job of each queue has waited: rows of `queue`, `waiting_for` in seconds.
+
+    Costs what `waiting_longest` does. Parameter: `queues`, those that have available jobs.
+    """
+    first, found = _first()
+    waiting_for = seconds_between(func.min(first.c.scheduled_at), utc_clock())
+    return (
+        select(first.c.queue, waiting_for.label("waiting_for"))
+        .select_from(found.join(first, true()))
+        .group_by(first.c.queue)
+    )
+
+
+def _first() -> tuple[FromClause, CTE]:
+    """The available job of each queue and priority that was due first, and those queues and priorities."""
     found = walk((JobState.AVAILABLE,), array("queues", Text()))
     first = (
         select(jobs.c.id, jobs.c.worker, jobs.c.queue, jobs.c.scheduled_at)
@@ -64,14 +107,4 @@ def waiting_longest() -> Executable:
         .limit(1)
         .lateral("first")
     )
-    return (
-        select(
-            first.c.id,
-            first.c.worker,
-            first.c.queue,
-            seconds_between(first.c.scheduled_at, utc_clock()).label("waiting_for"),
-        )
-        .select_from(found.join(first, true()))
-        .order_by(first.c.scheduled_at, first.c.id)
-        .limit(1)
-    )
+    return first, found

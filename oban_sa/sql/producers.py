@@ -11,6 +11,7 @@ from sqlalchemy import (
     ColumnElement,
     DateTime,
     Delete,
+    Double,
     Executable,
     Table,
     Text,
@@ -28,7 +29,7 @@ from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.sql.dml import ReturningInsert
 
 from oban_sa.models import Producer
-from oban_sa.sql.expressions import array, utc_clock, utc_now
+from oban_sa.sql.expressions import array, seconds_earlier, utc_clock, utc_now
 
 
 class ProducerRow(TypedDict):
@@ -110,3 +111,13 @@ def namesakes() -> Executable:
 def leave() -> Delete:
     """Remove producers' rows. Parameter: `uuids`."""
     return producers.delete().where(producers.c.uuid == func.any(_UUIDS))
+
+
+def living() -> Executable:
+    """How many nodes work on each queue: rows of `queue`, `nodes`. Parameter: `lately`, in seconds of silence."""
+    lately = seconds_earlier(utc_clock(), bindparam("lately", type_=Double()))
+    return (
+        select(producers.c.queue, func.count(producers.c.node.distinct()).label("nodes"))
+        .where(producers.c.updated_at > lately)
+        .group_by(producers.c.queue)
+    )

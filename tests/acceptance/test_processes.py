@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
@@ -203,7 +204,7 @@ async def test_all_end_once_nothing_is_left_to_do_anywhere(runners: Start, enque
 async def test_one_port_answers_for_all(runners: Start) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    supervisor = runners(2, "--health-port", str(port), *SHORT)
+    supervisor = runners(2, "--health-port", str(port), "--prometheus", *SHORT)
 
     async def ready() -> None:
         code, report = await asyncio.to_thread(get, f"http://127.0.0.1:{port}/ready")
@@ -214,10 +215,21 @@ async def test_one_port_answers_for_all(runners: Start) -> None:
     await eventually(ready, 60)
     code, report = await asyncio.to_thread(get, f"http://127.0.0.1:{port}/live")
     assert (code, list(report["checks"])) == (200, ["runner 1 web.1", "runner 2 web.2"])
+    limits = await asyncio.to_thread(limits_of, f"http://127.0.0.1:{port}/metrics")
     os.kill(members(supervisor)[0], signal.SIGSTOP)
     code, report = await asyncio.to_thread(get, f"http://127.0.0.1:{port}/live")
     assert (code, report["checks"]["runner 1 web.1"]["detail"]) == (503, "it doesn't answer: TimeoutError")
+    fewer = await asyncio.to_thread(limits_of, f"http://127.0.0.1:{port}/metrics")
     os.kill(members(supervisor)[0], signal.SIGCONT)
+    assert limits == 10  # both have half of the default
+    assert fewer == 5
+
+
+def limits_of(url: str) -> float:
+    """The limit of the default queue in all processes that answer."""
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        families = text_string_to_metric_families(answer.read().decode())
+        return sum(sample.value for each in families for sample in each.samples if sample.name == "oban_queue_limit")
 
 
 def get(url: str) -> tuple[int, Any]:

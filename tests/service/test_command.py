@@ -121,6 +121,11 @@ def test_without_a_database_all_ways_to_give_one_are_named() -> None:
             "'mysql://h/d' is not the URL of a",
         ),
         (["--database-url", "localhost/shop"], {}, "--database-url: 'localhost/shop' is not a URL; write for example"),
+        (
+            ["--prometheus", "--database-url", "postgresql://h/d"],
+            {},
+            "--prometheus counts what is served at /metrics, and no port is given; add --health-port 8080",
+        ),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_wrong_usage(words: list[str], environ: dict[str, str], message: str) -> None:

@@ -1,4 +1,4 @@
-"""As much of HTTP/1.1 as a probe needs: the head of one request, and one answer in JSON (RFC 9112)."""
+"""As much of HTTP/1.1 as a probe needs: the head of one request, and one answer (RFC 9112)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ _HEAD: Final = re.compile(
     rb"(?P<fields>(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~]*\r\n)*)\r\n"
 )
 _HOST: Final = re.compile(rb"^host:", re.IGNORECASE | re.MULTILINE)
+JSON: Final = "application/json"
 _ORIGIN: Final = re.compile(r"https?://[^/?]*")
 
 
@@ -42,9 +43,14 @@ def parse(head: bytes) -> tuple[str, str]:
 def answer(status: int, content: Mapping[str, object], *, with_body: bool = True, allow: str = "") -> bytes:
     """Return an answer whose body is a JSON object, or without the body as to HEAD; `allow` names methods."""
     body = orjson.dumps(content, default=str) + b"\n"
+    return respond(status, body, JSON, with_body=with_body, allow=allow)
+
+
+def respond(status: int, body: bytes, content_type: str, *, with_body: bool = True, allow: str = "") -> bytes:
+    """Return an answer with this body, or without it as to HEAD."""
     head = [
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
-        "Content-Type: application/json",
+        f"Content-Type: {content_type}",
         f"Content-Length: {len(body)}",
         "Cache-Control: no-store",
         "Connection: close",

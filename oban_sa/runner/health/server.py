@@ -1,4 +1,4 @@
-"""Serve `/live` and `/ready` over plain HTTP, to probes that start and stop processes."""
+"""Serve `/live` and `/ready` over plain HTTP, to probes that start and stop processes, and pages of figures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias
 
 from oban_sa.errors import RunnerError
 from oban_sa.runner.concurrency.wait import cancelled
-from oban_sa.runner.health.http import Refused, answer, parse
+from oban_sa.runner.health.http import Refused, answer, parse, respond
 
 logger = logging.getLogger("oban_sa.runner")
 
@@ -39,18 +39,24 @@ class Check:
 Report: TypeAlias = Callable[[], Awaitable[Mapping[str, Check]]]
 """Makes a report: what was found of each thing that was looked at, by name."""
 
+Page: TypeAlias = Callable[[], Awaitable[tuple[bytes, str]]]
+"""Makes the body of an answer, and says of which type it is."""
+
 
 class Health:
     """Serves reports of health: 200 where everything is well, else 503, with the same JSON object.
 
         GET /ready    {"status": "unavailable", "checks": {"database": {"ok": false, "detail": "..."}, ...}}
 
-    `reports` are the reports behind each path. Each connection gets one answer. The address is private unless `host`
-    says otherwise, since reports name queues.
+    `reports` are the reports behind each path, and `pages` what else is served. Each connection gets one answer. The
+    address is private unless `host` says otherwise, since reports name queues.
     """
 
-    def __init__(self, reports: Mapping[str, Report], *, host: str, port: int) -> None:
+    def __init__(
+        self, reports: Mapping[str, Report], *, host: str, port: int, pages: Mapping[str, Page] | None = None
+    ) -> None:
         self._reports = dict(reports)
+        self._pages = dict(pages or {})
         self._host = host
         self._port = port
         self._server: asyncio.Server | None = None
@@ -127,16 +133,19 @@ class Health:
         except Refused as refused:
             return answer(refused.status, {"error": str(refused)})
         with_body = method != "HEAD"
-        report = self._reports.get(path)
-        if report is None:
-            paths = " and ".join(self._reports)
+        report, page = self._reports.get(path), self._pages.get(path)
+        if report is None and page is None:
+            paths = " and ".join([*self._reports, *self._pages])
             return answer(404, {"error": f"there is nothing here; ask for {paths}"}, with_body=with_body)
         if method not in ("GET", "HEAD"):
             return answer(405, {"error": "write GET or HEAD"}, allow="GET, HEAD")
         task: Any = asyncio.current_task()
         self._serving[task] = False
         try:
-            found = await report()
+            if page is not None:
+                body, content_type = await page()
+                return respond(200, body, content_type, with_body=with_body)
+            found: Mapping[str, Check] = {} if report is None else await report()
         except Exception:
             logger.exception("a report of health could not be made")
             return answer(503, {"error": "the report could not be made; the log says why"}, with_body=with_body)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Final, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final, Protocol
 
 from oban_sa import telemetry
 from oban_sa.runner.cluster.leader import Leader
@@ -28,6 +28,9 @@ from oban_sa.settings.settings import Settings
 from oban_sa.sql.flow import note
 from oban_sa.sql.rescue import THEIRS_DEAD_AFTER
 from oban_sa.workers.registry import Registry
+
+if TYPE_CHECKING:
+    from oban_sa.runner.maintenance.backlog import Backlog
 
 LEASE: Final = 20.0
 """Seconds that leadership lasts unless renewed; shorter than it takes a dead node to count as dead, so that by then
@@ -126,6 +129,14 @@ class Parts:
                 crontab=scheduler.told(),
             )
             self.listeners["metrics"] = metrics.hear
+        self.leading: Callable[[], bool] = lambda: leader.leading
+        """Whether this node believes that it leads."""
+        self.backlog: Backlog | None = None
+        """How many jobs there are, where that is wanted."""
+        if settings.prometheus:
+            from oban_sa.runner.maintenance.backlog import Backlog
+
+            self.backlog = parts["backlog"] = Backlog(database, leader, lately=dead_after)
         if settings.prune is not None:
             parts["pruner"] = Pruner(database, leader, settings.prune, engine=database.engine, source=source)
         self.schedules = bool(scheduler.entries)

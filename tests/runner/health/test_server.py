@@ -524,8 +524,8 @@ async def test_of_two_runners_on_one_loop_the_one_that_runs_the_job_says_so(
     ):
         await harness.enqueue(blocking.new())
         await eventually(lambda: lags(of(telemetry.RunnerLag)))
-        assert other._watch is not None
-        await eventually(lambda: other._watch.lag < 0.2)
+        assert other._reports._watch is not None
+        await eventually(lambda: other._reports._watch.lag < 0.2)
     assert [event.runner.node for event in lags(of(telemetry.RunnerLag))] == ["mine"]
     assert len(re.findall("loop has been blocked.*by job", caplog.text)) == 1
 
@@ -542,13 +542,13 @@ async def test_a_job_in_a_thread_blocks_nobody(harness: Harness, of: Any) -> Non
 
 async def test_a_watch_that_stops_leaves_no_thread(harness: Harness) -> None:
     async with harness.runner() as runner:
-        assert runner._watch is not None
-        assert runner._watch._thread is not None
-        thread = runner._watch._thread
+        assert runner._reports._watch is not None
+        assert runner._reports._watch._thread is not None
+        thread = runner._reports._watch._thread
         assert thread.is_alive()
     assert not thread.is_alive()
     async with harness.runner(blocked_after=None) as runner:
-        assert runner._watch is None
+        assert runner._reports._watch is None
 
 
 def test_a_loop_can_not_be_blocked_for_no_time(engine: AsyncEngine) -> None:
