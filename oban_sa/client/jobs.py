@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
-from sqlalchemy import ColumnElement, Double, Select, literal
+from sqlalchemy import ColumnElement, Double, literal
 
-from oban_sa.client.selection import Selection, Which, one, selection
+from oban_sa.client.retry import Retried, retry
+from oban_sa.client.selection import Selection, Which, one, parameters, selection
 from oban_sa.client.transactions import Transactions, Work
 from oban_sa.errors import InvalidArguments, InvalidJob, JobNotFound
 from oban_sa.jobs.states import JobState
@@ -17,11 +18,13 @@ from oban_sa.models import Job, validation
 from oban_sa.models.types import UTCDateTime
 from oban_sa.outbox.sessions import AnySession
 from oban_sa.schedule.periods import Period, seconds
-from oban_sa.sql.control import by_ids, cancel, delete, lock, lock_to_delete, retry, update
+from oban_sa.sql.control import by_ids, cancel, delete, lock_to_delete, update
 from oban_sa.sql.counts import count, estimate, explain
 from oban_sa.sql.expressions import seconds_later, utc_clock
 from oban_sa.sql.flow import note
 from oban_sa.sql.planner import plainly
+
+Count = TypeVar("Count", bound=int)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +56,32 @@ class JobControl:
         return await self._transactions.run(lambda work: _found(work, chosen), session)
 
     async def retry_job(self, job: int | Job, *, attempts: int = 1, session: AnySession | None = None) -> Job:
-        """Make a job available at once, with at least `attempts` left; one that is available or executing stays so."""
-        attempts = validation.attempts_left(attempts)
-        return await self._change_one(job, lambda work, chosen: _retry(work, chosen, attempts), session)
+        """Make a job available at once, with at least `attempts` left; one that is available or executing stays so.
+
+        A unique job claims its key. Where another job stands in its way it stays as it is, and `conflict` of the job
+        that is returned tells of the other.
+        """
+        chosen, attempts = one(job), validation.attempts_left(attempts)
+
+        def work(work: Work) -> Job:
+            retried = retry(work, chosen, attempts)
+            found = _found(work, chosen)
+            found.conflict = retried.conflicts.get(found.id)
+            return found
+
+        return await self._transactions.run(work, session)
 
     async def retry_jobs(
         self, which: Which, *more: ColumnElement[bool], attempts: int = 1, session: AnySession | None = None
-    ) -> int:
-        """Make jobs available at once, each with at least `attempts` left, but for those available or executing."""
+    ) -> Retried:
+        """Make jobs available at once, each with at least `attempts` left, but for those available or executing.
+
+        The answer is how many were, as an int, and has `conflicts`: a unique job claims its key, and where another
+        stands in its way it stays as it is. Of several with one key the newest is retried. Raises `UniqueBusy` where a
+        session that has claimed keys before could wait for ever.
+        """
         chosen, attempts = selection(which, more), validation.attempts_left(attempts)
-        return await self._change(chosen, lambda work, chosen: _retry(work, chosen, attempts), session)
+        return await self._change(chosen, lambda work, chosen: retry(work, chosen, attempts), session)
 
     async def cancel_job(self, job: int | Job, *, session: AnySession | None = None) -> Job:
         """Cancel a job; one that is executing is asked to stop, and still executing when this returns.
@@ -147,9 +166,9 @@ class JobControl:
         return await self._transactions.run(work, session)
 
     async def _change(
-        self, chosen: Selection, change: Callable[[Work, Selection], int], session: AnySession | None
-    ) -> int:
-        def work(work: Work) -> int:
+        self, chosen: Selection, change: Callable[[Work, Selection], Count], session: AnySession | None
+    ) -> Count:
+        def work(work: Work) -> Count:
             changed = change(work, chosen)
             work.refresh(None if chosen.query is not None else chosen.ids())
             return changed
@@ -167,36 +186,9 @@ def _found(work: Work, chosen: Selection) -> Job:
     return job
 
 
-def _parameters(
-    work: Work, command: Callable[..., Any], chosen: Selection, **channels: str | None
-) -> tuple[Select[Any], dict[str, object]] | None:
-    """Return the SELECT of the jobs chosen and its parameters, or None where none was chosen."""
-    parameters: dict[str, object] = {name: channel for name, channel in channels.items() if channel is not None}
-    if chosen.query is not None and chosen.again is None:
-        return chosen.query, parameters
-    if chosen.query is None:
-        parameters["ids"] = chosen.ids()
-    else:
-        # In a statement of its own: the snapshot of the next one is taken after the locks, so it sees the rows as the
-        # transactions that had them locked left them.
-        parameters["ids"] = list(work.execute(lock(command, chosen.query)).scalars())
-    if not parameters["ids"]:
-        return None
-    return chosen.statement(), parameters
-
-
-def _retry(work: Work, chosen: Selection, attempts: int) -> int:
-    channel = work.channel("insert")
-    given = _parameters(work, retry, chosen, insert=channel)
-    if given is None:
-        return 0
-    row = work.execute(retry(given[0], attempts=attempts, announcing=channel is not None), given[1]).one()
-    return int(row[0])
-
-
 def _cancel(work: Work, chosen: Selection) -> int:
     channel = work.channel("signal", always=True)
-    given = _parameters(work, cancel, chosen, signal=channel)
+    given = parameters(work, cancel, chosen, signal=channel)
     if given is None:
         return 0
     row = work.execute(cancel(given[0], signalling=channel is not None, followers=(note,)), given[1]).one()
@@ -204,7 +196,7 @@ def _cancel(work: Work, chosen: Selection) -> int:
 
 
 def _delete(work: Work, chosen: Selection) -> int:
-    given = _parameters(work, delete, chosen)
+    given = parameters(work, delete, chosen)
     if given is None:
         return 0
     if work.known():  # a session with loaded jobs has to evict deleted ones
@@ -219,7 +211,7 @@ def _update(work: Work, chosen: Selection, changes: _Changes) -> int:
     if not changes.columns and changes.moment is None:
         return 0
     channel = work.channel("insert") if changes.may_make_available else None
-    given = _parameters(work, update, chosen, insert=channel)
+    given = parameters(work, update, chosen, insert=channel)
     if given is None:
         return 0
     statement = update(given[0], changes.columns, moment=changes.moment, announcing=channel is not None)

@@ -8,16 +8,17 @@ locks: only jobs that both found are changed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeGuard
 
 from sqlalchemy import BigInteger, ColumnElement, CompoundSelect, Select, func, inspect, select
 from sqlalchemy.sql.selectable import SelectBase
 
+from oban_sa.client.transactions import Work
 from oban_sa.errors import InvalidJob, InvalidOption
 from oban_sa.models import Job, validation
-from oban_sa.sql.control import by_ids
+from oban_sa.sql.control import by_ids, lock
 from oban_sa.sql.expressions import array
 from oban_sa.sql.fetch import jobs
 from oban_sa.sql.recheck import condition_of, condition_on_jobs, unlimited
@@ -83,6 +84,24 @@ def identity(which: int | Job) -> int:
     if found is None:
         raise InvalidJob(f"{which} has no id: it was not enqueued yet")
     return found
+
+
+def parameters(
+    work: Work, command: Callable[..., Any], chosen: Selection, **channels: str | None
+) -> tuple[Select[Any], dict[str, object]] | None:
+    """Return the SELECT of the jobs chosen and its parameters, or None where none was chosen."""
+    parameters: dict[str, object] = {name: channel for name, channel in channels.items() if channel is not None}
+    if chosen.query is not None and chosen.again is None:
+        return chosen.query, parameters
+    if chosen.query is None:
+        parameters["ids"] = chosen.ids()
+    else:
+        # In a statement of its own: the snapshot of the next one is taken after the locks, so it sees the rows as the
+        # transactions that had them locked left them.
+        parameters["ids"] = list(work.execute(lock(command, chosen.query)).scalars())
+    if not parameters["ids"]:
+        return None
+    return chosen.statement(), parameters
 
 
 def _one(which: object) -> int | Job:

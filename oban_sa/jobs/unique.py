@@ -43,6 +43,13 @@ locked again and again would never start. Later another job succeeds it."""
 MARK: Final = "unique"
 """The key of a job's meta that holds its unique key, a UUID as text."""
 
+WHILE: Final = "unique_while"
+"""The key of a job's meta that holds in which states, and how long, another stands in its way: `Unique.text`. A retry
+asks by it. Where it is missing, that is as `Unique()` says."""
+
+MARKS: Final = (MARK, WHILE)
+"""What of a job's meta is not the user's, and so no part of a key."""
+
 Replace: TypeAlias = Mapping[str, Iterable[str]] | Iterable[str] | Literal["newest"]
 """Which fields are replaced: for each state, or a list for all waiting ones."""
 
@@ -143,6 +150,42 @@ class Unique:
         """
         return {name: sorted(getattr(self, name)) for name in ("fields", "keys", "meta_keys")}
 
+    @cached_property
+    def text(self) -> str | None:
+        """In which states, and how long, an older job stands in the way, as a job's meta keeps it.
+
+        "waiting", "successful 3600s", "available,executing"; None as `Unique()` says.
+        """
+        states = self.group if self.states is None else ",".join(self.blocking)
+        span = "" if self.seconds is None else f" {self.seconds:.15g}s"
+        return None if (states, span) == ("successful", "") else states + span
+
+    @classmethod
+    def of_text(cls, text: object) -> Unique:
+        """Return a rule with the states and the period of a `text`; of what is none, `Unique()`."""
+        if not isinstance(text, str):
+            return _DEFAULT
+        states, _, span = text.partition(" ")
+        try:
+            period = float(span.removesuffix("s")) if span else None
+            if states in GROUPS:
+                return cls(period=period, group=cast("Group", states))
+            return cls(period=period, states=states.split(","))
+        except (InvalidOption, ValueError, OverflowError):
+            return _DEFAULT
+
+    def marked(self, meta: Mapping[str, Any], key: str | None = None) -> dict[str, Any]:
+        """Return the meta of a job with what a retry has to know; what it had of another job is left out.
+
+        Without a `key` a statement is to add it.
+        """
+        made = {name: value for name, value in meta.items() if name not in MARKS}
+        if key is not None:
+            made[MARK] = key
+        if self.text is not None:
+            made[WHILE] = self.text
+        return made
+
     def subject(self, worker: str, queue: str, args: Mapping[str, Any], meta: Mapping[str, Any]) -> list[object]:
         """Return what is hashed for the key of a job, as JSON: the scope, and then each field, or null for others.
 
@@ -155,7 +198,7 @@ class Unique:
             queue if "queue" in fields else None,
             _part(args, self.keys) if "args" in fields else None,
             # The mark of a key is no part of it: a job that is copied has that of the other.
-            _part({name: value for name, value in meta.items() if name != MARK}, self.meta_keys)
+            _part({name: value for name, value in meta.items() if name not in MARKS}, self.meta_keys)
             if "meta" in fields
             else None,
         ]

@@ -80,7 +80,7 @@ def _row(job: Job) -> dict[str, object]:
         "span": span,
     }
     if wanted.replaced:
-        row |= named
+        row |= {**named, "meta": wanted.marked(named["meta"])}
         row["state"] = state_of(loaded).value
         row["tags"] = insert.array_text(loaded.get("tags") or ())
         row["max_attempts"] = loaded.get("max_attempts", 20)

@@ -27,7 +27,7 @@ from sqlalchemy import Connection
 from sqlalchemy.orm import InstanceState, Session
 from sqlalchemy.orm.attributes import instance_state, set_committed_value
 
-from oban_sa.jobs.unique import MARK
+from oban_sa.jobs.unique import MARKS
 from oban_sa.jobs.values import dumps, has_references, replace_references
 from oban_sa.models import Job
 from oban_sa.models.later import Later
@@ -171,9 +171,10 @@ class _Unresolved:
         late: dict[str, object] = {}
         for column, value in self.waiting.items():
             final = replace_references(value, references.final, where=column)
-            if column == "meta" and MARK in (mine := vars(self.job)[column]):
-                final[MARK] = mine[MARK]
-            if dumps(final) != dumps(vars(self.job)[column]):  # 1, 1.0 and True are equal, but not as JSON
+            written = vars(self.job)[column]
+            if column == "meta":
+                final |= {mark: written[mark] for mark in MARKS if mark in written}
+            if dumps(final) != dumps(written):  # 1, 1.0 and True are equal, but not as JSON
                 late[column] = final
                 # Committed, not set: its row is put right here and now.
                 set_committed_value(self.job, column, final)

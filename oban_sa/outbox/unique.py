@@ -28,7 +28,7 @@ from sqlalchemy.orm.attributes import instance_state, set_committed_value
 from oban_sa.errors import InvalidArguments, UniqueBusy
 from oban_sa.jobs import values
 from oban_sa.jobs.states import JobState
-from oban_sa.jobs.unique import JOINED_FOR, MARK, Conflict, Unique
+from oban_sa.jobs.unique import JOINED_FOR, Conflict, Unique
 from oban_sa.models import Job
 from oban_sa.outbox import references
 from oban_sa.outbox.claim import answer, blockers, hurrying, must_come_early, note_claimed, state_of, unique_of
@@ -197,7 +197,7 @@ class Claims:
         self._won[state] = won
         self._holders.setdefault(won.key, state)
         loaded = vars(job)
-        loaded["meta"] = {**(loaded.get("meta") or {}), MARK: won.key}
+        loaded["meta"] = unique_of(job).marked(loaded.get("meta") or {}, won.key)
 
     def _lose(self, job: Job, row: Any, found: Mapping[str, object]) -> None:
         fields = tuple(values.from_json(row.fields)) if row.fields else ()
@@ -232,7 +232,7 @@ class Claims:
         if "scheduled_at" in fields:
             vars(first)["state"] = given["state"]
         if "meta" in fields:
-            vars(first)["meta"] = {**vars(first)["meta"], MARK: won.key}
+            vars(first)["meta"] = wanted.marked(vars(first)["meta"], won.key)
         self._lost[instance_state(job)] = _Lost(given, (old, clock.now()), first)
         vars(job)["id"] = won.id
         job.conflict = Conflict(won.id, old, fields)

@@ -10,18 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from typing import Final
 
 from sqlalchemy import (
     CTE,
     BigInteger,
+    Boolean,
     ColumnElement,
     Delete,
+    Double,
     Executable,
     Integer,
     Select,
     Subquery,
     Text,
     Update,
+    Uuid,
     bindparam,
     case,
     cast,
@@ -35,19 +39,28 @@ from sqlalchemy import delete as sql_delete
 from sqlalchemy import update as sql_update
 from sqlalchemy.dialects.postgresql import JSONB
 
+from oban_sa.jobs.unique import MARK as UNIQUE
+from oban_sa.jobs.unique import WHILE
 from oban_sa.models import Job
 from oban_sa.models.base import Expression
 from oban_sa.sql.cancel_request import MARK, marked
 from oban_sa.sql.expressions import array, inline, materialized, unnest, utc_clock
 from oban_sa.sql.fetch import HOLDER, answered, jobs
 from oban_sa.sql.followers import FOLLOWED, Follower, changed_columns, follow
+from oban_sa.sql.insert import recordset
 from oban_sa.sql.recheck import condition_on_jobs
+from oban_sa.sql.unique import claim
 
 ENDED = ("completed", "cancelled", "discarded")
 
 CANCELLABLE = ("available", "scheduled", "suspended", "retryable", "executing")
 
+_STAYING = ("available", "executing")
+"""The states in which a retry leaves jobs alone."""
+
 _EMPTY = inline("'{}'::jsonb")
+_UUID = inline("'^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'")
+"""What a unique key looks like: another program may have anything under its name."""
 
 # As text, which no index serves: rows are found by their ids, and the planner must not prefer an index on the state.
 _state = cast(jobs.c.state, Text)
@@ -96,32 +109,84 @@ def cancel(wanted: Select[int], *, signalling: bool = True, followers: Sequence[
 def retry(wanted: Select[int], *, attempts: int = 1, announcing: bool = True) -> Executable:
     """Make jobs available again, with so many `attempts` left at least: one row with their `count`.
 
-    Those available or executing already stay as they are. Parameters: `insert`, the channel, where it is `announcing`.
+    Those available or executing already stay as they are. So do unique jobs, which are locked; `unique` is a JSON array
+    of `[id, key, while]` for each, or NULL: see `retry_unique`. Parameters: `insert`, the channel, where it is
+    `announcing`.
     """
-    chosen = _chosen(wanted, _guard(retry))
-    unique = inline("'uniq_bmp'")
+    key = jobs.c.meta.op("->>")(inline(f"'{UNIQUE}'"))
+    chosen = _chosen(
+        wanted, _guard(retry), key.label("key"), jobs.c.meta.op("->>")(inline(f"'{WHILE}'")).label("while")
+    )
+    is_unique = func.coalesce(chosen.c.key.bool_op("~")(_UUID), inline("false"), type_=Boolean())
     changed = (
         _changing(chosen)
-        .values(
-            state=inline("'available'"),
-            max_attempts=func.greatest(jobs.c.max_attempts, jobs.c.attempt + literal_column(str(attempts), Integer)),
-            scheduled_at=utc_clock(),
-            completed_at=null(),
-            cancelled_at=null(),
-            discarded_at=null(),
-            meta=case(
-                # The states in which an Elixir job is unique are forgotten, for those jobs that have any.
-                (
-                    jobs.c.meta.op("->")(unique).is_not(None),
-                    _meta().op("||")(func.jsonb_build_object(unique, inline("'[]'::jsonb"))),
-                ),
-                else_=_meta(),
-            ).op("-", return_type=JSONB())(inline(f"'{MARK}'")),
-        )
+        .where(~is_unique)
+        .values(_retried(attempts))
         .returning(jobs.c.queue, jobs.c.state)
         .cte("oban_changed")
     )
-    return _counted(changed, announcing=announcing)
+    listed = func.json_agg(func.json_build_array(chosen.c.id, chosen.c.key, chosen.c["while"]))
+    unique = select(cast(listed, Text)).where(is_unique).scalar_subquery()
+    return _counted(changed, announcing=announcing).add_columns(unique.label("unique"))
+
+
+def retry_unique(*, attempts: int = 1, announcing: bool = True, joining: bool = False) -> Executable:
+    """Claim the keys of jobs that `retry` has locked, and make those available that get them: one row.
+
+    It has their `count`; as JSON arrays `won`, their ids, and `left`, `[id, blocker, state]` for each in whose way
+    another stands. A job that is in neither comes after another one of its key, or has lost that to a transaction that
+    committed meanwhile; claim it once more. Parameters: `rows`, a JSON array of `RETRIED`, and `insert`, the channel,
+    where it is `announcing`. `joining` says that some of the rows may.
+    """
+    each = recordset(RETRIED)
+    columns: list[Expression] = [*(each.c[name] for name in RETRIED), utc_clock().label("scheduled_at")]
+    claimed = claim(select(*columns), locks=("share",) if joining else (), stored=True)
+    won = claimed.winners.cte("oban_won")
+    changed = (
+        sql_update(jobs)
+        .where(jobs.c.id == won.c.id, _state.not_in(_literals(_STAYING)))
+        .values(_retried(attempts))
+        .returning(jobs.c.queue, jobs.c.state)
+        .cte("oban_changed")
+    )
+    held = claimed.held
+    left = func.json_agg(func.json_build_array(held.c.id, held.c.blocker, held.c.state))
+    return _counted(changed, announcing=announcing).add_columns(
+        select(cast(func.json_agg(won.c.id), Text)).scalar_subquery().label("won"),
+        select(cast(left, Text)).where(held.c.blocker.is_not(None)).scalar_subquery().label("left"),
+    )
+
+
+RETRIED: Final[Mapping[str, object]] = {
+    "number": Integer,
+    "key": Uuid,
+    "id": BigInteger,
+    "states": JSONB,
+    "period": Double,
+    "joins": Boolean,
+}
+"""What is said of a unique job that is to be retried: columns of `sql.unique.WANTED`."""
+
+
+def _retried(attempts: int) -> dict[str, object]:
+    """What a retry changes."""
+    pro = inline("'uniq_bmp'")
+    return {
+        "state": inline("'available'"),
+        "max_attempts": func.greatest(jobs.c.max_attempts, jobs.c.attempt + literal_column(str(attempts), Integer)),
+        "scheduled_at": utc_clock(),
+        "completed_at": null(),
+        "cancelled_at": null(),
+        "discarded_at": null(),
+        "meta": case(
+            # The states in which an Elixir job is unique are forgotten, for those jobs that have any.
+            (
+                jobs.c.meta.op("->")(pro).is_not(None),
+                _meta().op("||")(func.jsonb_build_object(pro, inline("'[]'::jsonb"))),
+            ),
+            else_=_meta(),
+        ).op("-", return_type=JSONB())(inline(f"'{MARK}'")),
+    }
 
 
 def update(
@@ -187,7 +252,7 @@ def _guard(command: Callable[..., Executable]) -> ColumnElement[bool] | None:
     if command is cancel:
         return _state.in_(_literals(CANCELLABLE))
     if command is retry:
-        return _state.not_in(_literals(("available", "executing")))
+        return _state.not_in(_literals(_STAYING))
     return _not_executing if command is delete else None
 
 

@@ -48,7 +48,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
-from oban_sa.jobs.unique import FIELDS, JOINED_FOR, MARK
+from oban_sa.jobs.unique import FIELDS, JOINED_FOR, MARK, MARKS
 from oban_sa.models.base import Expression
 from oban_sa.models.unique import Unique
 from oban_sa.sql.expressions import inline, materialized, seconds_earlier, utc_clock
@@ -114,7 +114,7 @@ def key(
             item = jsonb(value.op("->")(each.c.name))
             some = select(func.jsonb_object_agg(each.c.name, item)).select_from(each).scalar_subquery()
             # The mark of a key is no part of it: a job that is copied has that of the other.
-            whole = value if name == "args" else value.op("-")(inline(f"'{MARK}'"))
+            whole = value if name == "args" else unmarked(value)
             part = case((listed == inline("'[]'::jsonb"), whole), else_=some)
         parts.append(case((named.bool_op("?")(inline(f"'{name}'")), func.to_jsonb(part)), else_=null()))
     return hashed(func.jsonb_build_array(*parts))
@@ -136,6 +136,13 @@ def marked(meta: Expression, key: Expression) -> Expression:
     return meta.op("||")(func.jsonb_build_object(inline(f"'{MARK}'"), cast(key, Text)))
 
 
+def unmarked(meta: Expression) -> Expression:
+    """The meta of a job without what a claim has written there."""
+    for mark in MARKS:
+        meta = meta.op("-")(inline(f"'{mark}'"))
+    return meta
+
+
 def identity() -> ColumnElement[int]:
     """The next id of a job. The role needs USAGE on the sequence."""
     return _IDS.next_value()
@@ -144,12 +151,15 @@ def identity() -> ColumnElement[int]:
 _IDS: Final = Sequence("oban_jobs_id_seq", schema="public", metadata=None)
 
 
-def claim(relation: FromClause | Rows, *, locks: Collection[str] = (), single: bool = False) -> Claim:
+def claim(
+    relation: FromClause | Rows, *, locks: Collection[str] = (), single: bool = False, stored: bool = False
+) -> Claim:
     """Claim the keys of a relation with the columns of `WANTED`; what others it has stay in `wanted`.
 
     `locks` are those of `LOCKS` that its rows may ask for; `single` says that it has one row at most, whose number is
-    0. In REPEATABLE READ a claim fails by 40001 where another transaction has committed the same key since the
-    snapshot.
+    0. `stored` says that its jobs are rows already, of which none stands in its own way; one that has been due for long
+    still stands in theirs. In REPEATABLE READ a claim fails by 40001 where another transaction has committed the same
+    key since the snapshot.
     """
     rows: FromClause = relation.subquery("relation") if isinstance(relation, Select) else relation
     place = ONE if single else func.row_number().over(partition_by=rows.c.key, order_by=rows.c.number)
@@ -159,8 +169,8 @@ def claim(relation: FromClause | Rows, *, locks: Collection[str] = (), single: b
         wanted = placed.offset(0).subquery("wanted")  # or the key would be made at each place that has it
     else:
         wanted = materialized(placed.cte("wanted"))
-    held = _held(wanted, locks)
-    free: FromClause = _free_one(held) if single else _free(held)
+    held = _held(wanted, locks, stored=stored)
+    free: FromClause = _free_one(held) if single else _free(held, stored=stored)
     made = insert(uniques).from_select(
         ["key", "job_id", "previous"], select(free.c.key, free.c.id, free.c.holder).order_by(free.c.key)
     )
@@ -182,10 +192,10 @@ def claim(relation: FromClause | Rows, *, locks: Collection[str] = (), single: b
     return Claim(wanted, held, winners)
 
 
-def _held(wanted: FromClause, locks: Collection[str]) -> CTE:
+def _held(wanted: FromClause, locks: Collection[str], *, stored: bool) -> CTE:
     # Look-ups of one row each, so that the plan depends on no value and no statistics, and the server keeps it.
     pointer = select(uniques.c.job_id).where(uniques.c.key == wanted.c.key).limit(ONE).lateral("pointer")
-    seen = _blocker(wanted, pointer.c.job_id).lateral("seen")
+    seen = _blocker(wanted, pointer.c.job_id, stored=stored).lateral("seen")
     source: FromClause = wanted.join(pointer, true(), isouter=True).join(seen, true(), isouter=True)
     found: FromClause | _Either = seen
     changed: Expression | None = None
@@ -197,7 +207,7 @@ def _held(wanted: FromClause, locks: Collection[str]) -> CTE:
             # Of the newest version of the row, once a transaction that is changing it has ended: it may have started.
             # FOR NO KEY UPDATE, for two that share a lock and then both change the row would wait for each other.
             locked = (
-                _blocker(wanted, seen.c.id, wants)
+                _blocker(wanted, seen.c.id, wants, stored=stored)
                 .with_for_update(read=lock == "share", key_share=lock == "update", of=_older)
                 .lateral(f"to_{lock}")
             )
@@ -236,11 +246,15 @@ def _of(found: FromClause | _Either, name: str) -> Expression:
     return found.c[name]
 
 
-def _blocker(wanted: FromClause, identity: ColumnElement[int], *conditions: Expression) -> Rows:
+def _blocker(wanted: FromClause, identity: ColumnElement[int], *conditions: Expression, stored: bool) -> Rows:
     """The job of this id, if it stands in the way."""
     period: Expression = cast(wanted.c.period, Double)
     older, state = _older.c, cast(_older.c.state, Text)
-    waits = or_(older.state == inline("'suspended'"), older.scheduled_at > utc_clock() - _DUE)
+    if stored:
+        more = older.id != wanted.c.id
+    else:
+        waits = or_(older.state == inline("'suspended'"), older.scheduled_at > utc_clock() - _DUE)
+        more = or_(~wanted.c.joins, waits)
     columns: list[Expression] = [older.id, state.label("state"), older.scheduled_at]
     return (
         select(*columns)
@@ -249,13 +263,13 @@ def _blocker(wanted: FromClause, identity: ColumnElement[int], *conditions: Expr
             older.id == identity,
             jsonb(wanted.c.states).bool_op("?")(state),
             or_(period.is_(None), older.scheduled_at > seconds_earlier(wanted.c.scheduled_at, period)),
-            or_(~wanted.c.joins, waits),
+            more,
         )
         .limit(ONE)
     )
 
 
-def _free(held: CTE) -> CTE:
+def _free(held: CTE, *, stored: bool) -> CTE:
     """The jobs in whose way no other stands, with ids in their order; the others take none from the sequence."""
     first = (
         select(held.c.number, held.c.key, held.c.id, held.c.holder)
@@ -263,7 +277,8 @@ def _free(held: CTE) -> CTE:
         .order_by(held.c.number)
         .subquery("first")
     )
-    chosen = func.coalesce(first.c.id, identity())
+    # The role that retries jobs may have no right on the sequence.
+    chosen = first.c.id if stored else func.coalesce(first.c.id, identity())
     return materialized(select(first.c.number, first.c.key, first.c.holder, chosen.label("id")).cte("free"))
 
 

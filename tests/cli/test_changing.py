@@ -131,3 +131,23 @@ def test_an_executing_job_keeps_what_it_was_called_with_which_is_said(shell: She
     (job_id,) = shell.enqueue(Job("a"))
     shell.sql("UPDATE oban_jobs SET state = 'executing', attempt = 1")
     assert "keeps what it was called with" in shell.run("jobs", "update", str(job_id), "--priority", "5").stderr
+
+
+def test_a_unique_job_is_not_retried_where_another_stands_in_its_way(shell: Shell) -> None:
+    for _ in range(2):
+        shell.enqueue(Job("a", unique=True), Job("b", unique=True))
+        shell.sql("UPDATE oban_jobs SET state = 'discarded'")
+    [waits] = shell.enqueue(Job("a", unique=True))
+    said = shell.says("jobs", "retry", "--state", "discarded", "--yes")
+    assert said.splitlines() == [
+        "1 job made available.",
+        f"Job 3 left alone: job {waits}, available, has the same unique key.",
+        "Job 2 left alone: job 4, available, has the same unique key.",
+        f"Job 1 left alone: job {waits}, available, has the same unique key.",
+    ]
+    told = shell.json("jobs", "retry", "3")
+    assert told == {"retried": 0, "left_alone": {}, "conflicts": {"3": {"id": waits, "state": "available"}}}
+    shell.sql("INSERT INTO oban_jobs (worker, state, meta) SELECT 'a', 'discarded', meta FROM oban_jobs, "
+              f"generate_series(1, 20) WHERE id = {waits}")  # fmt: skip
+    said = shell.says("jobs", "retry", "--worker", "a", "--yes")
+    assert len(said.splitlines()) == 13 and "12 more jobs left alone" in said

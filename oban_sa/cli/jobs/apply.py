@@ -11,9 +11,10 @@ from sqlalchemy import ColumnElement, func, select
 
 from oban_sa.cli._database import read_session
 from oban_sa.cli.jobs.search import NEWEST
-from oban_sa.client import Oban
+from oban_sa.client import Oban, Retried
 from oban_sa.describe.printable import line
 from oban_sa.jobs.states import JobState
+from oban_sa.jobs.unique import Conflict
 from oban_sa.models import Job
 from oban_sa.runner.database.errors import is_refused, unwrapped
 from oban_sa.sql import browse
@@ -35,6 +36,8 @@ class Change:
     """Keywords of the client's method."""
     refused: dict[int, str] = field(default_factory=dict[int, str])
     """What the database said of jobs that it refused to change, by their ids."""
+    conflicts: dict[int, Conflict] = field(default_factory=dict[int, Conflict])
+    """The jobs that stood in the way of unique ones, by the ids of these, which were left as they are."""
 
     async def by_id(self, oban: Oban, ids: Sequence[int]) -> int:
         """Change these jobs; return how many were."""
@@ -58,7 +61,14 @@ class Change:
             "cancel": oban.cancel_jobs,
             "delete": oban.delete_jobs,
         }
-        change = partial(methods[self.verb], **self.options)
+        method = partial(methods[self.verb], **self.options)
+
+        async def change(*conditions: ColumnElement[bool]) -> int:
+            changed = await method(*conditions)
+            if isinstance(changed, Retried):
+                self.conflicts.update(changed.conflicts)
+            return changed
+
         try:
             return await change(*conditions)
         except Exception as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import click
@@ -17,6 +17,7 @@ from oban_sa.cli.jobs.words import read_ids
 from oban_sa.client import Oban
 from oban_sa.errors import InvalidOption, JobNotFound
 from oban_sa.jobs.states import JobState
+from oban_sa.jobs.unique import Conflict
 from oban_sa.models import Job
 from oban_sa.service.command import Failed
 from oban_sa.settings.settings import Settings
@@ -49,7 +50,8 @@ RETRY = f"""Make jobs available at once, with an attempt left; those available o
     )
 }
 
-A job that had used up its attempts gets one more, or as many as --attempts says.
+A job that had used up its attempts gets one more, or as many as --attempts says. A unique job is left alone where
+another one stands in its way.
 """
 CANCEL = f"""Cancel jobs. One that is executing is asked to stop; those that have ended stay as they are.
 
@@ -145,19 +147,23 @@ def _change(
     total = sum(affected.values())
     if not yes and (not there.all_of_them or (total > 1 and (verb != "retry" or not ids))):
         click.confirm(_question(verb, affected, there), abort=True, err=True)
-    changed, refused = 0, dict[int, str]()
+    changed, refused, conflicts = 0, dict[int, str](), dict[int, Conflict]()
     if total or not there.all_of_them:
         change = Change(verb, changeable, options or {})
         changed = run_with_client(
             settings, lambda oban: change.by_id(oban, ids) if ids else change.all(oban, there.wanted)
         )
-        refused = change.refused
+        refused, conflicts = change.refused, change.conflicts
     left = {state: number for state, number in there.states.items() if state not in changeable}
     if as_json:
         answer: dict[str, object] = {
             _KEYS[verb]: changed,
             "left_alone": {state.value: number for state, number in left.items()},
         }
+        if conflicts:
+            answer["conflicts"] = {
+                str(job_id): {"id": other.id, "state": other.state.value} for job_id, other in conflicts.items()
+            }
         if refused:
             answer["refused"] = {str(job_id): why for job_id, why in refused.items()}
         document(answer)
@@ -167,12 +173,20 @@ def _change(
         click.echo(f"{count(changed, 'job')} {_DONE[verb]}{asked_to_stop}.")
         for state, number in sorted(left.items()):
             click.echo(f"{count(number, 'job')} left alone: {state.value}.")
+        _tell_conflicts(conflicts)
     for hint in there.hints:
         say(f"Note: {hint}", err=True)
     if refused:
         for job_id, why in list(refused.items())[:_MOST_IDS]:
             say(f"The database refused it for job {job_id}: {why}", err=True)
         raise Failed(f"the database refused it for {count(len(refused), 'job')}, as rules on your table say; see above")
+
+
+def _tell_conflicts(conflicts: Mapping[int, Conflict]) -> None:
+    for job_id, other in list(conflicts.items())[:_MOST_IDS]:
+        click.echo(f"Job {job_id} left alone: job {other.id}, {other.state.value}, has the same unique key.")
+    if len(conflicts) > _MOST_IDS:
+        click.echo(f"{count(len(conflicts) - _MOST_IDS, 'more job')} left alone for such a reason; --json names all.")
 
 
 def _question(verb: Verb, affected: dict[JobState, int], there: Counted) -> str:

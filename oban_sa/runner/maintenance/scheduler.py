@@ -211,7 +211,7 @@ class Scheduler:
             unique: Unique | None = vars(job).get("_unique")
             if unique is not None:
                 subject = unique.subject(job.worker, job.queue, row["args"], row["meta"])
-                row |= {"subject": subject, **unique.terms}
+                row |= {"subject": subject, "meta": unique.marked(row["meta"]), **unique.terms}
             rows.append(row)
         return rows
 

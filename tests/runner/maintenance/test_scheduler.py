@@ -187,6 +187,7 @@ async def test_a_job_is_not_made_while_one_with_its_unique_key_stands_in_the_way
     async with AsyncSession(engine) as session:
         key = (await session.scalars(select(Key.key).where(Key.job_id == single[0]["id"]))).one()
         assert single[0]["meta"]["unique"] == str(key)
+        assert single[0]["meta"]["unique_while"] == "incomplete"
         await session.execute(update(Job).where(Job.id == single[0]["id"]).values(state="completed"))
         await session.commit()
     # A job of the application has the same key.
