@@ -5,11 +5,10 @@ from __future__ import annotations
 import functools
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from typing import TypeAlias, TypeVar
 
 import click
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from oban_sa.cli._refusals import explain
 from oban_sa.client import Oban
@@ -20,8 +19,6 @@ from oban_sa.service import service
 from oban_sa.service.command import refusal
 from oban_sa.settings.parsers import EMBEDDED_FOLDER
 from oban_sa.settings.settings import Settings, load
-from oban_sa.sql import overview
-from oban_sa.sql.planner import plainly
 
 T = TypeVar("T")
 
@@ -117,17 +114,3 @@ async def engine(
         raise
     finally:
         await dispose(made)
-
-
-@asynccontextmanager
-async def read_session(oban: Oban) -> AsyncGenerator[AsyncSession]:
-    """Open a session for SELECTs that are to find little, by an index each; see `plainly`."""
-    async with AsyncSession(oban.engine) as session:
-        await session.execute(plainly())
-        yield session
-
-
-async def database_now(session: AsyncSession) -> datetime:
-    """Return the time by the database's clock, so that ages are right on a machine whose clock is wrong."""
-    now: datetime = (await session.execute(overview.now())).scalar_one()
-    return now.replace(tzinfo=UTC)

@@ -1,12 +1,10 @@
-"""What commands print: tables, moments and spans of time for people, one JSON document for machines."""
+"""What commands print: tables for people, one JSON document for machines."""
 
 from __future__ import annotations
 
-import math
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Final
 
 import click
@@ -20,8 +18,6 @@ LEFT_OUT: Final = "…"
 
 WIDEST: Final = 300
 """Characters of a cell at most: every row is as wide as the widest one, and names may be of any length."""
-
-_UNITS: Final = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 def document(value: Mapping[str, object]) -> None:
@@ -53,46 +49,6 @@ def table(columns: Sequence[str], rows: Sequence[Row], *, right: Sequence[str] =
         widths[at] = max(len(wide), 10, widths[at] + min(0, spare))
     for row in [[name.upper() for name in columns], *cells]:
         click.echo("  ".join(_fitted(cell, widths[at], columns[at] in right) for at, cell in enumerate(row)).rstrip())
-
-
-def span(seconds: float) -> str:
-    """Return a span of time in its two largest units: "3 min 20 s"; "0.4 s" below a second."""
-    if math.isinf(seconds):  # counted from 'infinity' or '-infinity' in a row
-        return "for ever" if seconds > 0 else span(0)
-    seconds = max(0.0, seconds)
-    if seconds < 1:
-        return f"{seconds:.1f} s"
-    rest, parts = int(seconds), list[str]()
-    for size, unit in _UNITS:
-        if rest >= size:
-            parts.append(f"{rest // size} {unit}")
-            rest %= size
-        elif parts:
-            break
-    return " ".join(parts[:2])
-
-
-def ago(moment: datetime | None, now: datetime) -> str:
-    """Return how long ago a moment was, or how far ahead it is: "3 min ago", "in 2 h"; "-" for None."""
-    if moment is None:
-        return "-"
-    seconds = (now - moment).total_seconds()
-    return f"{span(seconds)} ago" if seconds >= 0 else f"in {span(-seconds)}"
-
-
-def moment(value: datetime | None, now: datetime) -> str:
-    """Return a moment in UTC to the second, and how long ago it was; "-" for None."""
-    if value is None:
-        return "-"
-    try:
-        return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC  ({ago(value, now)})"
-    except OverflowError:  # in UTC it is outside of the years 1 to 9999
-        return value.isoformat()
-
-
-def count(number: int, noun: str) -> str:
-    """Return a number with its noun: `1 job`, `1,234 jobs`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def compact(value: object) -> str:

@@ -10,9 +10,10 @@ from typing import TypedDict
 
 import click
 
-from oban_sa.cli._output import say, span, table
+from oban_sa.cli._output import say, table
 from oban_sa.client import JobCount, Oban, QueueCheck
 from oban_sa.client.queues import Elsewhere
+from oban_sa.describe.spans import span
 from oban_sa.jobs.limits import Limits
 from oban_sa.jobs.states import JobState
 from oban_sa.settings.settings import Settings

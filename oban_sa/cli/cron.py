@@ -9,17 +9,12 @@ from typing import Any
 
 import click
 
-from oban_sa.cli._database import (
-    database_now,
-    database_options,
-    instance_option,
-    json_option,
-    read_session,
-    run_with_client,
-)
+from oban_sa.cli._database import database_options, instance_option, json_option, run_with_client
 from oban_sa.cli._groups import CONTEXT, Suggesting
-from oban_sa.cli._output import ago, document, table
+from oban_sa.cli._output import document, table
 from oban_sa.client import Oban
+from oban_sa.client.read import database_now, read_session
+from oban_sa.describe.spans import ago
 from oban_sa.errors import InvalidCron
 from oban_sa.schedule.cron import Schedule, parse
 from oban_sa.service import imports

@@ -8,18 +8,13 @@ from typing import TypedDict
 
 import click
 
-from oban_sa.cli._database import (
-    database_now,
-    database_options,
-    instance_option,
-    json_option,
-    read_session,
-    run_with_client,
-)
-from oban_sa.cli._output import document, say, span, table
+from oban_sa.cli._database import database_options, instance_option, json_option, run_with_client
+from oban_sa.cli._output import document, say, table
 from oban_sa.cli._queues import QueueJSON, Served, elsewhere_as_json
 from oban_sa.client import JobCount, Oban
+from oban_sa.client.read import database_now, read_session
 from oban_sa.describe.redaction import safe
+from oban_sa.describe.spans import span
 from oban_sa.jobs.states import JobState
 from oban_sa.settings.settings import Settings
 from oban_sa.sql import overview

@@ -19,7 +19,6 @@ from sqlalchemy import (
     Executable,
     Integer,
     Select,
-    SQLColumnExpression,
     TableValuedAlias,
     Text,
     and_,
@@ -28,11 +27,10 @@ from sqlalchemy import (
     func,
     literal,
     literal_column,
-    or_,
     select,
     tuple_,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import aliased
 
 from oban_sa.jobs.states import JobState
@@ -41,42 +39,10 @@ from oban_sa.models.base import Expression
 from oban_sa.models.types import UTCDateTime
 from oban_sa.sql.expressions import materialized
 from oban_sa.sql.fetch import jobs
+from oban_sa.sql.wanted import Cursor, Wanted, conditions, due, looked_for, texts
 
 _TRUE: Final[ColumnElement[bool]] = literal_column("true")
 _BEFORE: Final[Expression] = literal_column("-2147483648", Integer)
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What jobs have in common; what is left empty does not matter.
-
-    A worker is meant by its whole name or the last part of it. All of `tags` have to be there. Each of `args` and
-    `meta` is a list of JSON texts, of which one has to be contained. `since` and `until` are about `scheduled_at`.
-    """
-
-    states: tuple[JobState, ...] = ()
-    queues: tuple[str, ...] = ()
-    workers: tuple[str, ...] = ()
-    tags: tuple[str, ...] = ()
-    args: tuple[tuple[str, ...], ...] = ()
-    meta: tuple[tuple[str, ...], ...] = ()
-    since: datetime | None = None
-    until: datetime | None = None
-
-    @property
-    def anything(self) -> bool:
-        """Whether some jobs are meant and others are not."""
-        return self.by_index or self.by_looking
-
-    @property
-    def by_index(self) -> bool:
-        """Whether something is wanted that an index leads to."""
-        return bool(self.states or self.queues) or self.since is not None or self.until is not None
-
-    @property
-    def by_looking(self) -> bool:
-        """Whether jobs have to be looked at to see whether they are meant."""
-        return bool(self.workers or self.tags or self.args or self.meta)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,37 +59,12 @@ def by_id(ids: Sequence[int]) -> ColumnElement[bool]:
     return Job.id == func.any(cast(literal(list(ids), ARRAY(BigInteger())), ARRAY(BigInteger())))
 
 
-def conditions(wanted: Wanted, of: type[Job] = Job) -> list[ColumnElement[bool]]:
-    """All that is wanted, as conditions on jobs; none where everything is empty."""
-    found: list[ColumnElement[bool]] = []
-    if wanted.states:
-        found.append(of.state.in_(wanted.states))
-    if wanted.queues:
-        found.append(of.queue.in_(wanted.queues))
-    return found + _due(wanted, of.scheduled_at) + looked_for(wanted, of)
-
-
-def looked_for(wanted: Wanted, of: type[Job] = Job) -> list[ColumnElement[bool]]:
-    """Those of the conditions that no index serves."""
-    found: list[ColumnElement[bool]] = []
-    if wanted.workers:
-        parts = [of.worker.endswith(f".{worker}", autoescape=True) for worker in wanted.workers if "." not in worker]
-        found.append(or_(of.worker.in_(wanted.workers), *parts))
-    if wanted.tags:
-        found.append(of.tags.op("@>")(cast(literal(list(wanted.tags), ARRAY(Text())), ARRAY(Text()))))
-    for column, asked in ((of.args, wanted.args), (of.meta, wanted.meta)):
-        found += [
-            or_(*(column.op("@>")(cast(cast(literal(text, Text()), Text), JSONB)) for text in texts)) for texts in asked
-        ]
-    return found
-
-
 def walk(states: Sequence[JobState], queues: Expression | None = None) -> CTE:
     """Rows of `state`, a text, `queue` and `priority` for all places that hold jobs, by one look into the index each.
 
     `queues` is an array of names; without it they are found too. A row that is no place has the lowest of priorities.
     """
-    state = func.unnest(_texts([str(state) for state in states])).table_valued("state", name="states").render_derived()
+    state = func.unnest(texts([str(state) for state in states])).table_valued("state", name="states").render_derived()
     if queues is not None:
         queue = func.unnest(queues).table_valued("queue", name="queues").render_derived()
         first = select(state.c.state, queue.c.queue, _BEFORE.label("priority")).select_from(state.join(queue, _TRUE))
@@ -151,18 +92,27 @@ def walk(states: Sequence[JobState], queues: Expression | None = None) -> CTE:
 
 def places(wanted: Wanted, *, limit: int) -> Executable:
     """Rows of `state`, `queue`, `priority`: where jobs of the wanted states and queues stand; `limit` at most."""
-    named = _texts(list(dict.fromkeys(wanted.queues))) if wanted.queues else None
+    named = texts(list(dict.fromkeys(wanted.queues))) if wanted.queues else None
     found = walk(wanted.states or tuple(JobState), named)
     columns: tuple[Expression, ...] = (found.c.state, found.c.queue, found.c.priority)
-    return select(*columns).where(found.c.priority != _BEFORE).limit(literal(limit, Integer()))
+    wanted_ones = [found.c.priority.in_(wanted.priorities)] if wanted.priorities else []
+    return select(*columns).where(found.c.priority != _BEFORE, *wanted_ones).limit(literal(limit, Integer()))
 
 
-def listing(wanted: Wanted, among: Sequence[Place], *, window: int, limit: int, oldest: bool = False) -> Select[Job]:
+def listing(
+    wanted: Wanted,
+    among: Sequence[Place],
+    *,
+    window: int,
+    limit: int,
+    oldest: bool = False,
+    before: Cursor | None = None,
+) -> Select[Job]:
     """The jobs at these places that are wanted, the last due first, or with `oldest` the first due; `limit` at most.
 
-    They are looked for among the first `window` in that order.
+    They are looked for among the first `window` in that order, from those on that come after the cursor `before`.
     """
-    top = _top(wanted, among, window=window, oldest=oldest)
+    top = _top(wanted, among, window=window, oldest=oldest, before=before)
     order = (top.c.scheduled_at, top.c.id) if oldest else (top.c.scheduled_at.desc(), top.c.id.desc())
     return (
         select(Job)
@@ -178,19 +128,61 @@ def looked_at(wanted: Wanted, among: Sequence[Place], *, window: int, oldest: bo
     return select(func.count()).select_from(_top(wanted, among, window=window, oldest=oldest))
 
 
-def newest(wanted: Wanted, *, window: int, limit: int, oldest: bool = False) -> Select[Job]:
-    """The jobs that are wanted among the `window` with the highest ids, or the lowest, those first; `limit` at most."""
+def window_end(
+    wanted: Wanted, among: Sequence[Place], *, window: int, oldest: bool = False, before: Cursor | None = None
+) -> Select[datetime, int, int]:
+    """The last job that `listing` looks at: `scheduled_at`, `id`, and how many it looks at, `count`; or no row."""
+    top = _top(wanted, among, window=window, oldest=oldest, before=before)
+    order = (top.c.scheduled_at.desc(), top.c.id.desc()) if oldest else (top.c.scheduled_at, top.c.id)
+    count = func.count().over().label("count")
+    return select(top.c.scheduled_at, top.c.id, count).order_by(*order).limit(literal_column("1"))
+
+
+def newest(
+    wanted: Wanted, *, window: int, limit: int, oldest: bool = False, before: Cursor | None = None
+) -> Select[Job]:
+    """The jobs that are wanted among the `window` with the highest ids, or the lowest, those first; `limit` at most.
+
+    With a cursor `before`, those are looked at that come after it.
+    """
     # A LIMIT inside, which the planner can't look behind: asked for a rare worker it would rather read the whole table.
-    seen = select(Job).order_by(Job.id if oldest else Job.id.desc()).limit(literal(window, Integer())).subquery("seen")
+    some = select(Job).order_by(Job.id if oldest else Job.id.desc()).limit(literal(window, Integer()))
+    if before is not None:
+        at = literal(before.id, BigInteger())
+        some = some.where(Job.id > at if oldest else Job.id < at)
+    seen = some.subquery("seen")
     one = aliased(Job, seen)
     order = one.id if oldest else one.id.desc()
     return select(one).where(*conditions(wanted, one)).order_by(order).limit(literal(limit, Integer()))
+
+
+def by_ids(wanted: Wanted, *, limit: int, before: Cursor | None = None) -> Select[Job]:
+    """The jobs with the wanted ids, where they are wanted otherwise too, the highest id first; `limit` at most."""
+    found = select(Job).where(*conditions(wanted)).order_by(Job.id.desc()).limit(literal(limit, Integer()))
+    return found if before is None else found.where(Job.id < literal(before.id, BigInteger()))
 
 
 def further(*, window: int, oldest: bool = False) -> Select[bool]:
     """Whether there are more jobs than those that `newest` looks at."""
     order = Job.id if oldest else Job.id.desc()
     return select(exists(select(Job.id).order_by(order).offset(literal(window, Integer()))))
+
+
+def beyond(*, window: int, oldest: bool = False, before: Cursor | None = None) -> Select[int]:
+    """The id of the last job that `newest` looks at, where there is another one beyond; or no row."""
+    order = Job.id if oldest else Job.id.desc()
+    found = select(Job.id).order_by(order).offset(literal(window - 1, Integer())).limit(literal_column("2"))
+    if before is not None:
+        at = literal(before.id, BigInteger())
+        found = found.where(Job.id > at if oldest else Job.id < at)
+    two = found.subquery("two")
+    last = func.min(two.c.id) if oldest else func.max(two.c.id)
+    return select(last).having(func.count() == literal_column("2"))
+
+
+def counted_ids(wanted: Wanted) -> Executable:
+    """Rows of `state`, a text, and `count` for the jobs with the wanted ids, where they are wanted otherwise too."""
+    return select(*_by_state(Job.state)).where(*conditions(wanted)).group_by(Job.state)
 
 
 def counted(wanted: Wanted, among: Sequence[Place], *, window: int) -> Executable:
@@ -253,12 +245,12 @@ def between(wanted: Wanted, *, lowest: int, below: int) -> Select[int]:
     return select(one.id).where(*conditions(wanted, one))
 
 
-def _top(wanted: Wanted, among: Sequence[Place], *, window: int, oldest: bool) -> CTE:
+def _top(wanted: Wanted, among: Sequence[Place], *, window: int, oldest: bool, before: Cursor | None = None) -> CTE:
     place = _places(among)
     order = (jobs.c.scheduled_at, jobs.c.id) if oldest else (jobs.c.scheduled_at.desc(), jobs.c.id.desc())
     each = (
         select(jobs.c.id, jobs.c.scheduled_at)
-        .where(*_at(place, wanted))
+        .where(*_at(place, wanted), *_after(before, oldest=oldest))
         .order_by(*order)
         .limit(literal(window, Integer()))
         .lateral("each_one")
@@ -278,8 +270,8 @@ def _places(among: Sequence[Place]) -> TableValuedAlias:
     # Whole columns, each an array: a statement of as many parameters as there are places has a limit.
     return (
         func.unnest(
-            _texts([str(each.state) for each in among]),
-            _texts([each.queue for each in among]),
+            texts([str(each.state) for each in among]),
+            texts([each.queue for each in among]),
             cast(literal([each.priority for each in among], ARRAY(Integer())), ARRAY(Integer())),
         )
         .table_valued("state", "queue", "priority", name="place")
@@ -292,22 +284,17 @@ def _at(place: TableValuedAlias, wanted: Wanted) -> list[ColumnElement[bool]]:
         jobs.c.state == cast(place.c.state, jobs.c.state.type),
         jobs.c.queue == cast(place.c.queue, Text),
         jobs.c.priority == cast(place.c.priority, Integer),
-        *_due(wanted, jobs.c.scheduled_at),
+        *due(wanted, jobs.c.scheduled_at),
     ]
+
+
+def _after(before: Cursor | None, *, oldest: bool) -> list[ColumnElement[bool]]:
+    if before is None or before.scheduled_at is None:
+        return []
+    here = tuple_(jobs.c.scheduled_at, jobs.c.id)
+    there = tuple_(literal(before.scheduled_at, UTCDateTime()), literal(before.id, BigInteger()))
+    return [here > there if oldest else here < there]
 
 
 def _by_state(state: object) -> tuple[Expression, ...]:
     return cast(state, Text).label("state"), func.count().label("count")
-
-
-def _due(wanted: Wanted, scheduled_at: SQLColumnExpression[datetime]) -> list[ColumnElement[bool]]:
-    found: list[ColumnElement[bool]] = []
-    if wanted.since is not None:
-        found.append(scheduled_at >= literal(wanted.since, UTCDateTime()))
-    if wanted.until is not None:
-        found.append(scheduled_at < literal(wanted.until, UTCDateTime()))
-    return found
-
-
-def _texts(values: Sequence[str]) -> Expression:
-    return cast(literal(list(values), ARRAY(Text())), ARRAY(Text()))

@@ -27,3 +27,18 @@ def plainly() -> Executable:
     three jobs.
     """
     return select(*(func.set_config(inline(f"'{name}'"), inline("'off'"), inline("true")) for name in _OFF))
+
+
+def read_only(timeout: float) -> Executable:
+    """Let the rest of this transaction change nothing, and no statement take longer than `timeout` seconds."""
+    settings = {
+        "transaction_read_only": "on",
+        "jit": "off",
+        "statement_timeout": str(max(1, round(timeout * 1000))),
+    }
+    return select(
+        *(
+            func.set_config(inline(f"'{name}'"), inline(f"'{value}'"), inline("true"))
+            for name, value in settings.items()
+        )
+    )

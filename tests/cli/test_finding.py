@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from oban_sa import Job
-from oban_sa.cli.jobs import apply, search
+from oban_sa.cli.jobs import apply
+from oban_sa.client import search
 from tests.cli.conftest import Shell
 
 
@@ -191,3 +192,14 @@ def test_a_job_that_had_used_up_its_attempts_gets_as_many_as_are_said(shell: She
     assert spent("--state", "discarded", "--attempts", "5", "--yes") == [(3, 8, "available")] * 2
     assert spent(str(made[0]), "--attempts", "2") == [(3, 5, "available"), (3, 3, "discarded")]
     assert "0 is not in the range" in shell.refuses("jobs", "retry", "1", "--attempts", "0", code=2)
+
+
+def test_a_query_says_the_same_as_the_options(shell: Shell) -> None:
+    one, _, three = shell.enqueue(Job("shop.Mail", args={"id": 7}), Job("shop.Mail"), Job("shop.Mail", queue="slow"))
+    assert ids(shell, "args.id:7 worker:Mail") == [one]
+    assert ids(shell, "queue:slow", "Mail") == [three]
+    assert shell.json("jobs", "cancel", "queue:slow", "--yes")["cancelled"] == 1
+    assert shell.states()[three] == "cancelled"
+    assert "did you mean 'queue'?" in shell.refuses("jobs", "list", "qeue:slow", code=2)
+    assert "but not both" in shell.refuses("jobs", "list", "queue:slow", "--queue", "slow", code=2)
+    assert "but not both" in shell.refuses("jobs", "retry", "queue:slow", "--queue", "slow", code=2)

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from benchmarks.full.explain import buffers, explaining
 from oban_sa.cli import group
-from oban_sa.cli.jobs.search import LATEST, NEWEST
+from oban_sa.client.search import LATEST, NEWEST
 from tests.performance.conftest import ROWS
 from tests.performance.test_million import Plan, walk
 from tests.support import plain_url
@@ -74,6 +74,9 @@ def watched(table: str) -> Watched:
         "list --queue queue1",
         "list --state completed --oldest",
         "list --since 2h --until 1h",
+        "list state:discarded queue:hooks",
+        "list queue:nosuch priority:3",
+        "list id:1,7,12 worker:Nope",
         "list --queue queue1 --until 2020-01-01",
         "show 7",
         "retry 7",

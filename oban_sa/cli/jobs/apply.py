@@ -9,16 +9,16 @@ from typing import Any, Final, Literal, TypeAlias
 
 from sqlalchemy import ColumnElement, func, select
 
-from oban_sa.cli._database import read_session
-from oban_sa.cli.jobs.search import NEWEST
 from oban_sa.client import Oban, Retried
+from oban_sa.client.read import read_session
+from oban_sa.client.search import NEWEST
 from oban_sa.describe.printable import line
 from oban_sa.jobs.states import JobState
 from oban_sa.jobs.unique import Conflict
 from oban_sa.models import Job
 from oban_sa.runner.database.errors import is_refused, unwrapped
 from oban_sa.sql import browse
-from oban_sa.sql.browse import Wanted
+from oban_sa.sql.wanted import Wanted, conditions
 
 Verb: TypeAlias = Literal["retry", "cancel", "delete"]
 
@@ -47,12 +47,12 @@ class Change:
         """Change all that are wanted, in one transaction where an index finds them; return how many were."""
         # The condition on the state is what the index is searched by; and all that keeps `cancel` from reading the
         # jobs that have ended, which are most of them.
-        conditions = [*browse.conditions(wanted), Job.state.in_(sorted(self.changeable))]
-        if wanted.by_index or self.verb == "cancel":
-            return await self._apply(oban, *conditions)
+        meant = [*conditions(wanted), Job.state.in_(sorted(self.changeable))]
+        if wanted.ids or wanted.by_index or self.verb == "cancel":
+            return await self._apply(oban, *meant)
         changed = 0
         async for ids in _find(oban, wanted):
-            changed += await self._apply(oban, Job.id.in_(ids), *conditions)
+            changed += await self._apply(oban, Job.id.in_(ids), *meant)
         return changed
 
     async def _apply(self, oban: Oban, *conditions: ColumnElement[bool]) -> int:

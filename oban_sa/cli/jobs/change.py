@@ -8,13 +8,17 @@ from typing import Any, Final
 import click
 from sqlalchemy import select
 
-from oban_sa.cli._database import Command, database_options, json_option, read_session, run_with_client
-from oban_sa.cli._output import count, document, say
+from oban_sa.cli._database import Command, database_options, json_option, run_with_client
+from oban_sa.cli._output import document, say
 from oban_sa.cli.jobs.apply import Change, Verb
-from oban_sa.cli.jobs.filters import NAMED, Filters, filters
-from oban_sa.cli.jobs.search import COUNTED, Counted, count_wanted
-from oban_sa.cli.jobs.words import read_ids
+from oban_sa.cli.jobs.filters import NAMED, filters
+from oban_sa.cli.jobs.words import plain_words, read_ids
 from oban_sa.client import Oban
+from oban_sa.client.filters import Filters
+from oban_sa.client.query import read_query
+from oban_sa.client.read import read_session
+from oban_sa.client.search import COUNTED, Counted, count_wanted
+from oban_sa.describe.spans import count
 from oban_sa.errors import InvalidOption, JobNotFound
 from oban_sa.jobs.states import JobState
 from oban_sa.jobs.unique import Conflict
@@ -22,7 +26,7 @@ from oban_sa.models import Job
 from oban_sa.service.command import Failed
 from oban_sa.settings.settings import Settings
 from oban_sa.sql import browse
-from oban_sa.sql.browse import Wanted
+from oban_sa.sql.wanted import Wanted
 
 _DONE: Final = {"retry": "made available", "cancel": "cancelled", "delete": "deleted"}
 _KEYS: Final = {"retry": "retried", "cancel": "cancelled", "delete": "deleted"}
@@ -69,8 +73,8 @@ DELETE = f"""Delete jobs. One that is executing is left alone: cancel it first.
 }
 """
 CHOSEN = f"""
-Jobs are given by id, or by {NAMED}. They are counted before you are asked; of more than {COUNTED:,} the question says
-"or more".
+Jobs are given by id, by a query as `jobs list` takes it, or by {NAMED}.
+They are counted before you are asked; of more than {COUNTED:,} the question says "or more".
 """
 THROUGH = """
 Without --state, --queue, --since or --until the whole table is searched, a part at a time, each in a transaction of
@@ -87,12 +91,21 @@ def _changes(*, unasked: str) -> Callable[[Command], Command]:
             json_option,
             click.option("--yes", is_flag=True, help=unasked),
             filters,
-            click.argument("ids", nargs=-1, metavar="[ID]...", callback=read_ids),
+            click.argument("which", nargs=-1, metavar="[ID]... | [QUERY]", callback=_ids_or_query),
         ):
             function = option(function)
         return function
 
     return decorate
+
+
+def _ids_or_query(
+    ctx: click.Context, argument: click.Parameter, given: tuple[str, ...]
+) -> int | tuple[int, ...] | Filters:
+    """Read ids, or a query, which has a field with a colon somewhere."""
+    if any(":" in word for word in given):
+        return read_query(" ".join(plain_words(ctx, argument, given)))
+    return read_ids(ctx, argument, given)
 
 
 @click.command("retry", help=RETRY + CHOSEN + THROUGH, short_help="Make jobs available at once, with an attempt left.")
@@ -128,14 +141,15 @@ def _change(
     settings: Settings,
     verb: Verb,
     *,
-    ids: tuple[int, ...],
+    which: tuple[int, ...] | Filters,
     filters: Filters,
     yes: bool,
     as_json: bool,
     options: dict[str, object] | None = None,
 ) -> None:
-    if ids and filters.anything:
-        raise InvalidOption(f"give ids, or {NAMED}, but not both")
+    if which and filters.anything:
+        raise InvalidOption(f"give ids, or a query, or {NAMED}, but not both")
+    ids, filters = ((), which) if isinstance(which, Filters) else (which, filters)
     if not ids and not filters.anything:
         raise InvalidOption(
             f"which jobs? Write their ids: jobs {verb} 123 124, or what they have in common: "

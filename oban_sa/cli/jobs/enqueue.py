@@ -6,13 +6,15 @@ from typing import Any
 
 import click
 
-from oban_sa.cli._database import database_options, json_option, read_session, run_with_client
-from oban_sa.cli._output import document, moment, say
-from oban_sa.cli.jobs.description import job_as_json
+from oban_sa.cli._database import database_options, json_option, run_with_client
+from oban_sa.cli._output import document, say
 from oban_sa.cli.jobs.fields import Options, as_invalid_option, find_worker, import_option, job_options
-from oban_sa.cli.jobs.search import unknown_workers
 from oban_sa.cli.jobs.words import plain
 from oban_sa.client import Oban
+from oban_sa.client.description import job_as_json
+from oban_sa.client.read import read_session
+from oban_sa.client.search import unknown_workers
+from oban_sa.describe.spans import moment
 from oban_sa.jobs.states import JobState
 from oban_sa.jobs.values import to_json
 from oban_sa.models import Job

@@ -2,43 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import click
 
 from oban_sa.cli._database import Command
 from oban_sa.cli.jobs.words import object_or_value, plain, plain_words
-from oban_sa.errors import InvalidPeriod, nearest
+from oban_sa.client.filters import Filters, contained
+from oban_sa.client.filters import when as read_when
+from oban_sa.client.query import read_query
+from oban_sa.errors import InvalidOption, nearest
 from oban_sa.jobs.states import JobState
 from oban_sa.models import validation
-from oban_sa.schedule.periods import seconds
-from oban_sa.sql.browse import Wanted
+from oban_sa.sql.wanted import Wanted
 from oban_sa.wire import json_text
 
 NAMED: Final = "--state, --queue, --worker, --tag, --args, --meta, --since, --until"
-
-
-@dataclass(frozen=True, slots=True)
-class Filters:
-    """What is wanted of jobs; a `since` or `until` that is a span is counted back from the database's clock."""
-
-    wanted: Wanted
-    since: datetime | timedelta | None
-    until: datetime | timedelta | None
-
-    @property
-    def anything(self) -> bool:
-        """Whether there is a filter at all."""
-        return self.wanted.anything or self.since is not None or self.until is not None
-
-    def at(self, now: datetime) -> Wanted:
-        """Return what is wanted with spans turned into moments; `now` is the time by the database's clock."""
-        return replace(self.wanted, since=_moment(self.since, now), until=_moment(self.until, now))
 
 
 def filters(function: Command) -> Command:
@@ -79,6 +61,15 @@ def filters(function: Command) -> Command:
     return command
 
 
+def queried(words: Sequence[str], options: Filters) -> Filters:
+    """Return the filters that a query says, or those of the options; raises `InvalidOption` where both say some."""
+    if not words:
+        return options
+    if options.anything:
+        raise InvalidOption(f"give a query, or {NAMED}, but not both")
+    return read_query(" ".join(words))
+
+
 def _states(_ctx: click.Context, _option: click.Parameter, given: Sequence[str]) -> tuple[JobState, ...]:
     """Read states; raises `click.BadParameter` with the nearest one for a word that is none."""
     choices = [state.value for state in JobState]
@@ -99,27 +90,9 @@ def _when(_ctx: click.Context, _option: click.Parameter, given: str | None) -> d
 def when(word: str) -> datetime | timedelta:
     """Read a span of time, or a moment, in UTC where it has no offset; raises `click.BadParameter` for other words."""
     try:
-        moment = datetime.fromisoformat(word.strip())
-    except ValueError:
-        try:
-            return timedelta(seconds=seconds(word))
-        except InvalidPeriod as error:
-            raise click.BadParameter(
-                f"{error}. A moment is written as 2026-11-01, 2026-11-01T09:30 or 2026-11-01T09:30+02:00"
-            ) from None
-    try:
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    except OverflowError:
-        raise click.BadParameter(f"{word!r} is not a moment from the year 1 to 9999 in UTC") from None
-
-
-def _moment(given: datetime | timedelta | None, now: datetime) -> datetime | None:
-    if not isinstance(given, timedelta):
-        return given
-    try:
-        return now - given
-    except OverflowError:  # longer ago than there are years
-        return datetime.min.replace(tzinfo=UTC)
+        return read_when(word)
+    except InvalidOption as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def _contained(_ctx: click.Context, option: click.Parameter, given: Sequence[str]) -> tuple[tuple[str, ...], ...]:
@@ -131,9 +104,4 @@ def _readings(word: str, option: str) -> tuple[str, ...]:
     read = object_or_value(word, option, nested=True)
     if isinstance(read, dict):
         return (json_text.write(read),)
-    key, value = read
-    values: list[object] = [value]
-    with contextlib.suppress(ValueError):  # what is no JSON is a text and nothing more
-        values.append(json_text.read(value))
-    nested = [functools.reduce(lambda inner, part: {part: inner}, reversed(key.split(".")), each) for each in values]
-    return tuple(dict.fromkeys(json_text.write(each) for each in nested))
+    return contained(*read)

@@ -8,9 +8,12 @@ import click
 
 from oban_sa.cli._database import database_options, json_option, run_with_client
 from oban_sa.cli._output import compact, document, say, table
-from oban_sa.cli.jobs.description import job_as_json, when
-from oban_sa.cli.jobs.filters import Filters, filters
-from oban_sa.cli.jobs.search import LATEST, NEWEST, Found, find
+from oban_sa.cli.jobs.filters import filters, queried
+from oban_sa.cli.jobs.words import plain_words
+from oban_sa.client.description import job_as_json, when
+from oban_sa.client.filters import Filters
+from oban_sa.client.query import LISTED
+from oban_sa.client.search import LATEST, NEWEST, Found, find
 from oban_sa.settings.settings import Settings
 
 HELP = f"""Show jobs, the newest first.
@@ -18,11 +21,15 @@ HELP = f"""Show jobs, the newest first.
 \b
 Examples:
   python -m oban_sa jobs list                                   # the newest twenty
+  python -m oban_sa jobs list 'state:discarded queue:mailers args.order.id:17'
   python -m oban_sa jobs list --state discarded --queue mailers # what was given up, the last due first
   python -m oban_sa jobs list --state available --oldest        # what has waited the longest
   python -m oban_sa jobs list --worker SendMail --args to=ada   # args that hold {{"to": "ada"}}
   python -m oban_sa jobs list --args order.id=17 --since 2h     # the number 17 or the text, due in the last 2 hours
   python -m oban_sa jobs list --tag urgent --meta '{{"batch": 5}}' --json
+
+A QUERY has terms with blanks between, which all have to be true: {LISTED}. Commas mean "or", and a minus before
+a term "not". It says the same as the options, and is that of the dashboard.
 
 Without --state, --queue, --since or --until the jobs come by their ids, the last made first; with one of them by when
 they are due, the last due first.
@@ -36,6 +43,7 @@ _ARGS_WIDTH: Final = 80
 
 
 @click.command("list", help=HELP, short_help="Show jobs, the newest first.")
+@click.argument("words", nargs=-1, metavar="[QUERY]", callback=plain_words)
 @filters
 @click.option("--oldest", is_flag=True, help="Show the oldest first.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many at most.")
@@ -48,9 +56,17 @@ _ARGS_WIDTH: Final = 80
 @json_option
 @database_options
 def command(
-    settings: Settings, *, filters: Filters, oldest: bool, limit: int, window: int | None, as_json: bool
+    settings: Settings,
+    *,
+    words: tuple[str, ...],
+    filters: Filters,
+    oldest: bool,
+    limit: int,
+    window: int | None,
+    as_json: bool,
 ) -> None:
     """Print jobs that pass the filters."""
+    filters = queried(words, filters)
     answer = run_with_client(settings, lambda oban: find(oban, filters, limit=limit, window=window, oldest=oldest))
     if as_json:
         looked_at = {} if answer.looked_at is None else {"looked_at": answer.looked_at}

@@ -7,12 +7,14 @@ from typing import Any
 
 import click
 
-from oban_sa.cli._database import database_now, database_options, json_option, read_session, run_with_client
-from oban_sa.cli._output import compact, document, moment, pretty, say
-from oban_sa.cli.jobs.description import MOMENTS, job_as_json
+from oban_sa.cli._database import database_options, json_option, run_with_client
+from oban_sa.cli._output import compact, document, pretty, say
 from oban_sa.cli.jobs.words import read_ids
 from oban_sa.client import Oban
+from oban_sa.client.description import MOMENTS, job_as_json
+from oban_sa.client.read import database_now, read_session
 from oban_sa.describe import printable
+from oban_sa.describe.spans import moment
 from oban_sa.jobs.states import JobState
 from oban_sa.models import Job
 from oban_sa.runner.cluster.stacks import WITHIN, Said, where

@@ -8,12 +8,14 @@ from typing import Any
 import click
 from sqlalchemy import select
 
-from oban_sa.cli._database import database_options, json_option, read_session, run_with_client
-from oban_sa.cli._output import count, document, say
+from oban_sa.cli._database import database_options, json_option, run_with_client
+from oban_sa.cli._output import document, say
 from oban_sa.cli.jobs.change import require_all
 from oban_sa.cli.jobs.fields import Options, as_invalid_option, find_worker, import_option, job_options
 from oban_sa.cli.jobs.words import read_ids
 from oban_sa.client import Oban
+from oban_sa.client.read import read_session
+from oban_sa.describe.spans import count
 from oban_sa.errors import InvalidOption
 from oban_sa.jobs.states import JobState
 from oban_sa.models import Job

@@ -9,14 +9,15 @@ from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from oban_sa.cli._database import database_now, read_session
-from oban_sa.cli.jobs.filters import Filters
 from oban_sa.client import Oban
+from oban_sa.client.filters import Filters
+from oban_sa.client.read import database_now, read_session
 from oban_sa.errors import nearest
 from oban_sa.jobs.states import JobState
 from oban_sa.models import Job
 from oban_sa.sql import browse
-from oban_sa.sql.browse import Place, Wanted
+from oban_sa.sql.browse import Place
+from oban_sa.sql.wanted import Cursor, Wanted
 
 NEWEST: Final = 100_000
 """Newest of all jobs that are read for a filter without an index. They lie side by side in the table."""
@@ -36,7 +37,10 @@ _MOST_HINTS: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The answer to `jobs list`; `looked_at` is how many jobs were read, or None where no others might pass."""
+    """The answer to a search; `looked_at` is how many jobs were read, or None where no others might pass.
+
+    `following` is where a next search goes on: after the last of the jobs, or of those that were looked at.
+    """
 
     jobs: list[Job]
     more: bool
@@ -44,6 +48,7 @@ class Found:
     by_id: bool
     hints: list[str]
     now: datetime
+    following: Cursor | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,41 +61,72 @@ class Counted:
     wanted: Wanted
 
 
-async def find(oban: Oban, filters: Filters, *, limit: int, window: int | None, oldest: bool = False) -> Found:
-    """Find at most `limit` jobs; `window` is how many are read for a filter without an index."""
+async def find(
+    oban: Oban,
+    filters: Filters,
+    *,
+    limit: int,
+    window: int | None = None,
+    oldest: bool = False,
+    before: Cursor | None = None,
+) -> Found:
+    """Find at most `limit` jobs; `window` is how many are read for a filter without an index.
+
+    With `before`, the `following` of an earlier answer, the search goes on from there.
+    """
     async with read_session(oban) as session:
         now = await database_now(session)
         wanted = filters.at(now)
-        among = await _among(session, wanted)
-        bounded = wanted.by_looking or (wanted.anything and among is None)
+        among = None if wanted.ids else await _among(session, wanted)
+        bounded = not wanted.ids and (wanted.by_looking or (wanted.anything and among is None))
         jobs: list[Job] = []
-        looked_at = None
-        if among is None:
+        looked_at, following = None, None
+        if wanted.ids:
+            jobs += await session.scalars(browse.by_ids(wanted, limit=limit + 1, before=before))
+        elif among is None:
             width = (window or NEWEST) if bounded else limit + 1
-            statement = browse.newest(wanted, window=width, limit=limit + 1, oldest=oldest)
-            jobs += await session.scalars(statement)
+            jobs += await session.scalars(
+                browse.newest(wanted, window=width, limit=limit + 1, oldest=oldest, before=before)
+            )
             if bounded and len(jobs) <= limit:
-                beyond = await session.execute(browse.further(window=width, oldest=oldest))
-                looked_at = width if beyond.scalar_one() else None
+                looked_at, following = await _end_by_id(session, width, oldest=oldest, before=before)
         elif among:
             width = (window or _window(among)) if bounded else limit + 1
-            statement = browse.listing(wanted, among, window=width, limit=limit + 1, oldest=oldest)
-            jobs += await session.scalars(statement)
+            jobs += await session.scalars(
+                browse.listing(wanted, among, window=width, limit=limit + 1, oldest=oldest, before=before)
+            )
             if bounded and len(jobs) <= limit:
-                seen = await session.execute(browse.looked_at(wanted, among, window=width, oldest=oldest))
-                looked_at = width if seen.scalar_one() == width else None
-        hints = [] if jobs else await _hints(session, wanted)
-    return Found(jobs[:limit], len(jobs) > limit, looked_at, among is None, hints, now)
+                end = browse.window_end(wanted, among, window=width, oldest=oldest, before=before)
+                last = (await session.execute(end)).mappings().one_or_none()
+                if last is not None and last["count"] == width:
+                    looked_at, following = width, Cursor(last["id"], last["scheduled_at"])
+        hints = [] if jobs or before is not None else await _hints(session, wanted)
+    more = len(jobs) > limit
+    if more:
+        last_one = jobs[limit - 1]
+        following = Cursor(last_one.id, None if among is None else last_one.scheduled_at)
+    return Found(jobs[:limit], more, looked_at, among is None, hints, now, following)
+
+
+async def _end_by_id(
+    session: AsyncSession, width: int, *, oldest: bool, before: Cursor | None
+) -> tuple[int | None, Cursor | None]:
+    """Return how many jobs were looked at by id, and the last of them, where there are more beyond; else Nones."""
+    end = await session.scalar(browse.beyond(window=width, oldest=oldest, before=before))
+    return (None, None) if end is None else (width, Cursor(end))
 
 
 async def count_wanted(oban: Oban, filters: Filters) -> Counted:
     """Count the jobs that pass filters, up to a bound."""
     async with read_session(oban) as session:
         wanted = filters.at(await database_now(session))
-        among = await _among(session, wanted)
+        among = None if wanted.ids else await _among(session, wanted)
         whole = True
         states: dict[JobState, int] = {}
-        if among is None:
+        if wanted.ids:
+            rows = await session.execute(browse.counted_ids(wanted))
+            states = {JobState(row["state"]): row["count"] for row in rows.mappings()}
+        elif among is None:
             rows = await session.execute(browse.counted_newest(wanted, window=NEWEST))
             states = {JobState(row["state"]): row["count"] for row in rows.mappings()}
             whole = not (await session.execute(browse.further(window=NEWEST))).scalar_one()
@@ -127,8 +163,9 @@ def _window(among: Sequence[Place]) -> int:
 async def _hints(session: AsyncSession, wanted: Wanted) -> list[str]:
     """Return a hint for each worker and queue of the filters that no job has, with the names that there are."""
     hints: list[str] = []
-    if wanted.workers:
-        hints += await unknown_workers(session, wanted.workers)
+    terms = [name for term in wanted.terms if term.of == "worker" and not term.negated for name in term.values]
+    if workers := (*wanted.workers, *terms):
+        hints += await unknown_workers(session, workers)
     if wanted.queues:
         known = sorted(await session.scalars(browse.queues(limit=PLACES)))
         hints += [

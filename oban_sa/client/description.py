@@ -6,7 +6,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
 
-from oban_sa.cli._output import ago, span
+from oban_sa.describe.spans import ago, span
 from oban_sa.jobs.states import JobState
 from oban_sa.models import Job
 from oban_sa.sql.attempt_age import BEGAN
