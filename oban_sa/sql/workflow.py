@@ -118,8 +118,8 @@ def order(schema: str) -> TextClause:
 def retry(schema: str) -> TextClause:
     """Suspend members that have ended in some states, and have a settler count what they wait for: rows of `id`.
 
-    It releases at once those that wait for nothing. Members that have not ended stay as they are. Parameters: `ids`,
-    each after those that it waits for, since notes may be booked in several statements; `states`, `attempts`, the least
+    It releases at once those that wait for nothing. Members that have not ended stay as they are. The rows come in the
+    order in which the members are counted. Parameters: `ids`, each after those that it waits for, since notes may be booked in several statements; `states`, `attempts`, the least
     that each has left, and `lane`.
     """
     s = in_text(schema)
@@ -148,7 +148,7 @@ def retry(schema: str) -> TextClause:
             INSERT INTO {s}.oban_sa_endings (lane, job_id, recount)
             SELECT CAST(:lane AS smallint), id, true FROM changed ORDER BY place
         )
-        SELECT id FROM changed
+        SELECT id FROM changed ORDER BY place
         """  # noqa: S608 - the name of the schema is quoted
     ).bindparams(
         bindparam("ids", type_=ARRAY(BigInteger())),

@@ -128,7 +128,7 @@ async def test_a_runner_told_to_stop_gives_its_jobs_back_and_ends_in_time(
     assert await first.ended(20) == 0, first.output
     took = time.monotonic() - told
     assert await sql("SELECT state::text, attempt, count(*) FROM oban_jobs GROUP BY 1, 2") == [("available", 0, 20)]
-    assert took < 3, first.output
+    assert took < 8, first.output  # and not the ten seconds that they wait
     second = runner("--queues", "default:20", "--grace", "0")
     await eventually(lambda: starts(second) == Counter(ids), 30)
     second.kill()

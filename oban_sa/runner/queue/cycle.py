@@ -66,6 +66,8 @@ class Cycle:
         """`demand` returns how many jobs can be taken."""
         self.hungry = True
         """Whether there may be jobs to fetch."""
+        self.fetching = False
+        """Whether a fetch was sent and is not answered yet."""
         self.emptied_at = -math.inf
         """When the last fetch was sent that found fewer jobs than it asked for, by this machine's monotonic clock."""
         self.calls_all = False
@@ -181,6 +183,7 @@ class Cycle:
         if demand:
             # Before the fetch and not after it: a job announced while it is under way asks for another.
             self.hungry = False
+            self.fetching = True
         started = clock.monotonic()
         # As of a lone job: where the last fetch found fewer than it asked for, the next begins at the beginning.
         position = self._cursor.position(started) if demand and self._cursor.full_fetches else BEGINNING
@@ -204,6 +207,8 @@ class Cycle:
             self._acker.failed(perhaps_written=True)
             self._reclaimed_at = NOW
             raise
+        finally:
+            self.fetching = False
         took = clock.monotonic() - started
         if outcomes:
             self._acker.written(acked, duration=took)

@@ -62,18 +62,21 @@ class Election:
         *,
         fetch: Callable[[], None],
         emptied_at: Callable[[], float],
+        is_fetching: Callable[[], bool],
         leaves_some: Callable[[], bool],
         call_all: Callable[[], None],
     ) -> None:
         """None of these waits.
 
         `emptied_at` is when the last fetch began that found less than it asked for, by the monotonic clock.
+        `is_fetching` says whether a fetch is still to be sent or answered, after which it is known what it leaves.
         `leaves_some` says whether there may be jobs that this node does not take, for want of room or of their worker.
         """
         self.rank: Rank | None = None
         self._counted_until = 0.0
         self._fetch = fetch
         self._emptied_at = emptied_at
+        self._is_fetching = is_fetching
         self._leaves_some = leaves_some
         self._call_all = call_all
         self._heard_at = 0.0
@@ -129,6 +132,8 @@ class Election:
 
     def _pass_on(self) -> None:
         self._passing = None
-        if self._leaves_some():
+        if self._is_fetching():  # on a busy server it takes longer than that
+            self._passing = asyncio.get_running_loop().call_later(PASS_ON_AFTER, self._pass_on)
+        elif self._leaves_some():
             self._all_called_at = clock.monotonic()
             self._call_all()

@@ -128,6 +128,7 @@ class Producer:
         self._election = Election(
             fetch=self.nudge,
             emptied_at=lambda: self._cycle.emptied_at,
+            is_fetching=lambda: self._cycle.fetching or (self._cycle.hungry and self.has_room),
             leaves_some=lambda: (self._cycle.hungry and not self.has_room) or bool(self.unknown.entries),
             call_all=self._call_all,
         )

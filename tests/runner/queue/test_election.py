@@ -66,6 +66,7 @@ async def test_a_node_fetches_at_once_unless_it_knows_that_others_do(
     made = Election(
         fetch=lambda: fetched.append(True),
         emptied_at=lambda: 0.0,
+        is_fetching=lambda: False,
         leaves_some=lambda: False,
         call_all=lambda: None,
     )
@@ -83,6 +84,7 @@ async def test_all_are_called_once_at_most_in_a_while(monkeypatch: pytest.Monkey
     made = Election(
         fetch=lambda: None,
         emptied_at=lambda: 0.0,
+        is_fetching=lambda: False,
         leaves_some=lambda: True,
         call_all=lambda: told.append(clock.monotonic()),
     )
@@ -101,12 +103,33 @@ async def test_a_node_that_has_just_lost_its_rank_still_passes_on(monkeypatch: p
     made = Election(
         fetch=lambda: None,
         emptied_at=lambda: 0.0,
+        is_fetching=lambda: False,
         leaves_some=lambda: True,
         call_all=lambda: told.append(True),
     )
     made.ranked(Rank(5, 9, 9e9))
     made.ranked(None)
     made.hear(News(1))
+    await eventually(lambda: told == [True])
+    made.close()
+
+
+async def test_what_a_fetch_leaves_is_passed_on_however_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that looked before the answer would find that it takes all, and tell no other node."""
+    monkeypatch.setattr(election, "PASS_ON_AFTER", 0.001)
+    fetching, told = [True], list[bool]()
+    made = Election(
+        fetch=lambda: None,
+        emptied_at=lambda: 0.0,
+        is_fetching=lambda: fetching[0],
+        leaves_some=lambda: not fetching[0],
+        call_all=lambda: told.append(True),
+    )
+    made.ranked(Rank(0, 9, 9e9))
+    made.hear(News(1))
+    await asyncio.sleep(0.05)
+    assert told == []
+    fetching[0] = False
     await eventually(lambda: told == [True])
     made.close()
 

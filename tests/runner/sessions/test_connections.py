@@ -54,17 +54,17 @@ INSERT = text("INSERT INTO effects VALUES (:n)")
 async def test_a_hundred_jobs_share_a_pool_of_five(harness: Harness, tight: AsyncEngine, kind: str, of: Any) -> None:
     if kind == "async":
 
-        @job(name="worker", registry=harness.registry, timeout=2)
+        @job(name="worker", registry=harness.registry, timeout=5)
         async def on_loop(session: AsyncSession, n: int) -> None:
             await session.execute(INSERT, {"n": n})
-            await session.execute(text("SELECT pg_sleep(0.15)"))
+            await session.execute(text("SELECT pg_sleep(0.3)"))
 
     else:
 
-        @job(name="worker", registry=harness.registry, timeout=2)
+        @job(name="worker", registry=harness.registry, timeout=5)
         def in_thread(session: Session, n: int) -> None:
             session.execute(INSERT, {"n": n})
-            session.execute(text("SELECT pg_sleep(0.15)"))
+            session.execute(text("SELECT pg_sleep(0.3)"))
 
     await harness.enqueue(*(Job("worker", args={"n": n}) for n in range(100)))
     # The last ones wait for longer than any may take, and than the pool's own patience.
