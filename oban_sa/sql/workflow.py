@@ -119,8 +119,8 @@ def retry(schema: str) -> TextClause:
     """Suspend members that have ended in some states, and have a settler count what they wait for: rows of `id`.
 
     It releases at once those that wait for nothing. Members that have not ended stay as they are. The rows come in the
-    order in which the members are counted. Parameters: `ids`, each after those that it waits for, since notes may be booked in several statements; `states`, `attempts`, the least
-    that each has left, and `lane`.
+    order in which the members are counted. Parameters: `ids`, each after those that it waits for, since notes may be
+    booked in several statements; `states`, `attempts`, the least that each has left, and `lane`.
     """
     s = in_text(schema)
     return text(
