@@ -1,15 +1,24 @@
-"""What users may attach on the enqueueing side."""
+"""What users may attach where jobs are made and written, and where a process works on them."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from typing import Any, Final, TypeAlias, cast
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 
 from oban_sa.describe import callables
 
+H = TypeVar("H", bound="Callable[..., object]")
+
 Hook: TypeAlias = Callable[[Any], object]
 """A function of one `Job`; what it returns is ignored."""
+
+Meta: TypeAlias = Callable[[], Mapping[str, Any]]
+"""A function that returns what the meta of jobs is to hold besides."""
+
+Entered: TypeAlias = Callable[[Any], AbstractContextManager[object]]
+"""A function of one `Job` that returns a context manager."""
 
 
 def after_new(hook: Hook) -> Callable[[], None]:
@@ -34,6 +43,40 @@ def before_insert(hook: Hook) -> Callable[[], None]:
     return BEFORE_INSERT.add(hook)
 
 
+def in_statement(hook: Meta) -> Callable[[], None]:
+    """Call `hook` for each statement that makes jobs inside the database, and return a function that removes it again.
+
+    What it returns, JSON, becomes part of the meta of all those jobs: `enqueue_select` makes jobs that no Python code
+    sees. What the statement's own meta has goes first.
+    """
+    return IN_STATEMENT.add(hook)
+
+
+def in_process(hook: Entered) -> Callable[[], None]:
+    """Call `hook` in a process, with each job whose code begins there, and return a function that removes it again.
+
+    The code runs inside of the context manager that it returns. It has to be added in that process, by a module that
+    the process imports.
+    """
+    return IN_PROCESS.add(hook)
+
+
+def said_for_all() -> dict[str, Any]:
+    """Return what all hooks of `IN_STATEMENT` add to the meta of jobs."""
+    found: dict[str, Any] = {}
+    for _, hook in IN_STATEMENT.hooks:
+        found.update(hook())
+    return found
+
+
+def entered(job: Any) -> AbstractContextManager[object]:
+    """Return a context manager that is all those of `IN_PROCESS` in one."""
+    stack = ExitStack()
+    for _, hook in IN_PROCESS.hooks:
+        stack.enter_context(hook(job))
+    return stack
+
+
 def made(job: Any) -> None:
     """Show a job that was just made to every hook of `AFTER_NEW`."""
     for _, hook in AFTER_NEW.hooks:
@@ -50,7 +93,7 @@ def writing(job: Any) -> None:
         hook(job)
 
 
-class Hooks:
+class Hooks(Generic[H]):
     """What is attached to one moment; callers look first whether `hooks` is empty, as it nearly always is.
 
     `hooks` is replaced as a whole under the lock and never changed in place, so that it is read without one.
@@ -59,9 +102,9 @@ class Hooks:
     __slots__ = ("hooks",)
 
     def __init__(self) -> None:
-        self.hooks: tuple[tuple[object, Hook], ...] = ()
+        self.hooks: tuple[tuple[object, H], ...] = ()
 
-    def add(self, hook: Hook) -> Callable[[], None]:
+    def add(self, hook: H) -> Callable[[], None]:
         if not callable(hook):
             raise TypeError(f"a hook is a function of one job, not {hook!r}")
         if callables.is_async(hook) or callables.yields(hook):
@@ -80,5 +123,7 @@ class Hooks:
 
 
 _lock = threading.Lock()
-AFTER_NEW: Final = Hooks()
-BEFORE_INSERT: Final = Hooks()
+AFTER_NEW: Final[Hooks[Hook]] = Hooks()
+BEFORE_INSERT: Final[Hooks[Hook]] = Hooks()
+IN_STATEMENT: Final[Hooks[Meta]] = Hooks()
+IN_PROCESS: Final[Hooks[Entered]] = Hooks()

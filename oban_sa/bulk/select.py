@@ -28,6 +28,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
 
+from oban_sa import hooks
 from oban_sa.arguments.mismatch import step
 from oban_sa.errors import InvalidArguments, InvalidJob, InvalidOption, articled
 from oban_sa.jobs.keys import HALTS, PARTITION, SEQUENCE, OnFailure, Path
@@ -98,8 +99,8 @@ def enqueue_select(session: AnySession, worker: Any, rows: Any, /, **options: An
     of the worker; `queue`, `priority`, `scheduled_at` and `schedule_in` may also be expressions over the tables of the
     select. Jobs with a moment that is still to come are scheduled, by the database's clock.
 
-    No `Job` is made in this process, so hooks see none. Where jobs need what a hook adds, give it as `meta` or select
-    it as a column, or make the jobs here, with enqueue_many.
+    No `Job` is made in this process, so hooks see none, but those of `hooks.in_statement`. Where jobs need what another
+    adds, give it as `meta` or select it as a column, or make the jobs here, with enqueue_many.
 
     Raises before anything is sent: `InvalidArguments` for a column that the worker doesn't take, one that it lacks, or
     one whose type JSON can't hold, `InvalidJob` and `InvalidOption` for options. A NaN in a row fails the statement.
@@ -141,7 +142,7 @@ def _statement(session: Session, worker: Any, rows: Any, options: Mapping[str, A
     chosen: dict[str, Any] = {"worker": text(definition.name), "args": document(args)}
     chosen |= _described(options, {name: made.c[_PREFIX + name] for name in by_row})
     if keys is not None:
-        chosen["meta"] = _with_keys(keys, chosen, args, plain(options.get("meta"), "meta"))
+        chosen["meta"] = _with_keys(keys, chosen, args, _meta(options))
     return inserting(made, chosen)
 
 
@@ -217,15 +218,20 @@ def _converted(column: ColumnElement[Any], name: str, signature: Signature) -> C
     return document({"entity": constant(entity_name(mapper)), "id": written})
 
 
+def _meta(options: Mapping[str, Any]) -> dict[str, object]:
+    """Return what the meta of all jobs has in common."""
+    meta = plain(options.get("meta"), "meta")
+    return {**plain(hooks.said_for_all(), "meta"), **meta} if hooks.IN_STATEMENT.hooks else meta
+
+
 def _described(options: Mapping[str, Any], by_row: Mapping[str, ColumnElement[Any]]) -> dict[str, Any]:
     """Return the columns of the jobs that are not args."""
-    meta = plain(options.get("meta"), "meta")
     described: dict[str, Any] = {
         "queue": by_row["queue"] if "queue" in by_row else text(validation.name(options["queue"], "queue")),
         "priority": by_row["priority"] if "priority" in by_row else integer(validation.priority(options["priority"])),
         "max_attempts": integer(validation.max_attempts(options["max_attempts"])),
         "tags": labels(validation.tags(options.get("tags"))),
-        "meta": constant(meta),
+        "meta": constant(_meta(options)),
     }
     if "scheduled_at" in by_row:
         described["scheduled_at"] = _moment(by_row["scheduled_at"])

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, TypeAlias, cast, get_args
 from oban_sa.describe.choices import choice
 from oban_sa.errors import InvalidOption, InvalidPeriod, nearest, shown
 from oban_sa.jobs.states import JobState
+from oban_sa.jobs.values import TRACE_KEYS
 from oban_sa.schedule.periods import Period, seconds
 
 Group: TypeAlias = Literal["waiting", "incomplete", "scheduled", "successful", "all"]
@@ -48,7 +49,10 @@ WHILE: Final = "unique_while"
 asks by it. Where it is missing, that is as `Unique()` says."""
 
 MARKS: Final = (MARK, WHILE)
-"""What of a job's meta is not the user's, and so no part of a key."""
+"""What of a job's meta is written here."""
+
+_APART: Final = (*MARKS, *TRACE_KEYS)
+"""What of a job's meta is not what the job is about, and so no part of a key."""
 
 Replace: TypeAlias = Mapping[str, Iterable[str]] | Iterable[str] | Literal["newest"]
 """Which fields are replaced: for each state, or a list for all waiting ones."""
@@ -198,7 +202,7 @@ class Unique:
             queue if "queue" in fields else None,
             _part(args, self.keys) if "args" in fields else None,
             # The mark of a key is no part of it: a job that is copied has that of the other.
-            _part({name: value for name, value in meta.items() if name not in MARKS}, self.meta_keys)
+            _part({name: value for name, value in meta.items() if name not in _APART}, self.meta_keys)
             if "meta" in fields
             else None,
         ]

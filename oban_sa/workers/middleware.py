@@ -51,12 +51,31 @@ Middleware: TypeAlias = Callable[[Job, CallNext], Awaitable[object]]
 """`async def middleware(job, call_next)`: what it returns, or raises, is the attempt's answer."""
 
 
+def attach(middleware: Middleware) -> Callable[[], None]:
+    """Let `middleware` stand around every attempt of all runners that are made from now on, outside of their own.
+
+    Returns a function that ends this. Raises `InvalidOption` as `Chain` does.
+    """
+    global _attached
+    added = _checked(middleware)
+    _attached = (*_attached, added)
+
+    def detach() -> None:
+        global _attached
+        _attached = tuple(each for each in _attached if each is not added)
+
+    return detach
+
+
+_attached: tuple[Middleware, ...] = ()
+
+
 class Chain:
-    """Middleware in its order, outermost first."""
+    """Middleware in its order, outermost first; before it come those that are attached to all runners."""
 
     def __init__(self, middleware: Iterable[Middleware]) -> None:
         """Raise `InvalidOption` for what can't be called and awaited with a job and what comes next."""
-        self._links = tuple(_checked(each) for each in _listed(middleware))
+        self._links = (*_attached, *(_checked(each) for each in _listed(middleware)))
 
     def __len__(self) -> int:
         return len(self._links)

@@ -17,6 +17,7 @@ from queue import SimpleQueue
 from types import FrameType
 from typing import Any
 
+from oban_sa import hooks
 from oban_sa.describe import exceptions
 from oban_sa.errors import AttemptCancelled, AttemptError, JobNotFound
 from oban_sa.models import Job
@@ -120,7 +121,7 @@ class _Inside:
             try:
                 self._interruptible = True
                 self._raise_if_interrupted()  # it may have been while the worker was imported
-                with running(job):
+                with running(job), hooks.entered(job):
                     answer = forks.called(definition.call, job)
                 answered = True
             finally:

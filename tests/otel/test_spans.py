@@ -1,0 +1,320 @@
+"""One trace, from the request that enqueues a job to the code that works on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import SpanKind, StatusCode
+from sqlalchemy import literal, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from oban_sa import Cancel, Job, Oban, Snooze, enqueue, enqueue_select, job
+from oban_sa.errors import InvalidOption
+from oban_sa.otel import ObanInstrumentor
+from tests.otel import jobs
+from tests.otel.conftest import Traced
+from tests.runner.conftest import Harness
+
+pytestmark = pytest.mark.usefixtures("unchanged_logging")
+
+Instrument = Callable[..., None]
+
+
+def trace_id(span: ReadableSpan) -> str:
+    assert span.context is not None
+    return f"{span.context.trace_id:032x}"
+
+
+def span_id(span: ReadableSpan) -> str:
+    assert span.context is not None
+    return f"{span.context.span_id:016x}"
+
+
+def parent(span: ReadableSpan) -> str | None:
+    return None if span.parent is None else f"{span.parent.span_id:016x}"
+
+
+async def enqueued(harness: Harness, traced: Traced, *made: Job) -> ReadableSpan:
+    """Enqueue within a span of the program, and return that."""
+    with traced.tracer.start_as_current_span("request"):
+        await harness.enqueue(*made)
+    return traced.span("request")
+
+
+async def test_a_request_its_job_and_a_job_of_that_are_one_trace(
+    harness: Harness, traced: Traced, instrument: Instrument
+) -> None:
+    instrument()
+
+    @job(name="second", registry=harness.registry)
+    async def second() -> None:
+        with traced.tracer.start_as_current_span("inside"):
+            pass
+
+    @job(name="first", registry=harness.registry)
+    async def first(session: AsyncSession) -> None:
+        enqueue(session, second.new())
+
+    request = await enqueued(harness, traced, first.new())
+    await harness.drain()
+    one, two = traced.spans("process default")
+    inside = traced.span("inside")
+    assert {trace_id(each) for each in (request, one, two, inside)} == {trace_id(request)}
+    assert [parent(one), parent(two), parent(inside)] == [span_id(request), span_id(one), span_id(two)]
+
+
+async def test_a_span_says_what_the_conventions_want(harness: Harness, traced: Traced, instrument: Instrument) -> None:
+    instrument()
+
+    @job(name="shop.mail", registry=harness.registry, max_attempts=3)
+    async def mail() -> None: ...
+
+    made = mail.new()
+    await enqueued(harness, traced, made)
+    await harness.drain()
+    span = traced.span("process default")
+    assert span.kind is SpanKind.CONSUMER
+    assert span.status.status_code is StatusCode.UNSET
+    assert dict(span.attributes or {}) == {
+        "messaging.system": "oban",
+        "messaging.operation.name": "process",
+        "messaging.operation.type": "process",
+        "messaging.destination.name": "default",
+        "messaging.message.id": str(made.id),
+        "oban.job.worker": "shop.mail",
+        "oban.job.attempt": 1,
+        "oban.job.max_attempts": 3,
+        "oban.job.state": "completed",
+    }
+
+
+async def test_a_failed_attempt_has_its_error(harness: Harness, traced: Traced, instrument: Instrument) -> None:
+    instrument()
+
+    @job(name="fails", registry=harness.registry, max_attempts=1)
+    async def fails() -> None:
+        raise LookupError("no such order")
+
+    await enqueued(harness, traced, fails.new())
+    await harness.drain()
+    span = traced.span("process default")
+    assert span.status.status_code is StatusCode.ERROR
+    assert span.status.description == "LookupError: no such order"
+    attributes = dict(span.attributes or {})
+    assert (attributes["error.type"], attributes["oban.job.state"]) == ("LookupError", "discarded")
+    [event] = span.events
+    assert event.name == "exception"
+    assert "no such order" in str((event.attributes or {})["exception.message"])
+
+
+@pytest.mark.parametrize(("answer", "state"), [(Snooze(60), "scheduled"), (Cancel("over"), "cancelled")])
+async def test_the_verdict_is_told(
+    harness: Harness, traced: Traced, instrument: Instrument, answer: Any, state: str
+) -> None:
+    instrument()
+
+    @job(name="answers", registry=harness.registry)
+    async def answers() -> Any:
+        return answer
+
+    await enqueued(harness, traced, answers.new())
+    await harness.drain()
+    assert (traced.span("process default").attributes or {})["oban.job.state"] == state
+
+
+async def test_a_commit_that_fails_is_part_of_the_span(
+    harness: Harness, traced: Traced, instrument: Instrument
+) -> None:
+    instrument()
+
+    @job(name="writes", registry=harness.registry, max_attempts=1)
+    async def writes(session: AsyncSession) -> None:
+        session.add(Job(worker="other", priority=-1))
+
+    await enqueued(harness, traced, writes.new())
+    await harness.drain()
+    assert traced.span("process default").status.status_code is StatusCode.ERROR
+
+
+async def test_every_way_in_takes_the_context_along(harness: Harness, traced: Traced, instrument: Instrument) -> None:
+    instrument()
+
+    @job(name="mail", registry=harness.registry)
+    async def mail(number: int) -> None: ...
+
+    oban = Oban(harness.engine)
+    with traced.tracer.start_as_current_span("request"):
+        await harness.enqueue(mail.new(1))
+        await oban.enqueue(mail.new(2))
+        await oban.enqueue_many([mail.new(3)])
+        async with harness.sessions.begin() as session:
+            await oban.enqueue_many([mail.new(4)], session=session)
+            await enqueue_select(session, mail, select(literal(5).label("number")))
+            session.add(mail.new(6))
+    request = traced.span("request")
+    found = await harness.sql("SELECT (args->>'number')::int, meta->>'traceparent' FROM oban_jobs ORDER BY 1")
+    assert [number for number, _ in found] == [1, 2, 3, 4, 5, 6]
+    contexts = {traceparent.rpartition("-")[0] for _, traceparent in found}
+    assert contexts == {f"00-{trace_id(request)}-{span_id(request)}"}
+
+
+async def test_without_a_span_nothing_is_written(harness: Harness, instrument: Instrument) -> None:
+    instrument()
+
+    @job(name="mail", registry=harness.registry)
+    async def mail() -> None: ...
+
+    await harness.enqueue(mail.new())
+    async with harness.sessions.begin() as session:
+        await enqueue_select(session, mail, select(literal(1).label("one")).with_only_columns())
+    assert await harness.sql("SELECT 1 FROM oban_jobs WHERE meta <> '{}'") == []
+
+
+async def test_what_the_program_has_chosen_stays(harness: Harness, traced: Traced, instrument: Instrument) -> None:
+    instrument()
+    chosen = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    await enqueued(harness, traced, Job(worker="mail", meta={"traceparent": chosen, "mine": 1}))
+    [(meta,)] = await harness.sql("SELECT meta FROM oban_jobs")
+    assert meta == {"traceparent": chosen, "mine": 1}
+
+
+async def test_a_job_that_is_written_has_a_span_where_that_is_wanted(
+    harness: Harness, traced: Traced, instrument: Instrument
+) -> None:
+    instrument(create_spans=True)
+
+    @job(name="mail", registry=harness.registry)
+    async def mail() -> None: ...
+
+    request = await enqueued(harness, traced, mail.new())
+    await harness.drain()
+    create, process = traced.span("create default"), traced.span("process default")
+    assert create.kind is SpanKind.PRODUCER
+    assert [parent(create), parent(process)] == [span_id(request), span_id(create)]
+
+
+@pytest.mark.parametrize(
+    ("links", "hours", "goes_on"),
+    [("late", 0, True), ("late", 2, False), ("always", 0, False), ("never", 2, True)],
+)
+async def test_a_late_attempt_begins_a_trace_with_a_link(
+    harness: Harness, traced: Traced, instrument: Instrument, links: str, hours: int, goes_on: bool
+) -> None:
+    instrument(links=links)
+
+    @job(name="mail", registry=harness.registry)
+    async def mail() -> None: ...
+
+    request = await enqueued(harness, traced, mail.new())
+    await harness.sql("UPDATE oban_jobs SET inserted_at = inserted_at - :hours * interval '1 hour'", hours=hours)
+    await harness.drain()
+    span = traced.span("process default")
+    if goes_on:
+        assert (parent(span), span.links) == (span_id(request), ())
+    else:
+        assert parent(span) is None
+        assert trace_id(span) != trace_id(request)
+        [link] = span.links
+        assert f"{link.context.span_id:016x}" == span_id(request)
+
+
+@pytest.mark.parametrize("there", ["nonsense", "", "00-0-0-0", "00-" + "0" * 32 + "-" + "0" * 16 + "-01"])
+async def test_what_others_left_in_meta_is_no_context(
+    harness: Harness, traced: Traced, instrument: Instrument, there: str
+) -> None:
+    instrument()
+
+    @job(name="mail", registry=harness.registry)
+    async def mail() -> None: ...
+
+    await harness.sql(
+        "INSERT INTO oban_jobs (worker, meta) VALUES ('mail', jsonb_build_object('traceparent', "
+        "CAST(:there AS text), 'tracestate', 7))",
+        there=there,
+    )
+    await harness.drain()
+    assert parent(traced.span("process default")) is None
+
+
+async def test_code_in_a_process_goes_on_with_the_span_of_its_attempt(
+    harness: Harness, traced: Traced, instrument: Instrument
+) -> None:
+    instrument()
+    made = jobs.current_trace.new()
+    request = await enqueued(harness, traced, made)
+    from oban_sa.workers import registry
+
+    await harness.drain(registry=registry, imports=["tests.otel.jobs"], process_pool=1)
+    span = traced.span("process default")
+    ended = await harness.job(made.id)
+    assert ended.state == "completed", ended.errors
+    assert ended.recorded() == [trace_id(request), span_id(span)]
+    # The row keeps the context in which it was made.
+    assert ended.meta["traceparent"].split("-")[2] == span_id(request)
+
+
+async def test_a_trace_is_no_part_of_a_unique_key(harness: Harness, traced: Traced, instrument: Instrument) -> None:
+    from oban_sa import Unique
+
+    instrument()
+
+    @job(name="mail", registry=harness.registry, unique=Unique(fields=("worker", "meta")))
+    async def mail() -> None: ...
+
+    await enqueued(harness, traced, mail.new())
+    with traced.tracer.start_as_current_span("another"):
+        again = mail.new()
+        await harness.enqueue(again)
+    assert again.conflict is not None
+
+
+async def test_switched_off_it_leaves_nothing_behind(harness: Harness, traced: Traced, instrument: Instrument) -> None:
+    instrument()
+    ObanInstrumentor().uninstrument()
+
+    @job(name="mail", registry=harness.registry)
+    async def mail() -> None: ...
+
+    await enqueued(harness, traced, mail.new())
+    await harness.drain()
+    assert [span.name for span in traced.spans()] == ["request"]
+    assert await harness.sql("SELECT 1 FROM oban_jobs WHERE meta <> '{}'") == []
+
+
+async def test_an_attempt_that_lost_its_job_is_an_error(
+    harness: Harness, traced: Traced, instrument: Instrument
+) -> None:
+    instrument()
+
+    @job(name="writes", registry=harness.registry)
+    async def writes(session: AsyncSession) -> None:
+        await session.execute(select(literal(1)))
+        await harness.sql(
+            "UPDATE oban_jobs SET attempted_by = '{another}', attempted_at = attempted_at + interval '1 s'"
+        )
+
+    made = writes.new()
+    await enqueued(harness, traced, made)
+    async with harness.runner():
+        from tests.support import eventually
+
+        await eventually(lambda: traced.spans("process default"))
+    span = traced.span("process default")
+    assert span.status.status_code is StatusCode.ERROR
+    assert (span.attributes or {})["oban.job.state"] == "stale"
+
+
+def test_an_unknown_option_is_refused_with_those_there_are(traced: Traced) -> None:
+    with pytest.raises(InvalidOption, match="links: 'sometimes' is not one of late, always, never"):
+        ObanInstrumentor().instrument(tracer_provider=traced.tracers, links="sometimes")
+    ObanInstrumentor().uninstrument()
+
+
+def test_it_is_found_by_the_command_that_instruments_programs() -> None:
+    from importlib.metadata import entry_points
+
+    [found] = [each for each in entry_points(group="opentelemetry_instrumentor") if each.name == "oban_sa"]
+    assert found.load() is ObanInstrumentor
