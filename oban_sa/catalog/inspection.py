@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from sqlalchemy import Connection, text
 
 from oban_sa.catalog import version
+from oban_sa.catalog.functions.function import DIGEST
 from oban_sa.catalog.names import quoted
 
 Columns: TypeAlias = dict[str, tuple[str, ...]]
@@ -124,12 +125,10 @@ INDEXES: Final = (
     "oban_jobs_sequence_running_index",
 )
 
-FUNCTIONS: Final = ("oban_sa_free", "oban_sa_rate", "oban_sa_ring")
-"""Our functions, which fetches within limits call."""
-
 FOUND: Final = text(
-    """
-    SELECT 'column' AS kind, c.relname AS name, a.attname AS detail, pg_catalog.format_type(a.atttypid, NULL) AS value
+    f"""
+    SELECT 'column' AS kind, CAST(c.relname AS text) AS name, a.attname AS detail,
+        pg_catalog.format_type(a.atttypid, NULL) AS value
     FROM pg_catalog.pg_class c
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -148,7 +147,8 @@ FOUND: Final = text(
     JOIN pg_catalog.pg_namespace n ON n.oid = j.relnamespace
     WHERE n.nspname = CAST(:schema AS text)
     UNION ALL
-    SELECT 'function', p.proname, NULL, NULL
+    SELECT 'function', p.proname || '(' || pg_catalog.oidvectortypes(p.proargtypes) || ')', NULL,
+        CASE WHEN p.proname LIKE 'oban~_sa~_%' ESCAPE '~' THEN {DIGEST} END
     FROM pg_catalog.pg_proc p
     JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
     WHERE n.nspname = CAST(:schema AS text) AND p.proname LIKE 'oban~_%' ESCAPE '~'
@@ -157,11 +157,9 @@ FOUND: Final = text(
     FROM pg_catalog.pg_class c
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname = CAST(:schema AS text) AND c.relname = 'oban_sa_queues'
-    """
+    """  # noqa: S608 - an expression of ours
 )
 """All that is to be known of `schema`, in one round trip; `found` reads the rows."""
-
-_FUNCTION: Final = text("SELECT to_regprocedure(CAST(:name AS text))")
 
 
 class Found(NamedTuple):
@@ -174,7 +172,8 @@ class Found(NamedTuple):
     states: frozenset[str]
     indexes: dict[str, bool]
     """Of `oban_jobs`; False for one that a failed build left invalid."""
-    functions: frozenset[str]
+    functions: dict[str, str | None]
+    """By name and types of the parameters, as in `oban_sa_free(text, integer)`: of ours, a digest of the body."""
 
 
 def found(rows: Iterable[Any]) -> Found:
@@ -182,7 +181,7 @@ def found(rows: Iterable[Any]) -> Found:
     columns: dict[str, dict[str, str]] = {}
     states: set[str] = set()
     indexes: dict[str, bool] = {}
-    functions: set[str] = set()
+    functions: dict[str, str | None] = {}
     recorded = 0
     for kind, name, detail, value in rows:
         if kind == "column":
@@ -192,10 +191,10 @@ def found(rows: Iterable[Any]) -> Found:
         elif kind == "index":
             indexes[name] = value is not None
         elif kind == "function":
-            functions.add(name)
+            functions[name] = value
         else:
             recorded = version.recorded(value)
-    return Found(recorded, columns, frozenset(states), indexes, frozenset(functions))
+    return Found(recorded, columns, frozenset(states), indexes, functions)
 
 
 def inspect(connection: Connection, schema: str) -> Found:
@@ -214,9 +213,14 @@ def missing(connection: Connection, schema: str = "public", *, enqueueing: bool 
     return _missing_jobs(has, schema) if enqueueing else outdated(has, schema)
 
 
-def outdated(has: Found, schema: str) -> list[str]:
-    """Return what keeps clients and runners from working, a sentence each: `lacking`, or an old version."""
+def outdated(has: Found, schema: str, *, limits: bool = True) -> list[str]:
+    """Return what keeps clients and runners from working, a sentence each: `lacking`, or an old version.
+
+    Only runners with `limits` need the functions.
+    """
     sentences = lacking(has, schema)
+    if limits and has.columns:
+        sentences += about_functions(has, schema)
     if has.version < version.LATEST and version.RECORD in has.columns:
         sentences.append(f"the tables are at version {has.version}; this release works with version {version.LATEST}")
     return sentences
@@ -237,10 +241,23 @@ def lacking(has: Found, schema: str) -> list[str]:
 def unfinished(connection: Connection, schema: str) -> list[str]:
     """Return what a schema lacks of what our migrations make: also what only limits and other Obans use."""
     has = inspect(connection, schema)
-    sentences = lacking(has, schema)
-    sentences += [f"the function {name} is missing" for name in FUNCTIONS if name not in has.functions]
-    if connection.scalar(_FUNCTION, {"name": f"{quoted(schema)}.oban_count_estimate(text, text)"}) is None:
+    sentences = [*lacking(has, schema), *about_functions(has, schema)]
+    if "oban_count_estimate(text, text)" not in has.functions:
         sentences.append("the function oban_count_estimate is missing")
+    return sentences
+
+
+def about_functions(has: Found, schema: str) -> list[str]:
+    """Return which functions that limits call are missing, or are not those of this release, a sentence each."""
+    from oban_sa.catalog.functions.limits import FUNCTIONS  # a runner without limits does without
+
+    sentences: list[str] = []
+    for function in FUNCTIONS:
+        if function.signature not in has.functions:
+            sentences.append(f"the function {function.signature} is missing")
+        # A newer release may have other code, which works for this one as well: its nodes and ours run side by side.
+        elif has.version <= version.LATEST and has.functions[function.signature] != function.digest(schema):
+            sentences.append(f"the function {function.signature} is not the one that this release makes")
     return sentences
 
 

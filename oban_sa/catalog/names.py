@@ -1,4 +1,4 @@
-"""The names of schemas in SQL, and the mark that oban_sa leaves on what it makes."""
+"""Names and texts in SQL, and the mark that oban_sa leaves on what it makes."""
 
 from __future__ import annotations
 
@@ -26,3 +26,9 @@ def quoted(name: str) -> str:
 def in_text(name: str) -> str:
     """Quote the name of a schema for SQLAlchemy's `text()`, in which a colon begins a parameter."""
     return quoted(name).replace(":", "\\:")
+
+
+def literal(value: str) -> str:
+    """Quote a text for SQL, in a form that does not depend on `standard_conforming_strings`."""
+    written = "'" + value.replace("'", "''") + "'"
+    return f" E{written}".replace("\\", "\\\\") if "\\" in value else written

@@ -9,17 +9,18 @@ from oban_sa.catalog.inspection import Found, inspect, instructions, outdated
 from oban_sa.errors import SchemaMissing, SchemaOutdated
 
 
-async def verify(engine: AsyncEngine, schema: str = "public") -> None:
+async def verify(engine: AsyncEngine, schema: str = "public", *, limits: bool = True) -> None:
     """Check that clients and runners can work on the tables in `schema`.
 
-    Raises `SchemaMissing` or `SchemaOutdated`, each with the migration to run; errors of connecting pass unchanged.
+    The functions in SQL are left out without `limits`, which alone need them. Raises `SchemaMissing` or
+    `SchemaOutdated`, each with the migration to run; errors of connecting pass unchanged.
     """
     async with engine.connect() as connection:
         has = await connection.run_sync(inspect, schema)
-    check(has, schema)
+    check(has, schema, limits=limits)
 
 
-def check(has: Found, schema: str) -> None:
+def check(has: Found, schema: str, *, limits: bool) -> None:
     """Raise what `verify` raises where what a schema has is not enough."""
     if has.version and has.version < version.LATEST:
         raise SchemaOutdated(
@@ -28,6 +29,6 @@ def check(has: Found, schema: str) -> None:
             found=has.version,
             required=version.LATEST,
         )
-    if lacking := outdated(has, schema):
+    if lacking := outdated(has, schema, limits=limits):
         listed = lacking if len(lacking) <= 5 else [*lacking[:4], f"and {len(lacking) - 4} things more"]
         raise SchemaMissing("\n".join([*listed, instructions(schema, found=has.version)]))

@@ -1,7 +1,7 @@
 """The job tables as Alembic migrations; importing this registers `op.upgrade_oban` and `op.downgrade_oban`.
 
 Either add `oban_sa:migrations/versions` to `version_locations` and run `alembic upgrade heads`, or write one line
-into a migration of your own: `op.upgrade_oban(version=1)`. Both use the same files and may be used on one database.
+into a migration of your own: `op.upgrade_oban(version=3)`. Both use the same files and may be used on one database.
 Without an Alembic project, `migrate(connection)` brings the tables up to date.
 """
 

@@ -6,24 +6,16 @@ What oban_sa makes carries a comment, so that a downgrade drops that and nothing
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import count
-from textwrap import dedent, indent
-from typing import Final
+from textwrap import dedent
 
 from alembic.operations import Operations
 from sqlalchemy import text
 
+from oban_sa.catalog.block import block
+from oban_sa.catalog.functions.function import Function
 from oban_sa.catalog.names import OURS as OURS
+from oban_sa.catalog.names import literal as literal
 from oban_sa.catalog.names import quoted as quoted
-
-BODY: Final = "-- Made by oban_sa\n"
-"""The first line of the body of a function that oban_sa made."""
-
-
-def literal(value: str) -> str:
-    """Quote a string for SQL, in a form that does not depend on `standard_conforming_strings`."""
-    written = "'" + value.replace("'", "''") + "'"
-    return f" E{written}".replace("\\", "\\\\") if "\\" in value else written
 
 
 def execute(operations: Operations, statement: str) -> None:
@@ -38,11 +30,7 @@ def execute(operations: Operations, statement: str) -> None:
 
 def when(operations: Operations, condition: str, *statements: str) -> None:
     """Run statements where the database finds `condition` true."""
-    body = ";\n".join(dedent(statement).strip() for statement in statements)
-    block = f"BEGIN\nIF {condition} THEN\n{indent(body, '    ')};\nEND IF;\nEND"
-    # The name of a schema may contain a tag, which would end the block, and the rest of the name would be run.
-    tag = next(tag for number in count() if (tag := f"$oban{number or ''}$") not in block)
-    execute(operations, f"DO {tag}\n{block}\n{tag}")
+    execute(operations, block(condition, *statements))
 
 
 def make_schema(operations: Operations, schema: str) -> None:
@@ -92,36 +80,11 @@ def drop_ours(operations: Operations, schema: str, table: str) -> None:
     )
 
 
-def make_function(operations: Operations, schema: str, name: str, returning: str, body: str) -> None:
-    """Make a function in plpgsql unless there is one with its name and types, from any program.
-
-    `name` includes the parameters and their types; `returning` is the type of the result.
-    """
-    function = f"{quoted(schema)}.{name}"
-    # In a script an empty line stands between two statements, and in none of them.
-    body = "".join(f"{line}\n" for line in dedent(body).splitlines() if line.strip())
-    when(
-        operations,
-        f"to_regprocedure({literal(types_of(function))}) IS NULL",
-        f"CREATE FUNCTION {function} RETURNS {returning} LANGUAGE plpgsql AS {literal(BODY + body)}",
-        f"COMMENT ON FUNCTION {function} IS '{OURS}'",
-    )
+def make_function(operations: Operations, schema: str, function: Function) -> None:
+    """Make a function unless another program's has its name and types; give ours the body of this release."""
+    when(operations, function.is_wanted(schema), *function.make(schema))
 
 
-def drop_function(operations: Operations, schema: str, name: str) -> None:
+def drop_function(operations: Operations, schema: str, function: Function) -> None:
     """Drop a function unless another program made it, or replaced its body."""
-    function = f"{quoted(schema)}.{name}"
-    found = f"to_regprocedure({literal(types_of(function))})"
-    when(
-        operations,
-        # CREATE OR REPLACE keeps the comment, so the body is checked too.
-        f"obj_description({found}, 'pg_proc') = '{OURS}'\n"  # noqa: S608 - the name is quoted
-        f"AND starts_with((SELECT prosrc FROM pg_catalog.pg_proc WHERE oid = {found}), {literal(BODY)})",
-        f"DROP FUNCTION {function}",
-    )
-
-
-def types_of(function: str) -> str:
-    """Return a function's name with its parameters' types and without their names, as `to_regprocedure` takes it."""
-    before, _, parameters = function.rpartition("(")
-    return f"{before}({', '.join(each.split()[-1] for each in parameters.removesuffix(')').split(','))})"
+    when(operations, function.is_ours(schema), f"DROP FUNCTION {function.named(schema)}")

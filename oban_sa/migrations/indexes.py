@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Final
 
 from alembic.operations import Operations
 from sqlalchemy import Connection, text
@@ -41,10 +42,8 @@ def make_indexes(operations: Operations, schema: str, indexes: Iterable[Index]) 
     """
     context = operations.get_context()
     if context.as_sql:
-        # A script can't check for rows; on an empty table CONCURRENTLY costs nothing.
         with context.autocommit_block():
-            for index in indexes:
-                execute(operations, index.create(schema, concurrently=True))
+            _write_script(operations, schema, tuple(indexes))
         return
     connection = operations.get_bind()
     usable = {index: _usable(connection, schema, index) for index in indexes}
@@ -64,6 +63,40 @@ def drop_index(operations: Operations, schema: str, index: Index) -> None:
     """Drop an index unless another program made it."""
     name = f"{quoted(schema)}.{index.name}"
     when(operations, f"obj_description(to_regclass({literal(name)}), 'pg_class') = '{OURS}'", f"DROP INDEX {name}")
+
+
+def _write_script(operations: Operations, schema: str, indexes: tuple[Index, ...]) -> None:
+    # A script can't check for rows; on an empty table CONCURRENTLY costs nothing.
+    for index in indexes:
+        name = literal(f"{quoted(schema)}.{index.name}")
+        jobs = literal(f"{quoted(schema)}.oban_jobs")
+        when(
+            operations,
+            f"EXISTS (\n    SELECT FROM pg_catalog.pg_index WHERE indexrelid = to_regclass({name})\n"
+            f"    AND indrelid = to_regclass({jobs}) AND NOT indisvalid\n)",
+            f"DROP INDEX {quoted(schema)}.{index.name}",
+        )
+    # Each is built by a statement of its own, outside of a transaction. So what had its name before is kept in a
+    # setting of the session, and where that was lost, as behind a pooler, no index is marked.
+    names = ", ".join(literal(index.name) for index in indexes)
+    found = (
+        f"SELECT array_agg(name) FROM unnest(ARRAY[{names}]) AS name\n"  # noqa: S608 - the names are quoted
+        f"    WHERE to_regclass({literal(quoted(schema) + '.')} || name) IS NOT NULL"
+    )
+    former = f"CAST(array_prepend('former', ({found})) AS text)"
+    when(operations, "true", f"PERFORM set_config('{_FORMER}', {former}, false)")
+    former = f"CAST(nullif(current_setting('{_FORMER}', true), '') AS text[])"
+    for index in indexes:
+        execute(operations, index.create(schema, concurrently=True))
+        when(
+            operations,
+            f"'former' = ANY ({former}) AND {literal(index.name)} <> ALL ({former})",
+            index.mark(schema),
+        )
+
+
+_FORMER: Final = "oban_sa.former_indexes"
+"""A setting of the session that runs a script: the names that were taken before it built the indexes."""
 
 
 def _usable(connection: Connection, schema: str, index: Index) -> bool | None:

@@ -62,7 +62,7 @@ def _refuse_incomplete(operations: Operations, schema: str, target: int) -> None
     # If this succeeded with something missing, the runner would say "run the migration" again and again.
     if target == LATEST:
         found = inspection.inspect(operations.get_bind(), schema)
-        if lacking := inspection.lacking(found, schema):
+        if lacking := [*inspection.lacking(found, schema), *inspection.about_functions(found, schema)]:
             raise _in_the_way(schema, lacking)
 
 

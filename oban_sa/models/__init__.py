@@ -3,6 +3,7 @@
 from oban_sa.models.base import Base, schema_map
 from oban_sa.models.cron import Cron
 from oban_sa.models.flow import Ending, Flow
+from oban_sa.models.functions import listen as _listen_to_metadata
 from oban_sa.models.job import Job
 from oban_sa.models.job_events import listen as _listen_to_jobs
 from oban_sa.models.leader import Leader, Peer
@@ -17,6 +18,7 @@ metadata = Base.metadata
 # Jobs are made from rows without a session, whose first use would otherwise configure the mappers.
 Base.registry.configure()
 _listen_to_jobs()
+_listen_to_metadata()
 
 __all__ = [
     "Base",

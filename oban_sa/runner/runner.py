@@ -268,7 +268,7 @@ class Runner:
     async def _begin(self) -> None:
         first = compiled(of_beginning(self._database))  # while the server connects
         has, _ = await asyncio.gather(self._taken(self._database.begin), first)
-        check(has, self.schema)
+        check(has, self.schema, limits=bool(limits_of(self._settings.queues)))
         if isinstance(self._session_factory, ApplicationSessions):
             engine = await self._session_factory.check(self._registry, schema=self.schema)
             if engine is not None:

@@ -29,7 +29,7 @@ from oban_sa.service import garbage, imports
 from oban_sa.service.exit import closed, leave, stuck
 from oban_sa.service.run_loop import completed
 from oban_sa.service.signals import stoppable
-from oban_sa.settings.queues import at_once
+from oban_sa.settings.queues import at_once, limits_of
 from oban_sa.settings.settings import Settings, to_keywords
 from oban_sa.telemetry import log
 from oban_sa.workers import registry
@@ -221,7 +221,13 @@ async def _checked(settings: Settings, url: str) -> None:
         await _verified(settings, engine, url)
         crontab = bool(resolved(settings.crontab, registry, settings.allow))
         for schema in settings.schemas:
-            await check_rights(engine, schema, crontab=crontab, prune=settings.prune is not None)
+            await check_rights(
+                engine,
+                schema,
+                crontab=crontab,
+                prune=settings.prune is not None,
+                limits=bool(limits_of(settings.queues)),
+            )
     finally:
         await dispose(engine)
 
@@ -242,10 +248,11 @@ async def _migrated(settings: Settings, engine: AsyncEngine) -> None:
 async def _verified(settings: Settings, engine: AsyncEngine, url: str) -> None:
     """Raise where any schema lacks tables; all of them are named."""
     lacking: list[SchemaError] = []
+    limits = bool(limits_of(settings.queues))
     for schema in settings.schemas:
         try:
             with _explaining(url, settings):
-                await taken(partial(verify, engine, schema), pool=engine.pool)
+                await taken(partial(verify, engine, schema, limits=limits), pool=engine.pool)
         except SchemaError as error:
             lacking.append(error)
     if len(lacking) == 1:

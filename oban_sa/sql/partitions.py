@@ -7,7 +7,7 @@ other.
 
     room ──> ring ──> chosen ──> picked
 
-`ring` is the walk, the function `oban_sa_ring` (`oban_sa.migrations.functions.partitions`): it passes keys that are
+`ring` is the walk, the function `oban_sa_ring` (`oban_sa.catalog.functions.partitions`): it passes keys that are
 full, or whose lock another fetch holds, and locks the others. `chosen` are their first jobs, each key's share of them,
 in the order in which they are taken: by priority, and within one in rounds, each of which has `weight` jobs of each
 key. `picked` locks these rows, and drops those that were taken meanwhile.

@@ -36,6 +36,8 @@ class Role:
     """Whether it needs the sequence of `oban_jobs.id`, where another Oban made that a default."""
     creates: bool = False
     """Whether it makes tables in the schema."""
+    limits: bool = False
+    """Whether it calls the functions of limits."""
 
 
 ROLES: Final[Mapping[str, Role]] = {
@@ -49,6 +51,7 @@ ROLES: Final[Mapping[str, Role]] = {
             **dict.fromkeys(_FLOWS, ("SELECT", "INSERT")),
         },
         inserts=True,
+        limits=True,
     ),
     "operator": Role(
         "looks at everything, cancels, retries and deletes jobs, pauses and scales queues",
@@ -72,6 +75,7 @@ ROLES: Final[Mapping[str, Role]] = {
             **dict.fromkeys((*_LIMITS, *_FLOWS), _ALL),
         },
         inserts=True,
+        limits=True,
     ),
     "reader": Role("looks at everything and changes nothing", _LOOKING),
     "migrator": Role("makes the tables and owns them", {}, creates=True),
@@ -91,6 +95,11 @@ def grants(role: str, to: str, *, schema: str = "public") -> str:
     ]
     if granted.inserts:
         lines.append(f"GRANT USAGE ON SEQUENCE {where}.oban_jobs_id_seq TO {grantee};")
+    if granted.limits:
+        from oban_sa.catalog.functions.limits import FUNCTIONS  # a runner does without that text
+
+        # PUBLIC has it by default, unless ALTER DEFAULT PRIVILEGES took it away.
+        lines += [f"GRANT EXECUTE ON FUNCTION {function.named(schema)} TO {grantee};" for function in FUNCTIONS]
     return "\n".join(lines) + "\n"
 
 
@@ -105,9 +114,19 @@ def runner_needs(*, crontab: bool, prune: bool) -> dict[str, list[str]]:
     return needs
 
 
-def needed(schema: str, needs: Mapping[str, Iterable[str]]) -> dict[str, str]:
-    """Return the parameters with which `NOT_GRANTED` asks for privileges by table."""
-    return {"schema": schema, "needs": values.dumps({table: list(each) for table, each in needs.items()})}
+def needed(schema: str, needs: Mapping[str, Iterable[str]], *, limits: bool = False) -> dict[str, str]:
+    """Return the parameters with which `NOT_GRANTED` asks for privileges by table, and for functions of `limits`."""
+    wanted = {table: list(each) for table, each in needs.items()}
+    return {"schema": schema, "needs": values.dumps(wanted), **functions(limits=limits)}
+
+
+def functions(*, limits: bool) -> dict[str, str]:
+    """Return the parameter with which `NOT_GRANTED` asks for the functions that `limits` call, or for none."""
+    if not limits:
+        return {"functions": "[]"}
+    from oban_sa.catalog.functions.limits import FUNCTIONS
+
+    return {"functions": values.dumps([function.name for function in FUNCTIONS])}
 
 
 # No to_regclass: it fails where the schema may not be used, which is one of the answers.
@@ -137,13 +156,20 @@ NOT_GRANTED: Final[TextClause] = text(
     JOIN pg_catalog.pg_class s ON s.oid = d.objid
     WHERE need.privilege = 'INSERT' AND CASE WHEN s.relkind = 'S' THEN NOT has_sequence_privilege(s.oid, 'USAGE') END
     UNION ALL
+    SELECT CASE WHEN p.oid IS NULL THEN 'the function ' || wanted.name || ', which a migration makes'
+        ELSE 'EXECUTE on ' || wanted.name END
+    FROM json_array_elements_text(CAST(CAST(:functions AS text) AS json)) AS wanted(name)
+    CROSS JOIN namespace n
+    LEFT JOIN pg_catalog.pg_proc p ON p.pronamespace = n.oid AND p.proname = wanted.name
+    WHERE p.oid IS NULL OR NOT has_function_privilege(p.oid, 'EXECUTE')
+    UNION ALL
     SELECT 'EXECUTE on pg_notify(text, text)'
     WHERE NOT has_function_privilege('pg_catalog.pg_notify(text, text)', 'EXECUTE')
     UNION ALL
     SELECT 'writing: ' || CASE WHEN pg_is_in_recovery() THEN 'the server is a standby' ELSE 'it is read-only' END
     WHERE current_setting('transaction_read_only') = 'on'
     """
-).bindparams(bindparam("schema", type_=Text()), bindparam("needs", type_=Text()))
+).bindparams(bindparam("schema", type_=Text()), bindparam("needs", type_=Text()), bindparam("functions", type_=Text()))
 """A row, `lacking`, for each thing that the current role may not do; `needed()` gives the parameters.
 
 Tables that are not there give none; the check of the tables says that they are missing.

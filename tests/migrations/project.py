@@ -137,6 +137,10 @@ SNAPSHOT = """
     UNION ALL
     SELECT concat_ws(' ', 'label', enumlabel, enumsortorder)
     FROM pg_enum JOIN pg_type ON pg_type.oid = enumtypid AND typnamespace = '{schema}'::regnamespace
+    UNION ALL
+    SELECT concat_ws(' ', 'function', proname, pg_get_function_arguments(oid), pg_get_function_result(oid),
+        regexp_replace(prosrc, '\\s+', ' ', 'g'), obj_description(oid, 'pg_proc'))
+    FROM pg_proc WHERE pronamespace = '{schema}'::regnamespace
 """
 
 
@@ -224,7 +228,8 @@ def tables(url: str) -> set[str]:
 
 
 def snapshot(url: str, schema: str = "public") -> list[str]:
-    """Return what a dump would show of a schema: columns, constraints, storage, comments, indexes and enum labels."""
+    """Return what a dump would show of a schema: columns, constraints, storage, comments, indexes, enum labels and
+    functions."""
     lines = query(url, SNAPSHOT.replace("{schema}", schema))
     return sorted(line.replace(f"{schema}.", "").replace(f'"{schema}".', "") for line in lines)
 

@@ -9,7 +9,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
-from sqlalchemy import Enum, MetaData, text
+from sqlalchemy import Enum, MetaData, create_mock_engine, text
 
 from oban_sa.migrations import LATEST
 from oban_sa.models import Base, Job, Queue, schema_map
@@ -72,10 +72,48 @@ def test_create_all_makes_the_very_same(migrated: str, schema: str) -> None:
         Base.metadata.create_all(connection.execution_options(schema_translate_map=schema_map("modelled")))
 
     def described(schema: str) -> list[str]:
-        # Only the migrations mark indexes as theirs.
-        return [re.sub(r"^(relation \w+_index i p.*) oban_sa$", r"\1", line) for line in snapshot(migrated, schema)]
+        # Only the migrations mark indexes as theirs. The code of functions has the name of the schema.
+        lines = [re.sub(r"^(relation \w+_index i p.*) oban_sa$", r"\1", line) for line in snapshot(migrated, schema)]
+        return sorted(re.sub(rf"\b{schema}\b", "theirs", line) for line in lines)
 
     assert described("modelled") == described("public")
+
+
+def test_drop_all_leaves_nothing_and_create_all_brings_functions_back(empty_database_url: str) -> None:
+    def functions() -> list[str]:
+        return query(empty_database_url, "SELECT proname FROM pg_proc WHERE proname ~ '^oban_' ORDER BY 1")
+
+    with connecting(empty_database_url) as connection, connection.begin():
+        Base.metadata.create_all(connection)
+    made = functions()
+    assert made == ["oban_count_estimate", "oban_sa_free", "oban_sa_rate", "oban_sa_ring"]
+    query(empty_database_url, "DROP FUNCTION oban_sa_free(text, integer)")
+    with connecting(empty_database_url) as connection, connection.begin():
+        Base.metadata.create_all(connection)
+    assert functions() == made
+    with connecting(empty_database_url) as connection, connection.begin():
+        Base.metadata.drop_all(connection)
+    assert functions() == []
+
+
+def test_create_all_and_drop_all_leave_the_function_of_another_program_alone(empty_database_url: str) -> None:
+    query(
+        empty_database_url,
+        "CREATE FUNCTION oban_sa_free(text, integer) RETURNS integer LANGUAGE sql AS 'SELECT 7'",
+    )
+    with connecting(empty_database_url) as connection, connection.begin():
+        Base.metadata.create_all(connection)
+        Base.metadata.drop_all(connection)
+    assert query(empty_database_url, "SELECT oban_sa_free('any', 1)") == [7]
+
+
+def test_what_create_all_would_make_can_be_printed() -> None:
+    printed: list[str] = []
+    engine = create_mock_engine(
+        "postgresql://", lambda each, *_: printed.append(str(each.compile(dialect=engine.dialect)))
+    )
+    Base.metadata.create_all(engine, checkfirst=False)
+    assert sum('FUNCTION "public".oban_sa_free' in each for each in printed) == 1
 
 
 def test_the_model_carries_the_version_that_the_migrations_record() -> None:

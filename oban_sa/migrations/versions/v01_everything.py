@@ -9,6 +9,8 @@ from __future__ import annotations
 from alembic import context, op
 from alembic.operations import Operations
 
+from oban_sa.catalog.functions.estimate import COUNT_ESTIMATE
+
 # Importing the package registers op.upgrade_oban, also where Alembic loads this file by its path.
 from oban_sa.migrations import branch, ddl, indexes
 
@@ -29,7 +31,6 @@ INDEXES = (
         "(state, queue, priority, scheduled_at, id) WITH (fillfactor = 90)",
     ),
 )
-COUNT_ESTIMATE = "oban_count_estimate(state text, queue text)"
 
 FORMERLY = {
     "queues": ("meta", "name", "updated_at"),
@@ -192,24 +193,7 @@ def up(operations: Operations, schema: str) -> None:
     )
     # oban-py and Oban Met call it instead of counting from 50,000 jobs on. Met's leader replaces it by its own, so name
     # and types are Met's.
-    ddl.make_function(
-        operations,
-        schema,
-        COUNT_ESTIMATE,
-        "integer",
-        f"""
-        DECLARE
-            explained json;
-        BEGIN
-            EXECUTE format(
-                'EXPLAIN (FORMAT JSON) SELECT FROM %1$I.oban_jobs'
-                ' WHERE state = %2$L::%1$I.oban_job_state AND queue = %3$L',
-                {ddl.literal(schema)}, $1, $2
-            ) INTO explained;
-            RETURN least(CAST(explained #>> '{{0,Plan,Plan Rows}}' AS numeric), 2147483647);
-        END
-        """,
-    )
+    ddl.make_function(operations, schema, COUNT_ESTIMATE)
     # Last, because building them on a table that has rows commits what came before.
     indexes.make_indexes(operations, schema, INDEXES)
 

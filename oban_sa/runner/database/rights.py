@@ -11,11 +11,11 @@ from oban_sa.errors import RunnerError
 from oban_sa.sql.rights import NOT_GRANTED, needed, runner_needs
 
 
-async def check_rights(engine: AsyncEngine, schema: str, *, crontab: bool, prune: bool) -> None:
+async def check_rights(engine: AsyncEngine, schema: str, *, crontab: bool, prune: bool, limits: bool) -> None:
     """Raise RunnerError, with all that is lacking and how it is granted, where the role can't work in `schema`."""
     needs = runner_needs(crontab=crontab, prune=prune)
     async with engine.connect() as connection:
-        lacking = list(await connection.scalars(NOT_GRANTED, needed(schema, needs)))
+        lacking = list(await connection.scalars(NOT_GRANTED, needed(schema, needs, limits=limits)))
         role = await connection.scalar(text("SELECT current_user")) if lacking else None
     if lacking:
         raise RunnerError(

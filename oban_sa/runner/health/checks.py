@@ -14,7 +14,7 @@ from oban_sa.runner.maintenance.ticker import Ticker
 from oban_sa.runner.queue.producer import Producer
 from oban_sa.schedule import clock
 from oban_sa.schedule.periods import describe as span
-from oban_sa.sql.rights import NOT_GRANTED
+from oban_sa.sql.rights import NOT_GRANTED, functions
 
 REACHED_WITHIN = 2.0
 """Seconds in which the database must have answered."""
@@ -97,9 +97,10 @@ class Checks:
         async with self._lock:  # probes that come meanwhile get the same answer
             if clock.monotonic() - self._asked_at < ASK_EVERY:
                 return self._reached
+            limited = any(producer.limits is not None for producer in self._producers())
             try:
                 async with asyncio.timeout(REACHED_WITHIN):
-                    rows = await self._line.fetch(self._asking, **self._needs)
+                    rows = await self._line.fetch(self._asking, **self._needs | functions(limits=limited))
             except Exception as error:
                 self._reached = Check(well=False, detail=describe(error))
             else:

@@ -11,7 +11,7 @@ LAPS_END: Final = 25
 class Ring:
     """What a producer remembers of the ring of its queue's keys, from one fetch to the next.
 
-    The cursor is as the database told it (`oban_sa.migrations.functions.partitions`): the key that had its turn last,
+    The cursor is as the database told it (`oban_sa.catalog.functions.partitions`): the key that had its turn last,
     how much of its turn it has used, and where the last walk ended that was not finished. Each producer has its own, so
     where several take jobs of a queue each of them lets the keys take turns.
     """

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -16,9 +18,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-from oban_sa import Job, Oban, enqueue, enqueue_select, ref, telemetry
+from oban_sa import Job, Oban, Queue, enqueue, enqueue_select, ref, telemetry
 from oban_sa.cli import group
-from oban_sa.errors import RunnerError
+from oban_sa.errors import RunnerError, SchemaMissing
 from oban_sa.jobs.cron_entry import CronEntry
 from oban_sa.jobs.retention import Prune
 from oban_sa.migrations import migrate
@@ -189,7 +191,7 @@ async def test_a_runner_does_all_of_its_work(
     url = granted("runner")
     async with connected(url) as engine:
         harness = Harness(engine, sessions, registry)
-        await check_rights(engine, "public", crontab=True, prune=True)
+        await check_rights(engine, "public", crontab=True, prune=True, limits=True)
         async with harness.runner(
             crontab=[CronEntry("* * * * * *", "tests.plain", args={"what": "tick"})],
             prune=Prune(completed=timedelta(days=1), every=0.2),
@@ -238,9 +240,9 @@ async def test_all_that_a_runner_s_role_lacks_is_named_with_how_to_grant_it(
         query(database_url, statement)
     async with connected(url) as engine:
         with pytest.raises(RunnerError) as caught:
-            await check_rights(engine, "public", crontab=True, prune=True)
+            await check_rights(engine, "public", crontab=True, prune=True, limits=True)
         with pytest.raises(RunnerError) as without:
-            await check_rights(engine, "public", crontab=False, prune=False)
+            await check_rights(engine, "public", crontab=False, prune=False, limits=False)
     assert str(caught.value).splitlines() == [
         f"the role '{name}' can't work in schema 'public'; it lacks",
         "- INSERT on oban_jobs",
@@ -276,6 +278,118 @@ def test_a_dry_run_as_a_role_that_may_not_enter_the_schema_fails_with_words(
     query(empty_database_url, f"ALTER ROLE {name_of(url)} SET default_transaction_read_only = on")
     result = CliRunner().invoke(command, words)
     assert "- writing: it is read-only" in result.stderr
+
+
+FUNCTIONS = (
+    "oban_sa_free(text, integer)",
+    "oban_sa_rate(text, text, integer, float8, text, integer, bigint, integer, timestamp)",
+    "oban_sa_ring(text, integer, integer, boolean, text[], integer[], text, timestamp, text)",
+)
+
+
+async def test_the_functions_of_limits_are_granted_where_public_may_not_call_them(
+    granted: Granted, database_url: str, registry: Registry, sessions: Any
+) -> None:
+    for function in FUNCTIONS:
+        query(database_url, f"REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC")
+    url, done = granted("runner"), []
+
+    @as_job(name="tests.limited", registry=registry, partition="args.who")
+    async def limited(who: int) -> None:
+        done.append(who)
+
+    async with sessions.begin() as session:
+        enqueue(session, limited.new(1))
+    async with connected(url) as engine:
+        await check_rights(engine, "public", crontab=True, prune=True, limits=True)
+        harness = Harness(engine, sessions, registry)
+        queue = Queue(3, global_limit=2, rate="5/minute", by="partition", each=1)
+        async with harness.runner(queues={"default": queue}):
+
+            async def all_done() -> None:
+                assert done == [1]
+
+            await eventually(all_done)
+
+    for function in FUNCTIONS[1:]:
+        query(database_url, f"REVOKE EXECUTE ON FUNCTION {function} FROM {name_of(url)}")
+    async with connected(url) as engine:
+        await check_rights(engine, "public", crontab=True, prune=True, limits=False)
+        with pytest.raises(RunnerError) as caught:
+            await check_rights(engine, "public", crontab=True, prune=True, limits=True)
+    lines = [line for line in str(caught.value).splitlines() if line.startswith("-")]
+    assert sorted(lines) == ["- EXECUTE on oban_sa_rate", "- EXECUTE on oban_sa_ring"]
+
+
+OUTDATED = """
+CREATE OR REPLACE FUNCTION oban_sa_free(of_queue text, global_limit integer) RETURNS integer
+LANGUAGE plpgsql AS '-- Made by oban_sa
+BEGIN RETURN 1; END'
+"""
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "sentence"),
+    [
+        (f"DROP FUNCTION {FUNCTIONS[0]}", "the function oban_sa_free(text, integer) is missing"),
+        (OUTDATED, "the function oban_sa_free(text, integer) is not the one that this release makes"),
+    ],
+)
+async def test_a_runner_with_limits_whose_function_is_missing_or_old_says_so_at_its_start(
+    engine: AsyncEngine,
+    database_url: str,
+    registry: Registry,
+    sessions: Any,
+    spoiled: str,
+    sentence: str,
+    tmp_path: Path,
+) -> None:
+    query(database_url, spoiled)
+    harness = Harness(engine, sessions, registry)
+    with pytest.raises(SchemaMissing) as caught:
+        async with harness.runner(queues={"default": Queue(3, global_limit=2)}):
+            pass
+    assert sentence in str(caught.value)
+    assert "run: python -m oban_sa migrate" in str(caught.value)
+    with pytest.raises(SchemaMissing, match="oban_sa_free"):
+        await Oban(engine).verify()
+    arguments = ["--dry-run", "--database-url", plain_url(database_url)]
+    config = tmp_path / "oban.toml"
+    config.write_text("[queues.default]\nlimit = 3\nglobal_limit = 2\n")
+    result = await asyncio.to_thread(CliRunner().invoke, command, [*arguments, "--config", str(config)])
+    assert result.exit_code == 1
+    assert sentence in result.stderr
+    result = await asyncio.to_thread(CliRunner().invoke, command, arguments)
+    assert result.exit_code == 0, result.output
+    async with harness.runner():  # without limits it needs none
+        pass
+
+    up(database_url)
+    await Oban(engine).verify()
+    async with harness.runner(queues={"default": Queue(3, global_limit=2)}):
+        pass
+
+
+async def test_a_runner_that_gets_limits_at_run_time_is_not_ready_without_their_function(
+    engine: AsyncEngine, database_url: str, registry: Registry, sessions: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "ASK_EVERY", 0.0)
+    query(database_url, f"DROP FUNCTION {FUNCTIONS[0]}")
+    async with Harness(engine, sessions, registry).runner() as runner:
+        assert (await runner.checks.ready())["rights"].well
+        await Oban(engine).limit_queue("default", global_limit=3)
+
+        async def unready() -> None:
+            rights = (await runner.checks.ready())["rights"]
+            assert rights.detail == "lacks the function oban_sa_free, which a migration makes"
+
+        await eventually(unready)
+        await asyncio.to_thread(up, database_url)
+
+        async def is_ready() -> None:
+            assert (await runner.checks.ready())["rights"].well
+
+        await eventually(is_ready)
 
 
 async def test_a_runner_whose_role_can_t_lead_is_not_ready(

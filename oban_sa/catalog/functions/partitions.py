@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from typing import Final
 
-from oban_sa.migrations import ddl
+from oban_sa.catalog.functions.function import Function
+from oban_sa.catalog.names import literal, quoted
 
-NAME: Final = (
-    "oban_sa_ring(of_queue text, demand integer, each integer, bursts boolean, "
-    "heavy text[], weights integer[], rate text, moment timestamp, cursor text)"
+_PARAMETERS: Final = (
+    ("of_queue", "text"),
+    ("demand", "integer"),
+    ("each", "integer"),
+    ("bursts", "boolean"),
+    ("heavy", "text[]"),
+    ("weights", "integer[]"),
+    ("rate", "text"),
+    ("moment", "timestamp without time zone"),
+    ("cursor", "text"),
 )
-RETURNING: Final = (
+_RETURNING: Final = (
     "TABLE (place integer, priority smallint, key text, weight integer, used integer, free integer, rate_left integer, "
     "most integer, quota integer, stopped text, next_in float8)"
 )
@@ -22,7 +30,7 @@ PASSED: Final = 400
 """Keys that one fetch looks at, whether it may take their jobs or not. The next one goes on from there."""
 
 
-def body(schema: str) -> str:
+def _body(schema: str) -> str:
     """Return the code of the function.
 
     It is told how many jobs are wanted, how many of `each` key may execute at once (NULL sets no limit), the `weights`
@@ -41,7 +49,7 @@ def body(schema: str) -> str:
     key was locked, and with the outcomes that the same statement has written. It never waits: a key that is locked is
     passed.
     """
-    jobs = f"{ddl.quoted(schema)}.oban_jobs"
+    jobs = f"{quoted(schema)}.oban_jobs"
     # As the partial indexes have it.
     waiting = "j.state = 'available' AND j.meta ? 'partition' AND j.queue = of_queue"
     key = "(j.meta ->> 'partition')"
@@ -49,11 +57,9 @@ def body(schema: str) -> str:
         f"(SELECT count(*)::integer FROM (SELECT FROM {jobs} j WHERE j.state = 'executing' AND j.meta ? 'partition'\n"  # noqa: S608
         f"                    AND j.queue = of_queue AND {key} = w.key LIMIT each) executing)"
     )
-    lock = (
-        f"pg_try_advisory_xact_lock(hashtextextended({ddl.literal(jobs)} || E'\\n' || of_queue || E'\\n' || w.key, 0))"
-    )
+    lock = f"pg_try_advisory_xact_lock(hashtextextended({literal(jobs)} || E'\\n' || of_queue || E'\\n' || w.key, 0))"
     rate = (
-        f"{ddl.quoted(schema)}.oban_sa_rate(rated ->> 'name', w.key, CAST(rated ->> 'n' AS integer),\n"
+        f"{quoted(schema)}.oban_sa_rate(rated ->> 'name', w.key, CAST(rated ->> 'n' AS integer),\n"
         "                    CAST(rated ->> 'per' AS float8), rated ->> 'algorithm',\n"
         "                    CAST(rated ->> 'burst' AS integer),"
     )
@@ -278,3 +284,6 @@ def body(schema: str) -> str:
             SELECT NULL, level, NULL, 0, 0, locked, 0, 0, 0, stopped::text, soonest;
         END
     """  # noqa: S608 - the name of the schema is quoted
+
+
+RING: Final = Function("oban_sa_ring", _PARAMETERS, _RETURNING, _body)

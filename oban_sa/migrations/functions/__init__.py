@@ -1,1 +1,0 @@
-"""Functions of ours in the database, for the versions that make them; like these they import no models."""
