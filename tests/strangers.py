@@ -53,6 +53,14 @@ JSON = (
     '{"last_job_id": "x"}',
     '{"last_job_id": 1e30}',
     '{"rescued": 1e30, "cancel_requested": []}',
+    json.dumps({"partition": "\u001b[2J", "sequence": "\u0007", "halts": True, "on_failure": 7}),
+    '{"partition": [], "sequence": {}, "halts": null, "weight": "x"}',
+    '{"partition": "", "sequence": "", "weight": 1e30}',
+    '{"workflow_id": "00000000-0000-4000-8000-000000000001", "lane": 3}',
+    '{"workflow_id": 7, "lane": "x", "retried": "99999999999"}',
+    '{"workflow_id": "x", "lane": 1e30, "retried": {}}',
+    '{"lane": -1, "retried": -5}',
+    '{"lane": 7.5, "unique_key": "x"}',
     json.dumps({"\u001b[31m": "\u202e\u009b\r\u0007"}),
 )
 TEXTS = (
@@ -132,6 +140,62 @@ crons = st.fixed_dictionaries(
     }
 )
 
+IDS = (-(2**63), -1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 2**63 - 1)
+UUIDS = tuple(f"00000000-0000-4000-8000-00000000000{number}" for number in range(4))
+COUNTS = (-(2**31), -1, 0, 1, 2**31 - 1)
+ids, uuids, counts = st.sampled_from(IDS), st.sampled_from(UUIDS), st.sampled_from(COUNTS)
+lanes = st.sampled_from([-(2**15), -1, 0, 1, 7, 8, 2**15 - 1])
+uniques = st.fixed_dictionaries({"key": uuids, "job_id": ids, "previous": st.none() | ids})
+rates = st.fixed_dictionaries(
+    {
+        "name": st.just("queue:limited") | texts | st.just(Long("n" * 1_000)),
+        "key": st.sampled_from(["a", ""]),
+        "width": st.sampled_from(["NaN", "Infinity", "-1", "0", "1.5", "1e308"]),
+        "newest": ids,
+        "counts": st.sampled_from([[], [None], [0] * 61, [-1, 2**31 - 1], [[1, 2], [3, None]]]),
+        "full_at": maybe_moments,
+    }
+)
+leases = st.fixed_dictionaries(
+    {"name": texts, "key": st.just("") | texts, "holder": uuids, "taken_at": moments, "expires_at": moments}
+)
+flows = st.fixed_dictionaries(
+    {
+        "id": uuids,
+        "root_id": uuids,
+        "path": st.lists(st.none() | uuids, max_size=3),
+        "kind": st.sampled_from(["workflow", "group", "graft", ""]) | texts,
+        "lane": lanes,
+        "name": st.none() | texts,
+        "unique_name": st.none() | texts,
+        **dict.fromkeys(("total", "unfinished", "completed", "cancelled", "discarded"), counts),
+        "context": st.none() | jsons,
+        "callbacks": st.none() | jsons,
+        "fired": arrays.filter(lambda value: value is not None),
+        "meta": jsons,
+        "inserted_at": moments,
+        "started_at": maybe_moments,
+        "completed_at": maybe_moments,
+    }
+)
+members = st.fixed_dictionaries(
+    {
+        "job_id": ids,
+        "flow_id": uuids,
+        "name": texts | st.just(Long("n" * 1_000)),
+        "waiting": st.none() | counts,
+        "doomed": st.none() | texts,
+        "settled": st.none() | st.sampled_from(["completed", "c", "", "lost"]) | texts,
+        "retried": counts,
+    }
+)
+forgives = st.sampled_from([-(2**15), 0, 1, 7, 8, 2**15 - 1])
+edges = st.fixed_dictionaries({"parent_id": ids, "child_id": ids, "forgives": forgives})
+gates = st.fixed_dictionaries({"flow_id": uuids, "child_id": ids, "forgives": forgives})
+endings = st.fixed_dictionaries(
+    {"lane": lanes, "job_id": st.none() | ids, "flow_id": st.none() | uuids, "recount": st.booleans()}
+)
+
 TABLES = {
     "oban_jobs": jobs,
     "oban_producers": producers,
@@ -139,8 +203,26 @@ TABLES = {
     "oban_peers": peers,
     "oban_sa_queues": queues,
     "oban_sa_crons": crons,
+    "oban_sa_uniques": uniques,
+    "oban_sa_rates": rates,
+    "oban_sa_leases": leases,
+    "oban_sa_flows": flows,
+    "oban_sa_members": members,
+    "oban_sa_edges": edges,
+    "oban_sa_gates": gates,
+    "oban_sa_endings": endings,
 }
-_TYPES = {"meta": "jsonb", "opts": "jsonb", "args": "jsonb", "uuid": "uuid", "state": "oban_job_state"}
+_TYPES = {
+    **dict.fromkeys(("meta", "opts", "args", "context", "callbacks"), "jsonb"),
+    **dict.fromkeys(("uuid", "root_id", "flow_id", "holder"), "uuid"),
+    **dict.fromkeys(("tags", "attempted_by", "fired"), "text[]"),
+    "state": "oban_job_state",
+    "path": "uuid[]",
+    "counts": "integer[]",
+    "width": "double precision",
+}
+_KEYS = {"oban_sa_flows": "id", "oban_sa_uniques": "key"}
+"""Columns that are a uuid here, and a text or a number elsewhere."""
 
 
 def insert(table: str, row: dict[str, Any]) -> tuple[str, list[Any]]:
@@ -148,13 +230,11 @@ def insert(table: str, row: dict[str, Any]) -> tuple[str, list[Any]]:
     places: list[str] = []
     values: list[Any] = []
     for name, value in row.items():
-        kind = _TYPES.get(name) or ("timestamp" if name.endswith("_at") else None)
+        kind = "uuid" if _KEYS.get(table) == name else _TYPES.get(name)
+        kind = kind or ("timestamp" if name.endswith("_at") else None)
         if name == "errors":
             places.append(f"ARRAY[{', '.join(['%s::jsonb'] * len(value))}]::jsonb[]")
             values += value
-        elif name in ("tags", "attempted_by"):
-            places.append("%s::text[]")
-            values.append(value)
         else:
             places.append("%s" if kind is None else f"%s::{kind}")
             values.append(value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from graphlib import TopologicalSorter
+from graphlib import CycleError, TopologicalSorter
 from uuid import UUID
 
 from sqlalchemy import RowMapping
@@ -116,7 +116,8 @@ class WorkflowControl:
                     raise JobNotFound(f"the workflow {identity} has no member, group or workflow named {from_!r}")
                 ids = list(work.execute(dependants(work.schema), {"ids": list(found)}).scalars())
             ids = _in_order(work, ids)
-            given = {"ids": ids, "states": states, "attempts": attempts, "lane": lane_of(rows[0]["path"][0])}
+            root: UUID | None = next(iter(rows[0]["path"]), None)
+            given = {"ids": ids, "states": states, "attempts": attempts, "lane": lane_of(root or identity)}
             retried = list(work.execute(retry(work.schema), given).scalars())
             work.refresh(retried)
             return len(retried)
@@ -158,7 +159,10 @@ def _in_order(work: Work, ids: list[int]) -> list[int]:
         child, parent, flow = row.child_id, row.parent_id, row.flow_id
         before, after = (parent, flow) if child is None else (flow if parent is None else parent, child)
         graph.add(after, before)
-    return [each for each in graph.static_order() if isinstance(each, int)]
+    try:
+        return [each for each in graph.static_order() if isinstance(each, int)]
+    except CycleError:  # another program wrote that; what waits for itself has no place
+        return ids
 
 
 def _status(rows: list[RowMapping]) -> WorkflowStatus:
@@ -168,7 +172,7 @@ def _status(rows: list[RowMapping]) -> WorkflowStatus:
         subs: dict[str, WorkflowStatus] = {}
         each = _of_row(row, subs)
         made[row["id"]] = each, subs
-        if len(row["path"]) > 1 and (around := made.get(row["path"][-2])) is not None:
+        if len(row["path"]) > 1 and (around := made.get(row["path"][-2])) is not None and row["name"]:
             around[1][row["name"]] = each
     return made[rows[0]["id"]][0]
 

@@ -4,12 +4,12 @@ from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import BigInteger, Boolean, Identity, Index, Integer, SmallInteger, Text, Uuid, text
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
 from oban_sa.jobs.values import JSONDict
 from oban_sa.models.base import UTC_NOW, Base
-from oban_sa.models.types import UTCDateTime
+from oban_sa.models.types import JSONObject, UTCDateTime
 
 
 class Flow(Base):
@@ -48,10 +48,10 @@ class Flow(Base):
     completed: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     cancelled: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     discarded: Mapped[int] = mapped_column(Integer, server_default=text("0"))
-    context: Mapped[JSONDict | None] = mapped_column(JSONB)
-    callbacks: Mapped[JSONDict | None] = mapped_column(JSONB)
+    context: Mapped[JSONDict | None] = mapped_column(JSONObject("context"))
+    callbacks: Mapped[JSONDict | None] = mapped_column(JSONObject("callbacks"))
     fired: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
-    meta: Mapped[JSONDict] = mapped_column(JSONB, server_default=text("'{}'::jsonb"))
+    meta: Mapped[JSONDict] = mapped_column(JSONObject("meta"), server_default=text("'{}'::jsonb"))
     inserted_at: Mapped[datetime] = mapped_column(UTCDateTime, server_default=UTC_NOW)
     started_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
     completed_at: Mapped[datetime | None] = mapped_column(UTCDateTime)

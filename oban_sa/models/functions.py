@@ -2,7 +2,6 @@
 
 from sqlalchemy import Connection, MetaData, event, text
 
-from oban_sa.catalog.block import block
 from oban_sa.models.base import Base
 
 
@@ -13,6 +12,7 @@ def listen() -> None:
 
 
 def _make(_: MetaData, connection: Connection, **__: object) -> None:
+    from oban_sa.catalog.block import block
     from oban_sa.catalog.functions.estimate import COUNT_ESTIMATE
     from oban_sa.catalog.functions.limits import FUNCTIONS
 
@@ -22,6 +22,7 @@ def _make(_: MetaData, connection: Connection, **__: object) -> None:
 
 
 def _drop(_: MetaData, connection: Connection, **__: object) -> None:
+    from oban_sa.catalog.block import block
     from oban_sa.catalog.functions.estimate import COUNT_ESTIMATE
     from oban_sa.catalog.functions.limits import FUNCTIONS
 

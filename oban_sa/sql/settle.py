@@ -87,6 +87,11 @@ def _of_flow(completed_at: str, flow: str) -> str:
     )
 
 
+def _sum(count: str, change: str) -> str:
+    """A counter and its change. No row may fail the statement, since the lane would never be booked again."""
+    return f"CAST(greatest(least(CAST({count} AS bigint) + {change}, 2147483647), -2147483648) AS integer)"
+
+
 _COUNTERS: Final = ("total", "unfinished", "completed", "cancelled", "discarded")
 
 _SETTLE: Final = f"""
@@ -144,12 +149,15 @@ around AS MATERIALIZED (
 ),
 counted AS MATERIALIZED (
     UPDATE {{s}}.oban_sa_flows f SET
-        {", ".join(f"{name} = f.{name} + a.{name}" for name in _COUNTERS)},
+        {", ".join(f"{name} = {_sum(f'f.{name}', f'a.{name}')}" for name in _COUNTERS)},
         started_at = least(f.started_at, a.started_at),
         completed_at = CASE
-            WHEN f.unfinished + a.unfinished = 0 THEN coalesce(f.completed_at, timezone('UTC', clock_timestamp()))
+            WHEN {_sum("f.unfinished", "a.unfinished")} = 0
+            THEN coalesce(f.completed_at, timezone('UTC', clock_timestamp()))
         END,
-        unique_name = CASE WHEN f.unfinished + a.unfinished > 0 THEN f.unique_name END
+        unique_name = CASE
+            WHEN f.completed_at IS NULL AND {_sum("f.unfinished", "a.unfinished")} > 0 THEN f.unique_name
+        END
     FROM around a JOIN {{s}}.oban_sa_flows o ON o.id = a.id
     WHERE f.id = a.id
     RETURNING f.id, f.kind, f.name,
@@ -205,7 +213,7 @@ recounted AS MATERIALIZED (
     RETURNING m.job_id, m.waiting, m.doomed
 ),
 children AS MATERIALIZED (
-    UPDATE {{s}}.oban_sa_members m SET waiting = m.waiting - t.step, doomed = coalesce(m.doomed, t.failure)
+    UPDATE {{s}}.oban_sa_members m SET waiting = {_sum("m.waiting", "-t.step")}, doomed = coalesce(m.doomed, t.failure)
     FROM met t
     WHERE m.job_id = t.child_id AND m.settled IS NULL AND m.waiting IS NOT NULL
         AND m.job_id NOT IN (SELECT job_id FROM found WHERE recounted OR before IS DISTINCT FROM after)

@@ -9,7 +9,8 @@ from sqlalchemy import BigInteger, Integer, Text, TextClause, Uuid, bindparam, t
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from oban_sa.catalog.names import in_text
-from oban_sa.jobs.flow import RETRIED
+from oban_sa.jobs.flow import LANES, RETRIED
+from oban_sa.models.readable import EARLIEST, LATEST
 from oban_sa.sql.cancel_request import MARK
 
 STATUS: Final = (
@@ -22,20 +23,28 @@ STATUS: Final = (
 @lru_cache(maxsize=16)
 def status(schema: str) -> TextClause:
     """A flow and all flows inside of it, itself first: rows of `STATUS`. Parameter: `id`."""
-    columns = ", ".join(f"f.{name}" for name in STATUS[:-1])
-    span = "coalesce(f.completed_at, timezone('UTC', clock_timestamp())) - f.started_at"
+    columns = ", ".join(_readable(name) if name.endswith("_at") else f"f.{name}" for name in STATUS[:-1])
+    # What was read is what is subtracted: PostgreSQL refuses to subtract what is infinite.
+    span = "coalesce(completed_at, timezone('UTC', clock_timestamp())) - started_at"
     flows = f"{in_text(schema)}.oban_sa_flows"
     return text(
         f"""
-        SELECT {columns}, CAST(extract(epoch FROM {span}) AS float8) AS duration
-        FROM {flows} f
-        WHERE f.id = CAST(:id AS uuid) OR (
-            f.id <> f.root_id AND f.root_id = (SELECT root_id FROM {flows} WHERE id = CAST(:id AS uuid))
-            AND CAST(:id AS uuid) = ANY (f.path)
-        )
-        ORDER BY cardinality(f.path), f.id
+        SELECT *, CAST(extract(epoch FROM {span}) AS float8) AS duration FROM (
+            SELECT {columns} FROM {flows} f WHERE f.id = CAST(:id AS uuid) OR (
+                f.id <> f.root_id AND f.root_id = (SELECT root_id FROM {flows} WHERE id = CAST(:id AS uuid))
+                AND CAST(:id AS uuid) = ANY (f.path)
+            )
+        ) AS f
+        ORDER BY id <> CAST(:id AS uuid), cardinality(path), id
         """  # noqa: S608 - the name of the schema is quoted
     ).bindparams(bindparam("id", type_=Uuid()))
+
+
+def _readable(name: str) -> str:
+    return (
+        f"CASE WHEN f.{name} > {LATEST} THEN {LATEST} WHEN f.{name} < {EARLIEST} THEN {EARLIEST} ELSE f.{name} END "
+        f"AS {name}"
+    )
 
 
 @lru_cache(maxsize=16)
@@ -176,7 +185,7 @@ def sweep(schema: str) -> TextClause:
         noted AS (
             INSERT INTO {s}.oban_sa_endings (lane, job_id)
             SELECT f.lane, l.job_id FROM looked l
-            JOIN {s}.oban_sa_flows f ON f.id = l.flow_id
+            JOIN {s}.oban_sa_flows f ON f.id = l.flow_id AND f.lane BETWEEN 0 AND {LANES - 1}
             LEFT JOIN {s}.oban_jobs j ON j.id = l.job_id
             WHERE j.id IS NULL OR CAST(j.state AS text) IN ('completed', 'cancelled', 'discarded', 'suspended')
             RETURNING 1

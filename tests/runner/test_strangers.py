@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -13,13 +14,14 @@ from sqlalchemy import create_engine, select
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-from oban_sa import Job, Oban, enqueue, telemetry
+from oban_sa import Job, Oban, Queue, Workflow, enqueue, telemetry
 from oban_sa import job as as_job
 from oban_sa.cli import group
 from oban_sa.describe import printable
+from oban_sa.errors import WorkflowNotFound
 from oban_sa.jobs.cron_entry import CronEntry
 from oban_sa.jobs.retention import Prune
-from oban_sa.models import Cron, Leader, Peer, Producer, Queue
+from oban_sa.models import Base
 from oban_sa.wire import json_text
 from oban_sa.workers import Registry
 from tests import strangers
@@ -35,6 +37,8 @@ COMMANDS = (
     ("status", "--json"),
     ("cron", "list"),
     ("cron", "list", "--json"),
+    ("sequences", "list"),
+    ("sequences", "list", "--json"),
 )
 
 
@@ -53,14 +57,18 @@ async def look_at_everything(url: str, ids: list[int]) -> None:
     engine = create_async_engine(url)
     try:
         async with AsyncSession(engine) as session:
-            for entity in (Job, Producer, Leader, Peer, Queue, Cron):
-                (await session.scalars(select(entity))).all()
+            for mapper in Base.registry.mappers:
+                (await session.scalars(select(mapper))).all()
         client = Oban(engine)
         for job_id in ids:
             job = await client.get_job(job_id)
             assert str(job)
         await client.check_queues()
         await client.count_jobs()
+        await client.list_halted_sequences()
+        for flow in strangers.UUIDS:
+            with suppress(WorkflowNotFound):
+                assert str(await client.workflow(flow))
     finally:
         await engine.dispose()
     for driver in ("psycopg", "psycopg2", "pg8000"):
@@ -72,14 +80,31 @@ async def look_at_everything(url: str, ids: list[int]) -> None:
         await asyncio.to_thread(says, url, *words)
 
 
+async def change(url: str) -> None:
+    engine = create_async_engine(url)
+    client = Oban(engine)
+    try:
+        for flow in strangers.UUIDS:
+            with suppress(WorkflowNotFound):
+                await client.cancel_workflow(flow)
+                await client.retry_workflow(flow)
+        await client.cancel_jobs(Job.id > 0)
+        await client.retry_jobs(Job.queue == "default")
+    finally:
+        await engine.dispose()
+
+
 def write(url: str, rows: list[tuple[str, dict[str, Any]]]) -> list[int]:
     with psycopg.connect(plain_url(url), autocommit=True) as connection:
-        connection.execute(f"TRUNCATE {', '.join(strangers.TABLES)}")
+        # So that ids in other tables are those of jobs, or not.
+        connection.execute(f"TRUNCATE {', '.join(strangers.TABLES)} RESTART IDENTITY")
         # Elixir's table allows it for these.
         for column in ("tags", "meta", "attempted_by"):
             connection.execute(f"ALTER TABLE oban_jobs ALTER {column} DROP NOT NULL")  # type: ignore[arg-type]
         for table, row in rows:
             connection.execute(*strangers.insert(table, row))  # type: ignore[arg-type]
+        # No row of another table has the id of a job that is made from now on: the primary key would refuse it.
+        connection.execute("ALTER SEQUENCE oban_jobs_id_seq RESTART WITH 1000")
     return there(url)
 
 
@@ -106,14 +131,21 @@ async def serve(url: str) -> None:
         async with harness.runner(
             crontab=[CronEntry("* * * * * *", "known", name="tick", overlap=False)],
             prune=Prune(every=0.2),
+            queues={"default": 10, "limited": Queue(5, global_limit=1_000, by="partition", rate="1000/second")},
         ):
             async with AsyncSession(engine) as session, session.begin():
-                healthy = Job("known")
+                healthy, limited = Job("known"), Job("known", queue="limited", meta={"partition": "a"})
                 enqueue(session, healthy)
+                enqueue(session, limited)
+                flow = Workflow("healthy")
+                flow.add("last", Job("known"), deps=[flow.add("first", Job("known"))])
+                enqueue(session, flow)
 
             async def finished() -> None:
-                assert healthy.id in done
+                assert {healthy.id, limited.id} <= set(done)
                 assert not failed
+                status = await Oban(engine).workflow(flow)
+                assert status.state == "completed", status
                 async with AsyncSession(engine) as session:
                     ticked = await session.scalars(select(Job.id).where(Job.meta["cron_name"].astext == "tick"))
                     assert ticked.all()
@@ -129,8 +161,8 @@ ROWS = st.lists(
     st.sampled_from(sorted(strangers.TABLES)).flatmap(
         lambda table: strangers.TABLES[table].map(lambda row: (table, row))
     ),
-    min_size=15,
-    max_size=15,
+    min_size=40,
+    max_size=40,
 )
 
 
@@ -143,3 +175,5 @@ def test_hostile_rows_hold_up_neither_runners_nor_readers(database_url: str, row
     asyncio.run(look_at_everything(database_url, ids))
     asyncio.run(serve(database_url))
     asyncio.run(look_at_everything(database_url, there(database_url)))  # those long over were pruned
+    asyncio.run(change(database_url))
+    asyncio.run(serve(database_url))

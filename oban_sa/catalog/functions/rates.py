@@ -44,6 +44,16 @@ def _rate(schema: str) -> str:
                 EXIT WHEN FOUND;
                 INSERT INTO {s}.oban_sa_rates (name, key) VALUES (of_name, of_key) ON CONFLICT DO NOTHING;
             END LOOP;
+            -- What another program wrote is no reason for a queue to stop: the rate begins anew.
+            IF NOT pg_catalog.isfinite(kept.full_at)
+                OR kept.newest NOT BETWEEN -4503599627370496 AND 4503599627370496
+                OR pg_catalog.array_ndims(kept.counts) > 1 OR pg_catalog.array_lower(kept.counts, 1) <> 1
+                OR EXISTS (SELECT FROM pg_catalog.unnest(kept.counts) AS each WHERE each IS NULL OR each < 0)
+            THEN
+                kept.newest := 0;
+                kept.counts := '{{}}';
+                kept.full_at := NULL;
+            END IF;
             -- Read after the lock: two that wait for each other see the moments in the order in which they spend.
             moment := extract(epoch FROM coalesce(at, pg_catalog.timezone('UTC', pg_catalog.clock_timestamp())));
             debt := greatest(coalesce(extract(epoch FROM kept.full_at), 0) - moment, 0);
@@ -85,7 +95,7 @@ def _rate(schema: str) -> str:
                 IF debt > 0 AND pg_catalog.cardinality(kept.counts) > 0 THEN
                     SELECT pg_catalog.sum(each) INTO lately FROM pg_catalog.unnest(kept.counts) AS each;
                 ELSE
-                    lately := ceil(debt / cost);
+                    lately := least(ceil(debt / cost), n);
                 END IF;
                 slots[keep] := least(lately, n);
             END IF;
@@ -96,7 +106,7 @@ def _rate(schema: str) -> str:
                 RETURN greatest(n - used, 0);
             END IF;
             IF spends > 0 THEN
-                slots[keep] := slots[keep] + spends;
+                slots[keep] := least(slots[keep] + spends, 2147483647);
                 used := used + spends;
                 UPDATE {s}.oban_sa_rates AS r
                 SET width = slice, newest = latest, counts = slots,
