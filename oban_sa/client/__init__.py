@@ -9,5 +9,6 @@ from oban_sa.client.retry import Retried
 from oban_sa.client.schema import verify
 from oban_sa.client.selection import Which
 from oban_sa.client.sequences import HaltedSequence
+from oban_sa.client.waits import Wait
 
-__all__ = ["HaltedSequence", "JobCount", "Oban", "QueueCheck", "QueuePause", "Retried", "Which", "verify"]
+__all__ = ["HaltedSequence", "JobCount", "Oban", "QueueCheck", "QueuePause", "Retried", "Wait", "Which", "verify"]

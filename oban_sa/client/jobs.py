@@ -53,7 +53,7 @@ class JobControl:
     async def get_job(self, job: int | Job, *, session: AnySession | None = None) -> Job:
         """Return a job as it is now; raises `JobNotFound`."""
         chosen = one(job)
-        return await self._transactions.run(lambda work: _found(work, chosen), session)
+        return await self._transactions.run(lambda work: job_of(work, chosen), session)
 
     async def retry_job(self, job: int | Job, *, attempts: int = 1, session: AnySession | None = None) -> Job:
         """Make a job available at once, with at least `attempts` left; one that is available or executing stays so.
@@ -99,7 +99,7 @@ class JobControl:
         chosen = one(job)
 
         def work(work: Work) -> bool:
-            _found(work, chosen)
+            job_of(work, chosen)
             return _delete(work, chosen) > 0
 
         return await self._transactions.run(work, session)
@@ -161,7 +161,7 @@ class JobControl:
 
         def work(work: Work) -> Job:
             change(work, chosen)
-            return _found(work, chosen)
+            return job_of(work, chosen)
 
         return await self._transactions.run(work, session)
 
@@ -176,7 +176,8 @@ class JobControl:
         return await self._transactions.run(work, session)
 
 
-def _found(work: Work, chosen: Selection) -> Job:
+def job_of(work: Work, chosen: Selection) -> Job:
+    """Return the one job that was chosen, as it is now; raises `JobNotFound`."""
     job_id = chosen.ids()[0]
     job = work.get(job_id)
     if job is None:

@@ -18,13 +18,14 @@ from oban_sa.client.schema import verify
 from oban_sa.client.selection import Which
 from oban_sa.client.sequences import HaltedSequence, SequenceControl
 from oban_sa.client.transactions import Transactions
+from oban_sa.client.waits import Wait, WaitControl
 from oban_sa.client.workflows import WorkflowControl
 from oban_sa.errors import InvalidOption
 from oban_sa.models import Job
 from oban_sa.outbox.sessions import AnySession
 
 
-class Oban(JobControl, QueueControl, SequenceControl, WorkflowControl):
+class Oban(JobControl, QueueControl, SequenceControl, WaitControl, WorkflowControl):
     """Controls the jobs and queues in the tables of one schema.
 
         oban = Oban(engine)
@@ -132,4 +133,4 @@ def _check(engine: Any) -> None:
     raise InvalidOption(f"Oban takes an AsyncEngine, got {type(given).__name__}; {hint}")
 
 
-__all__ = ["HaltedSequence", "JobCount", "Oban", "QueueCheck", "QueuePause", "Which", "verify"]
+__all__ = ["HaltedSequence", "JobCount", "Oban", "QueueCheck", "QueuePause", "Wait", "Which", "verify"]

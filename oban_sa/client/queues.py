@@ -304,11 +304,12 @@ def _check(row: RowMapping) -> QueueCheck:
         started_at=row["started_at"],
         silent_for=max(row["silent_for"], 0.0),
         unknown=tuple(named(meta.get(NOTED))),
-        limits=_limits_of(meta.get(LIMITS)),
+        limits=limits_of(meta.get(LIMITS)),
     )
 
 
-def _limits_of(noted: object) -> Limits | None:
+def limits_of(noted: object) -> Limits | None:
+    """Return the limits that a producer's row tells of; None for none, and for what can't be read."""
     if not isinstance(noted, dict):
         return None
     from oban_sa.jobs.limits import Limits

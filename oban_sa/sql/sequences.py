@@ -80,9 +80,9 @@ def turn() -> Executable:
         .cte("mine")
     )
     before, running = jobs.alias("before"), jobs.alias("running")
-    earlier = select(before.c.id).where(*_in_sequence(before, mine.c.queue, mine.c.key), before.c.id < mine.c.id)
+    earlier = select(before.c.id).where(*unfinished_of(before, mine.c.queue, mine.c.key), before.c.id < mine.c.id)
     others = select(running.c.id).where(
-        *_executing(running, mine.c.queue, mine.c.key),
+        *executing_of(running, mine.c.queue, mine.c.key),
         # Those of this producer are asked about after this one, and will see it.
         running.c.id != func.all(array("unasked", BigInteger())),
     )
@@ -167,14 +167,14 @@ def _released(wanted: FromClause, queue: ColumnElement[str], key: ColumnElement[
     head, running = jobs.alias("head"), jobs.alias("running")
     first = (
         select(head.c.id, head.c.state, head.c.meta, head.c.attempted_at)
-        .where(*_in_sequence(head, queue, key))
+        .where(*unfinished_of(head, queue, key))
         .order_by(head.c.id)
         .limit(literal_column("1"))
         .correlate(wanted)
         .lateral("first")
     )
     # Where one executes, it releases the next when it ends; one that is released before would only be parked again.
-    executes = select(running.c.id).where(*_executing(running, queue, key)).exists()
+    executes = select(running.c.id).where(*executing_of(running, queue, key)).exists()
     ids = select(first.c.id).select_from(wanted.join(first, true())).where(_is_parked(first), ~executes)
     found = materialized(
         select(jobs.c.id)
@@ -203,11 +203,13 @@ def _unfinished(job: FromClause) -> list[ColumnElement[bool]]:
     return [has(SEQUENCE, job.c.meta), or_(job.c.state.in_(UNFINISHED), halts)]
 
 
-def _in_sequence(job: FromClause, queue: ColumnElement[str], key: ColumnElement[str]) -> list[ColumnElement[bool]]:
+def unfinished_of(job: FromClause, queue: ColumnElement[str], key: ColumnElement[str]) -> list[ColumnElement[bool]]:
+    """The jobs that are in a sequence, and one that has halted it."""
     return [*_unfinished(job), job.c.queue == queue, sequence_of(job.c.meta) == key]
 
 
-def _executing(job: FromClause, queue: ColumnElement[str], key: ColumnElement[str]) -> list[ColumnElement[bool]]:
+def executing_of(job: FromClause, queue: ColumnElement[str], key: ColumnElement[str]) -> list[ColumnElement[bool]]:
+    """The jobs of a sequence that execute."""
     return [
         job.c.state == inline("'executing'"),
         has(SEQUENCE, job.c.meta),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from oban_sa import Job, Record
 from tests.cli.conftest import Shell
+from tests.factories import producer
 
 EVERY_COLUMN = {
     "id", "state", "queue", "worker", "args", "meta", "tags", "errors", "attempt", "max_attempts", "priority",
@@ -87,7 +89,41 @@ def test_a_job_is_shown_with_its_errors_readable(shell: Shell) -> None:
     ):
         assert part in shown
     assert "\x1b" not in shown
-    assert shell.json("jobs", "show", str(job_id)).keys() == EVERY_COLUMN
+    assert shell.json("jobs", "show", str(job_id)).keys() == EVERY_COLUMN | {"waits_for"}
+
+
+def test_what_a_job_waits_for_is_shown(shell: Shell) -> None:
+    one, two, done = shell.enqueue(*(Job("app.Book", queue="ledger", meta={"sequence": "17"}) for _ in range(3)))
+    shell.sql("UPDATE oban_jobs SET state = 'completed' WHERE id = :id", id=done)
+    assert "  waits for  a node that serves its queue: none does\n\n" in shell.says("jobs", "show", str(one))
+    shell.add(producer("web.1", queue="ledger", limit=10, paused=True))
+    assert (
+        f"  waits for  job {one}, which comes first in its sequence, 17\n"
+        "             its queue to be resumed: it is paused on web.1\n\n"
+    ) in shell.says("jobs", "show", str(two))
+    assert shell.json("jobs", "show", str(two))["waits_for"] == [
+        {
+            "why": "sequence",
+            "key": "17",
+            "job_id": one,
+            "text": f"job {one}, which comes first in its sequence, 17",
+        },
+        {
+            "why": "paused",
+            "nodes": ["web.1"],
+            "text": "its queue to be resumed: it is paused on web.1",
+        },
+    ]
+    assert "waits for" not in shell.says("jobs", "show", str(done))
+    assert shell.json("jobs", "show", str(done))["waits_for"] == []
+
+
+def test_a_node_is_taken_for_dead_after_as_long_as_the_settings_say(shell: Shell, folder: Path) -> None:
+    (job_id,) = shell.enqueue(Job("app.Book"))
+    shell.add(producer("web.1", silent_for=40.0, limit=10))
+    assert "waits for  a node that serves its queue" in shell.says("jobs", "show", str(job_id))
+    (folder / "oban.toml").write_text("dead_after = 60\n")
+    assert "waits for" not in shell.says("jobs", "show", str(job_id))
 
 
 def test_what_a_job_recorded_is_shown_decoded(shell: Shell) -> None:

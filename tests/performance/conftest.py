@@ -47,3 +47,13 @@ def table(request: pytest.FixtureRequest, million: str) -> str:
         with psycopg.connect(plain_url(million), autocommit=True) as connection:
             connection.execute("ANALYZE oban_jobs")
     return million
+
+
+@pytest.fixture(scope="session")
+def skewed(databases: Databases) -> Iterator[str]:
+    """The URL of a database in which one tenant has almost all jobs that wait (`tests.performance.skew`)."""
+    from tests.performance import skew
+
+    with databases.fresh() as url:
+        skew.fill(url)
+        yield url

@@ -1,4 +1,4 @@
-"""`jobs show`: show every column of one job, its result, and the stack of its code while it runs."""
+"""`jobs show`: show every column of one job, what it waits for, its result, and the stack of its code."""
 
 from __future__ import annotations
 
@@ -10,25 +10,28 @@ import click
 from oban_sa.cli._database import database_options, json_option, run_with_client
 from oban_sa.cli._output import compact, document, pretty, say
 from oban_sa.cli.jobs.words import read_ids
-from oban_sa.client import Oban
+from oban_sa.client import Oban, Wait
 from oban_sa.client.description import MOMENTS, job_as_json
 from oban_sa.client.read import database_now, read_session
 from oban_sa.describe import printable
 from oban_sa.describe.spans import moment
-from oban_sa.jobs.states import JobState
+from oban_sa.jobs.states import FINAL, JobState
 from oban_sa.models import Job
 from oban_sa.runner.cluster.stacks import WITHIN, Said, where
 from oban_sa.runner.database.database import Database
 from oban_sa.settings.settings import Settings
 
-SUMMARY = "Show everything about one job: args, meta, every error, when what happened, and where its code is by now."
+SUMMARY = "Show everything about one job: what it waits for, args, every error, where its code is by now."
 HELP = f"""{SUMMARY}
 
 \b
 Examples:
   python -m oban_sa jobs show 123
   python -m oban_sa jobs show 123 --json | jq '.errors[-1].error'
+  python -m oban_sa jobs show 123 --json | jq -r '.waits_for[].text'
 """
+
+WAITING = frozenset(JobState) - FINAL - {JobState.EXECUTING}
 
 
 @click.command("show", help=HELP, short_help=SUMMARY)
@@ -38,20 +41,21 @@ Examples:
 def command(settings: Settings, *, job_id: int, as_json: bool) -> None:
     """Print one job."""
 
-    async def read(oban: Oban) -> tuple[Job, datetime, Said | None]:
+    async def read(oban: Oban) -> tuple[Job, datetime, Said | None, list[Wait]]:
         job = await oban.get_job(job_id)
+        waits = await oban.waits_for(job.id, dead_after=settings.dead_after) if job.state in WAITING else []
         async with read_session(oban) as session:
             at = await database_now(session)
         code = None
         if job.state is JobState.EXECUTING:
             database = Database(oban.engine, schema=settings.schema)
             code = await where(database, job.id, listen_url=settings.listen_url)
-        return job, at, code
+        return job, at, code, waits
 
-    job, at, code = run_with_client(settings, read)
+    job, at, code, waits = run_with_client(settings, read)
     if as_json:
         running = {"stack": None if code is None else code.stack} if job.state is JobState.EXECUTING else {}
-        document({**job_as_json(job), **running})
+        document({**job_as_json(job), "waits_for": [each.as_json() for each in waits], **running})
         return
     say(f"Job {job.id}  {job.worker}")
     lines: list[tuple[str, object]] = [
@@ -66,6 +70,7 @@ def command(settings: Settings, *, job_id: int, as_json: bool) -> None:
             for name in MOMENTS
             if getattr(job, name) is not None
         ),
+        *(("" if number else "waits for", str(each)) for number, each in enumerate(waits)),
     ]
     for name, value in lines:
         if value != "":

@@ -1,0 +1,43 @@
+"""What is read to tell what a job waits for does not grow with what waits beside it. Counts, never times."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+
+from tests.performance.skew import LEDGER, QUEUE, REPORTS
+from tests.performance.test_commands import Watched
+from tests.support import plain_url
+
+AT_MOST = 60
+"""Buffers of one statement: that of what executes, and some entries of an index."""
+
+
+@pytest.fixture(params=["never analyzed", "analyzed"])
+def watched(request: pytest.FixtureRequest, skewed: str) -> Watched:
+    if request.param == "analyzed":
+        with psycopg.connect(plain_url(skewed), autocommit=True) as connection:
+            connection.execute("ANALYZE oban_jobs")
+    return Watched(skewed)
+
+
+@pytest.mark.parametrize(
+    ("queue", "which", "said"),
+    [
+        (QUEUE, "meta->>'partition' = 'acme' ORDER BY id DESC", "5 of 5 execute"),
+        (QUEUE, "meta->>'partition' <> 'acme' ORDER BY id DESC", None),
+        (LEDGER, "state = 'available' ORDER BY id DESC", "was discarded, which halted its sequence, 17"),
+        (LEDGER, "state = 'available' ORDER BY id", "was discarded, which halted its sequence, 17"),
+        (REPORTS, "true", " others, in its workflow"),
+    ],
+)
+def test_what_a_job_waits_for_is_told_from_few_entries(
+    watched: Watched, queue: str, which: str, said: str | None
+) -> None:
+    with psycopg.connect(plain_url(watched.url)) as connection:
+        row = connection.execute(f"SELECT id FROM oban_jobs WHERE queue = '{queue}' AND {which} LIMIT 1").fetchone()
+        assert row is not None
+    shown = watched.run("jobs", "show", str(row[0]))
+    assert said in shown if said is not None else "waits for" not in shown
+    # Of a workflow a thousand members are looked at.
+    watched.assert_bounded(6_000 if queue == REPORTS else AT_MOST)
