@@ -27,8 +27,8 @@
     ├── RunnerError
     └── EmbeddedError
 
-`ObanWarning`, a `UserWarning`, is the base of the warnings `JobNeverWritten` and `NaiveMoment`: about code that most
-likely does something else than was meant.
+`ObanWarning`, a `UserWarning`, is the base of the warnings `JobNeverWritten`, `NaiveMoment` and `LimitsNotObserved`:
+about what most likely does something else than was meant.
 
 A class's docstring is its default message. Errors that SQLAlchemy raises on the user's session pass unchanged.
 """
@@ -181,6 +181,10 @@ class ObanWarning(UserWarning):
 
 class JobNeverWritten(ObanWarning):
     """A session has ended without writing a job that it was given."""
+
+
+class LimitsNotObserved(ObanWarning):
+    """A queue with limits is served by a node that does not observe them."""
 
 
 class NaiveMoment(ObanWarning):

@@ -123,6 +123,7 @@ INDEXES: Final = (
     "oban_jobs_running_index",
     "oban_jobs_sequence_index",
     "oban_jobs_sequence_running_index",
+    "oban_jobs_halting_index",
 )
 
 FOUND: Final = text(

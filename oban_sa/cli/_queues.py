@@ -11,6 +11,7 @@ from typing import TypedDict
 import click
 
 from oban_sa.cli._output import say, table
+from oban_sa.cli._usage import Usage
 from oban_sa.client import JobCount, Oban, QueueCheck
 from oban_sa.client.queues import Elsewhere
 from oban_sa.describe.spans import span
@@ -58,6 +59,7 @@ class Served:
     others: list[Elsewhere]
     pauses: list[PauseJSON]
     waiting: dict[str, int]
+    usage: Usage
 
     @classmethod
     async def read(cls, oban: Oban, settings: Settings, counts: Iterable[JobCount]) -> Served:
@@ -67,6 +69,7 @@ class Served:
             await oban.check_elsewhere(),
             [{"queue": pause.queue, "node": pause.node} for pause in await oban.check_pauses()],
             {each.queue: each.count for each in counts if each.state is JobState.AVAILABLE},
+            await Usage.read(oban, dead_after=settings.dead_after),
         )
 
     def orphans(self) -> dict[str, int]:
@@ -79,12 +82,14 @@ class Served:
         if self.queues:
             _print_queues(self.queues, self.waiting)
             _print_limits(self.queues)
+            self.usage.show()
             _print_unknown(self.queues)
         elif none:
             click.echo(none)
         _say_elsewhere(self.others, self.waiting)
         for name, number in self.orphans().items():
             say(f"No node is known to work on the queue {name}, which has {number:,} available.")
+        self.usage.show_halted()
         _print_pauses(self.pauses, self.queues)
 
 

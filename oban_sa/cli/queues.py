@@ -99,6 +99,7 @@ def list_(settings: Settings, *, as_json: bool) -> None:
                 "elsewhere": elsewhere_as_json(served.others),
                 "unserved": [{"queue": name, "available": number} for name, number in served.orphans().items()],
                 "pauses": served.pauses,
+                **served.usage.as_json(),
             }
         )
     else:

@@ -7,6 +7,7 @@ import click
 from oban_sa.cli._database import database_options, json_option, run_with_client
 from oban_sa.cli._groups import CONTEXT, Suggesting
 from oban_sa.cli._output import document, say, table
+from oban_sa.cli._usage import halted_as_json
 from oban_sa.client import Oban
 from oban_sa.client.sequences import HaltedSequence
 from oban_sa.settings.settings import Settings
@@ -48,21 +49,7 @@ def list_(settings: Settings, *, as_json: bool) -> None:
 
     found = run_with_client(settings, ask)
     if as_json:
-        document(
-            {
-                "halted": [
-                    {
-                        "queue": each.queue,
-                        "key": each.key,
-                        "job": each.job_id,
-                        "worker": each.worker,
-                        "discarded_at": each.discarded_at,
-                        "waiting": each.waiting,
-                    }
-                    for each in found
-                ]
-            }
-        )
+        document({"halted": [halted_as_json(each) for each in found]})
         return
     if not found:
         click.echo("No sequence is halted.")

@@ -111,6 +111,7 @@ def command(settings: Settings, *, as_json: bool) -> None:
                 "nodes": cluster.nodes(),
                 "elsewhere": elsewhere_as_json(cluster.served.others),
                 "pauses": cluster.served.pauses,
+                **cluster.served.usage.as_json(),
                 "jobs": {state.value: {"count": n, "exact": exact} for state, (n, exact) in backlog.items()},
                 "queues": _by_queue(cluster.counts),
                 "waiting_longest": cluster.waiting_longest,

@@ -9,6 +9,19 @@ from oban_sa.client.retry import Retried
 from oban_sa.client.schema import verify
 from oban_sa.client.selection import Which
 from oban_sa.client.sequences import HaltedSequence
+from oban_sa.client.usage import LimitUse, PartitionUse
 from oban_sa.client.waits import Wait
 
-__all__ = ["HaltedSequence", "JobCount", "Oban", "QueueCheck", "QueuePause", "Retried", "Wait", "Which", "verify"]
+__all__ = [
+    "HaltedSequence",
+    "JobCount",
+    "LimitUse",
+    "Oban",
+    "PartitionUse",
+    "QueueCheck",
+    "QueuePause",
+    "Retried",
+    "Wait",
+    "Which",
+    "verify",
+]

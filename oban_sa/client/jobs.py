@@ -65,7 +65,7 @@ class JobControl:
 
         def work(work: Work) -> Job:
             retried = retry(work, chosen, attempts)
-            found = _found(work, chosen)
+            found = job_of(work, chosen)
             found.conflict = retried.conflicts.get(found.id)
             return found
 

@@ -18,14 +18,16 @@ from oban_sa.client.schema import verify
 from oban_sa.client.selection import Which
 from oban_sa.client.sequences import HaltedSequence, SequenceControl
 from oban_sa.client.transactions import Transactions
-from oban_sa.client.waits import Wait, WaitControl
+from oban_sa.client.usage import LimitUse, PartitionUse, UsageControl, limit_use, not_observed
+from oban_sa.client.waits import DEAD_AFTER, Wait, WaitControl
 from oban_sa.client.workflows import WorkflowControl
-from oban_sa.errors import InvalidOption
+from oban_sa.describe.caller import warn
+from oban_sa.errors import InvalidOption, LimitsNotObserved
 from oban_sa.models import Job
 from oban_sa.outbox.sessions import AnySession
 
 
-class Oban(JobControl, QueueControl, SequenceControl, WaitControl, WorkflowControl):
+class Oban(JobControl, QueueControl, SequenceControl, UsageControl, WaitControl, WorkflowControl):
     """Controls the jobs and queues in the tables of one schema.
 
         oban = Oban(engine)
@@ -106,9 +108,13 @@ class Oban(JobControl, QueueControl, SequenceControl, WaitControl, WorkflowContr
     async def verify(self) -> None:
         """Return when all tables are there as this version needs them.
 
-        Raises `SchemaMissing` or `SchemaOutdated`, which say what is missing and the migration to write.
+        Raises `SchemaMissing` or `SchemaOutdated`, which say what is missing and the migration to write. Warns with
+        `LimitsNotObserved` of each queue with limits that a node serves which does not observe them.
         """
         await verify(self.engine, self.schema)
+        uses = await self._transactions.run(lambda work: limit_use(work, self.name, DEAD_AFTER))
+        for warning in not_observed(uses):
+            warn(warning, LimitsNotObserved)
 
     def __repr__(self) -> str:
         return f"<Oban name={self.name} schema={self.schema} at {self.engine.url!r}>"
@@ -133,4 +139,15 @@ def _check(engine: Any) -> None:
     raise InvalidOption(f"Oban takes an AsyncEngine, got {type(given).__name__}; {hint}")
 
 
-__all__ = ["HaltedSequence", "JobCount", "Oban", "QueueCheck", "QueuePause", "Wait", "Which", "verify"]
+__all__ = [
+    "HaltedSequence",
+    "JobCount",
+    "LimitUse",
+    "Oban",
+    "PartitionUse",
+    "QueueCheck",
+    "QueuePause",
+    "Wait",
+    "Which",
+    "verify",
+]

@@ -12,11 +12,12 @@ from oban_sa.jobs.keys import SEQUENCE, key_text
 from oban_sa.outbox.sessions import AnySession
 from oban_sa.sql.halts import halted, resume
 from oban_sa.sql.notify import announce
+from oban_sa.sql.planner import plainly
 
 
 @dataclass(frozen=True, slots=True)
 class HaltedSequence:
-    """A sequence whose jobs wait, because the job `job_id` of it was discarded; `waiting` of them, 10,000 at most."""
+    """A sequence whose jobs wait, because its job `job_id` was discarded; `waiting` is how many, up to a bound."""
 
     queue: str
     key: str
@@ -31,11 +32,17 @@ class SequenceControl:
 
     _transactions: Transactions
 
-    async def list_halted_sequences(self) -> list[HaltedSequence]:
-        """Return the sequences that are halted, in the order in which that happened."""
+    async def list_halted_sequences(
+        self, *, limit: int | None = None, exactly_to: int = 10_000
+    ) -> list[HaltedSequence]:
+        """Return the sequences that are halted, in the order in which that happened; the first `limit` of them.
+
+        At most `exactly_to` jobs that wait in each are counted.
+        """
 
         def work(work: Work) -> list[HaltedSequence]:
-            rows = work.execute(halted()).all()
+            work.execute(plainly())
+            rows = work.execute(halted(), {"limit": limit, "counted": exactly_to}).all()
             return [
                 HaltedSequence(row.queue, row.key, row.id, row.worker, row.discarded_at, row.waiting) for row in rows
             ]

@@ -169,6 +169,11 @@ class WaitControl:
         return await self._transactions.run(work)
 
 
+def moment(seconds: float) -> datetime:
+    """Return a moment that is so many seconds after 1970, the latest there is where that is later."""
+    return datetime.fromtimestamp(min(seconds, _LATEST), UTC)
+
+
 def _of_job(work: Work, job: Job) -> list[Wait]:
     """Return what the job itself, its sequence and its workflow make it wait for."""
     waits: list[Wait] = []
@@ -269,8 +274,7 @@ def _of_limits(work: Work, job: Job, limits: Limits) -> list[Wait]:
         kept = Kept(row.width, row.newest, row.counts, row.full_at)
         _, until = left(rate, kept, now=row.now, wants=weight(rate, job.args, job.meta))
         if until is not None:
-            at = datetime.fromtimestamp(min(until, _LATEST), UTC)
-            waits.append(Wait("rate", key=rated, limit=rate.n, per=rate.span, until=at))
+            waits.append(Wait("rate", key=rated, limit=rate.n, per=rate.span, until=moment(until)))
     return waits
 
 

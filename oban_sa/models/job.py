@@ -105,6 +105,11 @@ class Job(Base):
             *("queue", text("(meta ->> 'sequence')")),
             postgresql_where=text("state = 'executing' AND meta ? 'sequence'"),
         ),
+        Index(
+            "oban_jobs_halting_index",
+            *("discarded_at", "id"),
+            postgresql_where=text("state = 'discarded' AND meta ? 'sequence' AND meta ? 'halts'"),
+        ),
         {"comment": "14"},
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import ColumnElement, Executable, Text, func, literal_column, select
+from sqlalchemy import ColumnElement, Executable, Integer, Text, func, select
 from sqlalchemy import update as sql_update
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.sql.dml import ReturningUpdate
@@ -17,9 +17,6 @@ from oban_sa.jobs.keys import HALTS, SEQUENCE
 from oban_sa.models.base import Expression
 from oban_sa.sql.expressions import inline, parameter
 from oban_sa.sql.fetch import jobs
-
-WAITING: Final = 10_000
-"""Jobs behind the one that halts a sequence that are counted, at most."""
 
 UNFINISHED: Final = [
     inline(f"'{state}'") for state in ("available", "scheduled", "executing", "retryable", "suspended")
@@ -43,9 +40,10 @@ def halting() -> list[ColumnElement[bool]]:
 
 
 def halted() -> Executable:
-    """The halted sequences, those that halted last at the end: rows of `queue`, `key`, `id`, `worker`, `discarded_at`.
+    """The sequences that halted first: rows of `queue`, `key`, `id`, `worker`, `discarded_at`, the first one first.
 
-    And `waiting`, how many unfinished jobs stand behind the one that halts, `WAITING` at most.
+    And `waiting`, how many unfinished jobs stand behind the one that halts, `counted` at most. Parameters: `counted`
+    and `limit`, how many rows at most, NULL for all.
     """
     later = jobs.alias("later")
     behind = (
@@ -57,7 +55,7 @@ def halted() -> Executable:
             later.c.state.in_(UNFINISHED),
             later.c.id != jobs.c.id,
         )
-        .limit(literal_column(str(WAITING)))
+        .limit(parameter("counted", Integer()))
         .correlate(jobs)
         .lateral("behind")
     )
@@ -73,6 +71,7 @@ def halted() -> Executable:
         )
         .where(*halting())
         .order_by(jobs.c.discarded_at, jobs.c.id)
+        .limit(parameter("limit", Integer()))
     )
 
 

@@ -48,6 +48,7 @@ def test_each_thing_that_is_missing_gets_its_sentence(database_url: str) -> None
 
     assert sorted(sentences(database_url)) == [
         "the column oban_jobs.discarded_at is timestamp with time zone, not timestamp without time zone",
+        "the index oban_jobs_halting_index is missing",
         "the index oban_jobs_partition_index is missing",
         "the index oban_jobs_running_index is missing",
         "the index oban_jobs_sequence_index is missing",

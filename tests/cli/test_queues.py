@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from uuid import uuid4
 
 from oban_sa import Job
@@ -123,6 +124,7 @@ def test_status_shows_nodes_the_leader_the_backlog_and_what_waits_longest(shell:
     status = shell.json("status")
     assert status.keys() == {
         "instance", "schema", "now", "leader", "nodes", "elsewhere", "jobs", "queues", "waiting_longest", "pauses",
+        "limits", "halted", "warnings",
     }  # fmt: skip
     assert status["leader"]["node"] == "web.1"
     assert [(node["node"], node["alive"], node["leader"]) for node in status["nodes"]] == [
@@ -226,3 +228,59 @@ def test_limits_are_shown_below_the_queues(shell: Shell) -> None:
     assert [queue["limits"] for queue in shell.json("queues", "list")["queues"]] == [limits, limits, None]
     shell.add(producer("web.4", queue="calls"))
     assert "The queue calls has no limits, as web.4 has it.\n" in shell.says("queues", "list")
+
+
+def test_how_much_of_limits_is_used_is_shown_below_the_queues(shell: Shell) -> None:
+    limits = {"global_limit": 50, "rate": {"n": 60, "per": 3600.0, "shared": True}, "by": "partition", "each": 2}
+    uuid = shell.add(producer(queue="calls", limit=9, limits=limits))
+    shell.add(producer("python.1", queue="calls"))
+    ids = shell.enqueue(*(Job("app.Call", queue="calls", meta={"partition": "acme"}) for _ in range(5)))
+    shell.add(executing(ids[:2], by=uuid))
+    for command in (["queues", "list"], ["status"]):
+        shown = shell.says(*command)
+        assert (
+            "Of the queue calls 2 of 50 jobs execute in the cluster; 60 starts of 60 are left of the rate.\n"
+            "Of the queue calls 1 partition is full, 2 of each: acme (3 wait).\n"
+            "Warning: The queue calls has limits, and python.1 serves it without observing them, so they do not hold. "
+            "Give its jobs a queue of another name, or stop the queue there.\n"
+        ) in shown
+        read = shell.json(*command)
+        [use] = read["limits"]
+        assert use == {
+            "queue": "calls",
+            "limits": limits,
+            "nodes": ["web.1"],
+            "executing": 2,
+            "left": 60,
+            "until": None,
+            "full": [{"key": "acme", "executing": 2, "waiting": 3}],
+            "full_count": 1,
+            "foreign": ["python.1"],
+        }
+        assert read["halted"] == []
+        assert len(read["warnings"]) == 1
+    shell.sql("SELECT oban_sa_rate('queue:calls', '', 60, 3600, 'sliding', NULL, 60, 1, timezone('UTC', now()))")
+    [use] = shell.json("queues", "list")["limits"]
+    assert use["left"] == 0
+    until = datetime.fromisoformat(use["until"])
+    assert f"; the rate is spent until {until:%Y-%m-%d %H:%M:%S} UTC.\n" in shell.says("queues", "list")
+
+
+def test_halted_sequences_are_shown_below_the_queues(shell: Shell) -> None:
+    meta = {"sequence": "17", "halts": True}
+    ids = shell.enqueue(*(Job("app.Book", queue="ledger", meta=meta) for _ in range(3)))
+    shell.sql("UPDATE oban_jobs SET state = 'discarded' WHERE id = :id", id=ids[0])
+    for command in (["queues", "list"], ["status"]):
+        assert (
+            f"The sequence 17 of the queue ledger is halted: job {ids[0]} was discarded, and 2 wait behind it; "
+            f"`jobs retry {ids[0]}` or `sequences resume ledger 17`.\n"
+        ) in shell.says(*command)
+        [halted] = shell.json(*command)["halted"]
+        assert (halted["job"], halted["waiting"]) == (ids[0], 2)
+    others = shell.enqueue(
+        *(Job("app.Book", queue="ledger", meta={"sequence": f"n{n}", "halts": True}) for n in range(5))
+    )
+    shell.sql("UPDATE oban_jobs SET state = 'discarded' WHERE id = ANY(:ids)", ids=others)
+    shown = shell.says("queues", "list")
+    assert shown.count("is halted") == 5
+    assert "More sequences are halted; `sequences list` shows all.\n" in shown

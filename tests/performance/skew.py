@@ -11,7 +11,7 @@ from tests.factories import producer
 from tests.performance.conftest import ROWS
 from tests.support import plain_url
 
-QUEUE, PLAIN, LEDGER, REPORTS = "calls", "plain", "ledger", "reports"
+QUEUE, LATER, PLAIN, LEDGER, REPORTS = "calls", "later", "plain", "ledger", "reports"
 LIMITS = Queue(50, global_limit=1_000, by="partition", each=5, rate="1000/minute")
 TENANTS = ROWS // 100
 """Tenants with one job each, besides the one that has all others."""
@@ -29,6 +29,13 @@ FILL = [
     SELECT 'app.Call', '{QUEUE}', n % 3, jsonb_build_object('partition', 'tenant' || n)
     FROM generate_series(1, {TENANTS}) AS n
     """,
+    # Of the priorities 2 and 5, of which the first has jobs of the large tenant alone.
+    f"""
+    INSERT INTO oban_jobs (worker, queue, priority, meta)
+    SELECT 'app.Call', '{LATER}', CASE WHEN n % 2 = 0 AND n % 20 <> 0 THEN 2 ELSE 5 END, jsonb_build_object(
+        'partition', CASE WHEN n % 20 = 0 THEN 'tenant' || n ELSE 'acme' END)
+    FROM generate_series(1, {ROWS // 10}) AS n
+    """,
     f"""
     INSERT INTO oban_jobs (worker, queue, priority, scheduled_at)
     SELECT 'app.Call', '{PLAIN}', n % 3, timezone('UTC', now()) - n * interval '1 second'
@@ -38,6 +45,17 @@ FILL = [
     INSERT INTO oban_jobs (worker, queue, state, meta, discarded_at)
     SELECT 'app.Book', '{LEDGER}', CAST(CASE n WHEN 1 THEN 'discarded' ELSE 'available' END AS oban_job_state),
            '{{"sequence": "17", "halts": true}}', CASE n WHEN 1 THEN timezone('UTC', now()) END
+    FROM generate_series(1, {ROWS // 10}) AS n
+    """,
+    # Each was fetched before its turn.
+    f"""
+    INSERT INTO oban_jobs (worker, queue, state, meta, attempted_at)
+    SELECT 'app.Book', '{LEDGER}', 'suspended', '{{"sequence": "18", "parked": "2026-01-02T00:00:00"}}', '2026-01-02'
+    FROM generate_series(1, {ROWS // 10}) AS n
+    """,
+    f"""
+    INSERT INTO oban_jobs (worker, queue, state, discarded_at)
+    SELECT 'app.Book', '{LEDGER}', 'discarded', timezone('UTC', now()) - n * interval '1 second'
     FROM generate_series(1, {ROWS // 10}) AS n
     """,
     # A member of a workflow that waits for very many, most of which have ended.
@@ -58,6 +76,7 @@ FILL = [
     f"""
     UPDATE oban_jobs SET state = 'executing', attempt = 1, attempted_by = '{{node,{PRODUCER}}}'
     WHERE id IN (SELECT id FROM oban_jobs WHERE queue = '{QUEUE}' ORDER BY id LIMIT 5)
+        OR id IN (SELECT id FROM oban_jobs WHERE queue = '{LATER}' ORDER BY id LIMIT 5)
     """,
 ]
 """The statements that fill the table; their names and numbers are ours."""

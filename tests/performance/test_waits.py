@@ -9,7 +9,7 @@ from tests.performance.skew import LEDGER, QUEUE, REPORTS
 from tests.performance.test_commands import Watched
 from tests.support import plain_url
 
-AT_MOST = 60
+AT_MOST = 100
 """Buffers of one statement: that of what executes, and some entries of an index."""
 
 
@@ -41,3 +41,32 @@ def test_what_a_job_waits_for_is_told_from_few_entries(
     assert said in shown if said is not None else "waits for" not in shown
     # Of a workflow a thousand members are looked at.
     watched.assert_bounded(6_000 if queue == REPORTS else AT_MOST)
+
+
+@pytest.mark.parametrize("words", ["status", "queues list", "sequences list"])
+def test_what_is_used_of_limits_is_told_from_few_entries(watched: Watched, words: str) -> None:
+    shown = watched.run(*words.split())
+    assert "17" in shown
+    about_limits = [
+        (statement, plan)
+        for statement, plan in watched.plans
+        # What counts all jobs has a bound of its own, and so does what waits behind a halted sequence.
+        if "counted" not in statement and "behind" not in statement
+    ]
+    watched.plans[:] = about_limits
+    watched.assert_bounded(AT_MOST)
+
+
+def test_a_full_partition_with_very_many_jobs_is_counted_up_to_a_bound(watched: Watched) -> None:
+    assert "acme (at least 1,000 wait)" in watched.run("queues", "list")
+    [(statement, plan)] = [each for each in watched.plans if "levels" in each[0]]
+    assert plan.buffers <= 2_000, statement
+    assert plan.scanned == []
+
+
+def test_halted_sequences_are_found_among_any_number_of_jobs(watched: Watched) -> None:
+    watched.run("queues", "list")
+    [(statement, plan)] = [each for each in watched.plans if "behind" in each[0]]
+    assert "oban_jobs_halting_index" in plan.indexes
+    assert plan.buffers <= 2_000, statement
+    assert plan.scanned == []

@@ -41,6 +41,11 @@ INDEXES = (
         "oban_jobs_sequence_running_index",
         "(queue, (meta ->> 'sequence')) WHERE state = 'executing' AND meta ? 'sequence'",
     ),
+    # The sequences that people have to look at, among any number of discarded jobs.
+    indexes.Index(
+        "oban_jobs_halting_index",
+        "(discarded_at, id) WHERE state = 'discarded' AND meta ? 'sequence' AND meta ? 'halts'",
+    ),
 )
 TABLES = ("oban_sa_uniques", "oban_sa_rates", "oban_sa_leases")
 
