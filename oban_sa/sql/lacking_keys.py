@@ -86,16 +86,18 @@ def give() -> Executable:
         select(jobs.c.id)
         .where(
             jobs.c.id == func.any(array("ids", BigInteger())),
-            jobs.c.state.in_(_WAITING),
+            # As text, so that they are found by their ids, and not along an index of all that wait.
+            cast(jobs.c.state, Text).in_(_WAITING),
             has(PARTITION).is_not(inline("true")),
         )
         .order_by(jobs.c.id)
         .with_for_update(skip_locked=True)
         .cte("chosen")
     )
+    # As an array, so that they are found by primary key with any plan; see `oban_sa.sql.fetch.begin`.
     return (
         sql_update(jobs)
-        .where(jobs.c.id == chosen.c.id, said.c.id == chosen.c.id)
+        .where(jobs.c.id == func.any(func.array(select(chosen.c.id).scalar_subquery())), said.c.id == jobs.c.id)
         .values(meta=cast(said.c.meta, JSONB).op("||", return_type=JSONB())(jobs.c.meta))
         .returning(jobs.c.id)
     )

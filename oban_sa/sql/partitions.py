@@ -230,11 +230,12 @@ def _chosen(asked: Asked, ring: CTE, *, in_turn: bool) -> CTE:
 
 def _locked(chosen: CTE) -> CTE:
     # As an array, so that they are found by primary key with any plan. The state is asked for once more: by now another
-    # fetch may have taken a job that this statement's snapshot shows as available.
+    # fetch may have taken a job that this statement's snapshot shows as available. As text: where the planner has no
+    # statistics it would rather walk the index of the state, which leads to the ids of all jobs that wait.
     ids = func.array(select(chosen.c.id).scalar_subquery())
     return materialized(
         select(jobs.c.id)
-        .where(jobs.c.id == func.any(ids), jobs.c.state == inline("'available'"))
+        .where(jobs.c.id == func.any(ids), cast(jobs.c.state, Text) == inline("'available'"))
         .with_for_update(skip_locked=True)
         .cte("picked")
     )

@@ -194,7 +194,10 @@ def _released(wanted: FromClause, queue: ColumnElement[str], key: ColumnElement[
 def _is_parked(job: FromClause) -> ColumnElement[bool]:
     """Whether a job waits for its turn, and for nothing else: no fetch took it since it was parked."""
     mark = job.c.meta.op("->", return_type=JSONB())(inline(f"'{PARKED}'"))
-    return (job.c.state == inline("'suspended'")) & (mark == func.to_jsonb(job.c.attempted_at, type_=JSONB()))
+    # As text, so that jobs are found by their ids, and not along an index of all that are suspended.
+    return (cast(job.c.state, Text) == inline("'suspended'")) & (
+        mark == func.to_jsonb(job.c.attempted_at, type_=JSONB())
+    )
 
 
 def _unfinished(job: FromClause) -> list[ColumnElement[bool]]:

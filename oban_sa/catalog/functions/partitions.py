@@ -240,7 +240,10 @@ def _body(schema: str) -> str:
                             EXIT ring;
                         END IF;
                         EXIT WHEN number < asked;
-                        step := least(greatest(wanted - cardinality(keys), 2 * step), 100);
+                        -- More at once only as far as keys were in vain: one that is full costs one more probe.
+                        step := least(greatest(
+                            wanted - cardinality(keys), 2 * (cardinality(walked) - cardinality(candidates))
+                        ), 100);
                     END LOOP;
                 END LOOP;
             END LOOP;
