@@ -21,10 +21,20 @@ GLOBAL = 12
 RATE = Rate(40, per=1)
 """Of the queue "rated"."""
 
+EACH = 3
+"""Jobs of each key of the queue "keyed" that execute at once."""
+
+KEYS = 5
+"""Keys that jobs have."""
+
+RATE_OF_EACH = Rate(12, per=1)
+"""Of each key of that queue."""
+
 QUEUES = {
     "limited": Queue(10, global_limit=GLOBAL),
     "rated": Queue(10, rate=RATE),
     "both": Queue(10, global_limit=5, rate=Rate(60, per=0.5, weight="args.points")),
+    "keyed": Queue(10, by="partition", each=EACH, rate=RATE_OF_EACH),
 }
 
 

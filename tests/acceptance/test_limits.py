@@ -21,16 +21,17 @@ import pytest
 
 from oban_sa.jobs.limits import Rate
 from tests.acceptance.limited_node import DEAD_AFTER
-from tests.acceptance.limits_node import QUEUES
+from tests.acceptance.limits_node import EACH, KEYS, QUEUES, RATE_OF_EACH
 from tests.support import Process, eventually, forked, plain_url
 
 SECONDS = float(os.environ.get("OBAN_TEST_LIMITS", "6"))
 
 WATCH = """
-CREATE TABLE starts (queue text, job_id bigint, attempt int, at timestamp, points int);
+CREATE TABLE starts (queue text, key text, job_id bigint, attempt int, at timestamp, points int);
 CREATE FUNCTION note_start() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO starts VALUES (NEW.queue, NEW.id, NEW.attempt, NEW.attempted_at, (NEW.args->>'points')::int);
+    INSERT INTO starts
+    VALUES (NEW.queue, NEW.meta->>'partition', NEW.id, NEW.attempt, NEW.attempted_at, (NEW.args->>'points')::int);
     RETURN NULL;
 END $$;
 CREATE TRIGGER note_start AFTER UPDATE ON oban_jobs FOR EACH ROW
@@ -42,6 +43,9 @@ BEGIN
     INSERT INTO overruns
     SELECT clock_timestamp(), queue, count(*) FROM oban_jobs WHERE state = 'executing' GROUP BY queue
     HAVING count(*) > CASE queue {limits} END;
+    INSERT INTO overruns
+    SELECT clock_timestamp(), meta->>'partition', count(*) FROM oban_jobs WHERE state = 'executing' AND queue = 'keyed'
+    GROUP BY meta->>'partition' HAVING count(*) > {each};
     RETURN NULL;
 END $$;
 CREATE TRIGGER note_overrun AFTER UPDATE ON oban_jobs FOR EACH STATEMENT EXECUTE FUNCTION note_overrun();
@@ -49,24 +53,27 @@ CREATE TRIGGER note_overrun AFTER UPDATE ON oban_jobs FOR EACH STATEMENT EXECUTE
 """Notes each start, and at the end of each statement, before its locks are gone, whether too many jobs execute."""
 
 ENQUEUE_LONG = """
-INSERT INTO oban_jobs (queue, worker, priority, args)
-SELECT queue, 'tests.acceptance.limits_node.long', n % 3, '{"points": 1}'
+INSERT INTO oban_jobs (queue, worker, priority, args, meta)
+SELECT queue, 'tests.acceptance.limits_node.long', n % 3, '{"points": 1}',
+       jsonb_build_object('partition', 'key' || n % {keys})
 FROM unnest($1::text[]) AS queue, generate_series(1, 1000) AS n
-"""
+""".replace("{keys}", str(KEYS))
 
 ENQUEUE = """
-INSERT INTO oban_jobs (queue, worker, priority, max_attempts, args)
+INSERT INTO oban_jobs (queue, worker, priority, max_attempts, args, meta)
 SELECT queue, 'tests.acceptance.limits_node.' || (ARRAY['plain', 'in_a_session', 'fails', 'plain'])[1 + n % 4],
-       n % 3, 3, jsonb_build_object('points', n % 7)
+       n % 3, 3, jsonb_build_object('points', n % 7), jsonb_build_object('partition', 'key' || n % {keys})
 FROM unnest($1::text[]) AS queue, generate_series(1, $2::int) AS n
-"""
+""".replace("{keys}", str(KEYS))
 
 
 @pytest.fixture
 async def connection(database_url: str) -> AsyncIterator[asyncpg.Connection]:
     made = await asyncpg.connect(plain_url(database_url))
     limited = {queue: limits.global_limit for queue, limits in QUEUES.items() if limits.global_limit is not None}
-    await made.execute(WATCH.format(limits=" ".join(f"WHEN '{queue}' THEN {n}" for queue, n in limited.items())))
+    await made.execute(
+        WATCH.format(limits=" ".join(f"WHEN '{queue}' THEN {n}" for queue, n in limited.items()), each=EACH)
+    )
     yield made
     await made.close()
 
@@ -135,11 +142,12 @@ async def test_no_limit_is_exceeded_whatever_becomes_of_nodes(
 ) -> None:
     chance = random.Random(15)
     most: Counter[str] = Counter()
-    ends_at = time.monotonic() + SECONDS
-    harm_at = time.monotonic() + 1.5
     with ExitStack() as stack:
         nodes = Nodes(database_url, stack, chance)
         nodes.fill()
+        await eventually(nodes.all_work, 30)
+        ends_at = time.monotonic() + SECONDS
+        harm_at = time.monotonic() + 0.5
         while time.monotonic() < ends_at:
             most |= await running(connection)
             if await waiting(connection) < 400:
@@ -157,6 +165,7 @@ async def test_no_limit_is_exceeded_whatever_becomes_of_nodes(
         nodes.fill()
         await eventually(nodes.all_work, 30)
         await eventually(lambda: are_full(connection), 30)
+        await eventually(lambda: keys_are_full(connection), 30)
         lost = nodes.kill_two()
         died_at = time.monotonic()
         await eventually(lambda: have_come_back(connection, lost), DEAD_AFTER + 5)
@@ -165,21 +174,26 @@ async def test_no_limit_is_exceeded_whatever_becomes_of_nodes(
     assert await connection.fetch("SELECT * FROM overruns") == []
     for queue, limits in QUEUES.items():
         assert limits.global_limit in (None, most[queue])
-        if isinstance(limits.rate, Rate):
+        if isinstance(limits.rate, Rate) and limits.by is None:
             rows = await connection.fetch("SELECT at, points FROM starts WHERE queue = $1 ORDER BY at", queue)
             # With a global limit the slots of the dead may keep it far below.
-            check(rows, limits.rate, least=0 if limits.global_limit else limits.rate.n * 3 // 4)
+            fullest = check(rows, limits.rate)
+            assert limits.global_limit is not None or fullest > limits.rate.n * 3 // 4
+    statement = "SELECT at, points FROM starts WHERE queue = 'keyed' AND key = $1 ORDER BY at"
+    of_keys = [check(await connection.fetch(statement, f"key{n}"), RATE_OF_EACH) for n in range(KEYS)]
+    assert max(of_keys) >= EACH
     assert await connection.fetchval("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()") == 0
 
 
-def check(rows: Sequence[asyncpg.Record], rate: Rate, *, least: int) -> None:
-    """No window of the period, by the database's clock, has more starts than the rate, and the fullest has enough."""
+def check(rows: Sequence[asyncpg.Record], rate: Rate) -> int:
+    """No window of the period, by the database's clock, has more starts than the rate; return those of the fullest."""
     at = [row["at"].timestamp() for row in rows]
     weights = [max(row["points"], 1) if rate.weight else 1 for row in rows]
     sums = [0, *accumulate(weights)]
     windows = [sums[bisect_right(at, start + rate.span)] - sums[n] for n, start in enumerate(at)]
     print(f"{len(at)} starts, {max(windows)} of {rate.n} in the fullest window")
-    assert least < max(windows) <= rate.n
+    assert max(windows) <= rate.n
+    return max(windows)
 
 
 async def running(connection: asyncpg.Connection) -> Counter[str]:
@@ -196,6 +210,13 @@ async def are_full(connection: asyncpg.Connection) -> None:
     found = await running(connection)
     full = {queue: limits.global_limit for queue, limits in QUEUES.items() if limits.global_limit is not None}
     assert {queue: found[queue] for queue in full} == full
+
+
+async def keys_are_full(connection: asyncpg.Connection) -> None:
+    statement = (
+        "SELECT count(*) FROM oban_jobs WHERE state = 'executing' AND queue = 'keyed' GROUP BY meta->>'partition'"
+    )
+    assert [row[0] for row in await connection.fetch(statement)] == [EACH] * KEYS
 
 
 async def have_come_back(connection: asyncpg.Connection, lost: list[str]) -> None:
