@@ -15,6 +15,13 @@ SELECT $1, CASE WHEN $3::int = 1 THEN 'bench' ELSE 'bench' || (n % $3::int) END,
        )) END
 FROM generate_series(1, $2::int) n
 """
+KEYS = "UPDATE oban_jobs SET meta = jsonb_build_object('partition', 'key' || id % $1::int)"
+UNIQUE = """
+WITH keyed AS (
+    UPDATE oban_jobs SET meta = jsonb_build_object('unique', gen_random_uuid()) RETURNING id, meta
+)
+INSERT INTO oban_sa_uniques (key, job_id) SELECT CAST(meta->>'unique' AS uuid), id FROM keyed
+"""
 FINISHED = """
 INSERT INTO oban_jobs (state, queue, worker, args, attempt, attempted_at, completed_at, attempted_by)
 SELECT 'completed', 'bench', 'benchmarks.finished', jsonb_build_object('n', n), 1,
@@ -28,8 +35,32 @@ async def fill(turn: Turn) -> None:
     given = turn.options
     connection = await asyncpg.connect(turn.url)
     await connection.execute(
-        FILL, WORKER, turn.jobs, given.get("queues", 1), given.get("priorities", False), given.get("bytes", 0)
+        FILL,
+        given.get("worker", WORKER),
+        turn.jobs,
+        given.get("queues", 1),
+        given.get("priorities", False),
+        given.get("bytes", 0),
     )
+    await connection.close()
+
+
+async def give_keys(turn: Turn) -> None:
+    """Make as many partitions of this turn's jobs as its options say; none where they say nothing."""
+    if keys := turn.options.get("keys"):
+        await _change(turn, KEYS, keys)
+
+
+async def give_unique_keys(turn: Turn) -> None:
+    """Give each of this turn's jobs a unique key, as if it had been enqueued so."""
+    await _change(turn, UNIQUE)
+
+
+async def _change(turn: Turn, statement: str, *given: object) -> None:
+    connection = await asyncpg.connect(turn.url)
+    await connection.execute(statement, *given)
+    # The rows that these have replaced would be passed over by each fetch.
+    await connection.execute("VACUUM FULL oban_jobs")
     await connection.close()
 
 

@@ -22,7 +22,8 @@ from benchmarks.nodes.lone import WARM, Enqueue, Lone
 from benchmarks.shares import Progress, Share, drained
 from benchmarks.turn import Turn, play, queue_names
 from benchmarks.writing import writer
-from oban_sa import Job, Oban, Runner, enqueue, enqueue_many, job, telemetry, worker
+from oban_sa import Job, Oban, Queue, Runner, enqueue, enqueue_many, job, telemetry, worker
+from oban_sa.jobs.limits import QueueLimits
 from oban_sa.workers import Registry
 
 registry = Registry()
@@ -56,6 +57,11 @@ class Send:
     async def process(self, job: Job) -> None: ...
 
 
+@worker(queue="bench", registry=registry, name="benchmarks.send_once", unique=True)
+class SendOnce:
+    async def process(self, job: Job) -> None: ...
+
+
 def engine_for(url: str, **options: Any) -> AsyncEngine:
     return create_async_engine(make_url(url).set(drivername="postgresql+asyncpg"), **options)
 
@@ -66,13 +72,48 @@ async def ready(turn: Turn, engine: AsyncEngine) -> None:
         turn.ready()
 
 
+@job(queue="bench", registry=registry, name="benchmarks.waiting")
+async def waiting(job: Job) -> None:
+    await asyncio.sleep(0.002)
+    executed.append(job.id)
+
+
 async def drain(turn: Turn) -> None:
     await filling.fill(turn)
     await drained(turn, _work)
     await filling.check(turn)
 
 
+async def drain_limited(turn: Turn) -> None:
+    """The same in a queue with the limits of the options, of jobs that have so many keys."""
+    await filling.fill(turn)
+    await filling.give_keys(turn)
+    await drained(turn, _work_within_limits)
+    await filling.check(turn)
+
+
+async def drain_unique(turn: Turn) -> None:
+    """The same of jobs that have a unique key, each its own."""
+    await filling.fill(turn)
+    await filling.give_unique_keys(turn)
+    await drained(turn, _work)
+    await filling.check(turn)
+
+
+async def _work_within_limits(
+    options: dict[str, Any], progress: Progress, go: Callable[[], Coroutine[Any, Any, None]]
+) -> Share:
+    limits: QueueLimits = options["limits"]
+    return await _drained(options, progress, go, Queue(options["concurrency"], **limits))
+
+
 async def _work(options: dict[str, Any], progress: Progress, go: Callable[[], Coroutine[Any, Any, None]]) -> Share:
+    return await _drained(options, progress, go, options["concurrency"])
+
+
+async def _drained(
+    options: dict[str, Any], progress: Progress, go: Callable[[], Coroutine[Any, Any, None]], queue: Queue | int
+) -> Share:
     """From the beginning of the first fetch to the last written outcome."""
     share = Share(executed)
 
@@ -86,7 +127,7 @@ async def _work(options: dict[str, Any], progress: Progress, go: Callable[[], Co
     detaches = [telemetry.attach(fetched, telemetry.ProducerFetch), telemetry.attach(written, telemetry.ProducerAck)]
     engine = engine_for(options["url"])
     await go()
-    queues = dict.fromkeys(queue_names(options), options["concurrency"])
+    queues = dict.fromkeys(queue_names(options), queue)
     async with Runner(engine, queues=queues, registry=registry, node=f"bench.{id(share)}.{time.time_ns()}"):
         async with asyncio.timeout(300):
             await progress.over()
@@ -174,6 +215,19 @@ async def enqueue_one(turn: Turn) -> None:
     await filling.check_written(turn)
 
 
+async def enqueue_unique(turn: Turn) -> None:
+    """The same of a unique job, each with a key of its own."""
+    engine = engine_for(turn.url)
+    sessions = async_sessionmaker(engine, expire_on_commit=False)
+    await ready(turn, engine)
+    for number in range(turn.jobs):
+        async with sessions.begin() as session:
+            enqueue(session, SendOnce.new({"user_id": number}))  # type: ignore[attr-defined]
+    turn.done()
+    await engine.dispose()
+    await filling.check_written(turn)
+
+
 async def enqueue_direct(turn: Turn) -> None:
     """`Oban.enqueue`, which needs no session, announced."""
     engine = engine_for(turn.url)
@@ -249,10 +303,13 @@ async def _until(holds: Callable[[], bool]) -> None:
 KINDS = {
     "drain": drain,
     "drain_command": drain_command,
+    "drain_limited": drain_limited,
+    "drain_unique": drain_unique,
     **kinds_of_nodes(waited, application, node=node, completed=filling.completed, latency=latency),
     "loaded": loaded,
     "schedule": schedule,
     "enqueue_one": enqueue_one,
+    "enqueue_unique": enqueue_unique,
     "enqueue_direct": enqueue_direct,
     "enqueue_session": enqueue_session,
     "enqueue_flush": enqueue_flush,

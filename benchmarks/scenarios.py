@@ -81,6 +81,22 @@ def _crowd(nodes: int, title: str, *, about: float) -> Scenario:
     return Scenario(f"crowd_{nodes}", title, "crowd", "crowd", about=about, **given)
 
 
+def _limited(name: str, title: str, called: str, *, about: float = 8, **given: Any) -> Scenario:
+    """A drain in a queue with limits, in turns with the same in a queue without."""
+    contenders = given.pop("contenders", BOTH)
+    return Scenario(
+        name,
+        title,
+        "drain",
+        contenders=contenders,
+        kinds={**dict.fromkeys(contenders[1:], "drain_limited"), "oban_sa": given.pop("drained", "drain_limited")},
+        modules=dict.fromkeys(BOTH, "benchmarks.ours"),
+        called={"floor": "a plain queue", "oban_sa": called},
+        options={"jobs": 20_000, "concurrency": 50, "processes": 2, **given},
+        about=about,
+    )
+
+
 SCENARIOS = (
     _drain("drain_10", "Drain, concurrency 10", contenders=ALL, concurrency=10, about=6),
     _drain("drain_50", "Drain, concurrency 50", contenders=ALL, about=5),
@@ -109,6 +125,41 @@ SCENARIOS = (
         called={"floor": "a bare SQLAlchemy loop", "oban_sa": "session workers"},
         options={"jobs": 3000, "concurrency": 10},
         about=5,
+    ),
+    _limited(
+        "limit_global",
+        "Drain within a global limit of 100, by 2 processes, concurrency 50 each",
+        "a global limit",
+        contenders=(*BOTH, "pgqueuer"),
+        limits={"global_limit": 100},
+    ),
+    _limited(
+        "limit_keys",
+        "Drain by partitions, 10,000 keys with 5 at once of each",
+        "partitions",
+        limits={"by": "partition", "each": 5},
+        keys=10_000,
+    ),
+    _limited(
+        "limit_keys_2ms",
+        "The same of jobs that take 2 ms",
+        "partitions",
+        limits={"by": "partition", "each": 5},
+        keys=10_000,
+        worker="benchmarks.waiting",
+    ),
+    _limited(
+        "limit_rate",
+        "Drain within a rate that never ends",
+        "a rate",
+        limits={"rate": "1000000/second"},
+    ),
+    _limited(
+        "unique_drain",
+        "Drain of unique jobs",
+        "unique jobs",
+        drained="drain_unique",
+        processes=1,
     ),
     Scenario(
         "latency_idle",
@@ -187,6 +238,17 @@ SCENARIOS = (
         "enqueue_one",
         contenders=ALL,
         kinds={"oban_sa": "enqueue_direct"},
+        options={"jobs": 1000},
+        counted=True,
+    ),
+    Scenario(
+        "enqueue_unique",
+        "Enqueue unique jobs one by one, a transaction for each",
+        "enqueue_one",
+        contenders=(*BOTH, "pgqueuer", "chancy"),
+        kinds=dict.fromkeys(("oban_sa", "pgqueuer", "chancy"), "enqueue_unique"),
+        modules=dict.fromkeys(BOTH, "benchmarks.ours"),
+        called={"floor": "plain jobs", "oban_sa": "unique jobs"},
         options={"jobs": 1000},
         counted=True,
     ),

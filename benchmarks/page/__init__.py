@@ -61,6 +61,13 @@ SECTIONS = (
         tables.beside_plain,
     ),
     Section(
+        "Limits",
+        "limits",
+        ("limit_global", "limit_keys", "limit_keys_2ms", "limit_rate", "unique_drain"),
+        tables.rate_bars,
+        tables.beside_unlimited,
+    ),
+    Section(
         "Latency",
         "latency",
         (
@@ -81,6 +88,7 @@ SECTIONS = (
         (
             "enqueue_one",
             "enqueue_direct",
+            "enqueue_unique",
             "flush_10",
             "flush_100",
             "flush_1000",

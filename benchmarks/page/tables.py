@@ -116,6 +116,26 @@ def beside_plain(found: Found, known: Mapping[str, Figures]) -> str:
     return f"{text}\n\n{_table(['', 'floor', 'oban_sa'], rows)}" if rows else ""
 
 
+def beside_unlimited(found: Found, known: Mapping[str, Figures]) -> str:
+    """Drains within limits as ratios to the same without, in the same turns."""
+    rows = []
+    for scenario, figures in found:
+        cost = [results.median(figures.get(name, {}), "postgres_us") for name in results.OWN]
+        rows.append(
+            [
+                scenario.title,
+                _times(results.to_floor(scenario, figures, "oban_sa")),
+                *("" if each is None else number(each) for each in cost),
+            ]
+        )
+    text = (
+        "Each is a drain of a queue with limits, or of unique jobs, by oban_sa, in turns with the same of a plain "
+        "queue. A job that does nothing is the worst case: what a limit costs is a part of what a job takes."
+    )
+    heads = ["", "to a plain queue", "plain: PostgreSQL µs/job", "limited: PostgreSQL µs/job"]
+    return f"{text}\n\n{_table(heads, rows)}"
+
+
 def latencies(found: Found, known: Mapping[str, Figures]) -> str:
     """Percentiles; of few samples no p99.9."""
     columns = [

@@ -132,6 +132,15 @@ async def enqueue_one(turn: Turn) -> None:
     turn.check("written", await count(turn, "pending"), turn.jobs)
 
 
+async def enqueue_unique(turn: Turn) -> None:
+    async with chancy_of(turn) as chancy:
+        turn.ready()
+        for number in range(turn.jobs):
+            await chancy.push(send.job.with_kwargs(user_id=number).with_unique_key(f"user {number}"))
+        turn.done()
+    turn.check("written", await count(turn, "pending"), turn.jobs)
+
+
 async def enqueue_many(turn: Turn) -> None:
     async with chancy_of(turn) as chancy:
         turn.ready()
@@ -142,5 +151,6 @@ async def enqueue_many(turn: Turn) -> None:
 
 if __name__ == "__main__":
     nodes = kinds_of_nodes(lone, application, node=node, completed=completed, prepare=prepare, latency=latency)
-    kinds = {"drain": drain, **nodes, "enqueue_one": enqueue_one, "enqueue_many": enqueue_many}
+    enqueues = {"enqueue_one": enqueue_one, "enqueue_unique": enqueue_unique, "enqueue_many": enqueue_many}
+    kinds = {"drain": drain, **nodes, **enqueues}
     play(kinds, "chancy", "psycopg", "uvloop")

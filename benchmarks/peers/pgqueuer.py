@@ -38,13 +38,13 @@ async def count(turn: Turn, query: str) -> int:
     return found
 
 
-async def drain(turn: Turn) -> None:
+async def drain(turn: Turn, *, at_once: int = 0) -> None:
     async with queries_of(turn) as queries:
         await queries.enqueue(["nothing"] * turn.jobs, [None] * turn.jobs, [0] * turn.jobs)
     connection = await asyncpg.connect(turn.url)
     pgq = PgQueuer(AsyncpgDriver(connection))
 
-    @pgq.entrypoint("nothing")
+    @pgq.entrypoint("nothing", concurrency_limit=at_once)
     async def nothing(job: Job) -> None:
         executed.append(job.id)
 
@@ -54,6 +54,11 @@ async def drain(turn: Turn) -> None:
     await connection.close()
     turn.once(executed)
     turn.check("completed", await completed(turn), turn.jobs)
+
+
+async def drain_limited(turn: Turn) -> None:
+    """With as many of the entrypoint at once, of all nodes together."""
+    await drain(turn, at_once=turn.options["limits"]["global_limit"])
 
 
 @asynccontextmanager
@@ -109,6 +114,15 @@ async def enqueue_one(turn: Turn) -> None:
     turn.check("written", await count(turn, "SELECT count(*) FROM pgqueuer"), turn.jobs)
 
 
+async def enqueue_unique(turn: Turn) -> None:
+    async with queries_of(turn) as queries:
+        turn.ready()
+        for number in range(turn.jobs):
+            await queries.enqueue("nothing", b'{"user_id":%d}' % number, dedupe_key=f"user {number}")
+        turn.done()
+    turn.check("written", await count(turn, "SELECT count(*) FROM pgqueuer"), turn.jobs)
+
+
 async def enqueue_many(turn: Turn) -> None:
     async with queries_of(turn) as queries:
         turn.ready()
@@ -120,5 +134,7 @@ async def enqueue_many(turn: Turn) -> None:
 
 if __name__ == "__main__":
     nodes = kinds_of_nodes(lone, application, node=node, completed=completed, prepare=prepare)
-    kinds = {"drain": drain, **nodes, "enqueue_one": enqueue_one, "enqueue_many": enqueue_many}
+    drains = {"drain": drain, "drain_limited": drain_limited}
+    enqueues = {"enqueue_one": enqueue_one, "enqueue_unique": enqueue_unique, "enqueue_many": enqueue_many}
+    kinds = {**drains, **nodes, **enqueues}
     play(kinds, "pgqueuer", "asyncpg", "uvloop")
