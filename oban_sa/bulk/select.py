@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Coroutine, Iterable, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypedDict, cast, overload
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypedDict, cast, overload
 
 from sqlalchemy import (
     ColumnElement,
@@ -30,8 +30,10 @@ from sqlalchemy.orm import Session, scoped_session
 
 from oban_sa import hooks
 from oban_sa.arguments.mismatch import step
+from oban_sa.bulk.unique import UniqueSelect, check
 from oban_sa.errors import InvalidArguments, InvalidJob, InvalidOption, articled
 from oban_sa.jobs.keys import HALTS, PARTITION, SEQUENCE, OnFailure, Path
+from oban_sa.jobs.unique import Unique
 from oban_sa.models import Job, validation
 from oban_sa.models.base import Expression
 from oban_sa.models.selects import is_distinct
@@ -69,6 +71,7 @@ class SelectOptions(TypedDict, total=False):
     partition: KeyOf | None
     sequence: KeyOf | None
     on_failure: OnFailure
+    unique: bool | Unique | None
     scheduled_at: datetime | SQLColumnExpression[Any] | None
     schedule_in: Period | SQLColumnExpression[Any] | None
 
@@ -77,10 +80,29 @@ _OPTIONS: Final = frozenset(SelectOptions.__annotations__)
 _BY_ROW: Final = ("queue", "priority", "scheduled_at", "schedule_in")
 
 
+class Enqueued(int):
+    """How many jobs a select has become, as an int; `conflicts` is the number of rows that became none.
+
+    In the way of these another job stood, or an earlier row of the select with the same unique key.
+    """
+
+    conflicts: int
+
+    def __new__(cls, count: int = 0, conflicts: int = 0) -> Self:
+        """Make one."""
+        made = super().__new__(cls, count)
+        made.conflicts = conflicts
+        return made
+
+    def __reduce__(self) -> tuple[type[Enqueued], tuple[int, int]]:
+        """Copy and pickle both."""
+        return Enqueued, (int(self), self.conflicts)
+
+
 @overload
 def enqueue_select(
     session: Session | scoped_session[Any], worker: Target, rows: SelectBase, /, **options: Unpack[SelectOptions]
-) -> int: ...
+) -> Enqueued: ...
 @overload
 def enqueue_select(
     session: AsyncSession | async_scoped_session[Any],
@@ -88,8 +110,10 @@ def enqueue_select(
     rows: SelectBase,
     /,
     **options: Unpack[SelectOptions],
-) -> Coroutine[Any, Any, int]: ...
-def enqueue_select(session: AnySession, worker: Any, rows: Any, /, **options: Any) -> int | Coroutine[Any, Any, int]:
+) -> Coroutine[Any, Any, Enqueued]: ...
+def enqueue_select(
+    session: AnySession, worker: Any, rows: Any, /, **options: Any
+) -> Enqueued | Coroutine[Any, Any, Enqueued]:
     """Write a job of `worker` for each row of a select, in the session's transaction, and return how many.
 
         enqueue_select(session, send_welcome, select(User.id.label("user_id")).where(User.welcomed_at.is_(None)))
@@ -99,11 +123,15 @@ def enqueue_select(session: AnySession, worker: Any, rows: Any, /, **options: An
     of the worker; `queue`, `priority`, `scheduled_at` and `schedule_in` may also be expressions over the tables of the
     select. Jobs with a moment that is still to come are scheduled, by the database's clock.
 
+    Unique jobs claim their keys in the same statement, and those in whose way another stands are not made; the answer
+    is an int, and its `conflicts` says how many these were. Of several rows with one key the first becomes a job.
+
     No `Job` is made in this process, so hooks see none, but those of `hooks.in_statement`. Where jobs need what another
     adds, give it as `meta` or select it as a column, or make the jobs here, with enqueue_many.
 
     Raises before anything is sent: `InvalidArguments` for a column that the worker doesn't take, one that it lacks, or
-    one whose type JSON can't hold, `InvalidJob` and `InvalidOption` for options. A NaN in a row fails the statement.
+    one whose type JSON can't hold, `InvalidJob` and `InvalidOption` for options, and for unique jobs of which one
+    statement can't decide. A NaN in a row fails the statement. Raises `UniqueBusy` as a flush does.
     """
     target = session_behind(session)
     statement = _statement(target, worker, rows, options)
@@ -111,17 +139,22 @@ def enqueue_select(session: AnySession, worker: Any, rows: Any, /, **options: An
     return found.run_sync(_written, statement) if isinstance(found, AsyncSession) else _written(target, statement)
 
 
-def _written(session: Session, statement: Select[Any]) -> int:
+def _written(session: Session, statement: Select[Any] | UniqueSelect) -> Enqueued:
     if session.autoflush:
         session.flush()
     connection = session.connection(bind_arguments={"mapper": Job.__mapper__})
+    if isinstance(statement, UniqueSelect):
+        written = statement.write(connection)
+        if written.number:
+            Outbox.of(session).receive(session, connection, written.queues)
+        return Enqueued(written.number, written.conflicts)
     found: Any = connection.execute(statement).all()
     if found:
         Outbox.of(session).receive(session, connection, {row.queue for row in found if row.available})
-    return sum(row.number for row in found)
+    return Enqueued(sum(row.number for row in found))
 
 
-def _statement(session: Session, worker: Any, rows: Any, options: Mapping[str, Any]) -> Select[Any]:
+def _statement(session: Session, worker: Any, rows: Any, options: Mapping[str, Any]) -> Select[Any] | UniqueSelect:
     definition, given = _defined(worker)
     signature = definition.body.signature()
     options = {**definition.options.for_job(), **given, **options}
@@ -129,6 +162,11 @@ def _statement(session: Session, worker: Any, rows: Any, options: Mapping[str, A
     keys = definition.keys if OPTIONS.isdisjoint(options) else (definition.keys or NONE).replaced(options)
     _check_rows(session, rows)
     by_row = {name: value for name in _BY_ROW if _is_expression(value := options.get(name))}
+    if (unique := Unique.of(options.get("unique"))) is not None:
+        moment = next((name for name in ("scheduled_at", "schedule_in") if options.get(name) is not None), None)
+        span = seconds(options["schedule_in"]) if moment == "schedule_in" and moment not in by_row else None
+        check(unique, worker=definition.name, moment=moment, by_row=moment in by_row, span=span)
+        options["meta"] = unique.marked(options.get("meta") or {})
     if by_row:
         rows = _with_columns(rows, by_row)
     made: Subquery = rows.subquery("made_of")
@@ -143,7 +181,7 @@ def _statement(session: Session, worker: Any, rows: Any, options: Mapping[str, A
     chosen |= _described(options, {name: made.c[_PREFIX + name] for name in by_row})
     if keys is not None:
         chosen["meta"] = _with_keys(keys, chosen, args, _meta(options))
-    return inserting(made, chosen)
+    return inserting(made, chosen) if unique is None else UniqueSelect(made, chosen, unique)
 
 
 _PREFIX: Final = "oban_option_"
@@ -159,11 +197,6 @@ def _defined(worker: Any) -> tuple[Definition, Mapping[str, Any]]:
 
 def _check_options(options: Mapping[str, Any], definition: Definition) -> None:
     for name in options:
-        if name == "unique":
-            raise InvalidOption(
-                f"jobs of {definition.name} are unique, and enqueue_select claims no keys; read the rows, and write "
-                "enqueue_many(session, jobs)"
-            )
         if name not in _OPTIONS:
             known = instead(name, _OPTIONS) or f"; there are {', '.join(sorted(_OPTIONS))}"
             raise InvalidOption(f"enqueue_select takes no {name!r} for jobs of {definition.name}{known}")

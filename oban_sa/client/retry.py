@@ -17,7 +17,7 @@ from oban_sa.errors import UniqueBusy
 from oban_sa.jobs import values
 from oban_sa.jobs.states import JobState
 from oban_sa.jobs.unique import Conflict, Unique
-from oban_sa.outbox.claim import hurrying, must_come_early, note_claimed
+from oban_sa.outbox.claim import explaining, hurrying, must_come_early, note_claimed
 from oban_sa.sql.control import retry as retry_plain
 from oban_sa.sql.control import retry_unique
 
@@ -117,7 +117,8 @@ class _Retrying:
         given: dict[str, object] = {"rows": values.dumps([_row(number, job) for number, job in enumerate(jobs)])}
         if self._channel is not None:
             given["insert"] = self._channel
-        row = self._work.execute(statement, given).mappings().one()
+        with explaining():
+            row = self._work.execute(statement, given).mappings().one()
         note_claimed(self._work.connection)
         self.count += row["count"]
         won = set(_read(row["won"]))

@@ -51,7 +51,7 @@ asks by it. Where it is missing, that is as `Unique()` says."""
 MARKS: Final = (MARK, WHILE)
 """What of a job's meta is written here."""
 
-_APART: Final = (*MARKS, *TRACE_KEYS)
+NO_SUBJECT: Final = (*MARKS, *TRACE_KEYS)
 """What of a job's meta is not what the job is about, and so no part of a key."""
 
 Replace: TypeAlias = Mapping[str, Iterable[str]] | Iterable[str] | Literal["newest"]
@@ -202,7 +202,7 @@ class Unique:
             queue if "queue" in fields else None,
             _part(args, self.keys) if "args" in fields else None,
             # The mark of a key is no part of it: a job that is copied has that of the other.
-            _part({name: value for name, value in meta.items() if name not in _APART}, self.meta_keys)
+            _part({name: value for name, value in meta.items() if name not in NO_SUBJECT}, self.meta_keys)
             if "meta" in fields
             else None,
         ]

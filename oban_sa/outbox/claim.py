@@ -43,11 +43,19 @@ def note_claimed(connection: Connection) -> None:
 def answer(connection: Connection, jobs: Sequence[Job]) -> dict[int, Any]:
     """Claim keys, and return the rows of the answer by the numbers of the jobs."""
     locks = frozenset(lock for job in jobs for lock in unique_of(job).locks)
-    try:
+    with explaining():
         if len(jobs) == 1:
             rows = connection.execute(claim.claiming(locks, single=True), claim.one(_row(jobs[0]))).all()
         else:
             rows = connection.execute(claim.claiming(locks), claim.many(map(_row, jobs))).all()
+    return {row.number: row for row in rows}
+
+
+@contextmanager
+def explaining() -> Generator[None]:
+    """Run a claim, and say what to do where PostgreSQL can't serialize it with that of another transaction."""
+    try:
+        yield
     except DBAPIError as error:
         if sqlstate(error) == _NOT_SERIALIZABLE:
             error.add_detail(
@@ -55,7 +63,6 @@ def answer(connection: Connection, jobs: Sequence[Job]) -> dict[int, Any]:
                 "READ COMMITTED, in which a claim waits and sees it"
             )
         raise
-    return {row.number: row for row in rows}
 
 
 def _row(job: Job) -> dict[str, object]:

@@ -206,22 +206,32 @@ def inserting(rows: FromClause, columns: Mapping[str, Expression]) -> Select[Any
     `columns` are those of `COLUMNS` without `state`. Where `scheduled_at` is NULL, or missing, it is now. Jobs
     scheduled for later are scheduled, all others available.
     """
-    now: Any = utc_now()
-    available, scheduled = (cast(text(state), jobs.c.state.type) for state in (JobState.AVAILABLE, JobState.SCHEDULED))
-    chosen = {**columns, "scheduled_at": now, "state": available}
-    if "scheduled_at" in columns:
-        chosen["scheduled_at"] = moment = func.coalesce(columns["scheduled_at"], now)
-        # The clock, because spans are counted by it: a span of nothing must not be later than the transaction's now.
-        chosen["state"] = case((moment > utc_clock(), scheduled), else_=available)
+    chosen = with_state(columns)
     made = (
         insert(jobs)
         .from_select(list(COLUMNS), select(*(chosen[name].label(name) for name in COLUMNS)).select_from(rows))
         .returning(jobs.c.queue, jobs.c.state)
         .cte("made")
     )
-    found: Any = func.bool_or(made.c.state == available)
+    found: Any = func.bool_or(made.c.state == _state(JobState.AVAILABLE))
     counted: Any = select(made.c.queue, func.count().label("number"), found.label("available"))
     return counted.group_by(made.c.queue)  # type: ignore[no-any-return]
+
+
+def with_state(columns: Mapping[str, Expression]) -> dict[str, Expression]:
+    """Add to the columns of new jobs their `state` and, where it is NULL or missing, their `scheduled_at`."""
+    now: Any = utc_now()
+    chosen = {**columns, "scheduled_at": now, "state": _state(JobState.AVAILABLE)}
+    if "scheduled_at" in columns:
+        chosen["scheduled_at"] = moment = func.coalesce(columns["scheduled_at"], now)
+        # The clock, because spans are counted by it: a span of nothing must not be later than the transaction's now.
+        later = moment > utc_clock()
+        chosen["state"] = case((later, _state(JobState.SCHEDULED)), else_=_state(JobState.AVAILABLE))
+    return chosen
+
+
+def _state(state: JobState) -> Expression:
+    return cast(text(state), jobs.c.state.type)
 
 
 def text(value: str) -> Expression:

@@ -48,7 +48,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
-from oban_sa.jobs.unique import FIELDS, JOINED_FOR, MARK, MARKS
+from oban_sa.jobs.unique import FIELDS, JOINED_FOR, MARK, NO_SUBJECT
 from oban_sa.models.base import Expression
 from oban_sa.models.unique import Unique
 from oban_sa.sql.expressions import inline, materialized, seconds_earlier, utc_clock
@@ -137,8 +137,8 @@ def marked(meta: Expression, key: Expression) -> Expression:
 
 
 def unmarked(meta: Expression) -> Expression:
-    """The meta of a job without what a claim has written there."""
-    for mark in MARKS:
+    """The meta of a job without what is not what the job is about, such as the key itself."""
+    for mark in NO_SUBJECT:
         meta = meta.op("-")(inline(f"'{mark}'"))
     return meta
 

@@ -6,19 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 
 import pytest
-from sqlalchemy import func, literal, select
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
-from sqlalchemy.orm import Session
 
 from oban_sa.bulk import copy
-from oban_sa.bulk.select import enqueue_select
 from oban_sa.client import Oban
-from oban_sa.errors import InvalidOption
 from oban_sa.jobs.states import JobState
 from oban_sa.jobs.unique import Unique
 from oban_sa.models import Job
-from oban_sa.workers.registry import Registry
-from oban_sa.workers.worker import worker
 
 
 def unique(number: int, **options: object) -> Job:
@@ -49,15 +44,6 @@ async def test_what_another_way_has_written_stands_in_the_way(engine: AsyncEngin
     conflict = (await oban.enqueue(unique(2))).conflict
     assert conflict is not None
     assert await numbers(engine) == [1, 2]
-
-
-def test_a_select_claims_no_keys_and_says_so() -> None:
-    @worker(unique=True, registry=Registry())
-    class Indexed:
-        async def process(self, job: Job) -> None: ...
-
-    with pytest.raises(InvalidOption, match=r"are unique, and enqueue_select claims no keys; .* enqueue_many"):
-        enqueue_select(Session(), Indexed, select(literal(1).label("n")))
 
 
 async def test_what_is_replaced_gets_the_newest_values(engine: AsyncEngine) -> None:

@@ -264,7 +264,7 @@ async def test_keys_that_are_claimed_in_opposite_order_are_busy(driven: AsyncEng
         enqueue(second, a_job("b"))
         await second.flush()
         with pytest.raises(UniqueBusy):
-            await oban.retry_jobs([old], session=first)
+            await asyncio.wait_for(oban.retry_jobs([old], session=first), 30)
         await second.rollback()
         assert await oban.retry_jobs([old], session=first) == 1
         await first.commit()

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_scoped_sessi
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, selectinload
 
 from oban_sa import Oban, Queue, Rate, Runner
-from oban_sa.bulk.select import enqueue_select
+from oban_sa.bulk.select import Enqueued, enqueue_select
 from oban_sa.jobs.answers import Cancel, Record, Result, Snooze
 from oban_sa.jobs.references import ref
 from oban_sa.models import Job
@@ -259,8 +259,8 @@ async def own_sessions(session: OwnAsyncSession, sync_session: OwnSession, job: 
 async def selects(async_session: AsyncSession, async_scoped: async_scoped_session[AsyncSession]) -> None:
     rows = select(User.id.label("user_id"))
     awaited = enqueue_select(async_session, with_both, rows, queue=literal("slow"), schedule_in=User.id * 60)
-    assert_type(await awaited, int)
-    assert_type(await enqueue_select(async_scoped, anything, rows), int)
+    assert_type(await awaited, Enqueued)
+    assert_type(await enqueue_select(async_scoped, anything, rows), Enqueued)
 
 
 def sessions(
@@ -276,10 +276,10 @@ def sessions(
     assert_type(enqueue(async_scoped, one), Job)
     assert_type(enqueue_many(session, [one]), list[Job])
     rows = select(User.id.label("report_id"))
-    assert_type(enqueue_select(session, export_report, rows), int)
-    assert_type(enqueue_select(scoped, SendWelcome, rows, queue="slow", scheduled_at=datetime.now(UTC)), int)
-    assert_type(enqueue_select(session, Plain, union_all(rows, rows), schedule_in="5 minutes"), int)
-    assert_type(enqueue_select(session, export_report.options(queue="slow"), rows, priority=User.id), int)
+    assert_type(enqueue_select(session, export_report, rows), Enqueued)
+    assert_type(enqueue_select(scoped, SendWelcome, rows, queue="slow", scheduled_at=datetime.now(UTC)), Enqueued)
+    assert_type(enqueue_select(session, Plain, union_all(rows, rows), schedule_in="5 minutes"), Enqueued)
+    assert_type(enqueue_select(session, export_report.options(queue="slow"), rows, priority=User.id), Enqueued)
     assert_type(export_report.enqueue(scoped, 7), Job)
     assert_type(SendWelcome.enqueue(async_scoped, Welcome(1)), Job)
     assert_type(one.args, dict[str, Any])
