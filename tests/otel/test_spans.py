@@ -268,7 +268,10 @@ async def test_a_trace_is_no_part_of_a_unique_key(harness: Harness, traced: Trac
     with traced.tracer.start_as_current_span("another"):
         again = mail.new()
         await harness.enqueue(again)
+        async with harness.sessions.begin() as session:
+            made = await enqueue_select(session, mail, select(literal(1).label("one")).with_only_columns())
     assert again.conflict is not None
+    assert (made, made.conflicts) == (0, 1)
 
 
 async def test_switched_off_it_leaves_nothing_behind(harness: Harness, traced: Traced, instrument: Instrument) -> None:
