@@ -10,6 +10,8 @@
     ├── JobElsewhere
     ├── SessionEnded
     ├── UniqueBusy
+    ├── LimitReached
+    ├── LimitLost
     ├── SchemaError
     │   ├── SchemaMissing
     │   └── SchemaOutdated
@@ -99,6 +101,32 @@ class SessionEnded(ObanError):
 
 class UniqueBusy(ObanError):
     """Another transaction holds the unique key of a job, and waiting for its end could become a deadlock."""
+
+
+class LimitReached(ObanError):
+    """A limit outside of jobs had no slot in the time in which one was waited for.
+
+    `name` and `key` (empty where it has none) are those of the limit, and `full` says what of it: "limit", where all
+    slots are held or others wait for the next one, or "rate". `retry_in` is after how many seconds the rate allows one
+    more; None for slots, which are free when their holders end.
+    """
+
+    def __init__(self, message: str | None = None, *, name: str, key: str, full: str, retry_in: float | None) -> None:
+        super().__init__(message)
+        self.name = name
+        self.key = key
+        self.full = full
+        self.retry_in = retry_in
+
+
+class LimitLost(ObanError):
+    """A slot of a limit outside of jobs was lost while it was held, so that others may have it; `name` and `key` say of
+    which one."""
+
+    def __init__(self, message: str | None = None, *, name: str, key: str) -> None:
+        super().__init__(message)
+        self.name = name
+        self.key = key
 
 
 class SchemaError(ObanError):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, overload
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
@@ -25,6 +26,11 @@ from oban_sa.describe.caller import warn
 from oban_sa.errors import InvalidOption, LimitsNotObserved
 from oban_sa.models import Job
 from oban_sa.outbox.sessions import AnySession
+
+if TYPE_CHECKING:  # most programs set no limits
+    from oban_sa.client.slots import Slot
+    from oban_sa.jobs.limits import Rate
+    from oban_sa.schedule.periods import Period
 
 
 class Oban(JobControl, QueueControl, SequenceControl, UsageControl, WaitControl, WorkflowControl):
@@ -104,6 +110,53 @@ class Oban(JobControl, QueueControl, SequenceControl, UsageControl, WaitControl,
         else:
             return await copy(transactions.engine, given, schema=self.schema, announcing=self.announce)
         return made if ids else count
+
+    def limit(
+        self,
+        name: str,
+        *,
+        key: object = None,
+        limit: int | None = None,
+        rate: Rate | str | None = None,
+        wait: Period | None = None,
+    ) -> AbstractAsyncContextManager[Slot]:
+        """Run a block of code within a limit that all processes share, in jobs and outside of them.
+
+            async with oban.limit("stripe", key=account, limit=4, rate=Rate(100, per=1), wait=5):
+                ...
+
+        At most `limit` blocks of one `name` and `key` run at once, and at most so many begin in a time as `rate` says;
+        one of both is needed. A block waits for its turn for `wait` at most, 0 to try once, None for as long as it
+        takes. It runs on short statements of its own, in no session's transaction.
+
+        The slot is kept by a thread while the block runs, and free when it ends, or 30 seconds after its process died.
+        A block whose slot was lost all the same, since its process or connection stood still for longer, is cancelled
+        and raises `LimitLost`. Raises `LimitReached` where there was no slot in time, `InvalidOption` for what can't be
+        meant.
+        """
+        from oban_sa.client.slots import Limit, limited
+
+        return limited(self.engine, self.schema, Limit.of(name, key=key, limit=limit, rate=rate, wait=wait))
+
+    def limit_sync(
+        self,
+        name: str,
+        *,
+        key: object = None,
+        limit: int | None = None,
+        rate: Rate | str | None = None,
+        wait: Period | None = None,
+    ) -> AbstractContextManager[Slot]:
+        """Do the same in synchronous code, on a connection of the thread that keeps slots.
+
+            with oban.limit_sync("stripe", key=account, limit=4, wait=5) as slot:
+                ...
+
+        It can't interrupt a block whose slot was lost: `slot.lost` tells, and the end of the block raises `LimitLost`.
+        """
+        from oban_sa.client.slots import Limit, limited_sync
+
+        return limited_sync(self.engine, self.schema, Limit.of(name, key=key, limit=limit, rate=rate, wait=wait))
 
     async def verify(self) -> None:
         """Return when all tables are there as this version needs them.

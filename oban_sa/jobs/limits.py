@@ -50,7 +50,7 @@ class Rate:
     shared: bool = False
 
     def __post_init__(self) -> None:
-        _whole(self.n, "a rate", MOST_STARTS, "Rate(60, per=60)")
+        whole(self.n, "a rate", MOST_STARTS, "Rate(60, per=60)")
         per = seconds(self.per)
         if per < 0.001:
             raise InvalidOption(f"per is {shown(self.per, 60)}, and the shortest span of a rate is a millisecond")
@@ -62,7 +62,7 @@ class Rate:
                     f'burst is the size of a bucket, and the algorithm is {self.algorithm!r}; write algorithm="bucket" '
                     "or leave burst out"
                 )
-            _whole(self.burst, "burst", MOST_STARTS, "burst=10")
+            whole(self.burst, "burst", MOST_STARTS, "burst=10")
         _check_weight(self.weight)
         _switch(self.shared, "shared")
 
@@ -133,7 +133,7 @@ class Queue:
     fair: bool | Mapping[str, int] = True
 
     def __post_init__(self) -> None:
-        _whole(self.limit, "the limit of a queue", MOST_AT_ONCE, "Queue(10)")
+        whole(self.limit, "the limit of a queue", MOST_AT_ONCE, "Queue(10)")
         for name, check in _CHECKS.items():
             object.__setattr__(self, name, check(getattr(self, name)))
         if self.by is None:
@@ -290,7 +290,8 @@ def setting_from_json(name: str, value: object) -> object:
     return _CHECKS[name](value)
 
 
-def _whole(value: object, what: str, most: int, example: str) -> int:
+def whole(value: object, what: str, most: int, example: str) -> int:
+    """Return a whole number from 1 to `most`; raises `InvalidOption`, whose message begins with `what`."""
     if not is_whole(value):
         raise InvalidOption(f"{what} is a whole number, not {shown(value, 60)}; write for example {example}")
     if not 1 <= value <= most:
@@ -305,7 +306,7 @@ def _switch(value: object, what: str) -> bool:
 
 
 def _limit_or_none(name: str) -> Callable[[object], int | None]:
-    return lambda value: None if value is None else _whole(value, name, MOST_AT_ONCE, f"{name}=5")
+    return lambda value: None if value is None else whole(value, name, MOST_AT_ONCE, f"{name}=5")
 
 
 def _by(value: object) -> Literal["partition"] | None:
@@ -331,7 +332,7 @@ def _fair(value: object) -> bool | Mapping[str, int]:
     for key, weight in weights.items():
         if not isinstance(key, str):
             raise InvalidOption(f"fair: the key of a partition is a text, not {shown(key, 60)}; {example}")
-        _whole(weight, f"fair: the weight of {key!r}", MOST_WEIGHT, f'fair={{"{key}": 3}}')
+        whole(weight, f"fair: the weight of {key!r}", MOST_WEIGHT, f'fair={{"{key}": 3}}')
     return MappingProxyType(dict(cast("Mapping[str, int]", weights))) if weights else True
 
 

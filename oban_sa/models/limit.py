@@ -7,7 +7,7 @@ from sqlalchemy import BigInteger, Double, Identity, Index, Integer, Text, Uuid,
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
-from oban_sa.models.base import UTC_NOW, Base
+from oban_sa.models.base import Base
 from oban_sa.models.types import UTCDateTime
 
 
@@ -31,7 +31,10 @@ class Rate(Base):
 
 
 class Lease(Base):
-    """A slot of a limit outside of jobs, held until it is given back or its holder is silent past `expires_at`."""
+    """A slot of a limit outside of jobs, held until it is given back or its holder is silent past `expires_at`.
+
+    Where `taken_at` is NULL it is the place of one that waits for a slot; those with a lower id come first.
+    """
 
     __tablename__ = "oban_sa_leases"
     __table_args__ = (Index("oban_sa_leases_name_key_index", "name", "key"), {"comment": "oban_sa"})
@@ -40,5 +43,5 @@ class Lease(Base):
     name: Mapped[str] = mapped_column(Text)
     key: Mapped[str] = mapped_column(Text, server_default=text("''"))
     holder: Mapped[UUID] = mapped_column(Uuid)
-    taken_at: Mapped[datetime] = mapped_column(UTCDateTime, server_default=UTC_NOW)
+    taken_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
     expires_at: Mapped[datetime] = mapped_column(UTCDateTime)

@@ -86,7 +86,7 @@ def test_drop_all_leaves_nothing_and_create_all_brings_functions_back(empty_data
     with connecting(empty_database_url) as connection, connection.begin():
         Base.metadata.create_all(connection)
     made = functions()
-    assert made == ["oban_count_estimate", "oban_sa_free", "oban_sa_rate", "oban_sa_ring"]
+    assert made == ["oban_count_estimate", "oban_sa_free", "oban_sa_rate", "oban_sa_ring", "oban_sa_slot"]
     query(empty_database_url, "DROP FUNCTION oban_sa_free(text, integer)")
     with connecting(empty_database_url) as connection, connection.begin():
         Base.metadata.create_all(connection)

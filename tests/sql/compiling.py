@@ -24,6 +24,7 @@ from oban_sa.sql import (
     rank,
     rates,
     rescue,
+    slots,
     stage,
     unknown_workers,
 )
@@ -76,6 +77,9 @@ STATEMENTS: dict[str, Any] = {
     "fetch_within_limits": LIMITED.fetch(),
     "complete_and_fetch_within_limits": LIMITED.complete_and_fetch(),
     "fetch_by_weight": WEIGHTED.fetch(),
+    "take_slot": slots.take(),
+    "keep_slots": slots.keep(),
+    "give_slot_back": slots.give_back(),
     "notify": notify.NOTIFY,
     "look": look.look(enough=16_384),
 }

@@ -8,6 +8,7 @@ from oban_sa.catalog.functions.function import Function
 from oban_sa.catalog.functions.isolation import only_read_committed
 from oban_sa.catalog.functions.partitions import RING
 from oban_sa.catalog.functions.rates import RATE
+from oban_sa.catalog.functions.slots import SLOT
 from oban_sa.catalog.names import literal, quoted
 
 
@@ -33,5 +34,5 @@ def _free(schema: str) -> str:
 
 FREE: Final = Function("oban_sa_free", (("of_queue", "text"), ("global_limit", "integer")), "integer", _free)
 
-FUNCTIONS: Final = (FREE, RATE, RING)
+FUNCTIONS: Final = (FREE, RATE, RING, SLOT)
 """All, in an order in which they can be made."""

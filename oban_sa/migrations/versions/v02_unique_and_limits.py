@@ -108,7 +108,7 @@ def up(operations: Operations, schema: str) -> None:
             name text NOT NULL,
             key text NOT NULL DEFAULT '',
             holder uuid NOT NULL,
-            taken_at timestamp without time zone NOT NULL DEFAULT timezone('UTC', now()),
+            taken_at timestamp without time zone,
             expires_at timestamp without time zone NOT NULL,
             CONSTRAINT oban_sa_leases_pkey PRIMARY KEY (id)
         )
