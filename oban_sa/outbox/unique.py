@@ -32,6 +32,7 @@ from oban_sa.jobs.unique import JOINED_FOR, Conflict, Unique
 from oban_sa.models import Job
 from oban_sa.outbox import references
 from oban_sa.outbox.claim import answer, blockers, hurrying, must_come_early, note_claimed, state_of, unique_of
+from oban_sa.outbox.conflicts import tell
 from oban_sa.schedule import clock
 from oban_sa.sql import claim
 
@@ -126,6 +127,9 @@ class Claims:
         """Make the jobs that were not inserted persistent as the rows that stood in their way, as the flush ends."""
         lost = self._lost
         self.begin()
+        told = [(each.given, job.conflict) for state, each in lost.items() if (job := state.obj()) and job.conflict]
+        if told:
+            tell(next(iter(by_connection(session, lost))), told)
         for state, each in lost.items():
             job = state.obj()
             if job is None:

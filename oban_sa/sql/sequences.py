@@ -121,15 +121,19 @@ def release() -> Executable:
     Parameters: `of_queue`, and `keys`, an array.
     """
     wanted = unnest(key=Text())
-    released = _released(wanted, bindparam("of_queue", type_=Text()), wanted.c.key)
+    queue: ColumnElement[str] = bindparam("of_queue", type_=Text())
+    first = _first(wanted, queue, wanted.c.key)
+    released = _released(wanted.join(first, true()), first, queue, wanted.c.key)
     return select(released.c.id)
 
 
 def sweep() -> Executable:
     """The same for all sequences behind one, in the order of `queue` and `key`, `limit` of them.
 
-    One row: `queues`, an array of those of which jobs were released; `seen`, how many sequences were looked at; and the
-    last of these as `last_queue` and `last_key`. Parameters: `after_queue`, `after_key` and `limit`.
+    One row: `queues`, an array of those of which jobs were released; `seen`, how many sequences were looked at; the
+    last of these as `last_queue` and `last_key`; and those that are halted as `halted`, JSON as text: lists of `queue`,
+    `key`, and `id` and `worker` of the job that did it, NULL where there are none. Parameters: `after_queue`,
+    `after_key` and `limit`.
     """
     start, later = jobs.alias("start"), jobs.alias("later")
     behind = tuple_(parameter("after_queue", Text()), parameter("after_key", Text()))
@@ -153,29 +157,40 @@ def sweep() -> Executable:
         .select_from(walk.join(after, true()))
         .where(walk.c.n < parameter("limit", Integer()))
     )
-    released = _released(walk, walk.c.queue, walk.c.key)
+    head = _first(walk, walk.c.queue, walk.c.key)
+    heads = materialized(select(walk.c.queue, walk.c.key, *head.c).select_from(walk.join(head, true())).cte("heads"))
+    released = _released(heads, heads, heads.c.queue, heads.c.key)
+    said = func.jsonb_agg(func.jsonb_build_array(heads.c.queue, heads.c.key, heads.c.id, heads.c.worker))
+    halted = select(cast(said, Text)).where(heads.c.state == inline("'discarded'"))
     last = select(walk.c.queue, walk.c.key).order_by(walk.c.n.desc()).limit(literal_column("1")).subquery("last")
     return select(
         func.array(select(released.c.queue).distinct().scalar_subquery()).label("queues"),
         select(func.count()).select_from(walk).scalar_subquery().label("seen"),
         select(last.c.queue).scalar_subquery().label("last_queue"),
         select(last.c.key).scalar_subquery().label("last_key"),
+        halted.scalar_subquery().label("halted"),
     )
 
 
-def _released(wanted: FromClause, queue: ColumnElement[str], key: ColumnElement[str]) -> CTE:
-    head, running = jobs.alias("head"), jobs.alias("running")
-    first = (
-        select(head.c.id, head.c.state, head.c.meta, head.c.attempted_at)
+def _first(wanted: FromClause, queue: ColumnElement[str], key: ColumnElement[str]) -> FromClause:
+    """The job of each sequence whose turn it is, or that halts it."""
+    head = jobs.alias("head")
+    return (
+        select(head.c.id, head.c.state, head.c.meta, head.c.attempted_at, head.c.worker)
         .where(*unfinished_of(head, queue, key))
         .order_by(head.c.id)
         .limit(literal_column("1"))
         .correlate(wanted)
         .lateral("first")
     )
+
+
+def _released(looked_at: FromClause, first: FromClause, queue: ColumnElement[str], key: ColumnElement[str]) -> CTE:
+    """Make available the `first` job of sequences, where that was parked and none executes."""
+    running = jobs.alias("running")
     # Where one executes, it releases the next when it ends; one that is released before would only be parked again.
     executes = select(running.c.id).where(*executing_of(running, queue, key)).exists()
-    ids = select(first.c.id).select_from(wanted.join(first, true())).where(_is_parked(first), ~executes)
+    ids = select(first.c.id).select_from(looked_at).where(_is_parked(first), ~executes)
     found = materialized(
         select(jobs.c.id)
         .where(jobs.c.id == func.any(func.array(ids.scalar_subquery())), _is_parked(jobs))

@@ -42,6 +42,13 @@ from oban_sa.telemetry.events import (
     WorkerUnknown,
 )
 from oban_sa.telemetry.handlers import attach, emit, listening
+from oban_sa.telemetry.limit_events import (
+    RateAvailable,
+    RateSpent,
+    SequenceHalted,
+    SequenceResumed,
+    UniqueConflict,
+)
 
 __all__ = [
     "Event",
@@ -60,6 +67,8 @@ __all__ = [
     "ProducerFetch",
     "ProducerLost",
     "PrunerPrune",
+    "RateAvailable",
+    "RateSpent",
     "RunnerLag",
     "RunnerLocked",
     "RunnerRecover",
@@ -68,9 +77,12 @@ __all__ = [
     "RunnerStop",
     "RunnerStopping",
     "SchedulerTick",
+    "SequenceHalted",
+    "SequenceResumed",
     "SettlerSettle",
     "Source",
     "StagerStage",
+    "UniqueConflict",
     "WorkerUnknown",
     "attach",
     "emit",

@@ -25,12 +25,12 @@ class Source:
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, eq_default=False, field_specifiers=(field,))
-def _event(cls: type[T]) -> type[T]:
+def event(cls: type[T]) -> type[T]:
     """Make a frozen dataclass, which is compared and shown by what `Event` has: made once, and not for each class."""
     return dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)(cls)
 
 
-@_event
+@event
 class Event:
     """Something that happened in a runner; `name` is the same for all events of a class."""
 
@@ -57,7 +57,7 @@ def _compared(event: Event) -> list[object]:
 # Jobs
 
 
-@_event
+@event
 class JobEvent(Event):
     """Something that happened to one attempt at a job.
 
@@ -89,14 +89,14 @@ class JobEvent(Event):
         )
 
 
-@_event
+@event
 class JobStart(JobEvent):
     """An attempt begins."""
 
     name: ClassVar[str] = "oban.job.start"
 
 
-@_event
+@event
 class JobStop(JobEvent):
     """An attempt ended without failing: `completed`, `scheduled` (snoozed), `cancelled` or `available` (given back)."""
 
@@ -105,7 +105,7 @@ class JobStop(JobEvent):
     duration: float
 
 
-@_event
+@event
 class JobException(JobEvent):
     """An attempt failed: the job is `retryable` in `retry_in` seconds, or `discarded`."""
 
@@ -116,7 +116,7 @@ class JobException(JobEvent):
     retry_in: float | None = None
 
 
-@_event
+@event
 class JobStale(JobEvent):
     """An outcome came too late: the attempt no longer held its job, so `state` was not written."""
 
@@ -124,7 +124,7 @@ class JobStale(JobEvent):
     state: JobState
 
 
-@_event
+@event
 class JobIdle(JobEvent):
     """An attempt left its connection idle in a transaction, for `idle` seconds so far; told once of each attempt."""
 
@@ -135,7 +135,7 @@ class JobIdle(JobEvent):
 # Queues
 
 
-@_event
+@event
 class WorkerUnknown(Event):
     """A queue has jobs of a `worker` that this program does not know; with a `version` it can't read args of that.
 
@@ -149,7 +149,7 @@ class WorkerUnknown(Event):
     error: BaseException
 
 
-@_event
+@event
 class ProducerFetch(Event):
     """A queue asked for `demand` jobs and got `count`."""
 
@@ -160,7 +160,7 @@ class ProducerFetch(Event):
     duration: float
 
 
-@_event
+@event
 class ProducerAck(Event):
     """Outcomes were written: `count` of them, of which `stale` were refused because the attempt had lost its job."""
 
@@ -171,7 +171,7 @@ class ProducerAck(Event):
     duration: float
 
 
-@_event
+@event
 class ProducerLost(Event):
     """A queue found its own producer row gone, as when it was taken for dead, and wrote it again."""
 
@@ -182,7 +182,7 @@ class ProducerLost(Event):
 # Parts of a runner
 
 
-@_event
+@event
 class StagerStage(Event):
     """Due jobs became available: `count` of them, in `queues`."""
 
@@ -192,7 +192,7 @@ class StagerStage(Event):
     duration: float
 
 
-@_event
+@event
 class SettlerSettle(Event):
     """`count` notes of one `lane` were booked: what has become of members of flows.
 
@@ -208,7 +208,7 @@ class SettlerSettle(Event):
     duration: float
 
 
-@_event
+@event
 class LeaderElection(Event):
     """A node became the leader, or ceased to be."""
 
@@ -216,7 +216,7 @@ class LeaderElection(Event):
     leader: bool
 
 
-@_event
+@event
 class LifelineRescue(Event):
     """Jobs of dead nodes were given to others: `count` of them, of which `discarded` had no attempt left."""
 
@@ -227,7 +227,7 @@ class LifelineRescue(Event):
     duration: float
 
 
-@_event
+@event
 class PrunerPrune(Event):
     """Jobs that were over were deleted: `count` of them, in transactions that took `duration` seconds together."""
 
@@ -239,7 +239,7 @@ class PrunerPrune(Event):
     duration: float
 
 
-@_event
+@event
 class SchedulerTick(Event):
     """Entries of the crontab were due at `at`, by the database's clock: `count` jobs were made.
 
@@ -253,14 +253,14 @@ class SchedulerTick(Event):
     duration: float
 
 
-@_event
+@event
 class NotifierConnected(Event):
     """The runner listens, and heard its own probe."""
 
     name: ClassVar[str] = "oban.notifier.connected"
 
 
-@_event
+@event
 class NotifierDisconnected(Event):
     """The listening connection broke; the runner polls, and tries again in `retry_in` seconds."""
 
@@ -269,14 +269,14 @@ class NotifierDisconnected(Event):
     retry_in: float
 
 
-@_event
+@event
 class NotifierDeaf(Event):
     """The listening connection never heard its own probe, as happens behind a transaction pooler; the runner polls."""
 
     name: ClassVar[str] = "oban.notifier.deaf"
 
 
-@_event
+@event
 class RunnerStart(Event):
     """A runner works; `queues` holds each queue's limit."""
 
@@ -284,7 +284,7 @@ class RunnerStart(Event):
     queues: Mapping[str, int]
 
 
-@_event
+@event
 class RunnerStopping(Event):
     """A runner fetches no more and gives its `running` jobs `grace` seconds."""
 
@@ -293,7 +293,7 @@ class RunnerStopping(Event):
     grace: float
 
 
-@_event
+@event
 class RunnerStop(Event):
     """A runner stopped after `duration` seconds of work, having given `given_back` unfinished jobs back unspent."""
 
@@ -302,7 +302,7 @@ class RunnerStop(Event):
     given_back: int = 0
 
 
-@_event
+@event
 class RunnerRetry(Event):
     """A query of `part` failed for the `attempt`-th time in a row and is tried again in `retry_in` seconds.
 
@@ -317,7 +317,7 @@ class RunnerRetry(Event):
     database_away: bool = False
 
 
-@_event
+@event
 class RunnerRecover(Event):
     """A query of `part` works again after `attempts` failures that lasted `duration` seconds."""
 
@@ -327,7 +327,7 @@ class RunnerRecover(Event):
     duration: float
 
 
-@_event
+@event
 class RunnerLocked(Event):
     """A statement of the runner waits for a lock that another session holds, the server's process `pid`.
 
@@ -344,7 +344,7 @@ class RunnerLocked(Event):
     query: str = ""
 
 
-@_event
+@event
 class RunnerLag(Event):
     """The event loop stood still for `lag` seconds, at `place` (file and line) in the code of a job where one is named.
 

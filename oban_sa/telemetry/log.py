@@ -23,6 +23,11 @@ _LEVELS: Final[dict[type[telemetry.Event], int]] = {
     telemetry.ProducerFetch: logging.DEBUG,
     telemetry.ProducerAck: logging.DEBUG,
     telemetry.ProducerLost: logging.DEBUG,  # the producer's own logger tells more
+    telemetry.UniqueConflict: logging.DEBUG,
+    telemetry.RateSpent: logging.DEBUG,
+    telemetry.RateAvailable: logging.DEBUG,
+    telemetry.SequenceHalted: logging.WARNING,
+    telemetry.SequenceResumed: logging.INFO,
     telemetry.StagerStage: logging.DEBUG,
     telemetry.SettlerSettle: logging.DEBUG,
     telemetry.LeaderElection: logging.INFO,

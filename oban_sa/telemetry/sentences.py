@@ -47,6 +47,22 @@ def _sentence(event: telemetry.Event) -> str:
             return f"wrote {event.count} outcomes{dropped} in {describe(event.duration)}"
         case telemetry.ProducerLost():
             return f"queue {event.queue} found its producer row gone, as when it was taken for dead, and wrote it again"
+        case telemetry.UniqueConflict():
+            replaced = f"; it has the new {', '.join(event.replaced)}" if event.replaced else ""
+            name = event.worker.rpartition(".")[2]
+            return f"{name} was not enqueued, as job {event.job_id} ({event.state}) is the same{replaced}"
+        case telemetry.RateSpent():
+            return f"queue {event.queue} has spent its rate; the next job starts in {describe(event.available_in)}"
+        case telemetry.RateAvailable():
+            return f"queue {event.queue} has some of its rate left"
+        case telemetry.SequenceHalted():
+            return (
+                f"the sequence {event.key} of queue {event.queue} is halted, as job {event.job_id} "
+                f"{event.worker.rpartition('.')[2]} was discarded; retry that job, or let the others go on with "
+                "sequences resume"
+            )
+        case telemetry.SequenceResumed():
+            return f"the sequence {event.key} of queue {event.queue} goes on"
         case telemetry.StagerStage():
             return f"made {event.count} due jobs available in {describe(event.duration)}"
         case telemetry.SettlerSettle():

@@ -219,6 +219,13 @@ def test_every_event_has_a_sentence_of_its_own_and_a_level() -> None:
             telemetry.ProducerFetch(runner=SOURCE, queue="q", demand=2, count=1, duration=0.1),
             telemetry.ProducerAck(runner=SOURCE, queue="q", count=2, stale=1, duration=0.1),
             telemetry.ProducerLost(runner=SOURCE, queue="q"),
+            telemetry.UniqueConflict(
+                runner=SOURCE, worker="w", queue="q", job_id=7, state=JobState.AVAILABLE, replaced=("args",)
+            ),
+            telemetry.RateSpent(runner=SOURCE, queue="q", available_in=3.0),
+            telemetry.RateAvailable(runner=SOURCE, queue="q"),
+            telemetry.SequenceHalted(runner=SOURCE, queue="q", key="17", job_id=7, worker="w"),
+            telemetry.SequenceResumed(runner=SOURCE, queue="q", key="17"),
             telemetry.StagerStage(runner=SOURCE, count=2, queues=("q",), duration=0.1),
             telemetry.SettlerSettle(runner=SOURCE, lane=3, count=2, released=1, cancelled=0, closed=1, duration=0.1),
             telemetry.LeaderElection(runner=SOURCE, leader=True),

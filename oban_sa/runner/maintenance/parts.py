@@ -110,7 +110,7 @@ class Parts:
                 given=queues.nudge,
             ),
             "leftovers": Leftovers(database, leader),
-            "sequences": Sequences(database, leader, schema=source.schema, released=queues.nudge),
+            "sequences": Sequences(database, leader, source=source, released=queues.nudge),
             **of_queues,
             "namesakes": self.namesakes,
         }

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
+from oban_sa import telemetry
 from oban_sa.runner.queue.partitions import Ring
 from oban_sa.schedule import clock
 from oban_sa.sql.limits import Bounds
@@ -23,7 +24,7 @@ class Limited:
     is worth while, so a mistake costs a statement and never exceeds a limit.
     """
 
-    def __init__(self, limits: Limits, queue: str) -> None:
+    def __init__(self, limits: Limits, queue: str, source: telemetry.Source) -> None:
         self.limits = limits
         self.granted = 0
         """How many jobs the last fetch might have taken."""
@@ -36,6 +37,9 @@ class Limited:
         self._bounds = Bounds.of(limits, queue)
         self._ring = Ring() if limits.by is not None else None
         self._spent_until = -math.inf
+        self._queue = queue
+        self._source = source
+        self._told_spent = False
 
     def plan(self, plain: Plan) -> Plan:
         """Return a plan with these limits."""
@@ -61,7 +65,23 @@ class Limited:
         spent_for, next_in = told["spent_for"], told["next_in"]
         self._spent_until = -math.inf if spent_for is None else now + spent_for
         self.resume_at = min(now + each for each in (spent_for, next_in, math.inf) if each is not None)
+        self._tell(spent_for)
         return rows
+
+    def end(self) -> None:
+        """Hold no longer: others are told that no rate is spent."""
+        self._tell(None)
+
+    def _tell(self, spent_for: float | None) -> None:
+        # Not of each fetch that spends what has become available since the last one.
+        if self._told_spent == (spent_for is not None):
+            return
+        self._told_spent = spent_for is not None
+        telemetry.emit(
+            telemetry.RateAvailable(runner=self._source, queue=self._queue)
+            if spent_for is None
+            else telemetry.RateSpent(runner=self._source, queue=self._queue, available_in=spent_for)
+        )
 
     def resume(self, now: float) -> bool:
         """Whether it is time to fetch again; says so once."""

@@ -233,13 +233,15 @@ class Producer:
         """Fetch within these limits from now on; jobs that are running go on, and count."""
         if limits == self.limits:
             return
+        if self._limited is not None:
+            self._limited.end()
         if limits is None:
             self._limited = None
         else:
             # Where no queue has limits, nothing of them is loaded.
             from oban_sa.runner.queue.limits import Limited
 
-            self._limited = Limited(limits, self.queue)
+            self._limited = Limited(limits, self.queue, self._source)
         self._tables.limit(self._limited)
         self._cycle.limited = self._limited
         self._cycle.hungry = True

@@ -284,6 +284,7 @@ FUNCTIONS = (
     "oban_sa_free(text, integer)",
     "oban_sa_rate(text, text, integer, float8, text, integer, bigint, integer, timestamp)",
     "oban_sa_ring(text, integer, integer, boolean, text[], integer[], text, timestamp, text)",
+    "oban_sa_slot(text, text, integer, bigint, uuid, float8, float8, integer, float8, text, integer)",
 )
 
 
@@ -318,7 +319,7 @@ async def test_the_functions_of_limits_are_granted_where_public_may_not_call_the
         with pytest.raises(RunnerError) as caught:
             await check_rights(engine, "public", crontab=True, prune=True, limits=True)
     lines = [line for line in str(caught.value).splitlines() if line.startswith("-")]
-    assert sorted(lines) == ["- EXECUTE on oban_sa_rate", "- EXECUTE on oban_sa_ring"]
+    assert sorted(lines) == ["- EXECUTE on oban_sa_rate", "- EXECUTE on oban_sa_ring", "- EXECUTE on oban_sa_slot"]
 
 
 OUTDATED = """

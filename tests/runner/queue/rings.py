@@ -11,6 +11,7 @@ from typing import Any
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from oban_sa import telemetry
 from oban_sa.jobs.attempted_by import new_producer
 from oban_sa.jobs.limits import Queue
 from oban_sa.jobs.states import JobState
@@ -42,7 +43,7 @@ class Fetcher:
         self.uuid = new_producer()
         self.holder = ["web.1", str(self.uuid)]
         assert queue.limits is not None
-        self.limited = Limited(queue.limits, "default")
+        self.limited = Limited(queue.limits, "default", telemetry.Source(node="n"))
         self.plan = self.limited.plan(plan or Plan())
 
     @classmethod

@@ -34,7 +34,7 @@ class Node:
         self.limited: Limited | None = None
 
     def limit(self, **limits: Any) -> None:
-        self.limited = Limited(Limits(**limits), "default") if limits else None
+        self.limited = Limited(Limits(**limits), "default", telemetry.Source(node="n")) if limits else None
         self.tables.limit(self.limited)
 
     async def fetch(self, demand: int, *ended: Any, error: str | None = None) -> list[Any]:
