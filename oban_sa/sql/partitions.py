@@ -27,6 +27,7 @@ from sqlalchemy import (
     Boolean,
     ColumnElement,
     Double,
+    FromClause,
     Integer,
     Select,
     SmallInteger,
@@ -37,8 +38,10 @@ from sqlalchemy import (
     column,
     func,
     literal_column,
+    null,
     select,
     true,
+    union_all,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeEngine
@@ -50,7 +53,7 @@ from oban_sa.sql.expressions import array, inline, materialized, parameter
 from oban_sa.sql.fetch import Asked, Filter, Picked, Taken, jobs, of_queue
 from oban_sa.sql.functions import call
 from oban_sa.sql.halts import has
-from oban_sa.sql.rates import name_of
+from oban_sa.sql.rates import name_of, weight_of
 
 if TYPE_CHECKING:
     from oban_sa.jobs.limits import Limits
@@ -70,6 +73,7 @@ _RING: Final[Mapping[str, TypeEngine[Any]]] = {
     "weight": Integer(),
     "used": Integer(),
     "free": Integer(),
+    "rate_left": Integer(),
     "most": Integer(),
     "quota": Integer(),
     "stopped": Text(),
@@ -91,14 +95,18 @@ def bound(limits: Limits, queue: str) -> tuple[Filter, dict[str, object]]:
     }
     if rate is None:
         return (FAIR if limits.fair else IN_ORDER), given
-    said = {
+    said: dict[str, object] = {
         "name": name_of(queue),
         "n": rate.n,
         "per": rate.span,
         "algorithm": rate.algorithm,
         "burst": rate.burst,
     }
-    return (FAIR_RATED if limits.fair else RATED), {**given, "key_rate": dumps(said)}
+    given["key_rate"] = dumps(said)
+    if rate.weight is None:
+        return (FAIR_RATED if limits.fair else RATED), given
+    given |= {"rate_weight": rate.weight.split("."), "rate_n": rate.n, "rate_burst": rate.burst}
+    return (FAIR_WEIGHTED if limits.fair else WEIGHTED), given
 
 
 def _fair(asked: Asked) -> Picked:
@@ -109,10 +117,39 @@ def _in_order(asked: Asked) -> Picked:
     return _pick(asked, in_turn=False)
 
 
+def _fair_by_weight(asked: Asked) -> Picked:
+    return _pick(asked, in_turn=True, weighted=True)
+
+
+def _in_order_by_weight(asked: Asked) -> Picked:
+    return _pick(asked, in_turn=False, weighted=True)
+
+
 def _spend(done: Taken) -> Mapping[str, Expression]:
-    rate = cast(parameter("key_rate", Text()), JSONB)
     key = _partition_of(cast(done.taken.c.meta, JSONB))
     started = select(key.label("key"), func.count().label("count")).group_by(key).subquery("started")
+    return _spent(started, started.c.count, inline("1"), done)
+
+
+def _spend_weights(done: Taken) -> Mapping[str, Expression]:
+    """Spend the weights of what was taken, and ask when the job of each key may start that was too heavy for it."""
+    held = done.picked
+    of_key = _partition_of(cast(done.taken.c.meta, JSONB))
+    weight = weight_of(cast(done.taken.c.args, JSONB), cast(done.taken.c.meta, JSONB))
+    each = union_all(
+        select(of_key.label("key"), weight.label("weight"), cast(null(), Integer).label("wants")),
+        select(held.c.key, inline("0"), held.c.weight).where(held.c.id.is_(None)),
+    ).subquery("each")
+    started = (
+        select(each.c.key, func.sum(each.c.weight).label("count"), func.min(each.c.wants).label("wants"))
+        .group_by(each.c.key)
+        .subquery("started")
+    )
+    return _spent(started, started.c.count, func.coalesce(started.c.wants, inline("1")), done)
+
+
+def _spent(started: FromClause, count: Expression, wants: Expression, done: Taken) -> Mapping[str, Expression]:
+    rate = cast(parameter("key_rate", Text()), JSONB)
 
     def said(name: str, type_: TypeEngine[T]) -> ColumnElement[T]:
         return cast(rate.op("->>")(inline(f"'{name}'")), type_)
@@ -126,8 +163,8 @@ def _spend(done: Taken) -> Mapping[str, Expression]:
         said("per", Double()),
         said("algorithm", Text()),
         said("burst", Integer()),
-        started.c.count,
-        inline("1"),
+        count,
+        wants,
         done.room.c.at,
     )
     spent = select(next_in.label("next_in")).select_from(started.join(done.room, true())).cte("spent")
@@ -158,11 +195,21 @@ key's lock has its rate's, so that no fetch waits for a rate.
 RATED: Final = Filter(pick=_in_order, tells=(_spend,))
 """As `IN_ORDER`, with such a rate."""
 
+FAIR_WEIGHTED: Final = Filter(pick=_fair_by_weight, tells=(_spend_weights,))
+"""As `FAIR_RATED`, where jobs count more than 1: by a number in their args or meta.
 
-def _pick(asked: Asked, *, in_turn: bool) -> Picked:
+A job that is too heavy for what its key has left holds up those of the key behind it, and none of another key. More
+parameters: `rate_weight`, an array that is a path such as `args`, `points`; `rate_n` and `rate_burst` of the rate.
+"""
+
+WEIGHTED: Final = Filter(pick=_in_order_by_weight, tells=(_spend_weights,))
+"""As `RATED`, with such weights."""
+
+
+def _pick(asked: Asked, *, in_turn: bool, weighted: bool = False) -> Picked:
     ring = _walked(asked.room)
-    chosen = _chosen(asked, ring, in_turn=in_turn)
-    picked = _locked(chosen)
+    chosen, held = _chosen(asked, ring, in_turn=in_turn, weighted=weighted)
+    picked = _locked(chosen, held)
     return Picked(picked, _told(asked.room, ring, chosen, picked, in_turn=in_turn))
 
 
@@ -184,10 +231,14 @@ def _walked(room: CTE) -> CTE:
     return materialized(select(*(walked.c[name] for name in _RING)).select_from(room.join(walked, true())).cte("ring"))
 
 
-def _chosen(asked: Asked, ring: CTE, *, in_turn: bool) -> CTE:
-    """Return the `id` of the jobs to be taken, with their key, and the number of each in its key's share."""
+def _chosen(asked: Asked, ring: CTE, *, in_turn: bool, weighted: bool) -> tuple[CTE, CTE | None]:
+    """Return the `id` of the jobs to be taken, with their key, and the number of each in its key's share.
+
+    And where they are `weighted`, the first one of each key that is too heavy: its `key` and `cost`.
+    """
+    costs = [weight_of(jobs.c.args, jobs.c.meta).label("cost")] if weighted else []
     first = (
-        select(jobs.c.id, jobs.c.scheduled_at)
+        select(jobs.c.id, jobs.c.scheduled_at, *costs)
         .where(
             jobs.c.state == inline("'available'"),
             has(keys.PARTITION),
@@ -202,16 +253,35 @@ def _chosen(asked: Asked, ring: CTE, *, in_turn: bool) -> CTE:
         .subquery("first")
     )
     in_key = func.row_number().over(order_by=(first.c.scheduled_at, first.c.id))
-    job = select(first.c.id, first.c.scheduled_at, in_key.label("n")).lateral("job")
+    job = select(first.c.id, first.c.scheduled_at, in_key.label("n"), *(first.c[each.name] for each in costs)).lateral(
+        "job"
+    )
     # A key may have jobs of several priorities; what it may have executing is for all of them.
-    of_all = func.row_number().over(partition_by=ring.c.key, order_by=(ring.c.priority, job.c.n))
+    turns = (ring.c.priority, job.c.n)
+    of_all = func.row_number().over(partition_by=ring.c.key, order_by=turns)
     columns = [*ring.c, job.c.id, job.c.scheduled_at, cast(job.c.n, Integer).label("n"), of_all.label("of_all")]
+    if weighted:
+        columns += [job.c.cost, func.sum(job.c.cost).over(partition_by=ring.c.key, order_by=turns).label("total")]
     if in_turn:
         # Where a key has had its share there may be more jobs of that priority, and those go before all others.
         last = case(((job.c.n >= ring.c.quota) & (ring.c.quota < ring.c.most), ring.c.priority))
         columns.append(func.coalesce(func.min(last).over(), inline("32767")).label("last"))
-    found = select(*columns).select_from(ring.join(job, true())).where(ring.c.place.is_not(None)).subquery("found")
+    seen = select(*columns).select_from(ring.join(job, true())).where(ring.c.place.is_not(None))
+    found = materialized(seen.cte("found")) if weighted else seen.subquery("found")
     within = [found.c.of_all <= found.c.most]
+    held = None
+    if weighted:
+        within.append(found.c.total <= found.c.rate_left)
+        held = materialized(
+            select(found.c.key, found.c.cost)
+            .where(
+                found.c.of_all <= found.c.most,
+                # The first one: each job counts 1 at least.
+                found.c.rate_left < found.c.total,
+                found.c.rate_left >= found.c.total - found.c.cost,
+            )
+            .cte("held")
+        )
     if in_turn:
         within.append(found.c.priority <= found.c.last)
     bursts = found.c.of_all > found.c.free
@@ -219,25 +289,35 @@ def _chosen(asked: Asked, ring: CTE, *, in_turn: bool) -> CTE:
     order: list[Expression] = [bursts, found.c.priority]
     order += [turn, found.c.place, found.c.n] if in_turn else [found.c.scheduled_at, found.c.id]
     number = func.row_number().over(order_by=order)
-    return materialized(
+    chosen = materialized(
         select(*found.c, number.label("number"))
         .where(*within)
         .order_by(*order)
         .limit(select(asked.room.c.granted).scalar_subquery())
         .cte("chosen")
     )
+    return chosen, held
 
 
-def _locked(chosen: CTE) -> CTE:
+def _locked(chosen: CTE, held: CTE | None) -> CTE:
+    """Lock the chosen jobs: a CTE of `id`; with those that are held up, which have no `id` and `key` and `weight`."""
     # As an array, so that they are found by primary key with any plan. The state is asked for once more: by now another
     # fetch may have taken a job that this statement's snapshot shows as available. As text: where the planner has no
     # statistics it would rather walk the index of the state, which leads to the ids of all jobs that wait.
     ids = func.array(select(chosen.c.id).scalar_subquery())
-    return materialized(
+    locking = (
         select(jobs.c.id)
         .where(jobs.c.id == func.any(ids), cast(jobs.c.state, Text) == inline("'available'"))
         .with_for_update(skip_locked=True)
-        .cte("picked")
+    )
+    if held is None:
+        return materialized(locking.cte("picked"))
+    locked = materialized(locking.cte("locked"))
+    return materialized(
+        union_all(
+            select(locked.c.id, cast(null(), Text).label("key"), cast(null(), Integer).label("weight")),
+            select(cast(null(), BigInteger), held.c.key, held.c.cost),
+        ).cte("picked")
     )
 
 

@@ -86,8 +86,11 @@ Parameters: those of `left`. The moment of a start is its `attempted_at`.
 """
 
 
-def _weight(args: Expression, meta: Expression) -> Whole:
-    """What a job counts: the whole number at the path `rate_weight`, from 1 to all that the rate has; else 1."""
+def weight_of(args: Expression, meta: Expression) -> Whole:
+    """What a job counts: the whole number at the path `rate_weight`, from 1 to all that the rate has; else 1.
+
+    Parameters: `rate_weight`, `rate_n` and `rate_burst`.
+    """
     both = func.jsonb_build_object(inline("'args'"), args, inline("'meta'"), meta)
     found: Expression = type_coerce(both, JSONB()).op("#>")(array("rate_weight", Text()))
     number = case((func.jsonb_typeof(found) == inline("'number'"), cast(found, Numeric)), else_=inline("1"))
@@ -101,7 +104,7 @@ def _affordable(picked: CTE, room: CTE) -> CTE:
     """Of the picked jobs, in their order, those whose weights together are not more than is left; others have no id."""
     ids = func.array(select(picked.c.id).scalar_subquery())
     weighed = materialized(
-        select(jobs.c.id, _weight(jobs.c.args, jobs.c.meta).label("weight"), jobs.c.priority, jobs.c.scheduled_at)
+        select(jobs.c.id, weight_of(jobs.c.args, jobs.c.meta).label("weight"), jobs.c.priority, jobs.c.scheduled_at)
         .where(jobs.c.id == func.any(ids))
         .cte("weighed")
     )

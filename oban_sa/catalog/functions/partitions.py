@@ -40,7 +40,7 @@ def _body(schema: str) -> str:
 
     It returns a row for each key of which jobs may be taken, in the order of their turns: `place`, `priority` of the
     jobs, the `key`, its `weight`, how many jobs of its turn were taken by the last fetch (`used`), how many more may
-    execute (`free`), how many may start by its rate (`rate_left`), how many jobs may be taken (`most`, which is more
+    execute (`free`), how many starts its rate has left (`rate_left`), how many jobs may be taken (`most`, which is more
     than is free where keys may burst), and how many are to be read for its share (`quota`). The last row has NULL as
     its place: `free` has how many keys were passed since another fetch had them locked, `stopped` where a walk ended
     that was not finished, and `next_in` after how many seconds the rate lets a job start of a key that was passed.
@@ -212,7 +212,7 @@ def _body(schema: str) -> str:
                             END IF;
                             IF rated IS NOT NULL THEN
                                 lefts := ARRAY(
-                                    SELECT least(demand, {rate} NULL, NULL, moment))::integer
+                                    SELECT {rate} NULL, NULL, moment)::integer
                                     FROM unnest(candidates) WITH ORDINALITY w (key, n) ORDER BY w.n
                                 );
                                 SELECT min({rate} 0, 1, moment)) INTO waits
@@ -254,7 +254,7 @@ def _body(schema: str) -> str:
                     array_agg(w.rate_left ORDER BY w.n)
                 INTO full_keys, full_levels, lefts
                 FROM (
-                    SELECT w.*, least(demand, {rate} NULL, NULL, moment))::integer AS rate_left
+                    SELECT w.*, {rate} NULL, NULL, moment)::integer AS rate_left
                     FROM (
                         SELECT w.*, {lock} AS is_mine
                         FROM unnest(full_keys, full_levels) WITH ORDINALITY w (key, priority, n)

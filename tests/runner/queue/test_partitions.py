@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections import Counter
 from contextlib import AsyncExitStack
 from typing import Any
 
+import asyncpg
 import pytest
 from sqlalchemy import Integer, select
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -211,6 +213,66 @@ async def test_a_key_starts_no_more_than_its_rate(engine: AsyncEngine) -> None:
         assert await one.fetch(50) == []
         assert one.limited.skipped == 0
         assert one.limited.resume_at < float("inf")
+
+
+@pytest.mark.parametrize("fair", [True, False])
+async def test_the_rate_of_a_key_counts_weights(engine: AsyncEngine, fair: bool) -> None:
+    queue = Queue(50, **BY, fair=fair, rate=Rate(10, per=60, weight="args.points"))
+    async with Fetcher.on(engine, queue) as one, Fetcher.on(engine, queue) as other:
+        await weigh(one.connection, "a", 4, 1, "5", 9, 1, 2.5)
+        await weigh(one.connection, "b", 50, 1)
+        await weigh(one.connection, "c", *[1] * 12)
+        rows = [*await one.fetch(30), *await other.fetch(30)]
+        # Of a 4, 1, and one that says no number: the one of 9 waits, and those behind it. The one of 50 takes all.
+        assert keys(rows) == {"a": 3, "b": 1, "c": 10}
+        assert [points(row) for row in rows if key_of(row) == "a"] == [4, 1, "5"]
+        assert [points(row) for row in rows if key_of(row) == "b"] == [50]
+        assert 0 < one.limited.resume_at - time.monotonic() < 62
+        assert await one.fetch(30) == []
+        await one.connection.execute("DELETE FROM oban_sa_rates WHERE key = 'a'")
+        rows = await one.fetch(30)
+        assert [(key_of(row), points(row)) for row in rows] == [("a", 9), ("a", 1)]
+
+
+async def test_a_key_whose_next_job_is_too_heavy_is_asked_when_it_is_not(engine: AsyncEngine) -> None:
+    queue = Queue(50, **BY, rate=Rate(10, per=3600, algorithm="bucket", weight="args.points"))
+    async with Fetcher.on(engine, queue) as one:
+        await weigh(one.connection, "a", 8, 8)
+        assert [points(row) for row in await one.fetch(5)] == [8]
+        # 2 are left, and 6 more come at one each 360 seconds.
+        for _ in range(2):
+            resume_in = one.limited.resume_at - time.monotonic()
+            assert 2100 < resume_in <= 2160
+            assert await one.fetch(5) == []
+
+
+async def test_a_key_whose_next_job_is_too_heavy_holds_up_no_other(engine: AsyncEngine) -> None:
+    queue = Queue(50, **BY, rate=Rate(10, per=3600, weight="args.points"))
+    async with Fetcher.on(engine, queue) as one:
+        for key in "abc":
+            await weigh(one.connection, key, 8, 8)
+        await weigh(one.connection, "d", 1, 1)
+        found: list[Any] = []
+        while (rows := await one.fetch(1)) or one.limited.skipped:
+            found += rows
+        assert keys(found) == {"a": 1, "b": 1, "c": 1, "d": 2}
+
+
+async def weigh(connection: asyncpg.Connection, key: str, *weights: object) -> None:
+    """Write available jobs of a key that say how much they count."""
+    for number, each in enumerate(weights):
+        await connection.execute(
+            "INSERT INTO oban_jobs (worker, args, meta, scheduled_at) VALUES ('worker', $1, "
+            "jsonb_build_object('partition', $2::text), timezone('UTC', now()) - interval '1 minute' "
+            "+ $3 * interval '1 ms')",
+            json.dumps({"points": each}),
+            key,
+            float(number),
+        )
+
+
+def points(row: Any) -> object:
+    return json.loads(row["args"])["points"]
 
 
 async def test_no_job_of_another_priority_is_taken_while_more_may_wait_before_it(engine: AsyncEngine) -> None:
