@@ -190,10 +190,10 @@ def _released(looked_at: FromClause, first: FromClause, queue: ColumnElement[str
     running = jobs.alias("running")
     # Where one executes, it releases the next when it ends; one that is released before would only be parked again.
     executes = select(running.c.id).where(*executing_of(running, queue, key)).exists()
-    ids = select(first.c.id).select_from(looked_at).where(_is_parked(first), ~executes)
+    ids = select(first.c.id).select_from(looked_at).where(is_parked(first), ~executes)
     found = materialized(
         select(jobs.c.id)
-        .where(jobs.c.id == func.any(func.array(ids.scalar_subquery())), _is_parked(jobs))
+        .where(jobs.c.id == func.any(func.array(ids.scalar_subquery())), is_parked(jobs))
         .with_for_update(skip_locked=True)
         .cte("found")
     )
@@ -206,7 +206,7 @@ def _released(looked_at: FromClause, first: FromClause, queue: ColumnElement[str
     )
 
 
-def _is_parked(job: FromClause) -> ColumnElement[bool]:
+def is_parked(job: FromClause) -> ColumnElement[bool]:
     """Whether a job waits for its turn, and for nothing else: no fetch took it since it was parked."""
     mark = job.c.meta.op("->", return_type=JSONB())(inline(f"'{PARKED}'"))
     # As text, so that jobs are found by their ids, and not along an index of all that are suspended.

@@ -170,6 +170,45 @@ def test_a_clock_that_is_set_back_does_not_stop_a_rate(connection: psycopg.Conne
     assert rate.left(62) == 10
 
 
+@pytest.mark.parametrize("algorithm", ["sliding", "fixed"])
+def test_what_is_given_back_is_left_again(connection: psycopg.Connection, algorithm: str) -> None:
+    rate = Limiter(connection, algorithm=algorithm)
+    rate.spend(10, 0)
+    assert rate.left(0) == 0
+    rate.spend(-3, 0)
+    assert rate.left(0) == 3
+    rate.spend(3, 0)
+    # More than was spent then can't be given back, nor what is no longer known.
+    rate.spend(-99, 0)
+    assert rate.left(0) == 10
+    rate.spend(10, 70)
+    rate.spend(-3, 0)
+    assert rate.left(70) == 0
+    # A rate that has become another one gives nothing back, also where the numbers of its slices are the same.
+    connection.execute("UPDATE oban_sa_rates SET width = 7")
+    rate.spend(-3, 70)
+    assert connection.execute("SELECT sum(each) FROM oban_sa_rates, unnest(counts) AS each").fetchone() == (10,)
+
+
+def test_what_is_given_back_is_taken_from_when_it_was_spent(connection: psycopg.Connection) -> None:
+    rate = Limiter(connection)
+    rate.spend(4, 0)
+    rate.spend(4, 30)
+    rate.spend(-3, 0)
+    assert (rate.left(40), rate.left(61), rate.left(91)) == (5, 6, 10)
+
+
+def test_a_bucket_gets_back_only_what_it_surely_lacks(connection: psycopg.Connection) -> None:
+    [now] = connection.execute("SELECT timezone('UTC', clock_timestamp())").fetchone() or [None]
+    after = (now - T0).total_seconds()
+    rate = Limiter(connection, n=10, per=3600, algorithm="bucket")
+    rate.spend(5, after)
+    rate.spend(-2, after)
+    assert rate.left(after) == 7
+    rate.spend(-1, after - 400)  # when it was spent is longer ago than it takes to come back
+    assert rate.left(after) == 7
+
+
 def test_a_rate_needs_to_see_what_others_commit(connection: psycopg.Connection) -> None:
     connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
     with (

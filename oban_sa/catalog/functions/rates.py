@@ -13,7 +13,8 @@ def _rate(schema: str) -> str:
     """Lock a rate until the transaction ends, and return how many starts it has left; or spend some.
 
     Where `spends` is NULL the answer is what is left now. Otherwise so many are spent, `at` a moment in UTC, and the
-    answer is the seconds until `wants` more can be, or NULL where they can be now.
+    answer is the seconds until `wants` more can be, or NULL where they can be now. Where `spends` is negative so many
+    are given back that were spent `at` that moment, and the answer is NULL; a bucket gets only what it surely lacks.
 
     Sliding: starts in slices of a 60th of the period. All slices that reach into the period before now count whole, so
     that no period has more than `n`. Fixed: one slice, as long as the period, counted from 1970 on. Bucket: `full_at`
@@ -57,6 +58,24 @@ def _rate(schema: str) -> str:
             -- Read after the lock: two that wait for each other see the moments in the order in which they spend.
             moment := extract(epoch FROM coalesce(at, pg_catalog.timezone('UTC', pg_catalog.clock_timestamp())));
             debt := greatest(coalesce(extract(epoch FROM kept.full_at), 0) - moment, 0);
+
+            IF spends < 0 THEN
+                passed := keep + floor(moment / CASE WHEN keep > 0 THEN slice ELSE 1 END) - kept.newest;
+                IF keep > 0 AND kept.width = slice AND pg_catalog.cardinality(kept.counts) = keep
+                    AND passed BETWEEN 1 AND keep
+                THEN
+                    UPDATE {s}.oban_sa_rates AS r
+                    SET counts[passed::integer] = greatest(r.counts[passed::integer] + spends, 0)
+                    WHERE r.name = of_name AND r.key = of_key;
+                -- Until then it can't have been full since, so that all of it is still lacking.
+                ELSIF keep = 0 AND pg_catalog.cardinality(kept.counts) = 0
+                    AND extract(epoch FROM pg_catalog.clock_timestamp()) < moment - spends * cost
+                THEN
+                    UPDATE {s}.oban_sa_rates AS r SET full_at = r.full_at + spends * cost * interval '1 second'
+                    WHERE r.name = of_name AND r.key = of_key;
+                END IF;
+                RETURN NULL;
+            END IF;
 
             IF keep = 0 THEN
                 IF pg_catalog.cardinality(kept.counts) > 0 AND debt > 0 THEN

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from operator import itemgetter
@@ -10,6 +11,7 @@ from uuid import UUID
 
 import asyncpg
 
+from oban_sa.describe.exceptions import describe
 from oban_sa.jobs.flow import LANE
 from oban_sa.jobs.verdicts import Verdict
 from oban_sa.runner.cluster.attempt_age import Written
@@ -31,6 +33,8 @@ from oban_sa.sql.unknown_workers import only_known, review
 
 if TYPE_CHECKING:
     from oban_sa.runner.queue.limits import Limited
+
+logger = logging.getLogger("oban_sa.runner")
 
 
 class Tables:
@@ -173,7 +177,24 @@ class Tables:
 
     async def turn(self, ids: Sequence[int], *, unasked: Sequence[int]) -> list[asyncpg.Record]:
         """Ask whether it is the turn of jobs of sequences, and park the others; see `oban_sa.sql.sequences.turn`."""
-        return await self._line.fetch(self._turn, ids=ids, unasked=unasked, holder=self._holder)
+        rows = await self._line.fetch(self._turn, ids=ids, unasked=unasked, holder=self._holder)
+        limited = self._limited
+        if limited is not None and limited.rate is not None:
+            parked = [row["id"] for row in rows if row["turn"] is False]
+            if parked:
+                await self._give_back_starts(limited, limited.rate, parked)
+        return rows
+
+    async def _give_back_starts(self, limited: Limited, rate: Mapping[str, object], parked: list[int]) -> None:
+        # Where no queue has limits, nothing of them is loaded.
+        from oban_sa.sql.parked import give_back
+
+        try:
+            await self._line.fetch(self._database.prepare(give_back), ids=parked, **rate)
+        except Exception as error:  # they count as started, which is the safe side
+            logger.debug("could not give back the starts of parked jobs: %s", describe(error))
+        else:
+            limited.gave_back()
 
     async def release(self, keys: Sequence[str]) -> int:
         """Let the next jobs of some sequences be fetched: how many."""

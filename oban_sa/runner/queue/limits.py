@@ -12,6 +12,7 @@ from oban_sa.runner.queue.partitions import Ring
 from oban_sa.schedule import clock
 from oban_sa.sql.limits import Bounds
 from oban_sa.sql.plan import Plan
+from oban_sa.sql.rates import name_of
 
 if TYPE_CHECKING:
     from oban_sa.jobs.limits import Limits
@@ -35,6 +36,19 @@ class Limited:
         self.frees = limits.global_limit is not None or limits.each is not None
         """Whether a job that ends makes room for another one, on whichever node."""
         self._bounds = Bounds.of(limits, queue)
+        rate = limits.rate
+        self.rate: dict[str, object] | None = None
+        """The parameters that give back what a rate has spent; None where there is none."""
+        if rate is not None:
+            self.rate = {
+                "by_key": limits.by is not None and not rate.shared,
+                "rate_name": name_of(queue),
+                "rate_n": rate.n,
+                "rate_per": rate.span,
+                "rate_algorithm": rate.algorithm,
+                "rate_burst": rate.burst,
+                "rate_weight": [] if rate.weight is None else rate.weight.split("."),
+            }
         self._ring = Ring() if limits.by is not None else None
         self._spent_until = -math.inf
         self._queue = queue
@@ -67,6 +81,11 @@ class Limited:
         self.resume_at = min(now + each for each in (spent_for, next_in, math.inf) if each is not None)
         self._tell(spent_for)
         return rows
+
+    def gave_back(self) -> None:
+        """Fetch again at once: what some jobs had spent was given back."""
+        self._spent_until = -math.inf
+        self.resume_at = clock.monotonic()
 
     def end(self) -> None:
         """Hold no longer: others are told that no rate is spent."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from oban_sa import Oban, Snooze, job
+from oban_sa import Oban, Queue, Rate, Snooze, job
 from oban_sa.runner.execution.attempt import SEQUENCE_NAMED
 from oban_sa.runner.queue.exchange import Tables
 from oban_sa.runner.queue.turns import Turns
@@ -274,3 +275,28 @@ async def test_other_jobs_are_not_asked_about(harness: Harness, monkeypatch: pyt
     await harness.drain()
     assert await harness.states() == {"completed": 5}
     assert SEQUENCE_NAMED == '"sequence"'
+
+
+@pytest.mark.parametrize("by", [None, "partition"])
+@pytest.mark.parametrize("weight", [None, "args.n"])
+async def test_a_job_that_is_parked_spends_nothing_of_a_rate(
+    harness: Harness, ledger: Ledger, by: Any, weight: str | None
+) -> None:
+    @job(registry=harness.registry, sequence="args.key", partition="args.key")
+    async def book(key: str, n: int) -> None:
+        await ledger.book(key, n)
+
+    count = 8
+    await harness.enqueue(*(book.new("a", n) for n in range(count)))
+    # Enough for each to start once: any that is parked would need more.
+    n = count if weight is None else sum(max(each, 1) for each in range(count))
+    async with harness.runner(queues={"default": Queue(count, by=by, rate=Rate(n, per=3600, weight=weight))}):
+
+        async def done() -> None:
+            assert await harness.states() == {"completed": count}
+
+        await eventually(done, 30)
+    assert ledger.begun == {"a": list(range(count))}
+    key = "a" if by else ""
+    [(counts,)] = await harness.sql("SELECT counts FROM oban_sa_rates WHERE key = :key", key=key)
+    assert sum(counts) == n
