@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from oban_sa.jobs.limits import Rate as Rate
     from oban_sa.runner import Runner as Runner
     from oban_sa.runner.runners import Runners as Runners
+    from oban_sa.steps import step as step
 else:
 
     def __getattr__(name: str) -> object:
@@ -48,6 +49,10 @@ else:
             from oban_sa import flows
 
             return getattr(flows, name)
+        if name == "step":
+            from oban_sa import steps
+
+            return getattr(steps, name)
         if name == "Runners":
             from oban_sa.runner.runners import Runners
 
@@ -90,5 +95,6 @@ __all__ = [
     "job",
     "ref",
     "schema_map",
+    "step",
     "worker",
 ]

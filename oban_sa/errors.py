@@ -17,6 +17,8 @@
     │   └── SchemaOutdated
     ├── WorkerNotFound(LookupError)
     ├── JobNotFound(LookupError)
+    ├── JobOver
+    ├── StepChanged
     ├── WorkflowNotFound(LookupError)
     ├── EntityNotFound(LookupError)
     ├── AttemptError
@@ -24,10 +26,13 @@
     │   ├── AttemptCancelled
     │   ├── AttemptCrashed
     │   ├── AttemptOrphaned
+    │   ├── AttemptLost
     │   ├── CommitUnanswered
     │   └── EntityLocked
     ├── RunnerError
     └── EmbeddedError
+
+`Suspended`, which ends an attempt that waits, is a `BaseException`, so that `except Exception` lets it pass.
 
 `ObanWarning`, a `UserWarning`, is the base of the warnings `JobNeverWritten`, `NaiveMoment` and `LimitsNotObserved`:
 about what most likely does something else than was meant.
@@ -154,6 +159,14 @@ class JobNotFound(ObanError, LookupError):
     """No job has that id."""
 
 
+class JobOver(ObanError):
+    """The job has ended, or was deleted, so that no code of it takes the signal."""
+
+
+class StepChanged(ObanError):
+    """The journal has the result of another function under the name of a step."""
+
+
 class WorkflowNotFound(ObanError, LookupError):
     """No workflow has that id."""
 
@@ -182,6 +195,10 @@ class AttemptOrphaned(AttemptError):
     """The node that ran this attempt died."""
 
 
+class AttemptLost(AttemptError):
+    """The job was given to another attempt or was cancelled, so this attempt may write nothing more about it."""
+
+
 class CommitUnanswered(AttemptError):
     """The connection broke while the attempt was committed, and the database could not be asked for the result."""
 
@@ -193,6 +210,18 @@ class EntityLocked(AttemptError):
     def __init__(self, message: str | None = None, *, skipped: bool = False) -> None:
         super().__init__(message)
         self.skipped = skipped
+
+
+class Suspended(BaseException):
+    """Ends an attempt that waits, so that it holds no slot: only `sleep` and `wait_for` raise it.
+
+    The job goes on in `delay` seconds, or None: when a signal comes. `meta` is merged into that of the job.
+    """
+
+    def __init__(self, why: str, *, delay: float | None, meta: dict[str, object]) -> None:
+        super().__init__(why)
+        self.delay = delay
+        self.meta = meta
 
 
 class RunnerError(ObanError):

@@ -100,6 +100,20 @@ OTHERS: Final[dict[str, Columns]] = {
         "flow_id": ("uuid",),
         "recount": ("boolean",),
     },
+    "oban_sa_journal": {
+        "job_id": ("bigint",),
+        **dict.fromkeys(("name", "code"), _TEXT),
+        "value": _JSON,
+        **dict.fromkeys(("until", "recorded_at"), _MOMENT),
+        "done": ("boolean",),
+        "attempt": _WHOLE,
+    },
+    "oban_sa_signals": {
+        **dict.fromkeys(("id", "job_id"), ("bigint",)),
+        "name": _TEXT,
+        "payload": _JSON,
+        "sent_at": _MOMENT,
+    },
 }
 """The tables that only a runner and a client need."""
 

@@ -9,9 +9,10 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 from oban_sa.describe import exceptions
-from oban_sa.errors import AttemptCancelled, AttemptOrphaned, InvalidArguments, InvalidPeriod
+from oban_sa.errors import AttemptCancelled, AttemptOrphaned, InvalidArguments, InvalidPeriod, Suspended
 from oban_sa.jobs import backoff, values
 from oban_sa.jobs.answers import Cancel, Record, Snooze, is_error
+from oban_sa.jobs.durable import suspension
 from oban_sa.jobs.states import JobState
 from oban_sa.jobs.values import JSONDict
 from oban_sa.schedule import periods
@@ -84,6 +85,8 @@ def judge(
         job_id, number, _, _, holder, attempted_at = attempt
         return Verdict(job_id, number, _COMPLETED, None, None, None, False, holder, attempted_at)
     if is_error(answer):
+        if (suspended := suspension(answer)) is not None:
+            return _suspended(attempt, suspended)
         return _failed(attempt, answer, delay, traceback, undecided)
     if isinstance(answer, Snooze):
         return _snoozed(attempt, answer)
@@ -98,9 +101,9 @@ def judge(
 _COMPLETED: Final = JobState.COMPLETED  # Python 3.11 takes longer to find a member of an enum
 
 
-def given_back(attempt: Attempt) -> Verdict:
+def given_back(attempt: Attempt, meta: JSONDict | None = None) -> Verdict:
     """Return the verdict on an attempt that was cut short by a shutdown: available again, nothing spent."""
-    return _verdict(attempt, JobState.AVAILABLE, refund=True)
+    return _verdict(attempt, JobState.AVAILABLE, meta=meta, refund=True)
 
 
 def in_spite_of(verdict: Verdict, interruption: BaseException) -> Verdict:
@@ -186,6 +189,12 @@ def _snoozed(attempt: Attempt, snooze: Snooze) -> Verdict:
         except InvalidArguments as refused:
             return _failed(attempt, refused)
     return _verdict(attempt, JobState.SCHEDULED, delay=snooze.seconds, meta=meta, refund=True)
+
+
+def _suspended(attempt: Attempt, suspended: Suspended) -> Verdict:
+    """The attempt is not counted, whether the job goes on at a moment or when a signal comes."""
+    state = JobState.SUSPENDED if suspended.delay is None else JobState.SCHEDULED
+    return _verdict(attempt, state, delay=suspended.delay, meta=dict(suspended.meta), refund=True)
 
 
 def _cancelled(attempt: Attempt, text: str) -> Verdict:

@@ -19,10 +19,12 @@ TABLES: Final = frozenset(
         "oban_sa_endings",
         "oban_sa_flows",
         "oban_sa_gates",
+        "oban_sa_journal",
         "oban_sa_leases",
         "oban_sa_members",
         "oban_sa_queues",
         "oban_sa_rates",
+        "oban_sa_signals",
         "oban_sa_uniques",
     }
 )

@@ -6,11 +6,13 @@ from oban_sa.models.flow import Ending, Flow
 from oban_sa.models.functions import listen as _listen_to_metadata
 from oban_sa.models.job import Job
 from oban_sa.models.job_events import listen as _listen_to_jobs
+from oban_sa.models.journal import Entry
 from oban_sa.models.leader import Leader, Peer
 from oban_sa.models.limit import Lease, Rate
 from oban_sa.models.member import Edge, Gate, Member
 from oban_sa.models.producer import Producer
 from oban_sa.models.queue import Queue
+from oban_sa.models.signal import SentSignal
 from oban_sa.models.unique import Unique
 
 metadata = Base.metadata
@@ -25,6 +27,7 @@ __all__ = [
     "Cron",
     "Edge",
     "Ending",
+    "Entry",
     "Flow",
     "Gate",
     "Job",
@@ -35,6 +38,7 @@ __all__ = [
     "Producer",
     "Queue",
     "Rate",
+    "SentSignal",
     "Unique",
     "metadata",
     "schema_map",

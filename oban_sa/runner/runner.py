@@ -29,6 +29,7 @@ from oban_sa.runner.database.prepared import compiled
 from oban_sa.runner.database.start_steps import StoppedEarly, taken
 from oban_sa.runner.execution.attempt import Interrupted
 from oban_sa.runner.execution.executor import Dispatch, Executor
+from oban_sa.runner.execution.home import InDatabase
 from oban_sa.runner.execution.unknown_workers import of_queues
 from oban_sa.runner.health.reports import Reports
 from oban_sa.runner.maintenance.parts import Parts
@@ -163,6 +164,7 @@ class Runner:
                 noted=lambda: self._parts.settle_soon(),
             ),
             Processes(limit=settings.process_pool, recycle_after=settings.recycle_after, imports=settings.imports),
+            InDatabase(database, self._written),
         )
         self._unknown = of_queues(
             after=settings.unknown_after, registry=self._registry, allow=settings.allow, source=source
@@ -390,6 +392,4 @@ class Runner:
             self._parts.stage_soon()
 
     def _idle_because(self) -> str | None:
-        if self._stop_asked.is_set():
-            return "stopping"
-        return None if self._working else "starting"
+        return "stopping" if self._stop_asked.is_set() else None if self._working else "starting"

@@ -1,13 +1,27 @@
-"""Delete rows of ours that no job needs any more: pointers of unique keys, spent rates, leases of holders that died."""
+"""Delete rows of ours that no job needs any more: unique keys, spent rates, leases of holders that died, journals."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import ColumnElement, Executable, Integer, Table, Uuid, bindparam, delete, func, literal_column, select
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Executable,
+    Integer,
+    Table,
+    Uuid,
+    bindparam,
+    delete,
+    func,
+    literal_column,
+    select,
+)
 
 from oban_sa.models.base import Expression
+from oban_sa.models.journal import Entry
 from oban_sa.models.limit import Lease, Rate
+from oban_sa.models.signal import SentSignal
 from oban_sa.models.unique import Unique
 from oban_sa.sql.expressions import inline, materialized, parameter, utc_now
 from oban_sa.sql.fetch import jobs
@@ -15,6 +29,8 @@ from oban_sa.sql.fetch import jobs
 _uniques: Final[Table] = Unique.metadata.tables["public.oban_sa_uniques"]
 _rates: Final[Table] = Rate.metadata.tables["public.oban_sa_rates"]
 _leases: Final[Table] = Lease.metadata.tables["public.oban_sa_leases"]
+_journal: Final[Table] = Entry.metadata.tables["public.oban_sa_journal"]
+_signals: Final[Table] = SentSignal.metadata.tables["public.oban_sa_signals"]
 
 _BATCH: Final[ColumnElement[int]] = bindparam("batch", type_=Integer())
 
@@ -73,3 +89,38 @@ def _forget(table: Table, over: ColumnElement[bool]) -> Executable:
     picked = select(place).select_from(table).where(over).limit(_BATCH).with_for_update(skip_locked=True)
     ids = func.array(picked.scalar_subquery())
     return delete(table).where(place == func.any(ids), over).returning(table.c.name)
+
+
+def forget_journals() -> Executable:
+    """Delete the journals of jobs that are deleted, among the next `batch` entries of jobs after `after`: one row.
+
+    Its columns are those of `forget_keys`. A row that the database shows has a job that it shows too, or showed.
+    """
+    return _forget_of_jobs(_journal)
+
+
+def forget_signals() -> Executable:
+    """Delete signals to jobs that are deleted; as `forget_journals`."""
+    return _forget_of_jobs(_signals)
+
+
+def _forget_of_jobs(table: Table) -> Executable:
+    seen = materialized(
+        select(table.c.job_id)
+        .where(table.c.job_id > parameter("after", BigInteger()))
+        .order_by(table.c.job_id)
+        .limit(_BATCH)
+        .cte("seen")
+    )
+    ids = select(seen.c.job_id).where(~select(jobs.c.id).where(jobs.c.id == seen.c.job_id).exists()).distinct()
+    gone = (
+        delete(table)
+        .where(table.c.job_id == func.any(func.array(ids.scalar_subquery())))
+        .returning(table.c.job_id)
+        .cte("gone")
+    )
+    return select(
+        select(func.max(seen.c.job_id)).scalar_subquery().label("last"),
+        select(func.count()).select_from(seen).scalar_subquery().label("seen"),
+        select(func.count()).select_from(gone).scalar_subquery().label("count"),
+    )

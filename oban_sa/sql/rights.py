@@ -14,12 +14,14 @@ Tables: TypeAlias = Mapping[str, tuple[str, ...]]
 
 _LIMITS: Final = ("oban_sa_uniques", "oban_sa_rates", "oban_sa_leases")
 _FLOWS: Final = ("oban_sa_flows", "oban_sa_members", "oban_sa_edges", "oban_sa_gates", "oban_sa_endings")
+_STEPS: Final = ("oban_sa_journal", "oban_sa_signals")
 
 _LOOKING: Final[Tables] = dict.fromkeys(
     (
         *("oban_jobs", "oban_producers", "oban_leaders", "oban_peers", "oban_sa_queues", "oban_sa_crons"),
         *_LIMITS,
         *_FLOWS,
+        *_STEPS,
     ),
     ("SELECT",),
 )
@@ -48,7 +50,8 @@ ROLES: Final[Mapping[str, Role]] = {
             "oban_sa_uniques": ("SELECT", "INSERT", "UPDATE"),
             "oban_sa_rates": ("SELECT", "INSERT", "UPDATE"),
             "oban_sa_leases": _ALL,
-            **dict.fromkeys(_FLOWS, ("SELECT", "INSERT")),
+            **dict.fromkeys((*_FLOWS, "oban_sa_signals"), ("SELECT", "INSERT")),
+            "oban_sa_journal": ("SELECT",),
         },
         inserts=True,
         limits=True,
@@ -61,6 +64,7 @@ ROLES: Final[Mapping[str, Role]] = {
             "oban_sa_queues": ("SELECT", "INSERT", "UPDATE"),
             "oban_sa_uniques": ("SELECT", "INSERT", "UPDATE"),
             "oban_sa_endings": ("SELECT", "INSERT"),
+            "oban_sa_signals": ("SELECT", "INSERT"),
         },
     ),
     "runner": Role(
@@ -72,7 +76,7 @@ ROLES: Final[Mapping[str, Role]] = {
             "oban_peers": ("SELECT",),
             "oban_sa_queues": ("SELECT",),
             "oban_sa_crons": ("SELECT", "INSERT", "UPDATE"),
-            **dict.fromkeys((*_LIMITS, *_FLOWS), _ALL),
+            **dict.fromkeys((*_LIMITS, *_FLOWS, *_STEPS), _ALL),
         },
         inserts=True,
         limits=True,

@@ -39,6 +39,9 @@ from oban_sa.telemetry.events import (
     SettlerSettle,
     Source,
     StagerStage,
+    StepChanged,
+    StepStart,
+    StepStop,
     WorkerUnknown,
 )
 from oban_sa.telemetry.handlers import attach, emit, listening
@@ -82,6 +85,9 @@ __all__ = [
     "SettlerSettle",
     "Source",
     "StagerStage",
+    "StepChanged",
+    "StepStart",
+    "StepStop",
     "UniqueConflict",
     "WorkerUnknown",
     "attach",

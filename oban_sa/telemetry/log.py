@@ -19,6 +19,9 @@ _LEVELS: Final[dict[type[telemetry.Event], int]] = {
     telemetry.JobException: logging.ERROR,  # a warning while attempts are left
     telemetry.JobStale: logging.WARNING,
     telemetry.JobIdle: logging.DEBUG,  # the runner's own logger says what to do
+    telemetry.StepStart: logging.DEBUG,
+    telemetry.StepStop: logging.DEBUG,
+    telemetry.StepChanged: logging.WARNING,
     telemetry.WorkerUnknown: logging.WARNING,
     telemetry.ProducerFetch: logging.DEBUG,
     telemetry.ProducerAck: logging.DEBUG,

@@ -34,6 +34,15 @@ def _sentence(event: telemetry.Event) -> str:
             )
         case telemetry.JobIdle():
             return f"{_job(event)} left its connection idle in a transaction for {describe(event.idle)}"
+        case telemetry.StepStart():
+            return f"{_job(event)} {'takes' if event.replayed else 'begins'} step {event.step}{_replayed(event)}"
+        case telemetry.StepStop():
+            return f"{_job(event)} journalled step {event.step} after {describe(event.duration)}"
+        case telemetry.StepChanged():
+            return (
+                f"{_job(event)} takes step {event.step} from its journal as the result of {event.called}(), "
+                f"but {event.recorded}() had written it; give what means something else a name of its own"
+            )
         case telemetry.WorkerUnknown():
             version = "" if event.version is None else f" with args of version {event.version}"
             return (
@@ -109,6 +118,10 @@ def _sentence(event: telemetry.Event) -> str:
             return f"the event loop stood still for {describe(event.lag)}{where}"
         case _:
             return event.name
+
+
+def _replayed(event: telemetry.StepStart) -> str:
+    return " from its journal" if event.replayed else ""
 
 
 def _ids(job_ids: tuple[int, ...]) -> str:

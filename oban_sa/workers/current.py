@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextvars import Context, ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from oban_sa.errors import JobNotFound
 
@@ -12,6 +12,19 @@ if TYPE_CHECKING:
 
 CURRENT: ContextVar[Job] = ContextVar("oban_sa.current_job")
 """The job of the code that runs in a context."""
+
+
+class Attempting(Protocol):
+    """The attempt at a job that runs in a context."""
+
+    @property
+    def journal(self) -> object:
+        """What its durable steps are written into: an `oban_sa.steps.journal.Journal`."""
+        ...
+
+
+ATTEMPT: ContextVar[Attempting] = ContextVar("oban_sa.attempt")
+"""The attempt whose code runs in a context; not set in another process."""
 
 
 def current_job() -> Job:

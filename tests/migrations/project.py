@@ -24,6 +24,7 @@ OURS = (
     *("oban_jobs", "oban_leaders", "oban_peers", "oban_producers", "oban_sa_crons", "oban_sa_queues"),
     *("oban_sa_uniques", "oban_sa_rates", "oban_sa_leases"),
     *("oban_sa_flows", "oban_sa_members", "oban_sa_edges", "oban_sa_gates", "oban_sa_endings"),
+    *("oban_sa_journal", "oban_sa_signals"),
 )
 """The tables that the migrations make."""
 

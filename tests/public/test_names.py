@@ -41,6 +41,7 @@ NAMES = [
     "job",
     "ref",
     "schema_map",
+    "step",
     "worker",
 ]
 

@@ -267,6 +267,10 @@ class Threads:
             found = [call.target.thread_id for call in self._working.values() if call.is_about(job)]
         return found[0] if found else None
 
+    def current(self) -> ThreadCall | None:
+        """Return the call that this very thread makes, or None where it is none of these threads."""
+        return self._working.get(threading.current_thread())
+
     def abandon(self) -> None:
         """Wait no longer for code that still runs."""
         with self._lock:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC
 from enum import Enum, auto
 from typing import Any, Final
 
 import asyncpg
 
-from oban_sa.errors import AttemptCancelled, AttemptError, AttemptTimedOut, InvalidArguments
+from oban_sa.errors import AttemptCancelled, AttemptError, AttemptLost, AttemptTimedOut, InvalidArguments
 from oban_sa.jobs.states import JobState
 from oban_sa.jobs.verdicts import Attempt
 from oban_sa.models import Job
@@ -47,6 +48,8 @@ class Running:
         "attempt",
         "begun",
         "definition",
+        "durable",
+        "home",
         "interrupted",
         "later_version",
         "session",
@@ -77,6 +80,10 @@ class Running:
         self.time_limit: TimeLimit | None = None
         """None while the code runs on the loop without a limit, and was not interrupted."""
         self.session: AttemptSession | None = None
+        self.durable: object = None
+        """Its journal, once its code has asked for it."""
+        self.home: Callable[[Running], object] | None = None
+        """Makes the journal."""
 
     @classmethod
     def of(cls, job: Job) -> Running:
@@ -89,6 +96,15 @@ class Running:
         if self._job is None:
             self._job = self._read(self._row)
         return self._job
+
+    @property
+    def journal(self) -> object:
+        """What its durable steps are written into: an `oban_sa.steps.journal.Journal`."""
+        if self.durable is None:
+            if self.home is None:
+                raise AttemptLost("the attempt has ended")
+            self.durable = self.home(self)
+        return self.durable
 
     @property
     def names_sequence(self) -> bool:
@@ -112,7 +128,7 @@ class Running:
         """
         if self._row is not None:
             self._job = None
-        self.task = self.definition = self.session = self.time_limit = None
+        self.task = self.definition = self.session = self.time_limit = self.home = None
 
     def interrupt(self, why: Interrupted) -> None:
         """Ask the code to stop, and cancel it at its next await; the first reason given stays."""

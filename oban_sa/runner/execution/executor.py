@@ -6,13 +6,14 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from oban_sa import telemetry
 from oban_sa.arguments.versions import later, too_late
 from oban_sa.describe import exceptions
-from oban_sa.errors import AttemptCancelled, CommitUnanswered, InvalidArguments, WorkerNotFound
+from oban_sa.errors import AttemptCancelled, CommitUnanswered, InvalidArguments, InvalidOption, WorkerNotFound
 from oban_sa.jobs.answers import Answer, is_error, raised
+from oban_sa.jobs.durable import JOURNAL
 from oban_sa.jobs.states import JobState
 from oban_sa.jobs.verdicts import Verdict, given_back, in_spite_of, judge
 from oban_sa.models import Job
@@ -22,15 +23,19 @@ from oban_sa.runner.concurrency.threads import Threads
 from oban_sa.runner.concurrency.timeout import TimeLimit
 from oban_sa.runner.concurrency.tracebacks import of_the_worker
 from oban_sa.runner.execution.attempt import Interrupted, Running
+from oban_sa.runner.execution.home import Home, journal_of, remembering
 from oban_sa.runner.execution.outcome import Outcome, report_stale
 from oban_sa.runner.execution.unknown_workers import Named, UnknownWorkers
 from oban_sa.runner.sessions.attempt_session import AttemptSession, AttemptSessions, SessionInThread, SessionOnLoop
 from oban_sa.schedule import clock
 from oban_sa.telemetry.handlers import listeners
-from oban_sa.workers.current import CURRENT
+from oban_sa.workers.current import ATTEMPT, CURRENT
 from oban_sa.workers.definition import Definition
 from oban_sa.workers.middleware import Chain
 from oban_sa.workers.registry import Registry
+
+if TYPE_CHECKING:
+    from oban_sa.steps.journal import Journal
 
 logger = logging.getLogger("oban_sa.runner")
 
@@ -56,6 +61,7 @@ class Executor:
         self._allow = tuple(allow)
         self._middleware = middleware or None
         self._source = source
+        self._journal = partial(dispatch.journal, source=source)
 
     async def attempt(self, attempt: Running) -> Outcome | None:
         """Run an attempt to its end; None where its outcome needs no more writing. Never raises."""
@@ -68,6 +74,8 @@ class Executor:
             telemetry.emit(telemetry.JobStart.of(self._source, job, queue_time=_waited(job)))
         generation = forks.generation
         token = CURRENT.set(job)
+        attempt.home = self._journal
+        ATTEMPT.set(attempt)
         answer: object
         try:
             # Past the instrumentation, as in `about`.
@@ -79,6 +87,8 @@ class Executor:
             if attempt.attempt.meta and (version := later(attempt.attempt.meta, definition.options.version)):
                 attempt.later_version = version
                 raise InvalidArguments(too_late(version, definition.options.version))
+            if attempt.attempt.meta and JOURNAL in attempt.attempt.meta:
+                await cast("Journal", attempt.journal).read()
             if definition.is_plain and self._middleware is None:  # as of most
                 answer = await definition.call(job)
             else:
@@ -96,7 +106,10 @@ class Executor:
             committed = None
             limit = attempt.time_limit
             if (
-                answer is None and attempt.interrupted is None and (limit is None or limit.ignored is None)
+                answer is None
+                and attempt.interrupted is None
+                and attempt.durable is None
+                and (limit is None or limit.ignored is None)
             ):  # as of most
                 verdict = judge(attempt.attempt, None)
             else:
@@ -149,7 +162,8 @@ class Executor:
             answer = self._left_to_others(attempt, answer)
         if isinstance(answer, Verdict):
             return answer, None
-        return self._judge(attempt, answer), answer
+        verdict = self._judge(attempt, answer)
+        return verdict if attempt.durable is None else remembering(attempt, verdict), answer
 
     async def _commit(
         self, attempt: Running, session: AttemptSession, verdict: Verdict, answer: object
@@ -244,9 +258,11 @@ def _waited(job: Job) -> float:
 class Dispatch:
     """Calls workers' code where it belongs, with the attempt's timeout applied."""
 
-    def __init__(self, sessions: AttemptSessions, processes: Processes | None = None) -> None:
+    def __init__(self, sessions: AttemptSessions, processes: Processes | None = None, home: Home | None = None) -> None:
+        """`home` is where the journals of attempts are."""
         self._sessions = sessions
         self._threads = Threads()
+        self._home = home
         self._processes = processes or Processes()
 
     async def call(self, definition: Definition, job: Job, time_limit: TimeLimit) -> object:
@@ -267,6 +283,12 @@ class Dispatch:
         kind = SessionOnLoop if definition.session == "async" else SessionInThread
         return kind(self._sessions, definition, job, time_limit=time_limit, threads=self._threads)
 
+    def journal(self, running: Running, *, source: telemetry.Source) -> Journal:
+        """Return what the durable steps of an attempt are written into."""
+        if self._home is None:
+            raise InvalidOption("there is no journal here for durable steps")
+        return journal_of(self._home, running, self._threads, source)
+
     async def stack(self, job: Job, task: asyncio.Task[object]) -> str:
         """Return where the code of a job is, which `task` runs."""
         thread_id = self._threads.working_on(job)
@@ -280,3 +302,5 @@ class Dispatch:
         self._threads.abandon()
         await self._threads.close(1.0)
         await self._processes.close()
+        if self._home is not None:
+            await self._home.close()

@@ -1,14 +1,17 @@
-"""Delete rows of unique keys, rates and leases that no job needs any more."""
+"""Delete rows of unique keys, rates, leases, journals and signals that no job needs any more."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 from uuid import UUID
+
+from sqlalchemy import Executable
 
 from oban_sa.runner.cluster.leader import Leader
 from oban_sa.runner.database.database import Database
 from oban_sa.schedule import clock
-from oban_sa.sql.leftovers import forget_keys, forget_leases, forget_rates
+from oban_sa.sql.leftovers import forget_journals, forget_keys, forget_leases, forget_rates, forget_signals
 
 EVERY: Final = 60.0
 """Seconds between two walks over all rows."""
@@ -22,39 +25,50 @@ REST: Final = 9.0
 LONG_REST: Final = 99.0
 """The same after one in which few were: most keys are needed, and looking at them costs the server something."""
 
-_FIRST: Final = UUID(int=0)
+_WALKS: Final[tuple[tuple[Callable[[], Executable], UUID | int], ...]] = (
+    (forget_keys, UUID(int=0)),
+    (forget_journals, -(2**63)),
+    (forget_signals, -(2**63)),
+)
+"""The tables of which all rows are looked at, and what comes before the first."""
 
 
 class Leftovers:
     """Deletes what is left of jobs and holders that are gone, while this node leads.
 
-    Nothing depends on when it is deleted: a key whose job is gone stands in no way, and a rate that is full again and a
-    lease that is over limit nothing. So there is no lease to be asked for, and two nodes that do it do no harm.
+    Nothing depends on when it is deleted: a key whose job is gone stands in no way, nothing reads its journal, and a
+    rate that is full again and a lease that is over limit nothing. So there is no lease to be asked for, and two nodes
+    that do it do no harm.
     """
 
     def __init__(self, database: Database, leader: Leader) -> None:
         self._line = database.shared
         self._leader = leader
-        self._keys = database.prepare(forget_keys)
+        self._walks = [(database.prepare(statement), first) for statement, first in _WALKS]
         self._others = [database.prepare(each) for each in (forget_rates, forget_leases)]
-        self._after = _FIRST
+        self._walk = 0
+        self._after: UUID | int | None = None
 
     async def tick(self) -> float:
         """Delete a batch: seconds until the next one."""
         if not self._leader.leading:
-            self._after = _FIRST
+            self._walk, self._after = 0, None
             return EVERY
         started = clock.monotonic()
-        if self._after == _FIRST:
+        if self._walk == 0 and self._after is None:
             for each in self._others:
                 while len(await self._line.fetch(each, batch=BATCH)) == BATCH:
                     pass
-        [row] = await self._line.fetch(self._keys, after=self._after, batch=BATCH)
-        if row["seen"] < BATCH:
-            self._after = _FIRST
-            return EVERY
-        self._after = row["last"]
-        return (clock.monotonic() - started) * (REST if row["count"] * 10 > BATCH else LONG_REST)
+        while self._walk < len(self._walks):
+            statement, first = self._walks[self._walk]
+            after = first if self._after is None else self._after
+            [row] = await self._line.fetch(statement, after=after, batch=BATCH)
+            if row["seen"] == BATCH:
+                self._after = row["last"]
+                return (clock.monotonic() - started) * (REST if row["count"] * 10 > BATCH else LONG_REST)
+            self._walk, self._after = self._walk + 1, None
+        self._walk = 0
+        return EVERY
 
     async def close(self) -> None:
         """Close the connection."""

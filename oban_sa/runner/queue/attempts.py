@@ -10,10 +10,12 @@ from datetime import UTC, datetime
 import asyncpg
 
 from oban_sa import telemetry
+from oban_sa.jobs.durable import JOURNAL
 from oban_sa.jobs.states import JobState
 from oban_sa.jobs.verdicts import Attempt, given_back, judge
 from oban_sa.runner.execution.attempt import Interrupted, Running
 from oban_sa.runner.execution.executor import Executor
+from oban_sa.runner.execution.home import mark
 from oban_sa.runner.execution.outcome import Outcome, report_stale
 from oban_sa.runner.queue.acker import Acker
 from oban_sa.runner.queue.exchange import Tables
@@ -168,7 +170,7 @@ class Attempts:
 
     def _give_back(self, running: Running) -> None:
         self.given_back += 1
-        self._acker.add(Outcome(running, given_back(running.attempt)))
+        self._acker.add(Outcome(running, given_back(running.attempt, mark(running))))
         self._ended()
 
     def _attempt(self, row: asyncpg.Record, former: datetime | None = None) -> Running:
@@ -206,7 +208,8 @@ class Attempts:
             return
         del self._running[job_id]
         if outcome is not None:
-            # With meta it's one of a worker that this program does not know, and no work that was cut short.
-            self.given_back += outcome.verdict.state is JobState.AVAILABLE and outcome.verdict.meta is None
+            # With other meta it's one of a worker that this program does not know, and no work that was cut short.
+            meta = outcome.verdict.meta
+            self.given_back += outcome.verdict.state is JobState.AVAILABLE and (meta is None or JOURNAL in meta)
             self._acker.add(outcome)
         self._ended()

@@ -131,3 +131,22 @@ async def test_rates_and_leases_go_when_they_say_nothing_any_more(harness: Harne
     await sweep(harness)
     assert [row[0] for row in await harness.sql("SELECT name FROM oban_sa_rates ORDER BY name")] == ["new", "runs"]
     assert [row[0] for row in await harness.sql("SELECT name FROM oban_sa_leases")] == ["held"]
+
+
+async def test_journals_and_signals_go_with_their_jobs_in_small_batches(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leftovers, "BATCH", 3)
+    kept, *others = [await a_job(harness) for _ in range(5)]
+    for job_id in (kept, *others):
+        for name in ("a", "b"):
+            await harness.sql(
+                "INSERT INTO oban_sa_journal (job_id, name, code, attempt) VALUES (:job_id, :name, 'f', 1)",
+                job_id=job_id,
+                name=name,
+            )
+        await harness.sql("INSERT INTO oban_sa_signals (job_id, name) VALUES (:job_id, 'go')", job_id=job_id)
+    await harness.sql("DELETE FROM oban_jobs WHERE id <> :kept", kept=kept)
+    await sweep(harness)
+    assert [row[0] for row in await harness.sql("SELECT job_id FROM oban_sa_journal")] == [kept, kept]
+    assert [row[0] for row in await harness.sql("SELECT job_id FROM oban_sa_signals")] == [kept]

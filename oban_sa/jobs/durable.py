@@ -1,0 +1,46 @@
+"""What a job's meta says of its journal, and of what the job waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from oban_sa.errors import Suspended
+from oban_sa.jobs.values import JSONDict
+
+JOURNAL: Final = "journal"
+"""The key in a job's meta that says that it has a journal, which its next attempt reads before the code begins."""
+
+WAITS_FOR: Final = "waits_for"
+"""The key for the name of the signal that it is suspended for; null while it waits for none."""
+
+WAIT_UNTIL: Final = "wait_until"
+"""The key for when a suspended job goes on at the latest: unix milliseconds, or "infinity"; Oban Web shows it."""
+
+WAKING: Final = 8
+"""The lane for notes that a suspended job may have a signal, beside those of flows (`oban_sa.jobs.flow.LANES`)."""
+
+
+def waiting(*, until: int | None, signal: str | None = None) -> JSONDict:
+    """Return the meta of a job that is suspended."""
+    return {JOURNAL: True, WAIT_UNTIL: "infinity" if until is None else until, WAITS_FOR: signal}
+
+
+def resumed(meta: Mapping[str, object] | None) -> JSONDict | None:
+    """Return what clears the meta of a job that was suspended; None where it says nothing of that."""
+    if not meta or (meta.get(WAIT_UNTIL) is None and meta.get(WAITS_FOR) is None):
+        return None
+    return {WAIT_UNTIL: None, WAITS_FOR: None}
+
+
+def suspension(error: BaseException) -> Suspended | None:
+    """Return the `Suspended` that an error is, or a group that holds nothing else; of several the one due first."""
+    if isinstance(error, Suspended):
+        return error
+    if not isinstance(error, BaseExceptionGroup):
+        return None
+    found = [suspension(each) for each in error.exceptions]
+    suspended = [each for each in found if each is not None]
+    if len(suspended) < len(found):
+        return None
+    return min(suspended, key=lambda each: float("inf") if each.delay is None else each.delay)

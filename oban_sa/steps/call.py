@@ -1,0 +1,143 @@
+"""One call of a step's function: replayed from the journal, or made, again where it may fail, and journalled."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeAlias
+
+from oban_sa import telemetry
+from oban_sa.describe import callables
+from oban_sa.errors import AttemptError, InvalidOption, shown
+from oban_sa.jobs.answers import Answer
+from oban_sa.schedule import clock, periods
+from oban_sa.schedule.periods import Period
+from oban_sa.steps import results
+from oban_sa.steps.journal import Entry, Journal, on_loop
+from oban_sa.telemetry.handlers import listeners
+
+Backoff: TypeAlias = Period | Callable[[int], Period] | None
+"""How long to wait between calls: always as long, or by how many have failed; None doubles from a second on."""
+
+
+class Options(NamedTuple):
+    """How a step is called."""
+
+    attempts: int = 1
+    backoff: Backoff = None
+    strict: bool = False
+
+    @classmethod
+    def of(cls, attempts: object = 1, backoff: Backoff = None, strict: object = False) -> Options:
+        """Check what a user gives; raises `InvalidOption`."""
+        if type(attempts) is not int or attempts < 1:
+            raise InvalidOption(f"attempts of a step is a number from 1 on, got {shown(attempts)}")
+        if type(strict) is not bool:
+            raise InvalidOption(f"strict of a step is True or False, got {shown(strict)}")
+        if backoff is not None and not callable(backoff):
+            periods.seconds(backoff)
+        return cls(attempts, backoff, strict)
+
+    def pause(self, failed: int) -> float:
+        """Return how many seconds to wait after so many calls have failed."""
+        if self.backoff is None:
+            return float(min(2 ** (failed - 1), 60))
+        return periods.seconds(self.backoff(failed) if callable(self.backoff) else self.backoff)
+
+
+class Call(NamedTuple):
+    """What a step calls."""
+
+    key: str
+    function: Callable[..., object]
+    args: tuple[object, ...]
+    kwargs: Mapping[str, object]
+    options: Options
+
+    def check(self) -> None:
+        """Refuse a function of the wrong kind for where the code runs; raises `InvalidOption`."""
+        if not callable(self.function):  # pyright: ignore[reportUnnecessaryComparison] - it may come from anywhere
+            raise InvalidOption(
+                f"step({self.key!r}, ...) takes a function and its arguments, not {shown(self.function)}; "
+                f"write step({self.key!r}, function, argument)"
+            )
+        if callables.yields(self.function):
+            raise InvalidOption(f"step {self.key!r} has one result, and {self.code} yields; write step.each(...)")
+        if not on_loop() and callables.is_async(self.function):
+            raise InvalidOption(
+                f"step {self.key!r} runs in a thread, and {self.code}() is async; give it a `def`, or make the worker "
+                "an `async def`"
+            )
+
+    @property
+    def code(self) -> str:
+        """The name of the function."""
+        return results.code_of(self.function)
+
+
+async def once(journal: Journal, call: Call) -> object:
+    """Return what the journal has of a call, or make it and journal its result."""
+    call.check()
+    if (entry := await journal.find(call.key, call.code, strict=call.options.strict)) is not None:
+        _tell(journal, call, replayed=True)
+        return results.read(entry.plain, call.function, call.key)
+    started = _tell(journal, call)
+    value = await _called(call)
+    stored = await journal.write(Entry(call.key, call.code, results.written(value, call.key)))
+    ended(journal, call, started)
+    return results.read(stored.plain, call.function, call.key)
+
+
+def _tell(journal: Journal, call: Call, *, replayed: bool = False) -> float:
+    started = clock.monotonic()
+    if listeners[telemetry.StepStart]:
+        telemetry.emit(telemetry.StepStart.of(journal.source, journal.job, step=call.key, replayed=replayed))
+    return started
+
+
+begun = _tell
+"""Tell that a step begins, and return the moment."""
+
+
+def ended(journal: Journal, call: Call, started: float) -> None:
+    """Tell that a step has ended, and is journalled."""
+    if listeners[telemetry.StepStop]:
+        duration = clock.monotonic() - started
+        telemetry.emit(telemetry.StepStop.of(journal.source, journal.job, step=call.key, duration=duration))
+
+
+async def _called(call: Call) -> object:
+    failed = 0
+    while True:
+        try:
+            return await made(call)
+        except (Answer, AttemptError):
+            raise
+        except Exception:
+            failed += 1
+            if failed >= call.options.attempts:
+                raise
+        pause = call.options.pause(failed)
+        if on_loop():
+            await asyncio.sleep(pause)
+        else:
+            time.sleep(pause)  # noqa: ASYNC251 - in a thread of its own
+
+
+async def made(call: Call) -> object:
+    """Call the function; on the loop, what it returns is awaited."""
+    value = call.function(*call.args, **call.kwargs)
+    if not inspect.isawaitable(value):
+        if on_loop():
+            raise InvalidOption(
+                f"step {call.key!r} runs on the loop, which {call.code}() would block; make it an `async def`, or "
+                f"write step({call.key!r}, asyncio.to_thread, {call.code}, ...)"
+            )
+        return value
+    if not on_loop():
+        if inspect.iscoroutine(value):
+            value.close()
+        raise InvalidOption(f"step {call.key!r} runs in a thread, and {call.code}() gave an awaitable; give it a `def`")
+    return await value

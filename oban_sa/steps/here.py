@@ -1,0 +1,34 @@
+"""The journal of the attempt that runs here, and calls that are awaited on the loop and answer at once in a thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import TypeVar, cast
+
+from oban_sa.errors import InvalidOption, JobNotFound
+from oban_sa.steps.journal import Journal, driven, on_loop
+from oban_sa.workers.current import ATTEMPT, CURRENT
+
+T = TypeVar("T")
+
+
+def journal(what: str) -> Journal:
+    """Return the journal of the attempt that runs here; `what` names who asks.
+
+    Raises `JobNotFound` outside of a worker, and `InvalidOption` in another process, which no journal reaches.
+    """
+    attempt = ATTEMPT.get(None)
+    if attempt is not None:
+        return cast("Journal", attempt.journal)
+    if CURRENT.get(None) is None:
+        raise JobNotFound(f"no job is running here; {what} works only below the code of a worker")
+    raise InvalidOption(
+        f'{what} does not reach the journal from executor="process"; let the job run on the loop or in a thread, and '
+        "what needs a process be a job of its own"
+    )
+
+
+def here(call: Callable[[], Coroutine[object, object, T]]) -> Coroutine[object, object, T] | T:
+    """Return a coroutine to be awaited, where a loop runs here, and in a thread its result."""
+    coroutine = call()
+    return coroutine if on_loop() else driven(coroutine)

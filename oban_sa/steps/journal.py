@@ -1,0 +1,188 @@
+"""The journal of one attempt: what earlier attempts came to, and what this one adds.
+
+Its methods are coroutines, for code of both kinds. On the loop they are awaited. In a thread `driven` runs them: what
+they await of the tables is done on the loop while the thread waits, so that they come to their end without a pause.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import Counter
+from collections.abc import Awaitable, Coroutine, Iterable
+from typing import Final, NamedTuple, Protocol, TypeVar
+
+from oban_sa import telemetry
+from oban_sa.errors import InvalidOption, StepChanged, shown
+from oban_sa.jobs import values
+from oban_sa.models import Job
+
+T = TypeVar("T")
+
+PROGRESS: Final = ":progress"
+"""The name of the entry that has the progress of the job."""
+
+
+class Entry(NamedTuple):
+    """One entry: `value` is JSON as text; `seconds` are left of a sleep or a wait that is over at `ms`."""
+
+    name: str
+    code: str
+    value: str | None = None
+    done: bool = True
+    seconds: float | None = None
+    ms: int | None = None
+
+    @property
+    def plain(self) -> object:
+        """The value, as plain JSON."""
+        return None if self.value is None else values.from_json(self.value)
+
+
+class Tables(Protocol):
+    """Where the journal of an attempt is kept."""
+
+    async def read(self) -> Iterable[Entry]:
+        """Return all entries of the job."""
+        ...
+
+    async def write(self, entry: Entry, *, delay: float | None = None) -> Entry:
+        """Write an entry, or return the one of that name that is there and done.
+
+        `delay` is how many seconds from now on it is over. Raises `AttemptLost` where the attempt has lost its job.
+        """
+        ...
+
+    async def mark(self) -> None:
+        """Have the next attempt read the journal before its code begins; raises `AttemptLost`."""
+        ...
+
+    def in_thread(self, awaitable: Awaitable[T]) -> T:
+        """Return the result of something that is awaited on the loop, to a thread that waits for it."""
+        ...
+
+
+class Journal:
+    """What the steps of one attempt are asked for and answered with."""
+
+    def __init__(self, tables: Tables, job: Job, *, source: telemetry.Source, marked: bool, fresh: bool) -> None:
+        """`marked` says that the job has a journal by its meta; `fresh`, that it has none: no attempt came before."""
+        self.tables = tables
+        self.job = job
+        self.source = source
+        self.marked = marked
+        self.wrote = False
+        """Whether this attempt has written something."""
+        self._known: dict[str, Entry] = {}
+        self._asked: Counter[str] = Counter()
+        self._unread = not fresh
+        self._reading: asyncio.Task[None] | None = None
+        self.began_empty = True
+        """Whether no earlier attempt has written anything; of one that was not read yet that is not known."""
+
+    async def find(self, key: str, code: str, *, strict: bool = False) -> Entry | None:
+        """Return what is known under a key; None where nothing is.
+
+        An entry of other code is told of by an event; where `strict`, or where it can't be read as this one, it raises
+        `StepChanged`.
+        """
+        await self.read()
+        if (entry := self._known.get(key)) is None:
+            return None
+        if entry.code != code:
+            if strict or entry.code in _KINDS or code in _KINDS:
+                raise StepChanged(
+                    f"the journal of job {self.job.id} has {key!r} as {_named(entry.code)}, and this is {_named(code)}"
+                    "; give what means something else a name of its own"
+                )
+            telemetry.emit(telemetry.StepChanged.of(self.source, self.job, step=key, recorded=entry.code, called=code))
+        return entry
+
+    async def write(self, entry: Entry, *, delay: float | None = None) -> Entry:
+        """Journal something and return what stands there now: also where another attempt has come before."""
+        written = await self.wait(self.tables.write(entry, delay=delay))
+        self.add(written)
+        return written
+
+    def add(self, entry: Entry) -> None:
+        """Take note of an entry that was written."""
+        self.wrote = True
+        self._known[entry.name] = entry
+
+    async def read(self) -> None:
+        """Read the entries, unless that was done before, or there can't be any."""
+        while self._unread:
+            if _on_loop():
+                # Steps that run at the same time wait for the same answer.
+                if self._reading is None or self._reading.done():
+                    self._reading = asyncio.ensure_future(self._read())
+                await asyncio.shield(self._reading)
+            else:
+                await self._read()
+
+    async def _read(self) -> None:
+        entries = await self.wait(self.tables.read())
+        self._known = {entry.name: entry for entry in entries} | self._known
+        self.began_empty = not self._known.keys() - {PROGRESS}
+        self._unread = False
+
+    async def mark(self) -> None:
+        """Have the next attempt read the journal before its code begins, so that `cursor` need not wait for it."""
+        if not self.marked:
+            await self.wait(self.tables.mark())
+            self.marked = True
+
+    def known(self, key: str) -> Entry | None:
+        """Return what is known under a key without asking the database."""
+        return self._known.get(key)
+
+    def key(self, name: object) -> str:
+        """Return the key of the next use of a name: the name, and from the second on a number; raises InvalidOption."""
+        if not isinstance(name, str) or not name.strip() or len(name) > _LONGEST or "\0" in name:
+            raise InvalidOption(f"a step has a name of 1 to {_LONGEST} characters, such as 'charge', not {shown(name)}")
+        if name.startswith(":") or re.search(r"#\d+$", name):
+            raise InvalidOption(f"the name of a step can't begin with ':' or end with a number like '#2', as {name!r}")
+        self._asked[name] += 1
+        count = self._asked[name]
+        return name if count == 1 else f"{name}#{count}"
+
+    def next_key(self, name: str) -> str:
+        """Return the key that the next use of a name will have."""
+        count = self._asked[name] + 1
+        return name if count == 1 else f"{name}#{count}"
+
+    async def wait(self, awaitable: Awaitable[T]) -> T:
+        """Await something of the tables: in a thread, by having it done on the loop."""
+        return await awaitable if _on_loop() else self.tables.in_thread(awaitable)
+
+
+def driven(coroutine: Coroutine[object, object, T]) -> T:
+    """Run a coroutine that never pauses to its end, in a thread without a loop."""
+    try:
+        coroutine.send(None)
+    except StopIteration as ended:
+        return ended.value  # type: ignore[no-any-return]
+    coroutine.close()
+    raise RuntimeError("a durable step in a thread has awaited something, which has no loop here")
+
+
+def _on_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+on_loop = _on_loop
+"""Whether this is code on a loop, and not in a thread."""
+
+_LONGEST: Final = 300
+"""Characters of a name."""
+
+_KINDS: Final = frozenset({"sleep", "wait_for", "version", "each"})
+"""What is no function: the entries are written in ways of their own."""
+
+
+def _named(code: str) -> str:
+    return f"a {code}" if code in _KINDS else f"the result of {code}()"
