@@ -34,9 +34,13 @@ if TYPE_CHECKING:
     from oban_sa.flows import chain as chain
     from oban_sa.jobs.limits import Queue as Queue
     from oban_sa.jobs.limits import Rate as Rate
+    from oban_sa.outbox.signal import signal as signal
     from oban_sa.runner import Runner as Runner
     from oban_sa.runner.runners import Runners as Runners
+    from oban_sa.steps import Signal as Signal
+    from oban_sa.steps import sleep as sleep
     from oban_sa.steps import step as step
+    from oban_sa.steps import wait_for as wait_for
 else:
 
     def __getattr__(name: str) -> object:
@@ -49,7 +53,11 @@ else:
             from oban_sa import flows
 
             return getattr(flows, name)
-        if name == "step":
+        if name == "signal":
+            from oban_sa.outbox.signal import signal
+
+            return signal
+        if name in ("Signal", "sleep", "step", "wait_for"):
             from oban_sa import steps
 
             return getattr(steps, name)
@@ -83,6 +91,7 @@ __all__ = [
     "Result",
     "Runner",
     "Runners",
+    "Signal",
     "Snooze",
     "Unique",
     "Worker",
@@ -95,6 +104,9 @@ __all__ = [
     "job",
     "ref",
     "schema_map",
+    "signal",
+    "sleep",
     "step",
+    "wait_for",
     "worker",
 ]

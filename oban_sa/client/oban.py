@@ -18,6 +18,7 @@ from oban_sa.client.queues import QueueCheck, QueueControl, QueuePause
 from oban_sa.client.schema import verify
 from oban_sa.client.selection import Which
 from oban_sa.client.sequences import HaltedSequence, SequenceControl
+from oban_sa.client.signals import SignalControl
 from oban_sa.client.transactions import Transactions
 from oban_sa.client.usage import LimitUse, PartitionUse, UsageControl, limit_use, not_observed
 from oban_sa.client.waits import DEAD_AFTER, Wait, WaitControl
@@ -33,7 +34,7 @@ if TYPE_CHECKING:  # most programs set no limits
     from oban_sa.schedule.periods import Period
 
 
-class Oban(JobControl, QueueControl, SequenceControl, UsageControl, WaitControl, WorkflowControl):
+class Oban(JobControl, QueueControl, SequenceControl, SignalControl, UsageControl, WaitControl, WorkflowControl):
     """Controls the jobs and queues in the tables of one schema.
 
         oban = Oban(engine)

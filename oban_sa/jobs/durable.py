@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from oban_sa.errors import Suspended
+from oban_sa.jobs.flow import LANES
 from oban_sa.jobs.values import JSONDict
 
 JOURNAL: Final = "journal"
@@ -17,8 +18,8 @@ WAITS_FOR: Final = "waits_for"
 WAIT_UNTIL: Final = "wait_until"
 """The key for when a suspended job goes on at the latest: unix milliseconds, or "infinity"; Oban Web shows it."""
 
-WAKING: Final = 8
-"""The lane for notes that a suspended job may have a signal, beside those of flows (`oban_sa.jobs.flow.LANES`)."""
+WAKING: Final = LANES
+"""The lane for notes that a suspended job may have a signal, behind those of flows."""
 
 
 def waiting(*, until: int | None, signal: str | None = None) -> JSONDict:

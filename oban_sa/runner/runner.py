@@ -210,7 +210,7 @@ class Runner:
         listeners: dict[str, Listener] = {
             "insert": self._inserted,
             "signal": Signals(self._queues, name=self.name, node=self.node).receive,
-            messages.NODES: lambda said: self._stacks.receive(said) if "asked" in said else self._parts.obey_soon(),
+            messages.NODES: lambda said: self._stacks.receive(said) if "asked" in said else self._parts.hear(said),
             **self._parts.listeners,
         }
         self._notifier = Notifier(database, listeners, source=source, listen_url=settings.listen_url)

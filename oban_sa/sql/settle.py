@@ -36,7 +36,8 @@ from typing import Final
 from sqlalchemy import BigInteger, Boolean, Integer, SmallInteger, Text, TextClause, bindparam, text
 
 from oban_sa.catalog.names import in_text
-from oban_sa.jobs.flow import LANES, RETRIED
+from oban_sa.jobs.durable import WAITS_FOR, WAKING
+from oban_sa.jobs.flow import RETRIED
 from oban_sa.sql.notify import TURNS
 
 LIMIT: Final = 1000
@@ -44,9 +45,9 @@ LIMIT: Final = 1000
 
 
 def lanes(schema: str) -> TextClause:
-    """The lanes that have notes: rows of `lane`."""
+    """The lanes that have notes: rows of `lane`; the last one is that of `oban_sa.sql.signals.wake`."""
     noted = f"SELECT FROM {in_text(schema)}.oban_sa_endings e WHERE e.lane = each.lane"
-    return text(f"SELECT lane FROM generate_series(0, {LANES - 1}) AS each(lane) WHERE EXISTS ({noted})")  # noqa: S608
+    return text(f"SELECT lane FROM generate_series(0, {WAKING}) AS each(lane) WHERE EXISTS ({noted})")  # noqa: S608
 
 
 @lru_cache(maxsize=16)
@@ -110,7 +111,7 @@ noted AS MATERIALIZED (
 found AS MATERIALIZED (
     SELECT m.job_id, m.flow_id, m.name, m.waiting, m.doomed, m.settled AS before, m.waiting IS NULL AS joined,
         n.recount OR m.waiting IS NULL AS recounted,
-        coalesce(CAST(j.state AS text) = 'suspended', false) AS suspended,
+        coalesce(CAST(j.state AS text) = 'suspended' AND j.meta ->> '{WAITS_FOR}' IS NULL, false) AS suspended,
         j.attempted_at,
         CASE WHEN j.meta ->> '{RETRIED}' ~ '^[0-9]{{{{1,8}}}}$' THEN CAST(j.meta ->> '{RETRIED}' AS integer) END
             AS retried,

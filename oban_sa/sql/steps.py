@@ -105,43 +105,40 @@ def as_arrays(rows: Sequence[Row]) -> dict[str, object]:
     return {f"{name}s": [row[place] for row in rows] for place, name in enumerate(_SAID)}
 
 
-@lru_cache(maxsize=16)
-def mark(schema: str) -> TextClause:
-    """Say in a job's meta that it has a journal, so that its next attempt reads it first: a row of `held`, `marked`.
-
-    A row that another transaction has locked is passed over: `held`, and not `marked`. Parameters: `job_id`, `attempt`,
-    `node`, `producer` and `moments`, naive, in UTC.
-    """
-    s = in_text(schema)
-    held = (
-        "j.id = CAST(:job_id AS bigint) AND CAST(j.state AS text) = 'executing' "
-        "AND j.attempt = CAST(:attempt AS integer) AND j.attempted_at = ANY (CAST(:moments AS timestamp[])) "
-        "AND CAST(j.attempted_by AS text[]) = ARRAY[CAST(:node AS text), CAST(:producer AS text)]"
-    )
-    return text(
-        f"""
-        WITH mine AS MATERIALIZED (
-            SELECT j.id FROM {s}.oban_jobs j WHERE {held} FOR NO KEY UPDATE SKIP LOCKED
-        ),
-        marked AS (
-            UPDATE {s}.oban_jobs j SET meta = coalesce(j.meta, '{{}}'::jsonb) || '{{"{JOURNAL}"\\: true}}'::jsonb
-            WHERE j.id = ANY (ARRAY(SELECT id FROM mine)) RETURNING 1
-        )
-        SELECT EXISTS (SELECT FROM {s}.oban_jobs j WHERE {held}) AS held, EXISTS (SELECT FROM marked) AS marked
-        """.replace("::jsonb", "\\:\\:jsonb")  # noqa: S608 - the name of the schema is quoted
-    ).bindparams(*_ONE_ATTEMPT)
-
-
-_ONE_ATTEMPT: Final = (
+ONE_ATTEMPT: Final = (
     bindparam("job_id", type_=BigInteger()),
     bindparam("attempt", type_=Integer()),
     bindparam("node", type_=Text()),
     bindparam("producer", type_=Text()),
     bindparam("moments", type_=ARRAY(DateTime())),
 )
-"""The parameters of the fence of one attempt."""
+"""The parameters of `held_by_one`; `moments` are naive, in UTC: what the row may have as `attempted_at`."""
 
 
-def shown(row: Mapping[str, object]) -> bool:
-    """Whether a row of a journal is one that a program wrote, and not the progress of the job."""
-    return row["code"] != "progress"
+def held_by_one() -> str:
+    """Whether an attempt holds its job, `j`: the fence of one."""
+    return (
+        "j.id = CAST(:job_id AS bigint) AND CAST(j.state AS text) = 'executing' "
+        "AND j.attempt = CAST(:attempt AS integer) AND j.attempted_at = ANY (CAST(:moments AS timestamp[])) "
+        "AND CAST(j.attempted_by AS text[]) = ARRAY[CAST(:node AS text), CAST(:producer AS text)]"
+    )
+
+
+@lru_cache(maxsize=16)
+def mark(schema: str) -> TextClause:
+    """Say in a job's meta that it has a journal, so that its next attempt reads it first: a row of `held`, `marked`.
+
+    A row that another transaction has locked is passed over: `held`, and not `marked`. Parameters: `ONE_ATTEMPT`.
+    """
+    s, held = in_text(schema), held_by_one()
+    return text(
+        rf"""
+        WITH mine AS MATERIALIZED (SELECT j.id FROM {s}.oban_jobs j WHERE {held} FOR NO KEY UPDATE SKIP LOCKED),
+        marked AS (
+            UPDATE {s}.oban_jobs j
+            SET meta = coalesce(j.meta, CAST('{{}}' AS jsonb)) || CAST('{{"{JOURNAL}"\: true}}' AS jsonb)
+            WHERE j.id = ANY (ARRAY(SELECT id FROM mine)) RETURNING 1
+        )
+        SELECT EXISTS (SELECT FROM {s}.oban_jobs j WHERE {held}) AS held, EXISTS (SELECT FROM marked) AS marked
+        """  # noqa: S608 - the name of the schema is quoted
+    ).bindparams(*ONE_ATTEMPT)

@@ -9,6 +9,7 @@ from sqlalchemy import BigInteger, Integer, Text, TextClause, Uuid, bindparam, t
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from oban_sa.catalog.names import in_text
+from oban_sa.jobs.durable import WAITS_FOR
 from oban_sa.jobs.flow import LANES, RETRIED
 from oban_sa.models.readable import EARLIEST, LATEST
 from oban_sa.sql.cancel_request import MARK
@@ -187,7 +188,8 @@ def sweep(schema: str) -> TextClause:
             SELECT f.lane, l.job_id FROM looked l
             JOIN {s}.oban_sa_flows f ON f.id = l.flow_id AND f.lane BETWEEN 0 AND {LANES - 1}
             LEFT JOIN {s}.oban_jobs j ON j.id = l.job_id
-            WHERE j.id IS NULL OR CAST(j.state AS text) IN ('completed', 'cancelled', 'discarded', 'suspended')
+            WHERE j.id IS NULL OR CAST(j.state AS text) IN ('completed', 'cancelled', 'discarded')
+                OR (CAST(j.state AS text) = 'suspended' AND j.meta ->> '{WAITS_FOR}' IS NULL)
             RETURNING 1
         )
         SELECT (SELECT max(job_id) FROM looked) AS last, (SELECT count(*) FROM noted) AS noted

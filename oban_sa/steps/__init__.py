@@ -3,5 +3,8 @@
 from __future__ import annotations
 
 from oban_sa.steps.run import step as step
+from oban_sa.steps.waits import Signal as Signal
+from oban_sa.steps.waits import sleep as sleep
+from oban_sa.steps.waits import wait_for as wait_for
 
-__all__ = ["step"]
+__all__ = ["Signal", "sleep", "step", "wait_for"]

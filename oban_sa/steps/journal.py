@@ -16,6 +16,7 @@ from oban_sa import telemetry
 from oban_sa.errors import InvalidOption, StepChanged, shown
 from oban_sa.jobs import values
 from oban_sa.models import Job
+from oban_sa.schedule import clock
 
 T = TypeVar("T")
 
@@ -32,6 +33,13 @@ class Entry(NamedTuple):
     done: bool = True
     seconds: float | None = None
     ms: int | None = None
+    at: float = 0.0
+    """When the database said so, by this machine's monotonic clock."""
+
+    @property
+    def left(self) -> float | None:
+        """How many seconds are left by now."""
+        return None if self.seconds is None else self.seconds - (clock.monotonic() - self.at)
 
     @property
     def plain(self) -> object:
@@ -51,6 +59,10 @@ class Tables(Protocol):
 
         `delay` is how many seconds from now on it is over. Raises `AttemptLost` where the attempt has lost its job.
         """
+        ...
+
+    async def wait(self, key: str, name: str, *, within: float | None) -> Entry:
+        """Take the oldest signal of a name, or say that the job waits for one; raises `AttemptLost`."""
         ...
 
     async def mark(self) -> None:

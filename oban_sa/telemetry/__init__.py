@@ -39,19 +39,17 @@ from oban_sa.telemetry.events import (
     SettlerSettle,
     Source,
     StagerStage,
-    StepChanged,
-    StepStart,
-    StepStop,
     WorkerUnknown,
 )
 from oban_sa.telemetry.handlers import attach, emit, listening
-from oban_sa.telemetry.limit_events import (
+from oban_sa.telemetry.limits import (
     RateAvailable,
     RateSpent,
     SequenceHalted,
     SequenceResumed,
     UniqueConflict,
 )
+from oban_sa.telemetry.steps import SignalReceived, StepChanged, StepStart, StepStop, Suspended
 
 __all__ = [
     "Event",
@@ -83,11 +81,13 @@ __all__ = [
     "SequenceHalted",
     "SequenceResumed",
     "SettlerSettle",
+    "SignalReceived",
     "Source",
     "StagerStage",
     "StepChanged",
     "StepStart",
     "StepStop",
+    "Suspended",
     "UniqueConflict",
     "WorkerUnknown",
     "attach",

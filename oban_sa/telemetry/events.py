@@ -125,34 +125,6 @@ class JobStale(JobEvent):
 
 
 @event
-class StepStart(JobEvent):
-    """A durable step begins, or is `replayed`: its result comes from the journal."""
-
-    name: ClassVar[str] = "oban.step.start"
-    step: str
-    replayed: bool = False
-
-
-@event
-class StepStop(JobEvent):
-    """A durable step has run, and its result is in the journal."""
-
-    name: ClassVar[str] = "oban.step.stop"
-    step: str
-    duration: float
-
-
-@event
-class StepChanged(JobEvent):
-    """The journal has the result of another function under the name of a step; it is used all the same."""
-
-    name: ClassVar[str] = "oban.step.changed"
-    step: str
-    recorded: str
-    called: str
-
-
-@event
 class JobIdle(JobEvent):
     """An attempt left its connection idle in a transaction, for `idle` seconds so far; told once of each attempt."""
 

@@ -22,6 +22,8 @@ _LEVELS: Final[dict[type[telemetry.Event], int]] = {
     telemetry.StepStart: logging.DEBUG,
     telemetry.StepStop: logging.DEBUG,
     telemetry.StepChanged: logging.WARNING,
+    telemetry.Suspended: logging.DEBUG,
+    telemetry.SignalReceived: logging.DEBUG,
     telemetry.WorkerUnknown: logging.WARNING,
     telemetry.ProducerFetch: logging.DEBUG,
     telemetry.ProducerAck: logging.DEBUG,

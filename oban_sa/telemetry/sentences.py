@@ -38,6 +38,14 @@ def _sentence(event: telemetry.Event) -> str:
             return f"{_job(event)} {'takes' if event.replayed else 'begins'} step {event.step}{_replayed(event)}"
         case telemetry.StepStop():
             return f"{_job(event)} journalled step {event.step} after {describe(event.duration)}"
+        case telemetry.Suspended():
+            what = "time" if event.signal is None else f"signal {event.signal}"
+            most = "" if event.delay is None else f", for {describe(event.delay)} at most"
+            return f"{_job(event)} is suspended and waits for {what}{most}"
+        case telemetry.SignalReceived():
+            if event.timed_out:
+                return f"{_job(event)} waited for signal {event.signal} until its time was up"
+            return f"{_job(event)} has received signal {event.signal}"
         case telemetry.StepChanged():
             return (
                 f"{_job(event)} takes step {event.step} from its journal as the result of {event.called}(), "

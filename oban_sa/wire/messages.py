@@ -37,7 +37,7 @@ EVERY: Final = "*"
 
 
 NODES: Final = "nodes"
-"""The channel on which only nodes of ours listen: to questions, which have a token `asked`, and to `limited`.
+"""The channel on which only nodes of ours listen: to questions, which have a token `asked`, to `limited` and `noted`.
 
 A `signal` with a key that they don't know kills producers of Elixir. One channel for both, as each is a round trip of
 every start.

@@ -29,6 +29,7 @@ NAMES = [
     "Result",
     "Runner",
     "Runners",
+    "Signal",
     "Snooze",
     "Unique",
     "Worker",
@@ -41,7 +42,10 @@ NAMES = [
     "job",
     "ref",
     "schema_map",
+    "signal",
+    "sleep",
     "step",
+    "wait_for",
     "worker",
 ]
 

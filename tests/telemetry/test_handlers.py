@@ -16,7 +16,7 @@ from oban_sa import telemetry
 from oban_sa.errors import InvalidOption
 from oban_sa.jobs.states import JobState
 from oban_sa.telemetry import events as module
-from oban_sa.telemetry import limit_events
+from oban_sa.telemetry import limits, steps
 
 SOURCE = telemetry.Source(node="here")
 START = telemetry.JobStart(runner=SOURCE, job_id=1, worker="w", queue="q", attempt=1, max_attempts=20)
@@ -49,9 +49,9 @@ def attach() -> Iterator[Callable[..., Callable[[], None]]]:
 
 def concrete() -> list[type[telemetry.Event]]:
     """Every event class of the library that others are not built on, in the order of the source."""
-    found = (vars(module) | vars(limit_events)).values()
+    found = [*vars(module).values(), *vars(limits).values(), *vars(steps).values()]
     events = [each for each in found if isinstance(each, type) and issubclass(each, telemetry.Event)]
-    return [each for each in events if each not in (telemetry.Event, telemetry.JobEvent)]
+    return [each for each in dict.fromkeys(events) if each not in (telemetry.Event, telemetry.JobEvent)]
 
 
 def test_only_the_events_asked_for_are_heard(attach: Callable[..., Any]) -> None:

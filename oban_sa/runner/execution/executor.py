@@ -163,7 +163,7 @@ class Executor:
         if isinstance(answer, Verdict):
             return answer, None
         verdict = self._judge(attempt, answer)
-        return verdict if attempt.durable is None else remembering(attempt, verdict), answer
+        return verdict if attempt.durable is None else remembering(attempt, verdict, self._source), answer
 
     async def _commit(
         self, attempt: Running, session: AttemptSession, verdict: Verdict, answer: object

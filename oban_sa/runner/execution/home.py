@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 from oban_sa import telemetry
 from oban_sa.errors import AttemptLost
-from oban_sa.jobs.durable import JOURNAL, resumed
+from oban_sa.jobs.durable import JOURNAL, WAIT_UNTIL, WAITS_FOR, resumed
 from oban_sa.jobs.states import JobState
 from oban_sa.jobs.values import JSONDict
 from oban_sa.jobs.verdicts import Verdict
@@ -85,12 +85,15 @@ def journal_of(home: Home, running: Running, threads: Threads, source: telemetry
 _GOES_ON = frozenset({JobState.RETRYABLE, JobState.AVAILABLE, JobState.SCHEDULED, JobState.SUSPENDED})
 
 
-def remembering(running: Running, verdict: Verdict) -> Verdict:
+def remembering(running: Running, verdict: Verdict, source: telemetry.Source) -> Verdict:
     """Return the verdict on an attempt with a journal: the next one reads it; and the job waits for nothing any more.
 
-    What a suspension says of waiting stays.
+    What a suspension says of waiting stays, and an event tells of it.
     """
-    meta: JSONDict = {**(resumed(running.job.meta) or {}), **(verdict.meta or {})}
+    meta: JSONDict = {**(resumed(running.attempt.meta) or {}), **(verdict.meta or {})}
+    if meta.get(WAIT_UNTIL) is not None:
+        event = telemetry.Suspended.of(source, running.job, signal=meta.get(WAITS_FOR), delay=verdict.delay)
+        telemetry.emit(event)
     if verdict.state in _GOES_ON:
         meta.update(mark(running) or {})
     return verdict._replace(meta=meta) if meta else verdict

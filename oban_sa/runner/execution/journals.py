@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime
-from typing import Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import asyncpg
-from sqlalchemy import RowMapping, inspect
+from sqlalchemy import inspect
 from sqlalchemy.orm import Session
 
 from oban_sa.errors import AttemptLost
@@ -22,6 +22,8 @@ from oban_sa.runner.cluster.attempt_age import Written, naive
 from oban_sa.runner.database.database import Database
 from oban_sa.runner.database.errors import is_passing
 from oban_sa.runner.database.prepared import Prepared
+from oban_sa.schedule import clock
+from oban_sa.sql.signals import wait
 from oban_sa.sql.steps import Row, as_arrays, mark, read, write
 from oban_sa.steps.journal import Entry
 
@@ -60,6 +62,7 @@ class Journals:
         self._read = database.prepare(read, self._schema)
         self._write = database.prepare(write, self._schema)
         self._mark = database.prepare(mark, self._schema)
+        self._wait = database.prepare(wait, self._schema)
         self._waiting: deque[_Writing] = deque()
         self._flushing: asyncio.Task[None] | None = None
 
@@ -83,6 +86,19 @@ class Journals:
                 return
             if not row["held"]:
                 raise AttemptLost
+            await asyncio.sleep(LOCKED_EVERY)
+
+    async def wait(self, attempt: Attempt, key: str, name: str, *, within: float | None) -> Entry:
+        """Take the oldest signal of a name, or open the wait for one."""
+        lost = False
+        while True:
+            [row] = await self.fetch(self._wait, **self.fence(attempt), key=key, name=name, within=within)
+            if row["held"] and row["code"] is not None:
+                return entry_of({**row, "name": key})
+            if not row["held"]:
+                if lost:  # and not kept young just now
+                    raise AttemptLost
+                lost = True
             await asyncio.sleep(LOCKED_EVERY)
 
     async def fetch(self, statement: Prepared, **values: object) -> list[asyncpg.Record]:
@@ -177,6 +193,10 @@ class AttemptTables:
         """Write an entry; see `oban_sa.steps.journal.Tables`."""
         return await self._journals.write(self._attempt, entry, delay=delay)
 
+    async def wait(self, key: str, name: str, *, within: float | None) -> Entry:
+        """Take a signal, or open the wait for one; see `oban_sa.steps.journal.Tables`."""
+        return await self._journals.wait(self._attempt, key, name, within=within)
+
     async def mark(self) -> None:
         """Have the next attempt read the journal before its code begins."""
         await self._journals.mark(self._attempt)
@@ -220,10 +240,10 @@ def write_in(
             return None, False
         there = [row for row in found if row["name"] is not None]
         if there:
-            written = entry_of(there[0])
+            written = entry_of(dict(there[0]))
             return written, there[0]["written"]
 
 
-def entry_of(row: asyncpg.Record | RowMapping) -> Entry:
+def entry_of(row: Mapping[str, Any] | asyncpg.Record) -> Entry:
     """Return the entry that a row of `oban_sa.sql.steps.read` is."""
-    return Entry(row["name"], row["code"], row["value"], row["done"], row["seconds"], row["ms"])
+    return Entry(row["name"], row["code"], row["value"], row["done"], row["seconds"], row["ms"], clock.monotonic())

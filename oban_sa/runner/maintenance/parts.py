@@ -164,6 +164,13 @@ class Parts:
         """Book what has become of members of flows as soon as possible; this node has noted some."""
         self._settler.nudge()
 
+    def hear(self, said: Mapping[str, object]) -> None:
+        """Do what a message on `oban_sa.wire.messages.NODES` tells of: signals to jobs, or decisions about queues."""
+        if "noted" in said:
+            self.settle_soon()
+        else:
+            self.obey_soon()
+
     def stage_soon(self) -> None:
         """Look for due jobs soon; there are news of some."""
         self._stager.nudge_within(STAGE_WITHIN)

@@ -1,13 +1,15 @@
-"""Book what has become of members of flows, so that what waits for them begins."""
+"""Book what has become of members of flows, so that what waits for them begins; and wake jobs that have a signal."""
 
 from __future__ import annotations
 
 from oban_sa import telemetry
+from oban_sa.jobs.durable import WAKING
 from oban_sa.runner.cluster.leader import Leader
 from oban_sa.runner.database.database import Database
 from oban_sa.schedule import clock
 from oban_sa.sql.locks import lane_key, try_lock
 from oban_sa.sql.settle import LIMIT, lanes, settle
+from oban_sa.sql.signals import wake
 from oban_sa.sql.workflow import sweep
 from oban_sa.wire import messages
 
@@ -45,6 +47,7 @@ class Settler:
         self._lanes = database.prepare(lanes, source.schema)
         self._lock = database.prepare(try_lock)
         self._settle = database.prepare(settle, source.schema)
+        self._wake = database.prepare(wake, source.schema)
         self._channel = messages.channel(source.schema, "insert")
         self._sweep = database.prepare(sweep, source.schema)
         self._swept_to = 0
@@ -87,7 +90,7 @@ class Settler:
                 return TAKEN_EVERY
             # A second statement, so that its snapshot is younger than the lock.
             [row] = await transaction.fetch(
-                self._settle,
+                self._wake if lane == WAKING else self._settle,
                 lane=lane,
                 limit=LIMIT,
                 after=self._after.get(lane, 0),

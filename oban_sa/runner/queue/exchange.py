@@ -12,6 +12,7 @@ from uuid import UUID
 import asyncpg
 
 from oban_sa.describe.exceptions import describe
+from oban_sa.jobs.durable import WAITS_FOR
 from oban_sa.jobs.flow import LANE
 from oban_sa.jobs.verdicts import Verdict
 from oban_sa.runner.cluster.attempt_age import Written
@@ -29,6 +30,7 @@ from oban_sa.sql.notify import NOTIFY, insertions
 from oban_sa.sql.plan import Plan
 from oban_sa.sql.producers import ProducerRow, leave, register
 from oban_sa.sql.sequences import release, turn
+from oban_sa.sql.signals import note_wait
 from oban_sa.sql.unknown_workers import only_known, review
 
 if TYPE_CHECKING:
@@ -88,6 +90,7 @@ class Tables:
         self._given: dict[str, object] = {**plan.parameters, "queue": self._queue, "producer": self._producer}
         self._plain = _Statements.of(self._database, plan)
         self._noting = _Statements.of(self._database, plan.with_follower(note))
+        self._waiting = _Statements.of(self._database, plan.with_follower(note, note_wait))
 
     @property
     def are_planned(self) -> bool:
@@ -116,12 +119,13 @@ class Tables:
         Within limits, what the answer tells of them is noted in the `Limited` that was given.
         """
         verdicts = [outcome.verdict for outcome in outcomes]
-        noting = False
+        noting = waiting = False
         for outcome in outcomes:  # no call for each
             if (meta := outcome.attempt.attempt.meta) and LANE in meta:
                 noting = True
-                break
-        statements = self._noting if noting else self._plain
+            if (said := outcome.verdict.meta) and said.get(WAITS_FOR) is not None:
+                noting = waiting = True
+        statements = self._waiting if waiting else self._noting if noting else self._plain
         if not demand:
             if not verdicts:
                 return [], []

@@ -1,0 +1,81 @@
+"""Waiting without a slot: `sleep` and `wait_for` end the attempt, and another one goes on after them."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import cast
+
+from oban_sa import telemetry
+from oban_sa.errors import Suspended
+from oban_sa.jobs.durable import waiting
+from oban_sa.schedule.periods import Period, describe, seconds
+from oban_sa.steps.here import here, journal
+from oban_sa.steps.journal import Entry, Journal
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """A signal that a job has received: what was sent with it, and when, by the database's clock."""
+
+    name: str
+    payload: object
+    sent_at: datetime
+
+
+def sleep(name: str, period: Period) -> Coroutine[object, object, None]:
+    """Go on after a span of time, without a slot meanwhile.
+
+        await sleep("cool down", "2 days")
+
+    The attempt ends here, and is not counted; what its session has not committed is rolled back. Another one begins
+    when the time is over, from the database's now on, also where no node lived by then, and comes past this line. The
+    name is that of a step. Raises what `step` raises, and `InvalidPeriod`.
+    """
+    at = journal("sleep()")
+    key, pause = at.key(name), seconds(period)
+    return cast("Coroutine[object, object, None]", here(lambda: _sleep(at, key, pause)))
+
+
+def wait_for(name: str, *, within: Period | None = None) -> Coroutine[object, object, Signal | None]:
+    """Return the next signal of a name, and wait for one without a slot; None where it did not come `within` a time.
+
+        answer = await wait_for("approval", within="1 day")
+
+    Signals that were sent before are taken at once, the oldest first, and each by one wait. Where there is none, the
+    attempt ends as with `sleep`, and another one begins once the signal is committed. What was received is journalled,
+    and so is that the time was up: counted from the first attempt that came here. Without `within` the job waits for
+    good. Raises what `step` raises, and `InvalidPeriod`.
+    """
+    at = journal("wait_for()")
+    key, pause = at.key(name), None if within is None else seconds(within)
+    return cast("Coroutine[object, object, Signal | None]", here(lambda: _wait_for(at, key, name, pause)))
+
+
+async def _sleep(at: Journal, key: str, pause: float) -> None:
+    entry = await at.find(key, "sleep")
+    if entry is None:
+        entry = await at.write(Entry(key, "sleep"), delay=pause)
+    if entry.left is not None and entry.left > 0:
+        raise Suspended(f"sleeps for {describe(entry.left)}", delay=entry.left, meta=waiting(until=entry.ms))
+
+
+async def _wait_for(at: Journal, key: str, name: str, within: float | None) -> Signal | None:
+    entry = await at.find(key, "wait_for")
+    if entry is None or not entry.done:
+        entry = await at.wait(at.tables.wait(key, name, within=within))
+        at.add(entry)
+        if not entry.done:
+            left = None if entry.left is None else max(entry.left, 0.0)
+            raise Suspended(f"waits for {name}", delay=left, meta=waiting(until=entry.ms, signal=name))
+        telemetry.emit(telemetry.SignalReceived.of(at.source, at.job, signal=name, timed_out=entry.value is None))
+    return _signal(name, entry)
+
+
+def _signal(name: str, entry: Entry) -> Signal | None:
+    found = entry.plain
+    if found is None:
+        return None
+    sent = cast("dict[str, object]", found)
+    return Signal(name, sent["payload"], datetime.fromisoformat(str(sent["sent_at"])).replace(tzinfo=UTC))
