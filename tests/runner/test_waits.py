@@ -15,7 +15,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from oban_sa import Oban, Signal, Workflow, current_job, enqueue, signal, sleep, step, telemetry, wait_for
-from oban_sa.errors import JobNotFound, JobOver
+from oban_sa.errors import JobNotFound, JobOver, Suspended
+from oban_sa.sql.workflow import sweep
 from oban_sa.workers import Registry, job
 from tests.runner.conftest import Harness
 from tests.support import eventually
@@ -120,6 +121,28 @@ async def test_a_signal_is_taken_whenever_it_was_sent(
     left = await harness.sql("SELECT name FROM oban_sa_signals")
     assert [row[0] for row in left] == (["other"] if when == "after" else [])
     assert await harness.sql("SELECT * FROM oban_sa_endings") == []
+
+
+async def test_a_signal_that_was_booked_while_the_job_was_still_executing_wakes_it(
+    harness: Harness, registry: Registry
+) -> None:
+    """It came after the job had looked for one, and before the job said that it waits."""
+    ran = Counter[str]()
+
+    @job(registry=registry)
+    async def work() -> None:
+        ran["begun"] += 1
+        try:
+            await wait_for("go")
+        except Suspended:
+            await send(harness, current_job().id, "go")
+            await eventually(lambda: nothing_noted(harness))
+            raise
+
+    [job_id] = await harness.enqueue(work.new())
+    async with harness.runner():
+        await harness.becomes(job_id, "completed")
+    assert ran == {"begun": 2}
 
 
 async def test_signals_are_taken_in_order_and_a_retry_gets_the_same_ones(harness: Harness, registry: Registry) -> None:
@@ -289,6 +312,9 @@ async def test_a_waiting_member_of_a_workflow_is_not_released_by_what_books_the_
             )
             await eventually(lambda: nothing_noted(harness))
         assert ran == {"ask": 1}
+        async with harness.engine.connect() as connection:
+            [swept] = await connection.execute(sweep("public"), {"after": 0, "limit": 10})
+            assert swept.noted == 0
         await send(harness, job_id, "go")
         await eventually(lambda: ran["after"] == 1)
 
