@@ -27,6 +27,10 @@ class Journalling(Protocol):
         """
         ...
 
+    def end(self, session: Session, *, keep: bool) -> None:
+        """Commit a session, or roll it back."""
+        ...
+
 
 async def once(journal: Journal, session: AsyncSession | Session, call: Call) -> object:
     """Return what the journal has of a call, or make it and commit the session with its result."""
@@ -43,13 +47,10 @@ async def once(journal: Journal, session: AsyncSession | Session, call: Call) ->
         there, mine = await _run(found, lambda sync: _written(sync, tables, entry))
         if there is None:
             raise AttemptLost
-        if not mine:
-            # Another attempt had the job meanwhile, and its writes are there: these are not.
-            await _run(found, Session.rollback)
-        else:
-            await _run(found, Session.commit)
+        # Not its own where another attempt had the job meanwhile: that one's writes are there.
+        await _run(found, lambda sync: tables.end(sync, keep=mine))
     except BaseException:
-        await _run(found, Session.rollback)
+        await _run(found, lambda sync: tables.end(sync, keep=False))
         raise
     journal.add(there)
     ended(journal, call, started)

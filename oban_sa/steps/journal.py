@@ -12,6 +12,9 @@ from collections import Counter
 from collections.abc import Awaitable, Coroutine, Iterable
 from typing import Final, NamedTuple, Protocol, TypeVar
 
+from greenlet import getcurrent  # type: ignore[import-untyped, unused-ignore]
+from sqlalchemy.util import await_only
+
 from oban_sa import telemetry
 from oban_sa.errors import InvalidOption, StepChanged, shown
 from oban_sa.jobs import values
@@ -101,7 +104,7 @@ class Journal:
         await self.read()
         if (entry := self._known.get(key)) is None:
             return None
-        if entry.code != code:
+        if entry.code not in (code, ""):  # a test may give the result of any code
             if strict or entry.code in _KINDS or code in _KINDS:
                 raise StepChanged(
                     f"the journal of job {self.job.id} has {key!r} as {_named(entry.code)}, and this is {_named(code)}"
@@ -165,7 +168,9 @@ class Journal:
 
     async def wait(self, awaitable: Awaitable[T]) -> T:
         """Await something of the tables: in a thread, by having it done on the loop."""
-        return await awaitable if _on_loop() else self.tables.in_thread(awaitable)
+        if _on_loop():
+            return await awaitable
+        return await_only(awaitable) if _has_loop() else self.tables.in_thread(awaitable)
 
 
 def driven(coroutine: Coroutine[object, object, T]) -> T:
@@ -179,6 +184,11 @@ def driven(coroutine: Coroutine[object, object, T]) -> T:
 
 
 def _on_loop() -> bool:
+    # Synchronous code that SQLAlchemy runs on the loop waits like code in a thread.
+    return _has_loop() and not getattr(getcurrent(), "__sqlalchemy_greenlet_provider__", False)
+
+
+def _has_loop() -> bool:
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Collection, Coroutine, Iterable
+from collections.abc import Collection, Coroutine, Iterable, Mapping
 from typing import Any, TypeAlias, overload
 from uuid import uuid4
 
@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, a
 from sqlalchemy.orm import Session, scoped_session
 
 from oban_sa import telemetry
+from oban_sa.jobs.durable import WAKING
 from oban_sa.jobs.flow import LANE
 from oban_sa.jobs.keys import SEQUENCE
 from oban_sa.jobs.states import JobState
@@ -30,7 +31,9 @@ from oban_sa.sql.locks import lane_key, lock
 from oban_sa.sql.plan import Plan
 from oban_sa.sql.sequences import release, turn
 from oban_sa.sql.settle import LIMIT, lanes, settle
+from oban_sa.sql.signals import note_wait, wake
 from oban_sa.testing.binds import Binding
+from oban_sa.testing.journals import InTest
 from oban_sa.testing.sessions import SharedSessions
 from oban_sa.workers import Registry
 from oban_sa.workers import registry as default_registry
@@ -48,6 +51,7 @@ def drain(
     with_scheduled: bool = False,
     with_retries: bool = False,
     with_safety: bool = False,
+    with_signals: Mapping[str, object] | None = None,
     schema: str = "public",
     registry: Registry | None = None,
     middleware: Iterable[Middleware] = (),
@@ -60,6 +64,7 @@ def drain(
     with_scheduled: bool = False,
     with_retries: bool = False,
     with_safety: bool = False,
+    with_signals: Mapping[str, object] | None = None,
     schema: str = "public",
     registry: Registry | None = None,
     middleware: Iterable[Middleware] = (),
@@ -71,6 +76,7 @@ def drain(
     with_scheduled: bool = False,
     with_retries: bool = False,
     with_safety: bool = False,
+    with_signals: Mapping[str, object] | None = None,
     schema: str = "public",
     registry: Registry | None = None,
     middleware: Iterable[Middleware] = (),
@@ -80,7 +86,8 @@ def drain(
     From a coroutine it is awaited, elsewhere it blocks. Of an engine it runs committed jobs. Of a session it runs those
     of its open transaction, in that transaction: code that takes a session gets one in a savepoint. A job runs once,
     also where it snoozes; `with_retries` runs a failing one until its attempts are spent, `with_scheduled` runs those
-    that are not due yet. What a job raised is recorded and then raised, unless it will be tried again; `with_safety`
+    that are not due yet, and lets neither `sleep` nor `wait_for(..., within=...)` wait. `with_signals` gives what is
+    waited for, by its name. What a job raised is recorded and then raised, unless it will be tried again; `with_safety`
     leaves it recorded. Jobs of the session are refreshed.
     """
     queues = None if queue is None else [queue] if isinstance(queue, str) else list(queue)
@@ -89,6 +96,7 @@ def drain(
         with_scheduled=with_scheduled,
         with_retries=with_retries,
         with_safety=with_safety,
+        with_signals=with_signals,
         registry=registry or default_registry,
         middleware=middleware,
     )
@@ -111,6 +119,7 @@ class Draining:
         with_scheduled: bool,
         with_retries: bool,
         with_safety: bool,
+        with_signals: Mapping[str, object] | None = None,
         registry: Registry,
         middleware: Iterable[Middleware] = (),
         plan: Plan | None = None,
@@ -118,11 +127,14 @@ class Draining:
         """`plan` says what is asked of all the jobs that are taken, and what follows their acks."""
         self._with_retries = with_retries
         self._with_safety = with_safety
+        self._signals = dict(with_signals or {})
+        self._skips = with_scheduled
+        self._home: InTest | None = None
         self._registry = registry
         self._middleware = Chain(middleware)
         self._holder = ["drain", str(uuid4())]
         self._source = telemetry.Source(node="drain")
-        self._plan = plan = (plan or Plan()).with_follower(note)
+        self._plan = plan = (plan or Plan()).with_follower(note, note_wait)
         mine = _among(queues, ids)
         self._stage = _stage(*mine, with_scheduled=with_scheduled, with_retries=with_retries)
         self._fetch = plan.fetch_any(*mine)
@@ -137,7 +149,8 @@ class Draining:
     async def run(self, where: Any, schema: str = "public") -> Counts:
         """Run jobs until none is left."""
         binding = await Binding.of(where, schema)
-        dispatch = Dispatch(AttemptSessions(SharedSessions(binding), ack_one=self._plan.ack_one()))
+        home = self._home = InTest(binding, self._signals, skips=self._skips)
+        dispatch = Dispatch(AttemptSessions(SharedSessions(binding), ack_one=self._plan.ack_one()), home=home)
         executor = Executor(dispatch, self._registry, middleware=self._middleware, source=self._source)
         detach = telemetry.attach(self._note, telemetry.JobStop, telemetry.JobException)
         try:
@@ -168,7 +181,8 @@ class Draining:
             job = Job.from_row({**rows[0], "state": JobState.EXECUTING.value, "attempted_by": list(self._holder)})
             if SEQUENCE not in job.meta or await self._is_turn(binding, job):
                 return job
-        return None
+        # What has run may have sent signals to jobs that wait.
+        return await self._next(binding) if await self._book(binding) else None
 
     async def _is_turn(self, binding: Binding, job: Job) -> bool:
         """Whether the jobs before one in its sequence have ended; else it is parked, and comes when they have."""
@@ -191,26 +205,35 @@ class Draining:
             outcome = await asyncio.shield(attempt)
         except asyncio.CancelledError:
             running.interrupt(Interrupted.SHUTDOWN)
-            await self._write(binding, await attempt)
+            await self._write(binding, job, await attempt)
             raise
-        await self._write(binding, outcome)
+        await self._write(binding, job, outcome)
         if SEQUENCE in job.meta:
             await self._release(binding, job)
 
-    async def _write(self, binding: Binding, outcome: Outcome | None) -> None:
+    async def _write(self, binding: Binding, job: Job, outcome: Outcome | None) -> None:
+        if self._home is not None:
+            await self._home.keep(job.id)
         if outcome is not None:
             await binding.fetch(self._ack, {"holder": self._holder, **as_arrays([outcome.verdict])})
 
-    async def _book(self, binding: Binding) -> None:
-        """Book what has become of members of flows, as a runner's settler does, until there is nothing left."""
-        schema, self._unbooked = binding.schema, False
+    async def _book(self, binding: Binding) -> bool:
+        """Book what has become of members of flows, as a runner's settler does, until there is nothing left.
+
+        Returns whether jobs were released by it.
+        """
+        schema, self._unbooked, released = binding.schema, False, False
         while found := await binding.fetch(lanes(schema)):
             for row in found:
                 given = {"lane": row["lane"], "limit": LIMIT, "after": 0, "channel": "", "announcing": False}
                 key = {"key": lane_key(schema, row["lane"])}
-                [booked] = await binding.fetch(settle(schema), given, after=(lock(), key))
+                [booked] = await binding.fetch(
+                    wake(schema) if row["lane"] == WAKING else settle(schema), given, after=(lock(), key)
+                )
+                released = released or booked["released"] > 0
                 if booked["again"] > booked["cancelled"]:  # a row is locked, which a drain does not wait for
-                    return
+                    return released
+        return released
 
     async def _refresh(self, where: Any) -> None:
         if isinstance(where, AsyncSession):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from weakref import WeakKeyDictionary
 
@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.util import await_only
 
 from oban_sa.jobs.states import JobState
-from oban_sa.models import Job
+from oban_sa.models import Job, SentSignal
 from oban_sa.testing.binds import Bind
 from oban_sa.testing.drain import Counts, Draining
 from oban_sa.workers import Registry
@@ -37,6 +37,7 @@ def inline(
     with_scheduled: bool = False,
     with_retries: bool = False,
     with_safety: bool = False,
+    with_signals: Mapping[str, object] | None = None,
     registry: Registry | None = None,
     middleware: Iterable[Middleware] = (),
 ) -> Generator[Ran]:
@@ -56,6 +57,7 @@ def inline(
             with_scheduled=with_scheduled,
             with_retries=with_retries,
             with_safety=True,
+            with_signals=with_signals,
             registry=registry or default_registry,
             middleware=middleware,
         )
@@ -96,6 +98,8 @@ class _Inlining:
     def _note(self, session: Session, written: object) -> None:
         if isinstance(written, Job):
             self._written.setdefault(session, []).append(written.id)
+        elif isinstance(written, SentSignal):  # whose job may wait for it
+            self._written.setdefault(session, []).append(written.job_id)
 
     def _note_commit(self, session: Session) -> None:
         # It also comes when a savepoint is released, whose jobs are not there yet for others.

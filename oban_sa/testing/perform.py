@@ -19,8 +19,10 @@ from oban_sa.models import Job
 from oban_sa.outbox import references
 from oban_sa.outbox.sessions import unscoped
 from oban_sa.schedule import clock
+from oban_sa.testing.journals import Performing
 from oban_sa.workers import Definition, Registry, definition_of, running
 from oban_sa.workers import registry as default_registry
+from oban_sa.workers.current import attempting
 from oban_sa.workers.function_body import FunctionBody
 from oban_sa.workers.keywords import refuse_unknown_for_job
 
@@ -34,6 +36,8 @@ def perform_job(
     *,
     session: object = None,
     registry: Registry | None = None,
+    journal: Mapping[str, object] | None = None,
+    signals: Mapping[str, object] | None = None,
     **options: object,
 ) -> Any:
     """Run a worker's code here and now, as its first attempt, and return its answer or raise what it raised.
@@ -42,11 +46,13 @@ def perform_job(
     `attempt=3` or `meta={...}`; or a job alone. From a coroutine it is awaited, elsewhere it answers at once. The code
     gets what a runner would give it: args that went through JSON, a job as it is loaded from its row, `current_job()`,
     and `session` where it takes one, which is flushed before and after, and neither committed nor rolled back. There is
-    no timeout and no retry; nothing is written of the job itself. Raises `InvalidArguments` for args that don't fit,
+    no timeout and no retry; nothing is written of the job itself. Steps whose results stand in `journal`, by their
+    names, are not run; `wait_for` returns what `signals` has, by name, and else None as when its time is up, or raises
+    `Suspended` where it has none; `sleep` returns at once. Raises `InvalidArguments` for args that don't fit,
     `InvalidOption` for an unknown option, `WorkerNotFound` for a job without a registered worker.
     """
     definition, job = _read(worker_or_job, args, options, registry or default_registry)
-    performing = _Performing(definition, job, _session(definition, unscoped(session)))
+    performing = _Performing(definition, job, _session(definition, unscoped(session)), journal or {}, signals or {})
     if _on_loop():
         return performing.on_loop()
     if definition.executor == "loop":
@@ -55,7 +61,16 @@ def perform_job(
 
 
 class _Performing:
-    def __init__(self, definition: Definition, job: Job, session: AsyncSession | Session | None) -> None:
+    def __init__(
+        self,
+        definition: Definition,
+        job: Job,
+        session: AsyncSession | Session | None,
+        journal: Mapping[str, object],
+        signals: Mapping[str, object],
+    ) -> None:
+        self._journal = journal
+        self._signals = signals
         self._definition = definition
         self._given = job
         self._session = session
@@ -70,7 +85,7 @@ class _Performing:
         given = session if session is not None else self._session
         if isinstance(given, Session):
             given.flush()
-        with running(self._job):
+        with running(self._job), attempting(Performing(self._job, self._journal, self._signals)):
             try:
                 answer = self._definition.call(self._job, given if self._definition.session else None)
             except Answer as said:
@@ -87,7 +102,7 @@ class _Performing:
             if isinstance(self._session, AsyncSession):
                 return await self._session.run_sync(self.here)
             return await asyncio.to_thread(self.here)
-        with running(self._job):
+        with running(self._job), attempting(Performing(self._job, self._journal, self._signals)):
             try:
                 answer = await self._definition.call(self._job, self._session if self._definition.session else None)
             except Answer as said:

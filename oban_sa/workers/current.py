@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Protocol
 
@@ -60,3 +62,13 @@ class running:  # noqa: N801 - used like the function that contextlib would make
     def __exit__(self, *_: object) -> None:
         """End."""
         CURRENT.reset(self._token)
+
+
+@contextmanager
+def attempting(attempt: Attempting) -> Generator[None]:
+    """Have the code inside the block be that of an attempt."""
+    token = ATTEMPT.set(attempt)
+    try:
+        yield
+    finally:
+        ATTEMPT.reset(token)

@@ -205,6 +205,13 @@ class AttemptTables:
         """Write an entry in a session's transaction; see `oban_sa.steps.in_session.Journalling`."""
         return write_in(session, entry, lambda: self._journals.moments(self._attempt), self._attempt)
 
+    def end(self, session: Session, *, keep: bool) -> None:
+        """Commit a session, or roll it back."""
+        if keep:
+            session.commit()
+        else:
+            session.rollback()
+
     def in_thread(self, awaitable: Awaitable[T]) -> T:
         """Have something done on the loop, and return its result."""
         return self._wait(awaitable)  # type: ignore[return-value]
