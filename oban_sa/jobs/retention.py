@@ -111,6 +111,11 @@ class Prune:
     @property
     def rules(self) -> tuple[Rule, ...]:
         """What is to be deleted: rules that never claim one job twice, without those that keep for ever."""
+        return tuple(rule for rule in self.all_rules if not rule.retention.forever)
+
+    @property
+    def all_rules(self) -> tuple[Rule, ...]:
+        """Also those that keep for ever; there is one rule for each job."""
         rules: list[Rule] = []
         for state in STATES:
             workers = tuple(name for name, kept in self.workers.items() if state in kept)
@@ -118,7 +123,7 @@ class Prune:
             rules += [Rule(state, self.workers[name][state], worker=name) for name in workers]
             rules += [Rule(state, self.queues[name][state], queue=name, but_workers=workers) for name in queues]
             rules.append(Rule(state, getattr(self, state.value), but_queues=queues, but_workers=workers))
-        return tuple(rule for rule in rules if not rule.retention.forever)
+        return tuple(rules)
 
     def __str__(self) -> str:
         parts = [f"{state.value}: {getattr(self, state.value)}" for state in STATES]

@@ -33,6 +33,12 @@ def try_lock() -> Executable:
     return select(func.pg_try_advisory_xact_lock(bindparam("key", type_=BigInteger())))
 
 
+def try_locks() -> TextClause:
+    """Try to take advisory locks for this transaction: rows of `key`, those that were free. Parameter: `keys`."""
+    free = "SELECT key FROM unnest(CAST(:keys AS bigint[])) AS key WHERE pg_try_advisory_xact_lock(key)"
+    return text(free).bindparams(bindparam("keys", type_=ARRAY(BigInteger())))
+
+
 def lock() -> Executable:
     """Take the advisory lock `key` for this transaction, once it is free. Parameter: `key`."""
     return select(func.pg_advisory_xact_lock(bindparam("key", type_=BigInteger())))

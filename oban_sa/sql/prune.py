@@ -13,6 +13,7 @@ from sqlalchemy import (
     Executable,
     Integer,
     Select,
+    Table,
     Text,
     bindparam,
     cast,
@@ -27,6 +28,8 @@ from oban_sa.jobs.keys import HALTS
 from oban_sa.jobs.retention import Rule
 from oban_sa.jobs.states import JobState
 from oban_sa.models import Job
+from oban_sa.models.flow import Flow
+from oban_sa.models.member import Member
 from oban_sa.sql.expressions import array, inline, materialized, parameter, seconds_earlier, utc_now
 from oban_sa.sql.fetch import jobs
 from oban_sa.sql.halts import has
@@ -39,6 +42,9 @@ MOMENTS: Final = {
     JobState.DISCARDED: jobs.c.discarded_at,
 }
 """When a job came to its end; each has an index of its own, partial on its state."""
+
+_flows: Final[Table] = Flow.metadata.tables["public.oban_sa_flows"]
+_members: Final[Table] = Member.metadata.tables["public.oban_sa_members"]
 
 
 def too_old() -> Executable:
@@ -61,14 +67,39 @@ def too_many(rule: Rule) -> Executable:
     )
 
 
-def prune(rule: Rule) -> Executable:
+def any_flow() -> Executable:
+    """Whether there is a flow, so that some jobs may be members: one row of `found`."""
+    return select(select(_flows.c.id).exists().label("found"))
+
+
+def strangers(rule: Rule) -> Executable:
+    """Those that are no members of a flow among the next jobs that `prune` would delete: one row.
+
+    `ids` are theirs, in no order; `seen` is how many jobs were looked at, `last` when the latest of them ended. Nothing
+    is locked. That a job is no member stays true, as members are written with their jobs. The parameters are the same.
+    """
+    moment = MOMENTS[rule.state]
+    looked = materialized(_next(select(jobs.c.id, moment.label("at")), rule).cte("looked"))
+    # By the keys of the batch. As a condition of the walk it would read on and on over the members of a large flow.
+    owned = select(_members.c.job_id).where(
+        _members.c.job_id == func.any(func.array(select(looked.c.id).scalar_subquery()))
+    )
+    return select(
+        func.array(select(looked.c.id).except_(owned).scalar_subquery()).label("ids"),
+        select(func.count()).select_from(looked).scalar_subquery().label("seen"),
+        select(func.max(looked.c.at)).scalar_subquery().label("last"),
+    )
+
+
+def prune(rule: Rule, *, among: bool = False) -> Executable:
     """Delete the oldest jobs of a rule up to a bound, `batch` at most: one row of `count` and `last`, when one ended.
 
     Rows that are locked are passed over. Parameters: `since`, where the last batch came to (or NULL for the first),
-    `at` and `id` of the bound, `held` (ids that can't be deleted), `batch`.
+    `at` and `id` of the bound, `held` (ids that can't be deleted), `batch`; instead of that `ids`, `among` which to
+    delete.
     """
     moment = MOMENTS[rule.state]
-    batch = _batch(select(jobs.c.id, moment.label("at")), rule)
+    batch = _batch(select(jobs.c.id, moment.label("at")), rule, among=among)
     picked = materialized(batch.cte("picked"))
     # An array, not a join: rows are found by their primary key even where the table's statistics are wrong.
     ids = func.array(select(picked.c.id).scalar_subquery())
@@ -76,14 +107,14 @@ def prune(rule: Rule) -> Executable:
     return select(func.count().label("count"), func.max(gone.c.at).label("last")).select_from(gone)
 
 
-def archivable(rule: Rule) -> Select[Job]:
+def archivable(rule: Rule, *, among: bool = False) -> Select[Job]:
     """The jobs that `prune` would delete, locked. The parameters are the same."""
-    return _batch(select(Job), rule)
+    return _batch(select(Job), rule, among=among)
 
 
-def holdable(rule: Rule) -> Executable:
+def holdable(rule: Rule, *, among: bool = False) -> Executable:
     """The jobs that `prune` would delete, locked: rows of `id` and `at`. The parameters are the same."""
-    return _batch(select(jobs.c.id, MOMENTS[rule.state].label("at")), rule)
+    return _batch(select(jobs.c.id, MOMENTS[rule.state].label("at")), rule, among=among)
 
 
 def delete_by_ids() -> Delete:
@@ -92,13 +123,19 @@ def delete_by_ids() -> Delete:
     return delete(jobs).where(chosen).execution_options(synchronize_session=False)
 
 
-def _batch(jobs_of_rule: Select[*Columns], rule: Rule) -> Select[*Columns]:
+def _batch(jobs_of_rule: Select[*Columns], rule: Rule, *, among: bool) -> Select[*Columns]:
+    if among:
+        chosen = jobs_of_rule.where(jobs.c.id == func.any(array("ids", BigInteger())), *_prunable(rule))
+        return chosen.order_by(MOMENTS[rule.state]).with_for_update(skip_locked=True)
+    return _next(jobs_of_rule, rule).with_for_update(skip_locked=True)
+
+
+def _next(jobs_of_rule: Select[*Columns], rule: Rule) -> Select[*Columns]:
     return (
         jobs_of_rule.where(*_prunable(rule))
         # By the moment alone, as the index is: with the id, thousands that ended in one transaction would be sorted.
         .order_by(MOMENTS[rule.state])
         .limit(bindparam("batch", type_=Integer()))
-        .with_for_update(skip_locked=True)
     )
 
 

@@ -229,13 +229,17 @@ class LifelineRescue(Event):
 
 @event
 class PrunerPrune(Event):
-    """Jobs that were over were deleted: `count` of them, in transactions that took `duration` seconds together."""
+    """Jobs that were over were deleted: `count` of them, in transactions that took `duration` seconds together.
+
+    `workflows` is how many workflows and batches went with their jobs.
+    """
 
     name: ClassVar[str] = "oban.pruner.prune"
     count: int
     completed: int = 0
     cancelled: int = 0
     discarded: int = 0
+    workflows: int = 0
     duration: float
 
 

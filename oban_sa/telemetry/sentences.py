@@ -91,7 +91,8 @@ def _sentence(event: telemetry.Event) -> str:
             lost = f", {event.discarded} of them discarded" if event.discarded else ""
             return f"jobs rescued from dead nodes: {event.count}{lost}{_ids(event.job_ids)}"
         case telemetry.PrunerPrune():
-            return f"pruned {event.count} jobs that were over, in {describe(event.duration)}"
+            trees = f" and {event.workflows} workflows" if event.workflows else ""
+            return f"pruned {event.count} jobs{trees} that were over, in {describe(event.duration)}"
         case telemetry.SchedulerTick():
             skipped = f", {event.skipped} skipped because their last job is unfinished" if event.skipped else ""
             return f"jobs made by the crontab for {event.at:%Y-%m-%d %H:%M:%S}: {event.count}{skipped}"

@@ -23,6 +23,7 @@ from oban_sa.runner.maintenance.sequences import Sequences
 from oban_sa.runner.maintenance.settler import Settler
 from oban_sa.runner.maintenance.stager import Stager
 from oban_sa.runner.maintenance.ticker import Part, Ticker
+from oban_sa.runner.maintenance.tree_pruner import TreePruner
 from oban_sa.runner.sessions.connections import Connections
 from oban_sa.settings.settings import Settings
 from oban_sa.sql.flow import note
@@ -139,6 +140,7 @@ class Parts:
             self.backlog = parts["backlog"] = Backlog(database, leader, lately=dead_after)
         if settings.prune is not None:
             parts["pruner"] = Pruner(database, leader, settings.prune, engine=database.engine, source=source)
+            parts["trees"] = TreePruner(database, leader, settings.prune, engine=database.engine, source=source)
         self.schedules = bool(scheduler.entries)
         """Whether there is a crontab."""
         self._stage_every = settings.stage_every

@@ -8,7 +8,7 @@ import logging
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg
 from sqlalchemy.exc import IntegrityError
@@ -24,7 +24,7 @@ from oban_sa.runner.cluster.leader import Leader
 from oban_sa.runner.database.connection import Transaction
 from oban_sa.runner.database.database import Database
 from oban_sa.schedule import clock
-from oban_sa.sql.prune import archivable, delete_by_ids, holdable, prune, too_many, too_old
+from oban_sa.sql.prune import any_flow, archivable, delete_by_ids, holdable, prune, strangers, too_many, too_old
 
 logger = logging.getLogger("oban_sa.runner")
 
@@ -43,6 +43,20 @@ TELL_EVERY = 60.0
 _LAST_ID = 2**63 - 1
 
 
+class _FlowFound(Exception):
+    """There is a flow, so what was just deleted may be members of it."""
+
+
+class _Found(NamedTuple):
+    """What became of a batch: of `seen` jobs some are `deleted`, `last` ended the latest."""
+
+    deleted: int
+    seen: int
+    last: datetime | None
+    is_last: bool
+    """Whether no other job of the rule is to be deleted."""
+
+
 @dataclass(slots=True, eq=False)
 class _Sweeping:
     """A rule, how far its rows were seen, and how far they may go."""
@@ -52,11 +66,21 @@ class _Sweeping:
     since: datetime | None = None
     until: tuple[datetime, int] | None = None
     held: dict[int, None] = field(default_factory=dict[int, None])
+    reach: int = 1
+    """How many times a batch is looked at for one that can be deleted, where all ended at one moment."""
 
     def parameters(self, batch: int) -> dict[str, object]:
         assert self.until is not None  # noqa: S101
         at, job_id = self.until
         return {"since": self.since, "at": at, "id": job_id, "held": list(self.held), "batch": batch}
+
+    def widen(self, found: _Found) -> None:
+        """Look at more jobs than before where all of them are kept and ended at one moment, as of a cancelled flow.
+
+        Only the moment tells how far it was looked, so the same ones would be looked at for ever.
+        """
+        stuck = found.seen > 0 and found.deleted == 0 and found.last == self.since
+        self.reach = self.reach * 2 if stuck else 1
 
     def advance(self, last: datetime | None) -> None:
         if last is not None and last != self.since:
@@ -69,6 +93,9 @@ class Pruner:
 
     A tick is one short transaction: it makes sure of the lease and deletes one batch, and nothing in it waits for a
     lock. Between batches it rests for longer than they took.
+
+    Members of flows are deleted with their whole tree (`oban_sa.runner.maintenance.tree_pruner`). Where there are no
+    flows nothing is asked before a batch, but after it, so that no flow can come in between.
     """
 
     def __init__(
@@ -78,12 +105,15 @@ class Pruner:
         self._leader = leader
         self._prune = prune
         self._every: float = prune.every  # type: ignore[assignment]  # seconds by now
-        self._archive = _checked(prune.archive)
+        self._archive = checked(prune.archive)
         mapped = schema_map(database.schema)
         self._bind = engine.execution_options(schema_translate_map=mapped) if mapped else engine
         self._source = source
         self._too_old = database.prepare(too_old)
         self._deleting = database.prepare(delete_by_ids)
+        self._any_flow = database.prepare(any_flow)
+        self._sparing = False
+        """Whether there are flows, so that members have to be told from other jobs."""
         self._rules = [_Sweeping(rule, _Statements(database, rule)) for rule in prune.rules]
         self._rest: deque[_Sweeping] = deque()
         self._afresh_at = clock.monotonic() + AFRESH_EVERY
@@ -122,6 +152,7 @@ class Pruner:
         self._told_at = clock.monotonic()
         if afresh := clock.monotonic() > self._afresh_at:
             self._afresh_at = clock.monotonic() + AFRESH_EVERY
+            self._sparing = False
         for sweeping in self._rules:
             if afresh:
                 sweeping.since = None
@@ -148,53 +179,86 @@ class Pruner:
                 found = await (
                     self._pruned_batch(sweeping, room) if self._archive is None else self._archived(sweeping)
                 )
+            except _FlowFound:
+                self._sparing = True
+                return 0
             except (asyncpg.IntegrityConstraintViolationError, IntegrityError):
                 if not await self._find_held(sweeping):
                     raise
                 return 0
             if found is None:
                 return None
-            count, last = found
-            asked, room = room, room - count
-            sweeping.advance(last)
-            self._pruned[sweeping.rule.state] += count
-            if count < (asked if self._archive is None else self._prune.batch):
+            room -= found.seen
+            sweeping.widen(found)
+            sweeping.advance(found.last)
+            self._pruned[sweeping.rule.state] += found.deleted
+            if found.is_last:
                 self._rest.popleft()
         return self._prune.batch - room
 
-    async def _pruned_batch(self, sweeping: _Sweeping, batch: int) -> tuple[int, datetime | None] | None:
+    async def _pruned_batch(self, sweeping: _Sweeping, batch: int) -> _Found | None:
         async with self._line.transaction() as transaction:
             if not await self._leader.holds(transaction):
                 return None
-            rows = await transaction.fetch(sweeping.statements.prune, **sweeping.parameters(batch))
-            return rows[0]["count"], rows[0]["last"]
+            if self._sparing:
+                found, ids = await self._look(transaction, sweeping, batch)
+                given = sweeping.parameters(batch) | {"ids": ids}
+                [row] = await transaction.fetch(sweeping.statements.prune_among, **given)
+                return found._replace(deleted=row["count"])
+            [row] = await transaction.fetch(sweeping.statements.prune, **sweeping.parameters(batch))
+            if row["count"]:
+                await self._make_sure(transaction)
+            return _Found(row["count"], row["count"], row["last"], is_last=row["count"] < batch)
 
-    async def _archived(self, sweeping: _Sweeping) -> tuple[int, datetime | None] | None:
+    async def _look(self, transaction: Transaction, sweeping: _Sweeping, batch: int) -> tuple[_Found, list[int]]:
+        """Tell members from others among the next jobs: what there is, and the ids of others, a batch at most."""
+        batch *= sweeping.reach
+        [row] = await transaction.fetch(sweeping.statements.strangers, **sweeping.parameters(batch))
+        seen, last, ids = row["seen"], row["last"], row["ids"]
+        if len(ids) > self._prune.batch:
+            return _Found(0, seen, None, is_last=False), ids[: self._prune.batch]
+        return _Found(0, seen, last, is_last=seen < batch), ids
+
+    async def _make_sure(self, transaction: Transaction) -> None:
+        """Raise where there is a flow. Asked after jobs were chosen, it sees the flow of each member among them."""
+        [row] = await transaction.fetch(self._any_flow)
+        if row["found"]:
+            raise _FlowFound
+
+    async def _archived(self, sweeping: _Sweeping) -> _Found | None:
         """Hand a batch to the function that archives it, and delete it in the same transaction."""
         assert self._archive is not None  # noqa: S101
+        batch = self._prune.batch
         async with (
             asyncio.timeout(ARCHIVE_WITHIN),
             AsyncSession(self._bind, expire_on_commit=False) as session,
             session.begin(),
         ):
-            found = await session.scalars(archivable(sweeping.rule), sweeping.parameters(self._prune.batch))
-            jobs = list(found)
-            if not jobs:
-                return 0, None
-            ids = [job.id for job in jobs]
-            # The column by its name: what the archive does to the objects changes nothing here.
-            last: datetime = getattr(jobs[-1], f"{sweeping.rule.state.value}_at").replace(tzinfo=None)
-            await self._archive(session, jobs)
-            await session.flush()
             connection = await session.connection()
             raw: Any = (await connection.get_raw_connection()).driver_connection
             transaction = Transaction(raw)
+            given, sparing = sweeping.parameters(batch), self._sparing
+            found = _Found(0, 0, None, is_last=True)
+            if sparing:
+                found, given["ids"] = await self._look(transaction, sweeping, batch)
+            jobs = list(await session.scalars(archivable(sweeping.rule, among=sparing), given))
+            if not jobs:
+                return found
+            if not sparing:
+                await self._make_sure(transaction)
+                # The column by its name: what the archive does to the objects changes nothing here.
+                last: datetime = getattr(jobs[-1], f"{sweeping.rule.state.value}_at").replace(tzinfo=None)
+                found = _Found(len(jobs), len(jobs), last, is_last=len(jobs) < batch)
+            ids = [job.id for job in jobs]
+            await self._archive(session, jobs)
+            await session.flush()
+            await session.connection()  # raises where the archive has committed by itself
             # Asked last, because it locks the lease, which must be renewed however long the archive takes.
             if not await self._leader.holds(transaction):
                 await session.rollback()
                 return None
             await transaction.fetch(self._deleting, ids=ids)
-        return len(ids), last
+        return found._replace(deleted=len(ids))
 
     async def _find_held(self, sweeping: _Sweeping) -> bool:
         """Find the jobs of a batch that can't be deleted, as rows of other tables refer to them, and pass them over."""
@@ -202,7 +266,11 @@ class Pruner:
         async with self._line.transaction() as transaction:
             connection = transaction.connection
             await connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
-            rows = await transaction.fetch(sweeping.statements.holdable, **sweeping.parameters(self._prune.batch))
+            given, statement = sweeping.parameters(self._prune.batch), sweeping.statements.holdable
+            if self._sparing:
+                statement = sweeping.statements.holdable_among
+                _, given["ids"] = await self._look(transaction, sweeping, self._prune.batch)
+            rows = await transaction.fetch(statement, **given)
             trial = connection.transaction()
             await trial.start()
             for row in rows:
@@ -255,9 +323,12 @@ class _Statements:
         self.prune = database.prepare(prune, rule)
         self.too_many = database.prepare(too_many, rule)
         self.holdable = database.prepare(holdable, rule)
+        self.strangers = database.prepare(strangers, rule)
+        self.prune_among = database.prepare(prune, rule, among=True)
+        self.holdable_among = database.prepare(holdable, rule, among=True)
 
 
-def _checked(archive: Archive | str | None) -> Archive | None:
+def checked(archive: Archive | str | None) -> Archive | None:
     if archive is None:
         return None
     if isinstance(archive, str) or inspect.isclass(archive) or not callables.is_async(archive):
