@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import click
 from sqlalchemy import Connection
@@ -39,18 +41,42 @@ A project that has Alembic does better to let Alembic do it, with one line in a 
 @database_options
 @click.option("--sql", is_flag=True, help="Print the statements instead of running them; needs no database.")
 @click.option("--downgrade", is_flag=True, help="Drop the tables and all jobs in them.")
+@click.option(
+    "--oban-web/--no-oban-web",
+    default=None,
+    help="Make the view of workflows that Oban Web reads, and an index for it; or drop them.",
+)
+@click.option(
+    "--flow-trigger/--no-flow-trigger",
+    default=None,
+    help="Make a trigger that notes at once what other members of the family did of a workflow; or drop it.",
+)
 @click.option("--yes", is_flag=True, help="Do not ask before dropping the tables.")
-def command(settings: Settings, *, sql: bool, downgrade: bool, yes: bool) -> None:
+def command(
+    settings: Settings, *, sql: bool, downgrade: bool, yes: bool, oban_web: bool | None, flow_trigger: bool | None
+) -> None:
     """Migrate, or print what migrating would run."""
+    extras = {"oban_web": oban_web, "flow_trigger": flow_trigger}
+    if downgrade and any(extras.values()):
+        raise click.UsageError("--downgrade drops these too; leave --oban-web and --flow-trigger away")
     if sql:
-        write_sql(sys.stdout, settings.schema, down=downgrade)
+        write_sql(sys.stdout, settings.schema, down=downgrade, **extras)
         return
     service.require_database(settings)
     if downgrade and not yes:
         click.confirm(f"Drop the tables in schema {settings.schema!r} and all jobs in them?", abort=True, err=True)
     with service.database(settings) as url:
-        before, after = service.run(_migrated(settings, url, down=downgrade))
+        before, after = service.run(_migrated(settings, url, down=downgrade, extras=extras))
     click.echo(_left(settings.schema, after) if downgrade else _made(settings.schema, before, after))
+    for name, wanted in extras.items():
+        if wanted is not None:
+            click.echo(f"{_EXTRAS[name]} {'made' if wanted else 'dropped'}.")
+
+
+_EXTRAS: Final = {
+    "oban_web": "The view oban_workflows and its index are",
+    "flow_trigger": "The trigger on oban_jobs is",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +113,9 @@ def _made(schema: str, before: _Found, after: _Found) -> str:
     return f"The tables in schema {schema!r} are new, now at version {after.version}."
 
 
-async def _migrated(settings: Settings, url: str, *, down: bool) -> tuple[_Found, _Found]:
+async def _migrated(
+    settings: Settings, url: str, *, down: bool, extras: Mapping[str, bool | None]
+) -> tuple[_Found, _Found]:
     """Migrate; return what the schema had before and has after."""
 
     def found(sync: Connection) -> _Found:
@@ -97,6 +125,6 @@ async def _migrated(settings: Settings, url: str, *, down: bool) -> tuple[_Found
     async with engine(settings, url) as made, made.connect() as opened:
         before = await opened.run_sync(found)
         await opened.rollback()
-        await opened.run_sync(lambda sync: migrate(sync, settings.schema, down=down))
+        await opened.run_sync(lambda sync: migrate(sync, settings.schema, down=down, **extras))
         await opened.commit()
         return before, await opened.run_sync(found)

@@ -16,19 +16,34 @@ from oban_sa.migrations.branch import option
 class UpgradeOban(MigrateOperation):
     """Bring the tables in `schema` up to `version`."""
 
-    def __init__(self, version: int | None, schema: str | None) -> None:
+    def __init__(
+        self, version: int | None, schema: str | None, *, oban_web: bool | None = None, flow_trigger: bool | None = None
+    ) -> None:
         self.version = version
         self.schema = schema
+        self.extras = {"oban_web": oban_web, "flow_trigger": flow_trigger}
 
     @classmethod
-    def upgrade_oban(cls, operations: Operations, *, version: int | None = None, schema: str | None = None) -> None:
+    def upgrade_oban(
+        cls,
+        operations: Operations,
+        *,
+        version: int | None = None,
+        schema: str | None = None,
+        oban_web: bool | None = None,
+        flow_trigger: bool | None = None,
+    ) -> None:
         """Bring the job tables up to `version`, or to the newest; do nothing where they are there already.
 
         `schema` is made where it does not exist. By default it comes from `-x oban_schema=...`, the option
         `oban_schema` of alembic.ini or, except with `--sql`, what the connection's schema_translate_map says for
-        `public`; else it is `public`. Raises SchemaError where something that oban_sa did not make stands in the way.
+        `public`; else it is `public`.
+
+        `oban_web=True` makes the view `oban_workflows` and an index for Oban Web, `flow_trigger=True` a trigger that
+        notes at once what nodes of Elixir and of oban-py have done of a workflow; False drops them, None leaves them.
+        Raises SchemaError where something that oban_sa did not make stands in the way.
         """
-        operations.invoke(cls(version, schema))
+        operations.invoke(cls(version, schema, oban_web=oban_web, flow_trigger=flow_trigger))
 
     def reverse(self) -> DowngradeOban:
         """Return the operation that undoes it."""
@@ -59,7 +74,7 @@ class DowngradeOban(MigrateOperation):
 @Operations.implementation_for(UpgradeOban)
 def _upgrade(operations: Operations, operation: UpgradeOban) -> None:
     schema = operation.schema or schema_in_use(operations.get_context())
-    steps.upgrade(operations, version=operation.version, schema=schema)
+    steps.upgrade(operations, version=operation.version, schema=schema, extras=operation.extras)
 
 
 @Operations.implementation_for(DowngradeOban)

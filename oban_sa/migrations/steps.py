@@ -2,32 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Final
+
 from alembic.operations import Operations
 
 from oban_sa.catalog import inspection
 from oban_sa.catalog.version import ADOPTED, LATEST, RECORD, installed
 from oban_sa.errors import InvalidOption, SchemaError
-from oban_sa.migrations import ddl
+from oban_sa.migrations import ddl, flow_trigger, web_view
 from oban_sa.migrations.history import VERSIONS
 from oban_sa.migrations.lock import migration_lock
 
+EXTRAS: Final = {
+    "oban_web": (web_view.make_view, web_view.drop_view),
+    "flow_trigger": (flow_trigger.make_trigger, flow_trigger.drop_trigger),
+}
+"""What is made only where it is asked for, and how it is dropped."""
 
-def upgrade(operations: Operations, *, version: int | None, schema: str) -> None:
+NEEDS: Final = 3
+"""The version with the tables that these are about."""
+
+
+def upgrade(operations: Operations, *, version: int | None, schema: str, extras: Mapping[str, bool | None]) -> None:
     """Bring a schema up to `version`, or to the newest; do nothing where all of it is there already.
 
-    Raises SchemaError where something that another program made stands in the way.
+    Of the `EXTRAS` make those that are True, drop those that are False, and leave the others as they are. Raises
+    SchemaError where something that another program made stands in the way.
     """
     target = LATEST if version is None else _check(version, lowest=1)
+    if target < NEEDS and (asked := [name for name, wanted in extras.items() if wanted]):
+        raise InvalidOption(f"{asked[0]}=True needs version {NEEDS} of the tables, not {target}")
     with migration_lock(operations, schema) as lock_again:
-        if not operations.get_context().as_sql and not _wanted(operations, schema, target):
-            return
-        # From version 1 on: what is missing now may be something that an older version made.
-        for number in range(1, target + 1):
-            VERSIONS[number - 1].up(operations, schema)
-            lock_again()
-        if not operations.get_context().as_sql:
-            _refuse_incomplete(operations, schema, target)
-        _record(operations, schema, target)
+        _make(operations, schema, target, lock_again)
+        for name, wanted in extras.items():
+            if wanted is not None:
+                EXTRAS[name][0 if wanted else 1](operations, schema)
+                lock_again()
+
+
+def _make(operations: Operations, schema: str, target: int, lock_again: Callable[[], None]) -> None:
+    """Make what a schema lacks up to a version."""
+    if not operations.get_context().as_sql and not _wanted(operations, schema, target):
+        return
+    # From version 1 on: what is missing now may be something that an older version made.
+    for number in range(1, target + 1):
+        VERSIONS[number - 1].up(operations, schema)
+        lock_again()
+    if not operations.get_context().as_sql:
+        _refuse_incomplete(operations, schema, target)
+    _record(operations, schema, target)
 
 
 def downgrade(operations: Operations, *, version: int, schema: str) -> None:

@@ -173,7 +173,7 @@ def sweep(schema: str) -> TextClause:
     """Note members that have ended and were not booked, as where another member of the family acked them.
 
     Reads up to `limit` of those that were released, with ids above `after`: a row of `last`, the highest of these, NULL
-    where there are none, and of `noted`, how many notes were left.
+    where there are fewer and so none behind them, and of `noted`, how many notes were left.
     """
     s = in_text(schema)
     return text(
@@ -192,6 +192,7 @@ def sweep(schema: str) -> TextClause:
                 OR (CAST(j.state AS text) = 'suspended' AND j.meta ->> '{WAITS_FOR}' IS NULL)
             RETURNING 1
         )
-        SELECT (SELECT max(job_id) FROM looked) AS last, (SELECT count(*) FROM noted) AS noted
+        SELECT (SELECT max(job_id) FROM looked HAVING count(*) >= CAST(:limit AS integer)) AS last,
+            (SELECT count(*) FROM noted) AS noted
         """  # noqa: S608 - the name of the schema is quoted
     ).bindparams(bindparam("after", type_=BigInteger()), bindparam("limit", type_=Integer()))

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
-from oban_sa import Job, Oban, Record, worker
+from oban_sa import Job, Oban, Record, Workflow, chain, enqueue, worker
+from oban_sa.migrations import migrate
 from oban_sa.workers import Registry
 from tests.runner.conftest import Harness
 from tests.support import ROOT, eventually
@@ -288,3 +289,35 @@ async def test_their_lifeline_leaves_a_long_job_of_ours_alone_where_it_is_kept_y
         assert (attempts, done.meta["rescued"]) == ([1, 2], 1)
     else:
         assert (attempts, done.attempt, done.meta, done.attempted_at) == ([1], 1, {}, began)
+
+
+async def run_chain(harness: Harness) -> None:
+    """Ours, theirs, ours; theirs is acked without a note."""
+    flow: Workflow = chain(
+        Job("Ours", queue="ours", args={"n": 1}), Job(THEIRS, queue="theirs", args={"n": 2}), Job("Ours", queue="ours")
+    )
+    async with harness.sessions.begin() as session:
+        enqueue(session, flow)
+    last = flow.tree().members[-1].job.id
+    await harness.becomes(last, "completed", within=30)
+
+    async def over() -> None:
+        status = await Oban(harness.engine).workflow(flow)
+        assert (status.state, status.completed, status.unfinished) == ("completed", 3, 0)
+
+    await eventually(over)
+
+
+async def test_a_member_of_a_workflow_that_they_run_is_found_by_the_leader(harness: Harness, node: Node) -> None:
+    async with harness.runner():
+        await run_chain(harness)
+
+
+async def test_the_trigger_notes_the_end_of_a_member_that_they_run(
+    harness: Harness, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("oban_sa.runner.maintenance.settler.SWEEP_EVERY", 3600)
+    async with harness.engine.begin() as connection:
+        await connection.run_sync(lambda sync: migrate(sync, flow_trigger=True))
+    async with harness.runner():
+        await run_chain(harness)

@@ -49,3 +49,20 @@ def test_what_stands_in_the_way_is_said_without_a_traceback(empty_database_url: 
     said = says(empty_database_url, code=1)
     assert "the table oban_leaders has no column name" in said
     assert "give the jobs a schema of their own" in said
+
+
+def test_what_workflows_need_beside_others_of_the_family_is_made_and_dropped_by_flags(empty_database_url: str) -> None:
+    said = says(empty_database_url, "--oban-web", "--flow-trigger")
+    assert "The view oban_workflows and its index are made.\nThe trigger on oban_jobs is made.\n" in said
+    assert query(empty_database_url, "SELECT count(*) FROM public.oban_workflows") == [0]
+    said = says(empty_database_url, "--no-oban-web")
+    assert said.endswith("The view oban_workflows and its index are dropped.\n")
+    assert "leave --oban-web and --flow-trigger away" in says(
+        empty_database_url, "--downgrade", "--yes", "--oban-web", code=2
+    )
+    script = says(empty_database_url, "--sql", "--oban-web", "--flow-trigger")
+    assert "CREATE VIEW" in script
+    assert "CREATE TRIGGER" in script
+    says(empty_database_url, "--downgrade", "--yes")
+    run_script(empty_database_url, script)
+    assert query(empty_database_url, "SELECT count(*) FROM public.oban_workflows") == [0]

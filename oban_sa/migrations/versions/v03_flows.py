@@ -9,7 +9,7 @@ from __future__ import annotations
 from alembic import context, op
 from alembic.operations import Operations
 
-from oban_sa.migrations import branch, ddl
+from oban_sa.migrations import branch, ddl, flow_trigger, web_view
 
 revision = "oban_v03"
 down_revision = "oban_v02"
@@ -140,6 +140,8 @@ def up(operations: Operations, schema: str) -> None:
 
 
 def down(operations: Operations, schema: str) -> None:
-    """Drop what `up` made."""
+    """Drop what `up` made, and what was asked for beside it."""
+    web_view.drop_view(operations, schema)
+    flow_trigger.drop_trigger(operations, schema)
     for table in reversed(TABLES):
         ddl.drop_ours(operations, schema, table)
