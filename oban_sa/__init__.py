@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     __version__: str
     from oban_sa.flows import Workflow as Workflow
     from oban_sa.flows import chain as chain
+    from oban_sa.flows import deps as deps
     from oban_sa.jobs.limits import Queue as Queue
     from oban_sa.jobs.limits import Rate as Rate
     from oban_sa.outbox.signal import signal as signal
@@ -49,7 +50,7 @@ else:
             from oban_sa.runner import Runner
 
             return Runner
-        if name in ("Workflow", "chain"):
+        if name in ("Workflow", "chain", "deps"):
             from oban_sa import flows
 
             return getattr(flows, name)
@@ -98,6 +99,7 @@ __all__ = [
     "Workflow",
     "chain",
     "current_job",
+    "deps",
     "enqueue",
     "enqueue_many",
     "enqueue_select",

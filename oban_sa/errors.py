@@ -20,6 +20,8 @@
     ├── JobOver
     ├── StepChanged
     ├── WorkflowNotFound(LookupError)
+    ├── DependencyNotFound(KeyError)
+    ├── DependencyNotLoaded
     ├── EntityNotFound(LookupError)
     ├── AttemptError
     │   ├── AttemptTimedOut(TimeoutError)
@@ -169,6 +171,16 @@ class StepChanged(ObanError):
 
 class WorkflowNotFound(ObanError, LookupError):
     """No workflow has that id."""
+
+
+class DependencyNotFound(ObanError, KeyError):
+    """A job waited for nothing of this name, or that recorded nothing."""
+
+    __str__ = Exception.__str__  # that of a KeyError shows the message as a key
+
+
+class DependencyNotLoaded(ObanError):
+    """What a dependency recorded is not in memory, and has to be asked for otherwise."""
 
 
 class EntityNotFound(ObanError, LookupError):

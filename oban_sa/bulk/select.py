@@ -56,7 +56,7 @@ from oban_sa.workers.signature import Signature
 if TYPE_CHECKING:
     from typing import Unpack
 
-Target: TypeAlias = type[Any] | Function[..., ..., Any] | Calls[...]
+Target: TypeAlias = type[Any] | Function[..., ..., Any] | Calls[..., object]
 """What jobs are for: a class with `@worker`, a function with `@job`, or what its `options(...)` returns."""
 
 

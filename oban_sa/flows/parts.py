@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, cast
 from uuid import UUID
 
 from oban_sa.errors import InvalidJob, articled, nearest, shown
+from oban_sa.flows.results import Placeholder, check_records
 from oban_sa.jobs.flow import Forgivable, forgives, new_id
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
     from oban_sa.flows.workflow import Workflow
     from oban_sa.models import Job
+    from oban_sa.workers import Definition
+
+    T = TypeVar("T", default=Any)
+else:
+    from typing import TypeVar
+
+    T = TypeVar("T")
 
 
 class Part:
@@ -27,12 +37,26 @@ class Part:
         return f"<{type(self).__name__} {self.name!r}>"
 
 
-class Member(Part):
-    """A job in a workflow."""
+class Member(Part, Generic[T]):
+    """A job in a workflow; `T` is what it records, where it was added by `call`."""
 
-    def __init__(self, workflow: Workflow, name: str, waits: Waits, job: Job) -> None:
+    def __init__(
+        self, workflow: Workflow, name: str, waits: Waits, job: Job, definition: Definition | None = None
+    ) -> None:
         super().__init__(workflow, name, waits)
         self.job = job
+        self._definition = definition
+
+    @property
+    def result(self) -> T:
+        """Stand for what this member will have recorded: an argument of another `call`, which waits for it.
+
+        It is a value only in the worker, so it can't be a part of another argument. Raises `InvalidJob` where the
+        member's code says that it records nothing.
+        """
+        if self._definition is not None:
+            check_records(self._definition, self.name)
+        return cast("T", Placeholder(cast("Member[object]", self)))
 
 
 class Group(Part):

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from oban_sa.errors import InvalidJob
 from oban_sa.flows.parts import Group, Member, Part, SubWorkflow
-from oban_sa.jobs.flow import LANE, lane_of
+from oban_sa.jobs.flow import LANE, READS, lane_of
 from oban_sa.jobs.values import JSONDict
 from oban_sa.models import Job
 from oban_sa.outbox.flow_rows import FlowRow, MemberRow, Tree
@@ -91,6 +91,8 @@ def _members(root: Workflow, workflow: Workflow, before: _Needs) -> Iterator[Mem
 
 
 def _member(job: Job, flow_id: UUID, name: str, needs: _Needs, meta: JSONDict) -> MemberRow:
+    if needs.jobs or needs.flows:
+        meta = {**meta, READS: True}
     return MemberRow(job, flow_id, name, needs.jobs, needs.flows, {**meta, "name": name})
 
 
@@ -102,6 +104,8 @@ def _meta_of(root: Workflow, workflow: Workflow) -> JSONDict:
         meta["workflow_name"] = workflow.inside.name
     elif workflow.name is not None:
         meta["workflow_name"] = workflow.name
+    if root.context is not None:
+        meta[READS] = True
     return meta
 
 

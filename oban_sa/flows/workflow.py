@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
-from typing import ParamSpec, Protocol
+from typing import ParamSpec, TypeAlias, TypeVar, overload
 from uuid import UUID
 
 from sqlalchemy.orm import Session
@@ -12,22 +12,25 @@ from sqlalchemy.orm import Session
 from oban_sa.errors import InvalidJob, articled, nearest, shown
 from oban_sa.flows import mermaid
 from oban_sa.flows.parts import Dependencies, Forgive, Group, Member, Part, SubWorkflow, waits
+from oban_sa.flows.results import called
 from oban_sa.flows.tree import tree
+from oban_sa.jobs.answers import Cancel, Record, Snooze
 from oban_sa.jobs.flow import new_id
 from oban_sa.models import Job
 from oban_sa.outbox.admission import check
 from oban_sa.outbox.flow import stage
 from oban_sa.outbox.flow_rows import Flow, Tree
+from oban_sa.workers.function import Calls, Function, calls_of
 
 P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
 
+Callee: TypeAlias = Function[..., P, R] | Calls[P, R]
+"""A function decorated with `@job`, or its calls with options."""
 
-class Callee(Protocol[P]):
-    """A function decorated with `@job`, or its calls with options."""
-
-    def new(self, *args: P.args, **kwargs: P.kwargs) -> Job:
-        """Make a job that calls the function so."""
-        ...
+Answered: TypeAlias = Record[T] | Cancel | Snooze | None
+"""What code returns that records a value of a type, unless it answers otherwise."""
 
 
 class Workflow(Flow):
@@ -72,9 +75,32 @@ class Workflow(Flow):
         self.parts[name] = member
         return member
 
-    def call(self, name: str, function: Callee[P], /, *args: P.args, **kwargs: P.kwargs) -> Member:
-        """Add a call of a function that is decorated with `@job`: as `add(name, function.new(...))`, without deps."""
-        return self.add(name, function.new(*args, **kwargs))
+    @overload
+    def call(
+        self, name: str, function: Callee[P, Awaitable[None] | None], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Member[None]: ...
+    @overload
+    def call(
+        self, name: str, function: Callee[P, Awaitable[Answered[T]]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Member[T]: ...
+    @overload
+    def call(self, name: str, function: Callee[P, Answered[T]], /, *args: P.args, **kwargs: P.kwargs) -> Member[T]: ...
+    @overload
+    def call(self, name: str, function: Callee[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> Member[T]: ...
+    @overload
+    def call(self, name: str, function: Callee[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Member[T]: ...
+    def call(self, name: str, function: object, /, *args: object, **kwargs: object) -> Member:
+        """Add a call of a function that is decorated with `@job`: as `add(name, function.new(...))`.
+
+        An argument may be the `result` of another member. This one then waits for that, and its code is given what that
+        recorded. Other dependencies are for `add`. Raises what `function.new` and `add` raise.
+        """
+        job, results = called(function, args, kwargs)
+        _check(job, name)
+        deps = waits(self, name, [each.member for each in results.values()], ())
+        member: Member = Member(self, self._free(name), deps, job, calls_of(function).definition)
+        self.parts[name] = member
+        return member
 
     def add_many(self, name: str, jobs: Iterable[Job], *, deps: Dependencies = (), forgive: Forgive = ()) -> Group:
         """Add jobs as a group, all of which wait for `deps`; what waits for the group waits for all of them.

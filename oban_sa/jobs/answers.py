@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import FrozenInstanceError, dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeAlias, TypeGuard, cast
 
 from oban_sa.errors import InvalidArguments
 from oban_sa.jobs import values
@@ -73,18 +73,19 @@ class Cancel(Answer):
 
 
 @dataclass(init=False, unsafe_hash=True)
-class Record(Answer):
+class Record(Answer, Generic[T]):
     """Complete the job and keep `value` with it, for `job.recorded()` to read.
 
+    `Record[list[int]]` says of which type it is: what takes it from another member of a workflow is checked by it.
     `encoded` is the value as an Erlang term in base64. Raises `ValueError` where that text is longer than `limit`
     or the value has no such form.
     """
 
-    value: Any
+    value: T
     limit: int = RECORDED_LIMIT
     encoded: str = field(default="", init=False, repr=False, compare=False)
 
-    def __init__(self, value: object, limit: int = RECORDED_LIMIT) -> None:
+    def __init__(self, value: T, limit: int = RECORDED_LIMIT) -> None:
         encoded = erlang.encode(value)
         if len(encoded) > limit:
             size = len(encoded)
@@ -98,13 +99,13 @@ class Record(Answer):
         return Record._again, (self.value, self.limit, self.encoded)
 
     @classmethod
-    def _again(cls, value: object, limit: int, encoded: str) -> Self:
+    def _again(cls, value: T, limit: int, encoded: str) -> Self:
         made: Self = cast("Any", cls).__new__(cls, value)
         _set(made, value=value, limit=limit, encoded=encoded)
         return made
 
 
-Result: TypeAlias = Cancel | Snooze | Record | T | None
+Result: TypeAlias = Cancel | Snooze | Record[T] | T | None
 """What `process` returns: anything but the first three completes the job, and `Result[dict]` says what that may be."""
 
 

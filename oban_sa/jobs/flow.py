@@ -22,6 +22,13 @@ LANE: Final = "lane"
 RETRIED: Final = "workflow_retried"
 """The key in a member's meta that says how often it was retried together with other members."""
 
+READS: Final = "workflow_reads"
+"""The key in a member's meta that says that `deps()` has something to tell: what it waited for, or a context."""
+
+RESULTS: Final = "workflow_results"
+"""The key in a member's meta that says which of its arguments are what other members recorded: their names, by those
+of the parameters."""
+
 LANES: Final = 8
 """Endings of a tree are all in one lane, and one settler at a time books a lane. Their number is part of the data: to
 change it the table of endings has to be empty."""

@@ -28,6 +28,7 @@ from oban_sa.runner.database.database import Database
 from oban_sa.runner.database.prepared import compiled
 from oban_sa.runner.database.start_steps import StoppedEarly, taken
 from oban_sa.runner.execution.attempt import Interrupted
+from oban_sa.runner.execution.dependencies import RunnersDependencies
 from oban_sa.runner.execution.executor import Dispatch, Executor
 from oban_sa.runner.execution.home import InDatabase
 from oban_sa.runner.execution.unknown_workers import of_queues
@@ -164,7 +165,8 @@ class Runner:
                 noted=lambda: self._parts.settle_soon(),
             ),
             Processes(limit=settings.process_pool, recycle_after=settings.recycle_after, imports=settings.imports),
-            InDatabase(database, self._written),
+            home=InDatabase(database, self._written),
+            dependencies=RunnersDependencies(database),
         )
         self._unknown = of_queues(
             after=settings.unknown_after, registry=self._registry, allow=settings.allow, source=source

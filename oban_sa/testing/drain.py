@@ -33,6 +33,7 @@ from oban_sa.sql.sequences import release, turn
 from oban_sa.sql.settle import LIMIT, lanes, settle
 from oban_sa.sql.signals import note_wait, wake
 from oban_sa.testing.binds import Binding
+from oban_sa.testing.dependencies import BoundDependencies
 from oban_sa.testing.journals import InTest
 from oban_sa.testing.sessions import SharedSessions
 from oban_sa.workers import Registry
@@ -150,7 +151,8 @@ class Draining:
         """Run jobs until none is left."""
         binding = await Binding.of(where, schema)
         home = self._home = InTest(binding, self._signals, skips=self._skips)
-        dispatch = Dispatch(AttemptSessions(SharedSessions(binding), ack_one=self._plan.ack_one()), home=home)
+        sessions = AttemptSessions(SharedSessions(binding), ack_one=self._plan.ack_one())
+        dispatch = Dispatch(sessions, home=home, dependencies=BoundDependencies(binding))
         executor = Executor(dispatch, self._registry, middleware=self._middleware, source=self._source)
         detach = telemetry.attach(self._note, telemetry.JobStop, telemetry.JobException)
         try:

@@ -19,6 +19,7 @@ from oban_sa.models import Job
 from oban_sa.outbox import references
 from oban_sa.outbox.sessions import unscoped
 from oban_sa.schedule import clock
+from oban_sa.testing.dependencies import GivenDeps, give
 from oban_sa.testing.journals import Performing
 from oban_sa.workers import Definition, Registry, definition_of, running
 from oban_sa.workers import registry as default_registry
@@ -38,6 +39,8 @@ def perform_job(
     registry: Registry | None = None,
     journal: Mapping[str, object] | None = None,
     signals: Mapping[str, object] | None = None,
+    deps: Mapping[str, object] | None = None,
+    context: Mapping[str, object] | None = None,
     **options: object,
 ) -> Any:
     """Run a worker's code here and now, as its first attempt, and return its answer or raise what it raised.
@@ -46,13 +49,20 @@ def perform_job(
     `attempt=3` or `meta={...}`; or a job alone. From a coroutine it is awaited, elsewhere it answers at once. The code
     gets what a runner would give it: args that went through JSON, a job as it is loaded from its row, `current_job()`,
     and `session` where it takes one, which is flushed before and after, and neither committed nor rolled back. There is
-    no timeout and no retry; nothing is written of the job itself. Steps whose results stand in `journal`, by their
-    names, are not run; `wait_for` returns what `signals` has, by name, and else None as when its time is up, or raises
-    `Suspended` where it has none; `sleep` returns at once. Raises `InvalidArguments` for args that don't fit,
-    `InvalidOption` for an unknown option, `WorkerNotFound` for a job without a registered worker.
+    no timeout and no retry; nothing is written of the job itself.
+
+    `deps` is what others in its workflow have recorded, by name, for `deps()` and for arguments that are results;
+    `context` is that of the workflow. Steps whose results stand in `journal`, by their names, are not run; `wait_for`
+    returns what `signals` has, by name, and else None as when its time is up, or raises `Suspended` where it has none;
+    `sleep` returns at once.
+
+    Raises `InvalidArguments` for args that don't fit, `InvalidOption` for an unknown option, `WorkerNotFound` for a job
+    without a registered worker.
     """
     definition, job = _read(worker_or_job, args, options, registry or default_registry)
-    performing = _Performing(definition, job, _session(definition, unscoped(session)), journal or {}, signals or {})
+    given = None if deps is None and context is None else (deps or {}, context)
+    taken = _session(definition, unscoped(session))
+    performing = _Performing(definition, job, taken, deps=given, journal=journal or {}, signals=signals or {})
     if _on_loop():
         return performing.on_loop()
     if definition.executor == "loop":
@@ -66,6 +76,8 @@ class _Performing:
         definition: Definition,
         job: Job,
         session: AsyncSession | Session | None,
+        *,
+        deps: GivenDeps | None,
         journal: Mapping[str, object],
         signals: Mapping[str, object],
     ) -> None:
@@ -74,11 +86,15 @@ class _Performing:
         self._definition = definition
         self._given = job
         self._session = session
+        self._deps = deps
 
     @cached_property
     def _job(self) -> Job:
         """The job as it is fetched; made once the objects that it refers to have their keys."""
-        return _as_fetched(self._given)
+        job = _as_fetched(self._given)
+        if self._deps is not None:
+            give(job, *self._deps)
+        return job
 
     def here(self, session: Session | None = None) -> object:
         """Run synchronous code in this thread."""

@@ -36,6 +36,7 @@ from oban_sa.workers.body import (
 )
 from oban_sa.workers.options import Executor, Options
 from oban_sa.workers.parameters import Given, Parameter, Unresolved, meaning, parameters, without_none
+from oban_sa.workers.record import recording
 from oban_sa.workers.signature import Names, Signature, names_of_fields
 
 
@@ -64,6 +65,8 @@ class ClassBody:
         self._process = runner_of(self._run, self.executor, what=self.what)
         if self.executor == "loop" and inspect.iscoroutinefunction(process):
             self._process = self._run
+        if options.record:
+            self._process = recording(self._process, self.executor)
         self._takes_args = any(kind == "args" for kind, _ in self._given)
         self._look_early()
         self.timeout = self._method("timeout")

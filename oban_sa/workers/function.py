@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from oban_sa.describe import caller
 from oban_sa.errors import InvalidOption
+from oban_sa.jobs.values import JSONDict
 from oban_sa.models import Job
 from oban_sa.outbox.enqueue import enqueue
-from oban_sa.workers.definition import ATTRIBUTE, Definition
+from oban_sa.workers.definition import ATTRIBUTE, Definition, definition_of
 from oban_sa.workers.function_body import FunctionBody
 from oban_sa.workers.keywords import JobOptions, WorkerOptions, refuse_unknown, refuse_unknown_for_job
 from oban_sa.workers.options import Options
@@ -38,7 +39,7 @@ R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
 
-class Calls(Generic[P]):
+class Calls(Generic[P, R_co]):
     """Calls of one function, to be made by a runner, with options for their jobs."""
 
     __slots__ = ("_body", "definition", "given")
@@ -55,7 +56,21 @@ class Calls(Generic[P]):
         Raises `TypeError` where the function can't be called so, and `InvalidArguments` for a value that JSON can't
         hold or that its annotation doesn't allow.
         """
-        bound = self._body.bind(args, kwargs)
+        return self._made(self._body.bind(args, kwargs))
+
+    def new_without(
+        self, args: tuple[object, ...], kwargs: dict[str, object], left_out: type
+    ) -> tuple[Job, dict[str, object]]:
+        """Make such a job without the arguments of a class, which are returned by the names of their parameters."""
+        left: dict[str, object] = {}
+
+        def rest(given: dict[str, object]) -> dict[str, object]:
+            left.update((name, value) for name, value in given.items() if isinstance(value, left_out))
+            return {name: value for name, value in given.items() if name not in left}
+
+        return self._made(self._body.bind(args, kwargs, rest)), left
+
+    def _made(self, bound: JSONDict) -> Job:
         definition = self.definition
         if self.given or definition.keys is not None:
             return definition.job(bound, self.given)
@@ -65,7 +80,7 @@ class Calls(Generic[P]):
         """Make a job that calls the function so and stage it in `session`, whose flush writes it."""
         return enqueue(session, self.new(*args, **kwargs))
 
-    def options(self, **options: Unpack[JobOptions]) -> Calls[P]:
+    def options(self, **options: Unpack[JobOptions]) -> Calls[P, R_co]:
         """Return calls whose jobs have these options: keywords of `Job`, which come before those of the decorator."""
         refuse_unknown_for_job(options, of=f"{self._body.target.__qualname__}.options()")
         return Calls(self.definition, self._body, {**self.given, **options})
@@ -90,7 +105,7 @@ class Function(Protocol[Q, P, R_co]):
         """Make a job that calls the function so and stage it in `session`, whose flush writes it."""
         ...
 
-    def options(self, **options: Unpack[JobOptions]) -> Calls[P]:
+    def options(self, **options: Unpack[JobOptions]) -> Calls[P, R_co]:
         """Return calls whose jobs have these options."""
         ...
 
@@ -165,8 +180,20 @@ def _define(
     body = FunctionBody(function, checked, local=local)
     definition = Definition(body, checked, name=options.get("name"), aliases=options.get("aliases", ()))
     registry_of(options.get("registry")).register(definition)
-    calls: Calls[...] = Calls(definition, body, {})
+    calls: Calls[..., object] = Calls(definition, body, {})
     setattr(function, ATTRIBUTE, definition)
     for name in ("new", "enqueue", "options"):
         setattr(function, name, getattr(calls, name))
     return function
+
+
+def calls_of(function: object) -> Calls[..., object]:
+    """Return the calls of a function decorated with `@job`; raises `InvalidOption` for anything else."""
+    if isinstance(function, Calls):
+        return cast("Calls[..., object]", function)
+    definition = definition_of(function)
+    if not isinstance(definition.body, FunctionBody):
+        raise InvalidOption(
+            f"{definition.body.what} belongs to a class, which is not called; make a job of it: .new(...)"
+        )
+    return Calls(definition, definition.body, {})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,6 +38,7 @@ from oban_sa.workers.keywords import JOB_OPTIONS
 from oban_sa.workers.options import Executor, Options
 from oban_sa.workers.other_queues import instead, is_borrowed
 from oban_sa.workers.parameters import Parameter, Unresolved, meaning, parameters, without_none
+from oban_sa.workers.record import recording
 from oban_sa.workers.signature import Names, Signature
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -76,6 +77,8 @@ class FunctionBody:
         self._refuse_misplaced()
         self._calls = inspect.Signature([_plain(parameter) for parameter in self._parameters])
         self._function = runner_of(function, self.executor, what=self.what)
+        if options.record:
+            self._function = recording(self._function, self.executor)
         self._names = frozenset(each.name for each in self._parameters if each.kind is not _VAR_KEYWORD)
         required = tuple(
             each.name
@@ -121,8 +124,13 @@ class FunctionBody:
         given = ", ".join(f"{name}=..." for name in options)
         return f"; options of a job go before: .options({given}).new(...)"
 
-    def bind(self, args: tuple[object, ...], kwargs: dict[str, object]) -> JSONDict:
-        """Return the args of a job that calls the function so; raises `TypeError` as calling it would."""
+    def bind(
+        self, args: tuple[object, ...], kwargs: dict[str, object], rest: Callable[[JSONDict], JSONDict] | None = None
+    ) -> JSONDict:
+        """Return the args of a job that calls the function so; raises `TypeError` as calling it would.
+
+        `rest` is given them before they are JSON, and returns those that the job is to have already.
+        """
         bound = self._bound(args, kwargs)
         given: JSONDict = {}
         for name in self._calls.parameters:
@@ -138,7 +146,8 @@ class FunctionBody:
                         f"args.{name} would be both {name} and one of **{self._fields}", path=f"args.{name}"
                     )
             given.update(fields)
-        return self._encoded(given)
+        self._check_names(given)
+        return self._encoded(given if rest is None else rest(given))
 
     def _bound(self, args: tuple[object, ...], kwargs: dict[str, object]) -> Mapping[str, object]:
         if self._anyhow is not None and len(args) <= len(self._anyhow):
@@ -164,7 +173,6 @@ class FunctionBody:
             plain = self._written(given)
             if values.has_references(plain):
                 return self._settled(plain, given)
-        self._check_names(plain)
         reader = self._reader
         loading = reader.loading
         for name, kind in reader.kinds:
@@ -193,7 +201,6 @@ class FunctionBody:
 
     def _settled(self, plain: JSONDict, given: JSONDict) -> JSONDict:
         """Check what doesn't wait for the flush, and write which row it is where a mapped object has its key."""
-        self._check_names(plain)
         reader = self._reader
         for name, value in plain.items():
             if waits(value) and not (isinstance(value, Reference) and name in reader.loading):

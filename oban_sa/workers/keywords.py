@@ -40,6 +40,7 @@ class WorkerOptions(TypedDict, total=False):
     partition: KeyOf | None
     sequence: KeyOf | None
     on_failure: OnFailure
+    record: bool
     name: str | None
     aliases: Iterable[str]
     registry: Registry

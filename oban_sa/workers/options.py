@@ -62,6 +62,7 @@ class Options:
     partition: Source | None = None
     sequence: Source | None = None
     on_failure: OnFailure | None = None
+    record: bool = False
 
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> Options:
@@ -160,6 +161,12 @@ def _on_missing(value: object) -> OnMissing:
     return choice(value, MISSING, what="on_missing")
 
 
+def _record(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidOption(f"record is True or False, not {value!r}; what is kept is what the code returns")
+    return value
+
+
 def _cancel(value: object) -> CancelBy:
     return choice(value, _CANCEL_BY, what="cancel")
 
@@ -182,4 +189,5 @@ _CHECKS: Final[dict[str, Callable[[Any], object]]] = {
     "partition": lambda value: source(value, what="partition"),
     "sequence": lambda value: source(value, what="sequence"),
     "on_failure": on_failure,
+    "record": _record,
 }

@@ -58,6 +58,7 @@ def test_meta_has_the_keys_of_the_family_and_the_lane() -> None:
         "workflow_name": "nightly",
         "name": "mail",
         "deps": ["extract"],
+        "workflow_reads": True,
         "lane": lane_of(flow.id),
     }
 

@@ -118,5 +118,5 @@ def test_an_outcome_can_be_raised_and_noted_on_and_is_still_frozen():
 
 
 def test_a_result_says_what_else_there_may_be():
-    assert Result[dict] == Cancel | Snooze | Record | dict | None
+    assert Result[dict] == Cancel | Snooze | Record[dict] | dict | None
     assert RECORDED_LIMIT == 64_000_000

@@ -36,6 +36,7 @@ NAMES = [
     "Workflow",
     "chain",
     "current_job",
+    "deps",
     "enqueue",
     "enqueue_many",
     "enqueue_select",

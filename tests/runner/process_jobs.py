@@ -19,7 +19,8 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from oban_sa import Cancel, Job, Record, Snooze, current_job, job, worker
+from oban_sa import Cancel, Job, Record, Snooze, current_job, deps, job, worker
+from oban_sa.errors import DependencyNotLoaded
 from oban_sa.workers import Registry
 from tests.hostile import HOSTILE
 
@@ -33,6 +34,16 @@ def note(path: str, text: str = "") -> None:
     draft = Path(f"{path}.{os.getpid()}")
     draft.write_text(text or str(os.getpid()))
     draft.rename(path)
+
+
+@job(executor="process", record=True)
+def add_here(rows: list[int]) -> list[Any]:
+    """Take a result as an argument, and ask for dependencies, which do not reach here."""
+    try:
+        found = dict(deps())
+    except DependencyNotLoaded as error:
+        return [sum(rows), f"{type(error).__name__}: {error}"]
+    return [sum(rows), found]
 
 
 @job(executor="process")

@@ -11,7 +11,7 @@ from sqlalchemy import literal, select, union_all
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_scoped_session
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, selectinload
 
-from oban_sa import Oban, Queue, Rate, Runner
+from oban_sa import Oban, Queue, Rate, Runner, Workflow, deps
 from oban_sa.bulk.select import Enqueued, enqueue_select
 from oban_sa.jobs.answers import Cancel, Record, Result, Snooze
 from oban_sa.jobs.references import ref
@@ -304,3 +304,48 @@ async def limits(engine: AsyncEngine, session: AsyncSession, oban: Oban) -> None
     assert_type(await oban.resume_sequence("ledger", 17), list[int])
     assert_type(keyed.options(partition=None, sequence="worker").new(7), Job)
     assert_type(Keyed.new(Welcome(1), partition="worker", on_failure="skip", sequence="args.user_id"), Job)
+
+
+@job(queue="etl")
+async def extract(session: AsyncSession, source: str) -> Record[list[int]]:
+    return Record([len(source)])
+
+
+@job(queue="etl")
+def extract_perhaps(source: str) -> Record[list[int]] | Cancel | None:
+    return Record([1]) if source else Cancel("empty")
+
+
+@job(queue="etl", record=True)
+def add_up(rows: list[int], *, into: str) -> int:
+    return sum(rows)
+
+
+@job(record=True)
+async def add_up_later(rows: list[int], *, into: str) -> int:
+    return sum(rows)
+
+
+def workflows() -> None:
+    flow = Workflow("nightly", context={"tenant": 7})
+    rows = flow.call("extract", extract, "crm")
+    assert_type(rows.result, list[int])
+    assert_type(flow.call("perhaps", extract_perhaps, "crm").result, list[int])
+    assert_type(flow.call("elsewhere", extract.options(queue="slow"), "crm").result, list[int])
+    total = flow.call("total", add_up, rows.result, into="crm")
+    assert_type(total.result, int)
+    assert_type(flow.call("later", add_up_later, rows.result, into="crm").result, int)
+    assert_type(flow.call("nothing", nothing).result, None)
+    flow.call("welcome", welcome, total.result, name="Ada")
+    any_job = flow.add("any", Job("w"), deps=[rows, "total"], forgive=("cancelled", "deleted"))
+    flow.call("of any", add_up, any_job.result, into="x")
+
+
+async def in_a_member() -> None:
+    assert_type(deps().context["tenant"], Any)
+    assert_type(deps()["total"].result, Any)
+    await deps().load()
+    async for name, _ in deps().stream("thumbs"):
+        assert_type(name, str)
+    for name, _ in deps().stream("thumbs"):
+        assert_type(name, str)

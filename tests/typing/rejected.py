@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from oban_sa import Oban, Queue, Rate
+from oban_sa import Oban, Queue, Rate, Record, Workflow
 from oban_sa.bulk.select import enqueue_select
 from oban_sa.models import Job
 from oban_sa.outbox.enqueue import enqueue
@@ -182,3 +182,28 @@ async def limits(oban: Oban) -> None:
     await oban.limit_queue("calls", each="5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     export_report.options(partition=7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     export_report.options(on_failure="stop")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+@job
+async def extract(source: str) -> Record[list[int]]:
+    return Record([1])
+
+
+@job(record=True)
+def add_up(rows: list[int], *, into: str) -> int:
+    return sum(rows)
+
+
+def workflows() -> None:
+    flow = Workflow("nightly")
+    rows = flow.call("extract", extract, "crm")
+    total = flow.call("total", add_up, rows.result, into="crm")
+    flow.call("a", extract, 7)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    flow.call("b", extract, rows.result)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    flow.call("c", add_up, total.result, into="crm")  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    flow.call("d", add_up, rows.result)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    flow.call("e", add_up, rows.result, onto="crm")  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue]
+    flow.call(extract, "crm")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    flow.add("f", extract)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    flow.add("g", Job("w"), forgive="canceled")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Record[int]("text")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

@@ -14,6 +14,7 @@ from oban_sa.describe import exceptions
 from oban_sa.errors import AttemptCancelled, CommitUnanswered, InvalidArguments, InvalidOption, WorkerNotFound
 from oban_sa.jobs.answers import Answer, is_error, raised
 from oban_sa.jobs.durable import JOURNAL
+from oban_sa.jobs.flow import READS
 from oban_sa.jobs.states import JobState
 from oban_sa.jobs.verdicts import Verdict, given_back, in_spite_of, judge
 from oban_sa.models import Job
@@ -23,6 +24,7 @@ from oban_sa.runner.concurrency.threads import Threads
 from oban_sa.runner.concurrency.timeout import TimeLimit
 from oban_sa.runner.concurrency.tracebacks import of_the_worker
 from oban_sa.runner.execution.attempt import Interrupted, Running
+from oban_sa.runner.execution.dependencies import Dependencies
 from oban_sa.runner.execution.home import Home, journal_of, remembering
 from oban_sa.runner.execution.outcome import Outcome, report_stale
 from oban_sa.runner.execution.unknown_workers import Named, UnknownWorkers
@@ -84,11 +86,14 @@ class Executor:
             if attempt.interrupted is not None:
                 raise asyncio.CancelledError
             # Before there is a session, a middleware or another process that would have to tell of it.
-            if attempt.attempt.meta and (version := later(attempt.attempt.meta, definition.options.version)):
-                attempt.later_version = version
-                raise InvalidArguments(too_late(version, definition.options.version))
-            if attempt.attempt.meta and JOURNAL in attempt.attempt.meta:
-                await cast("Journal", attempt.journal).read()
+            if meta := attempt.attempt.meta:
+                if version := later(meta, definition.options.version):
+                    attempt.later_version = version
+                    raise InvalidArguments(too_late(version, definition.options.version))
+                if JOURNAL in meta:
+                    await cast("Journal", attempt.journal).read()
+                if READS in meta:
+                    await self._dispatch.enter(job)
             if definition.is_plain and self._middleware is None:  # as of most
                 answer = await definition.call(job)
             else:
@@ -258,12 +263,25 @@ def _waited(job: Job) -> float:
 class Dispatch:
     """Calls workers' code where it belongs, with the attempt's timeout applied."""
 
-    def __init__(self, sessions: AttemptSessions, processes: Processes | None = None, home: Home | None = None) -> None:
-        """`home` is where the journals of attempts are."""
+    def __init__(
+        self,
+        sessions: AttemptSessions,
+        processes: Processes | None = None,
+        *,
+        home: Home | None = None,
+        dependencies: Dependencies | None = None,
+    ) -> None:
+        """`home` is where journals of attempts are; `dependencies` reads what members of workflows waited for."""
         self._sessions = sessions
+        self._dependencies = dependencies
         self._threads = Threads()
         self._home = home
         self._processes = processes or Processes()
+
+    async def enter(self, job: Job) -> None:
+        """Read what a member of a workflow waited for, before its code begins."""
+        if self._dependencies is not None:
+            await self._dependencies.enter(job)
 
     async def call(self, definition: Definition, job: Job, time_limit: TimeLimit) -> object:
         """Run code that takes no session and return its answer.
@@ -304,3 +322,5 @@ class Dispatch:
         await self._processes.close()
         if self._home is not None:
             await self._home.close()
+        if self._dependencies is not None:
+            await self._dependencies.close()

@@ -1,0 +1,343 @@
+"""`deps()`: what a running member of a workflow waited for, and what that has recorded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, TypeVar
+from uuid import UUID
+
+from oban_sa.errors import DependencyNotFound, DependencyNotLoaded, nearest
+from oban_sa.jobs.flow import READS, RESULTS
+from oban_sa.jobs.states import JobState
+from oban_sa.jobs.values import JSONDict, from_json
+from oban_sa.sql.dependencies import FIRST, LARGE, dependencies, recorded_by, recorded_in
+from oban_sa.wire import erlang
+from oban_sa.workers.current import current_job
+
+if TYPE_CHECKING:
+    from sqlalchemy import TextClause
+
+    from oban_sa.models import Job
+
+T = TypeVar("T")
+
+Pair: TypeAlias = tuple[str, Any]
+"""The name of a member, and what it recorded."""
+
+After: TypeAlias = tuple[UUID, str] | int | None
+"""After what the next page of a stream comes; None where it is the first one, or was the last."""
+
+
+class Row(Protocol):
+    """A row of an answer."""
+
+    def __getitem__(self, name: str, /) -> Any:
+        """Return the value of a column."""
+        ...
+
+
+Fetch: TypeAlias = "Callable[[Callable[[str], TextClause], Mapping[str, object]], Awaitable[Sequence[Row]]]"
+"""Runs one of the statements of `oban_sa.sql.dependencies` and returns its rows."""
+
+DependencyState: TypeAlias = JobState | Literal["deleted"]
+"""How a dependency ended."""
+
+PAGE: Final = 200
+"""Recorded values that `stream` reads at once."""
+
+_STATES: Final[Mapping[str | None, DependencyState]] = {
+    "c": JobState.COMPLETED,
+    "x": JobState.CANCELLED,
+    "d": JobState.DISCARDED,
+    "g": "deleted",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Dependency:
+    """One thing that a member waited for: another member, or a group, graft or workflow as a whole."""
+
+    name: str
+    state: DependencyState
+    """How it ended; a whole one is discarded or cancelled where one of its members is."""
+    kind: str = "job"
+    flow_id: UUID | None = None
+    total: int | None = None
+    recorded: str | None = None
+    size: int | None = None
+    given: tuple[object, ...] = ()
+    """What a test gave in place of what was recorded."""
+
+    @property
+    def is_read(self) -> bool:
+        """Whether its result, where there is one, is in memory."""
+        return self.size is None or self.recorded is not None
+
+    @property
+    def result(self) -> Any:
+        """What the member recorded; None where it ended otherwise than completed.
+
+        Raises `DependencyNotFound` where it recorded nothing, and `DependencyNotLoaded` for a whole group, which is
+        read by `stream`, and for a value that is so large that only `load()` reads it.
+        """
+        if self.given:
+            return self.given[0]
+        if self.kind != "job":
+            raise DependencyNotLoaded(
+                f"{self.name!r} is a {self.kind}, whose members have a result each; write deps().stream({self.name!r})"
+            )
+        if self.state != JobState.COMPLETED:
+            return None
+        if self.size is None:
+            raise DependencyNotFound(
+                f"{self.name!r} recorded nothing, or its job was deleted since; decorate its worker with record=True, "
+                "or have it return Record(...)"
+            )
+        if self.recorded is None:
+            raise DependencyNotLoaded(f"what {self.name!r} recorded is large; write `await deps().load()` before")
+        return erlang.decode(self.recorded)
+
+
+class Deps(Mapping[str, Dependency]):
+    """What the running job waited for, by name.
+
+    Read before the code began, but for more than 100 dependencies, and for values of more than a million characters:
+    those are read by `await deps().load()`. In a thread `load()` is not awaited.
+    """
+
+    def __init__(self, job: Job, fetch: Fetch | None = None, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        self._job = job
+        self._fetch = fetch
+        self._loop = loop
+        self._found: dict[str, Dependency] = {}
+        self._all = True
+        self.context: JSONDict = {}
+        """What `Workflow(context={...})` was given."""
+
+    @classmethod
+    def given(cls, job: Job, results: Mapping[str, object], context: Mapping[str, object] | None) -> Deps:
+        """Return those that a test gives: results by name, all completed."""
+        made = cls(job)
+        made.context = dict(context or {})
+        for name, value in results.items():
+            made._found[name] = (
+                value if isinstance(value, Dependency) else Dependency(name, JobState.COMPLETED, given=(value,))
+            )
+        return made
+
+    def __getitem__(self, name: str) -> Dependency:
+        try:
+            return self._found[name]
+        except KeyError:
+            self._require_all()
+            raise DependencyNotFound(
+                f"this job waited for nothing that is named {name!r}{nearest(name, self._found)}"
+            ) from None
+
+    def __iter__(self) -> Iterator[str]:
+        self._require_all()
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        self._require_all()
+        return len(self._found)
+
+    def load(self) -> Reading[None]:
+        """Read all dependencies and all that they recorded, however large: `await deps().load()`.
+
+        In a thread `deps().load()` does it at once.
+        """
+        return Reading(self._loading, self._loop)
+
+    def stream(self, name: str) -> Stream:
+        """Read what the completed members of a group, graft or workflow recorded: pairs of a name and a value.
+
+        `async for name, value in deps().stream("thumbs")`, in a thread `for`. So many may be read, for only some of
+        them are in memory at a time. The value is None where a member recorded nothing. The names of a group are
+        "thumbs/0", "thumbs/1" and so on, in this order.
+        """
+        return Stream(self[name], self._fetch, self._loop)
+
+    async def begin(self) -> None:
+        """Read what is read before the code begins: all of it where the job's arguments are among it."""
+        await self._read(limit=FIRST + 1, large=LARGE)
+        wanted = set(self._results.values())
+        if wanted and not (self._all and all(self._found[each].is_read for each in wanted & self._found.keys())):
+            await self._loading()
+
+    def fill(self) -> None:
+        """Give the job the arguments that others have recorded; raises `DependencyNotFound` where one has not."""
+        for parameter, name in self._results.items():
+            found = self[name]
+            if found.state != JobState.COMPLETED:
+                raise DependencyNotFound(f"{parameter} is what {name!r} records, which is {found.state}")
+            self._job.args[parameter] = found.result
+
+    @property
+    def _results(self) -> Mapping[str, str]:
+        return self._job.meta.get(RESULTS) or {}
+
+    def belongs_to(self, job: Job) -> bool:
+        """Whether they are those of a job."""
+        return self._job is job
+
+    def _require_all(self) -> None:
+        if not self._all:
+            raise DependencyNotLoaded(
+                f"this job waited for more than {FIRST} others, which are not read yet; write `await deps().load()`, "
+                "or in a thread deps().load(), before"
+            )
+
+    async def _loading(self) -> None:
+        if self._fetch is not None:
+            await self._read(limit=None, large=None)
+
+    async def _read(self, *, limit: int | None, large: int | None) -> None:
+        if self._fetch is None:
+            return
+        given = {"job": self._job.id, "limit": limit, "large": 2**31 - 1 if large is None else large}
+        rows = await self._fetch(dependencies, given)
+        self._all = limit is None or sum(row["kind"] == "job" for row in rows) < limit
+        self._found = {}
+        for row in sorted(rows, key=lambda row: row["depth"]):
+            if row["kind"] == "context":
+                self.context = from_json(row["recorded"])
+            elif row["kind"] != "job" or self._all:
+                self._found[row["name"]] = Dependency(
+                    name=row["name"],
+                    state=_STATES[row["state"]],
+                    kind=row["kind"],
+                    flow_id=row["flow_id"],
+                    total=row["total"],
+                    recorded=row["recorded"],
+                    size=row["size"],
+                )
+
+
+class Reading(Awaitable[T]):
+    """Something that is awaited on the loop, and in a thread done at once."""
+
+    def __init__(self, work: Callable[[], Coroutine[object, None, T]], loop: asyncio.AbstractEventLoop | None) -> None:
+        self._work = work
+        self._done: list[T] = []
+        if loop is not None and not _on_loop():
+            self._done.append(waited(work(), loop))
+
+    def __await__(self) -> Generator[object, None, T]:
+        return self._done[0] if self._done else (yield from self._work().__await__())
+
+
+class Stream:
+    """Pairs of a name and what was recorded, read in pages."""
+
+    def __init__(self, whole: Dependency, fetch: Fetch | None, loop: asyncio.AbstractEventLoop | None) -> None:
+        if whole.kind == "job" and not (whole.given and isinstance(whole.given[0], Mapping)):
+            raise DependencyNotLoaded(
+                f"{whole.name!r} is one member, and no group of them; write deps()[{whole.name!r}].result"
+            )
+        self._whole = whole
+        self._fetch = fetch
+        self._loop = loop
+
+    async def __aiter__(self) -> AsyncIterator[Pair]:
+        for pair in self._given():
+            yield pair
+        after: After = None
+        while True:
+            page, after = await self._page(after)
+            for pair in page:
+                yield pair
+            if after is None:
+                return
+
+    def __iter__(self) -> Iterator[Pair]:
+        yield from self._given()
+        after: After = None
+        while self._fetch is not None and self._loop is not None:
+            page, after = waited(self._page(after), self._loop)
+            yield from page
+            if after is None:
+                return
+
+    def _given(self) -> Iterator[Pair]:
+        if self._whole.given:
+            yield from dict(self._whole.given[0]).items()  # type: ignore[call-overload]
+
+    async def _page(self, after: After) -> tuple[list[Pair], After]:
+        """Return some pairs, and after what the next ones come; None where there are no more."""
+        whole, fetch = self._whole, self._fetch
+        if fetch is None or whole.flow_id is None:
+            return [], None
+        if whole.kind == "group":  # whose names are known, and in another order than texts are
+            first = after if isinstance(after, int) else 0
+            numbers = range(first, min(first + PAGE, whole.total or 0))
+            names = [f"{whole.name}/{number}" for number in numbers]
+            rows = await fetch(recorded_by, {"flow": whole.flow_id, "names": names})
+            found = {row["name"]: row["recorded"] for row in rows}
+            page = [(name, _value(found[name])) for name in names if name in found]
+            return page, numbers.stop if numbers.stop < (whole.total or 0) else None
+        flow, name = after if isinstance(after, tuple) else (UUID(int=0), "")
+        given = {"flow": whole.flow_id, "after_flow": flow, "after_name": name, "limit": PAGE}
+        rows = await fetch(recorded_in, given)
+        page = [(row["name"], _value(row["recorded"])) for row in rows]
+        return page, (rows[-1]["flow_id"], rows[-1]["name"]) if len(rows) == PAGE else None
+
+
+def _value(recorded: str | None) -> object:
+    return None if recorded is None else erlang.decode(recorded)
+
+
+def waited(work: Coroutine[object, None, T], loop: asyncio.AbstractEventLoop) -> T:
+    """Wait in a thread for a coroutine that runs on the loop; raises what it raises."""
+    future = asyncio.run_coroutine_threadsafe(work, loop)
+    while True:
+        try:
+            # Again and again: an exception that interrupts this thread is raised between two waits.
+            return future.result(timeout=0.5)
+        except TimeoutError:
+            if future.done():
+                raise
+        except BaseException:
+            future.cancel()
+            raise
+
+
+def _on_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+DEPS: Final[ContextVar[Deps]] = ContextVar("oban_sa.deps")
+"""The dependencies of the code that runs in a context."""
+
+
+def deps() -> Deps:
+    """Return what the job that runs here waited for, and the context of its workflow.
+
+    Of a job that is no member of a workflow there is nothing. Raises `JobNotFound` outside of a worker, and
+    `DependencyNotLoaded` in another process, where it does not reach: there take results as arguments.
+    """
+    job = current_job()
+    found = DEPS.get(None)
+    if found is not None and found.belongs_to(job):
+        return found
+    if READS in job.meta:
+        raise DependencyNotLoaded(
+            "deps() does not reach another process; take results as arguments, which do: "
+            "flow.call('total', add_up, rows.result)"
+        )
+    return Deps(job)
+
+
+async def enter(job: Job, fetch: Fetch) -> None:
+    """Read the dependencies of a job, for `deps()` in this context, and give it the arguments that are among them."""
+    found = Deps(job, fetch, asyncio.get_running_loop())
+    await found.begin()
+    DEPS.set(found)
+    found.fill()

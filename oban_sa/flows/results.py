@@ -1,0 +1,69 @@
+"""What one member of a workflow recorded, as an argument of another one that does not run yet."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, TypeVar
+
+from oban_sa.arguments.annotations import resolve
+from oban_sa.errors import InvalidJob
+from oban_sa.jobs.answers import Record
+from oban_sa.jobs.flow import RESULTS
+from oban_sa.models import Job
+from oban_sa.workers.definition import Definition
+from oban_sa.workers.function import Calls, calls_of
+
+if TYPE_CHECKING:
+    from oban_sa.flows.parts import Member
+
+
+class Placeholder:
+    """Stands for what a member will have recorded, where another member is called with it."""
+
+    def __init__(self, member: Member[object]) -> None:
+        self.member = member
+
+    def __repr__(self) -> str:
+        return f"<result of {self.member.name!r}>"
+
+
+def called(
+    function: object, args: tuple[object, ...], kwargs: dict[str, object]
+) -> tuple[Job, Mapping[str, Placeholder]]:
+    """Make the job of a call, and return the results that it takes, by the names of its parameters.
+
+    Raises `InvalidJob` for a result of a member that records nothing.
+    """
+    calls: Calls[..., object] = calls_of(function)
+    if not any(isinstance(each, Placeholder) for each in (*args, *kwargs.values())):
+        return calls.new(*args, **kwargs), {}
+    job, left = calls.new_without(args, kwargs, Placeholder)
+    taken = {name: each for name, each in left.items() if isinstance(each, Placeholder)}
+    loaded = vars(job)
+    loaded["meta"] = {**(loaded.get("meta") or {}), RESULTS: {name: each.member.name for name, each in taken.items()}}
+    return job, taken
+
+
+def check_records(definition: Definition, name: str) -> None:
+    """Raise `InvalidJob` where the code of a member says that it records nothing, so that it has no result."""
+    if definition.options.record:
+        return
+    target = definition.body.target
+    annotation = getattr(target, "__annotations__", {}).get("return", inspect.Signature.empty)
+    try:
+        found = resolve({"it": annotation}, scope=getattr(target, "__globals__", {}), local={})["it"]
+    except Exception:  # what can't be evaluated here says nothing
+        return
+    if found is not inspect.Signature.empty and not _records(found):
+        raise InvalidJob(
+            f"{definition.body.what} of {name!r} records nothing that another member could be called with; decorate it "
+            "with record=True, which keeps what it returns, or have it return Record(...) and say so: -> Record[...]"
+        )
+
+
+def _records(annotation: object) -> bool:
+    if isinstance(annotation, TypeVar) or any(annotation is each for each in (Record, typing.Any, object)):
+        return True
+    return typing.get_origin(annotation) is Record or any(_records(each) for each in typing.get_args(annotation))

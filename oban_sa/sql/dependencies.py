@@ -1,0 +1,114 @@
+"""What a running member of a workflow may know of what it waited for: how that ended, and what it recorded."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final
+
+from sqlalchemy import BigInteger, Integer, Text, TextClause, Uuid, bindparam, text
+from sqlalchemy.dialects.postgresql import ARRAY
+
+from oban_sa.catalog.names import in_text
+
+LARGE: Final = 1_000_000
+"""Characters of a recorded value that is not read until the code asks for it."""
+
+FIRST: Final = 100
+"""Dependencies that are read before the code begins; of more, none is until the code asks for them."""
+
+
+def _recorded(alias: str) -> str:
+    """What a job recorded, as its meta has it; NULL where it recorded nothing."""
+    return f"CASE WHEN {alias}.meta ->> 'recorded' = 'true' THEN {alias}.meta ->> 'return' END"
+
+
+@lru_cache(maxsize=16)
+def dependencies(schema: str) -> TextClause:
+    """What one member waited for, and the context of its workflow.
+
+    Rows of `kind`, `name`, `depth`, `flow_id`, `total`, `state`, `recorded` and `size`. The kind is `job`, the kind of
+    a flow that was waited for as a whole, or `context`, whose `recorded` is JSON. `state` is a letter as in
+    `oban_sa_members.settled`. `depth` is that of the flow that the name stands in: of two alike the deeper is meant.
+    `size` are the characters that were recorded, NULL where nothing was or the job is gone; what has more than `large`
+    is left out. Parameters: `job`, `limit` of the jobs, and `large`.
+    """
+    s = in_text(schema)
+    value = _recorded("j")
+    return text(
+        f"""
+        WITH me AS MATERIALIZED (
+            SELECT m.job_id, f.root_id FROM {s}.oban_sa_members m
+            JOIN {s}.oban_sa_flows f ON f.id = m.flow_id
+            WHERE m.job_id = CAST(:job AS bigint)
+        )
+        (
+            SELECT 'job' AS kind, p.name, cardinality(f.path) AS depth, p.flow_id, CAST(NULL AS integer) AS total,
+                p.settled AS state,
+                CASE WHEN length(value.text) <= CAST(:large AS integer) THEN value.text END AS recorded,
+                length(value.text) AS size
+            FROM {s}.oban_sa_edges e
+            JOIN {s}.oban_sa_members p ON p.job_id = e.parent_id
+            JOIN {s}.oban_sa_flows f ON f.id = p.flow_id
+            LEFT JOIN {s}.oban_jobs j ON j.id = e.parent_id
+            CROSS JOIN LATERAL (SELECT {value} AS text) AS value
+            WHERE e.child_id = (SELECT job_id FROM me)
+            LIMIT CAST(:limit AS integer)
+        )
+        UNION ALL
+        SELECT w.kind, w.name, cardinality(w.path) - 1, w.id, w.total,
+            CASE WHEN w.discarded > 0 THEN 'd' WHEN w.cancelled > 0 THEN 'x' ELSE 'c' END, NULL, NULL
+        FROM {s}.oban_sa_gates g JOIN {s}.oban_sa_flows w ON w.id = g.flow_id
+        WHERE g.child_id = (SELECT job_id FROM me)
+        UNION ALL
+        SELECT 'context', NULL, 0, r.id, NULL, NULL, CAST(r.context AS text), NULL
+        FROM {s}.oban_sa_flows r WHERE r.id = (SELECT root_id FROM me) AND r.context IS NOT NULL
+        """  # noqa: S608 - the name of the schema is quoted
+    ).bindparams(
+        bindparam("job", type_=BigInteger()),
+        bindparam("limit", type_=Integer()),
+        bindparam("large", type_=Integer()),
+    )
+
+
+@lru_cache(maxsize=16)
+def recorded_by(schema: str) -> TextClause:
+    """What those of a flow's own members recorded that have some names and were completed: `name`, `recorded`.
+
+    Parameters: `flow`, and `names`, an array.
+    """
+    s = in_text(schema)
+    return text(
+        f"""
+        SELECT m.name, {_recorded("j")} AS recorded
+        FROM {s}.oban_sa_members m JOIN {s}.oban_jobs j ON j.id = m.job_id
+        WHERE m.flow_id = CAST(:flow AS uuid) AND m.name = ANY (CAST(:names AS text[])) AND m.settled = 'c'
+        """  # noqa: S608 - the name of the schema is quoted
+    ).bindparams(bindparam("flow", type_=Uuid()), bindparam("names", type_=ARRAY(Text())))
+
+
+@lru_cache(maxsize=16)
+def recorded_in(schema: str) -> TextClause:
+    """What the completed members of a flow and of those inside it recorded: `flow_id`, `name`, `recorded`.
+
+    They are in the order of `flow_id` and `name`, at most `limit` of them, and come after `after_flow` and
+    `after_name`. Parameters: these, and `flow`.
+    """
+    s = in_text(schema)
+    return text(
+        f"""
+        SELECT m.flow_id, m.name, {_recorded("j")} AS recorded
+        FROM {s}.oban_sa_members m JOIN {s}.oban_jobs j ON j.id = m.job_id
+        WHERE m.flow_id = ANY (ARRAY(
+            SELECT f.id FROM {s}.oban_sa_flows f WHERE f.id = CAST(:flow AS uuid) OR (
+                f.id <> f.root_id AND CAST(:flow AS uuid) = ANY (f.path)
+                AND f.root_id = (SELECT root_id FROM {s}.oban_sa_flows WHERE id = CAST(:flow AS uuid))
+            )
+        )) AND (m.flow_id, m.name) > (CAST(:after_flow AS uuid), CAST(:after_name AS text)) AND m.settled = 'c'
+        ORDER BY m.flow_id, m.name LIMIT CAST(:limit AS integer)
+        """  # noqa: S608 - the name of the schema is quoted
+    ).bindparams(
+        bindparam("flow", type_=Uuid()),
+        bindparam("after_flow", type_=Uuid()),
+        bindparam("after_name", type_=Text()),
+        bindparam("limit", type_=Integer()),
+    )
