@@ -30,6 +30,7 @@ from oban_sa.workers import worker as worker
 
 if TYPE_CHECKING:
     __version__: str
+    from oban_sa.flows import Batch as Batch
     from oban_sa.flows import Workflow as Workflow
     from oban_sa.flows import chain as chain
     from oban_sa.flows import deps as deps
@@ -50,7 +51,7 @@ else:
             from oban_sa.runner import Runner
 
             return Runner
-        if name in ("Workflow", "chain", "deps"):
+        if name in ("Batch", "Workflow", "chain", "deps"):
             from oban_sa import flows
 
             return getattr(flows, name)
@@ -80,6 +81,7 @@ else:
 del _heard, _off
 
 __all__ = [
+    "Batch",
     "Cancel",
     "Conflict",
     "ForUpdate",

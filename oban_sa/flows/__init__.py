@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from oban_sa.flows.batch import Batch as Batch
 from oban_sa.flows.dependencies import Dependency as Dependency
 from oban_sa.flows.dependencies import Deps as Deps
 from oban_sa.flows.dependencies import deps as deps
@@ -11,4 +12,4 @@ from oban_sa.flows.parts import SubWorkflow as SubWorkflow
 from oban_sa.flows.workflow import Workflow as Workflow
 from oban_sa.flows.workflow import chain as chain
 
-__all__ = ["Dependency", "Deps", "Group", "Member", "SubWorkflow", "Workflow", "chain", "deps"]
+__all__ = ["Batch", "Dependency", "Deps", "Group", "Member", "SubWorkflow", "Workflow", "chain", "deps"]

@@ -9,15 +9,15 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from oban_sa.errors import InvalidJob, articled, nearest, shown
+from oban_sa.errors import InvalidJob, articled, nearest
 from oban_sa.flows import mermaid
+from oban_sa.flows.names import check_member, check_name
 from oban_sa.flows.parts import Dependencies, Forgive, Group, Member, Part, SubWorkflow, waits
 from oban_sa.flows.results import called
 from oban_sa.flows.tree import tree
 from oban_sa.jobs.answers import Cancel, Record, Snooze
 from oban_sa.jobs.flow import new_id
 from oban_sa.models import Job
-from oban_sa.outbox.admission import check
 from oban_sa.outbox.flow import stage
 from oban_sa.outbox.flow_rows import Flow, Tree
 from oban_sa.workers.function import Calls, Function, calls_of
@@ -51,7 +51,7 @@ class Workflow(Flow):
         self, name: str | None = None, *, unique: bool = False, context: Mapping[str, object] | None = None
     ) -> None:
         if name is not None:
-            _named(name, "a workflow")
+            check_name(name, "a workflow")
         if unique and name is None:
             raise InvalidJob("a unique workflow needs a name: Workflow('nightly', unique=True)")
         self.id: UUID = new_id()
@@ -70,7 +70,7 @@ class Workflow(Flow):
         `forgive` says how these may end beside being completed: "cancelled", "discarded", "deleted", "all", a list of
         them, or a dictionary of them by dependency. A name may be waited for before it is added. Raises `InvalidJob`.
         """
-        _check(job, name)
+        check_member(job, name)
         member = Member(self, self._free(name), waits(self, name, deps, forgive), job)
         self.parts[name] = member
         return member
@@ -96,7 +96,7 @@ class Workflow(Flow):
         recorded. Other dependencies are for `add`. Raises what `function.new` and `add` raise.
         """
         job, results = called(function, args, kwargs)
-        _check(job, name)
+        check_member(job, name)
         deps = waits(self, name, [each.member for each in results.values()], ())
         member: Member = Member(self, self._free(name), deps, job, calls_of(function).definition)
         self.parts[name] = member
@@ -109,7 +109,7 @@ class Workflow(Flow):
         """
         listed = list(jobs)
         for number, job in enumerate(listed):
-            _check(job, f"{name}/{number}")
+            check_member(job, f"{name}/{number}")
         group = Group(self, self._free(name), waits(self, name, deps, forgive), listed)
         self.parts[name] = group
         return group
@@ -171,7 +171,7 @@ class Workflow(Flow):
         return "<Workflow>" if self.name is None else f"<Workflow {self.name!r}>"
 
     def _free(self, name: str) -> str:
-        _named(name, "a member")
+        check_name(name, "a member")
         if name in self.parts:
             raise InvalidJob(f"{self!r} has a part {name!r} already; each name stands once")
         return name
@@ -191,26 +191,3 @@ def chain(*jobs: Job, name: str | None = None) -> Workflow:
     for number, job in enumerate(jobs, 1):
         flow.add(str(number), job, deps=str(number - 1) if number > 1 else ())
     return flow
-
-
-def _check(job: Job, name: str) -> None:
-    check(job)
-    if "_unique" in vars(job):
-        raise InvalidJob(
-            f"the job of {name!r} is unique, and a member can't be: what waits for it would wait for another job; "
-            "make the workflow unique, as Workflow('nightly', unique=True), or leave out unique= with "
-            ".options(unique=False)"
-        )
-
-
-def _named(name: object, what: str) -> None:
-    if not isinstance(name, str) or not name.strip():
-        raise InvalidJob(f"the name of {what} is a text that is not empty, not {shown(name)}")
-    if "\0" in name or len(name) > _LONGEST:
-        raise InvalidJob(
-            f"the name of {what} has at most {_LONGEST} characters and no NUL, and this is {shown(name, 60)}"
-        )
-
-
-_LONGEST = 255
-"""Characters of a name: it stands in an index, and in the meta of what waits for it."""

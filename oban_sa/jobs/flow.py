@@ -25,6 +25,9 @@ RETRIED: Final = "workflow_retried"
 READS: Final = "workflow_reads"
 """The key in a member's meta that says that `deps()` has something to tell: what it waited for, or a context."""
 
+ATTEMPT: Final = "batch_attempt"
+"""The key in a member's meta that says that also an attempt is noted after which it will run again."""
+
 RESULTS: Final = "workflow_results"
 """The key in a member's meta that says which of its arguments are what other members recorded: their names, by those
 of the parameters."""
@@ -32,6 +35,9 @@ of the parameters."""
 LANES: Final = 8
 """Endings of a tree are all in one lane, and one settler at a time books a lane. Their number is part of the data: to
 change it the table of endings has to be empty."""
+
+EVENTS: Final = ("on_success", "on_discard", "on_complete", "on_attempt", "on_cancel", "on_exhausted")
+"""What may happen to a batch, of which each makes a job once."""
 
 ENDED: Final = ("completed", "cancelled", "discarded", "deleted")
 """What has become of a member that will not run any more."""

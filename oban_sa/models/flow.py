@@ -17,6 +17,8 @@ class Flow(Base):
 
     `path` are the ids of the flows around it, the root first, and its own last. The counters include the members of the
     flows inside, and only a settler changes them (`oban_sa.sql.settle`). A flow is over when none is `unfinished`.
+    `attempted` are the members that ran at least once, where a callback of a batch waits for that. `callbacks` are the
+    jobs that a batch makes, by event, and `fired` the events of which the job was made.
     """
 
     __tablename__ = "oban_sa_flows"
@@ -48,6 +50,7 @@ class Flow(Base):
     completed: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     cancelled: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     discarded: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    attempted: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     context: Mapped[JSONDict | None] = mapped_column(JSONObject("context"))
     callbacks: Mapped[JSONDict | None] = mapped_column(JSONObject("callbacks"))
     fired: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))

@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Index, Integer, SmallInteger, Text, UniqueConstraint, Uuid, text
+from sqlalchemy import BigInteger, Boolean, Index, Integer, SmallInteger, Text, UniqueConstraint, Uuid, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from oban_sa.models.base import Base
@@ -13,7 +13,8 @@ class Member(Base):
 
     `waiting` is the number of its dependencies that are not met yet. NULL: it joined later, and nothing was counted.
     `doomed` says which dependency failed, from then on until the job could be cancelled. `settled` is how the job
-    ended, once that was booked: c(ompleted), x (cancelled), d(iscarded) or g(one). `retried` is how often it was
+    ended, once that was booked: c(ompleted), x (cancelled), d(iscarded) or g(one). `attempted` says whether it was
+    counted as one that ran, where a callback waits for that. `retried` is how often it was
     counted anew after a retry; its job's meta says how often it was retried.
     """
 
@@ -30,6 +31,7 @@ class Member(Base):
     waiting: Mapped[int | None] = mapped_column(Integer)
     doomed: Mapped[str | None] = mapped_column(Text)
     settled: Mapped[str | None] = mapped_column(Text)
+    attempted: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
     retried: Mapped[int] = mapped_column(Integer, server_default=text("0"))
 
 

@@ -22,10 +22,11 @@ from oban_sa.errors import InvalidJob
 from oban_sa.jobs.flow import lane_of
 from oban_sa.jobs.states import JobState
 from oban_sa.jobs.values import JSONDict, dumps, has_references, replace_references
-from oban_sa.models import Job
+from oban_sa.models import Ending, Job
 from oban_sa.outbox import references
 from oban_sa.outbox.admission import plain
 from oban_sa.outbox.announcements import schema_of
+from oban_sa.outbox.callbacks import plain_callbacks, templates
 from oban_sa.outbox.enqueue import enqueue_many
 from oban_sa.outbox.flow_rows import Flow, FlowRow, Tree
 from oban_sa.sql.flow import claim, write
@@ -44,8 +45,10 @@ def stage(session: Session, flow: Flow, tree: Tree) -> None:
                 "members; give yours another name"
             )
     # Before its jobs: where one of them is refused, the flow has no job in the session, and is forgotten.
-    _FLOWS.setdefault(session, StagedFlows()).add(flow, tree, session)
+    trigger = _FLOWS.setdefault(session, StagedFlows()).add(flow, tree, session)
     enqueue_many(session, [member.job for member in tree.members])
+    if trigger is not None:
+        session.add(trigger)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,12 @@ class _Staged:
     flow: Flow
     tree: Tree
     context: JSONDict | None
+    trigger: Ending | None
+    """A row for the flush of a flow without jobs, which would have none: the note that the flow is to be looked at."""
+
+    def parts(self) -> list[Job | Ending]:
+        """What the session has of it: its jobs, or what stands for them where it has none."""
+        return [member.job for member in self.tree.members] if self.trigger is None else [self.trigger]
 
 
 class StagedFlows:
@@ -66,8 +75,11 @@ class StagedFlows:
         self._staged: dict[UUID, _Staged] = {}
         self._claimed: set[UUID] = set()
 
-    def add(self, flow: Flow, tree: Tree, session: Session) -> None:
-        """Take in a flow whose jobs are about to be staged, and give these what members have."""
+    def add(self, flow: Flow, tree: Tree, session: Session) -> Ending | None:
+        """Take in a flow whose jobs are about to be staged, and give these what members have.
+
+        Returns what is to be staged as well, where it has no jobs.
+        """
         context = None if tree.context is None else plain(tree.context, "context", session)
         if tree.unique_name is not None and has_references(context):
             raise InvalidJob(
@@ -79,14 +91,18 @@ class StagedFlows:
             loaded["meta"] = {**(loaded.get("meta") or {}), **member.meta}
             if member.waiting:
                 loaded["state"] = JobState.SUSPENDED
-        self._staged[tree.id] = _Staged(flow, tree, context)
+        for row in tree.flows:
+            plain_callbacks(row.callbacks, session)
+        trigger = None if tree.members else Ending(lane=lane_of(tree.id), flow_id=tree.id)
+        self._staged[tree.id] = _Staged(flow, tree, context, trigger)
+        return trigger
 
     def begin_flush(self, session: Session) -> None:
         """Claim the names of unique flows, and take the jobs of those out of the session whose name is taken."""
         self._claimed = set()
         for each in list(self._staged.values()):
             tree = each.tree
-            if tree.unique_name is None or not any(member.job in session for member in tree.members):
+            if tree.unique_name is None or not any(part in session for part in each.parts()):
                 continue
             connection = session.connection(bind_arguments=_MAPPER)
             row = {**_row(tree.flows[0], each), "unique_name": tree.unique_name}
@@ -96,22 +112,23 @@ class StagedFlows:
                 self._claimed.add(tree.id)
                 continue
             del self._staged[tree.id]
-            for member in tree.members:
-                if member.job in session:
-                    session.expunge(member.job)
+            for part in each.parts():
+                if part in session:
+                    session.expunge(part)
 
     def finish_flush(self, session: Session) -> None:
         """Write the flows whose jobs have been written; raises `InvalidJob` where some of a flow's jobs have not."""
         ready: list[_Staged] = []
         for each in list(self._staged.values()):
-            members = each.tree.members
-            here = sum(member.job in session for member in members)
-            missing = [member for member in members if member.job not in session or "id" not in vars(member.job)]
+            parts, members = each.parts(), each.tree.members
+            here = sum(part in session for part in parts)
+            missing = [part for part in parts if part not in session or "id" not in vars(part)]
             if not missing:
                 ready.append(each)
             elif len(missing) < len(members):
+                first = next(member.name for member in members if member.job is missing[0])
                 raise InvalidJob(
-                    f"the member {missing[0].name!r} of a workflow was not written with the others, since it was taken "
+                    f"the member {first!r} of a workflow was not written with the others, since it was taken "
                     "out of the session; a workflow is written as a whole, so leave all its jobs in the session"
                 )
             if not missing or not here:  # what staged it was rolled back
@@ -128,7 +145,7 @@ def _rows(staged: Iterable[_Staged], claimed: set[UUID]) -> dict[str, str]:
         for flow in each.tree.flows:
             if flow.id not in claimed:
                 rows["flows"].append(_row(flow, each))
-            if not flow.total:
+            if not flow.total and (each.trigger is None or flow.id != each.tree.id):
                 rows["endings"].append({"lane": lane_of(each.tree.id), "flow_id": str(flow.id)})
         for member in each.tree.members:
             child, flow_id = member.job.id, str(member.flow_id)
@@ -157,6 +174,7 @@ def _row(flow: FlowRow, staged: _Staged) -> JSONDict:
         "total": flow.total,
         "unfinished": flow.total,
         "context": context,
+        "callbacks": templates(flow.callbacks),
     }
 
 

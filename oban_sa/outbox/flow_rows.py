@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID
 
 from sqlalchemy.orm import Session
@@ -20,6 +20,8 @@ class FlowRow:
     kind: str
     name: str | None
     total: int
+    callbacks: Mapping[str, Job] = field(default_factory=dict[str, Job])
+    """The jobs that are to be made, by event."""
 
     @property
     def id(self) -> UUID:

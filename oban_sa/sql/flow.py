@@ -17,12 +17,13 @@ from sqlalchemy import (
     cast,
     insert,
     literal_column,
+    or_,
     select,
     text,
 )
 
 from oban_sa.catalog.names import in_text
-from oban_sa.jobs.flow import ENDED, LANE, LANES
+from oban_sa.jobs.flow import ATTEMPT, ENDED, LANE, LANES
 from oban_sa.models import Ending
 from oban_sa.sql.expressions import inline
 
@@ -30,7 +31,7 @@ endings: Table = Ending.metadata.tables["public.oban_sa_endings"]
 
 
 def note(acked: CTE) -> CTE:
-    """A `Follower`: leave a note for each member of a flow that will not run any more.
+    """A `Follower`: leave a note for each member of a flow that will not run any more, or whose attempts are counted.
 
     Only inserts, and so waits for no other transaction.
     """
@@ -42,7 +43,10 @@ def note(acked: CTE) -> CTE:
             select(cast(lane, SmallInteger), acked.c.id).where(
                 # Anybody may write anything into a job's meta, and what is no lane must not fail the statement.
                 lane.op("~", is_comparison=True)(inline(f"'^[0-{LANES - 1}]$'")),
-                acked.c.state.in_([literal_column(f"'{state}'") for state in ENDED]),
+                or_(
+                    acked.c.state.in_([literal_column(f"'{state}'") for state in ENDED]),
+                    acked.c.meta.op("->>")(inline(f"'{ATTEMPT}'")).is_not(None),
+                ),
             ),
         )
         .cte("noted")
@@ -98,6 +102,7 @@ _COLUMNS: Final[dict[str, dict[str, str]]] = {
         "total": "integer",
         "unfinished": "integer",
         "context": "jsonb",
+        "callbacks": "jsonb",
     },
     "members": {"job_id": "bigint", "flow_id": "uuid", "name": "text", "waiting": "integer"},
     "edges": {"parent_id": "bigint", "child_id": "bigint", "forgives": "smallint"},

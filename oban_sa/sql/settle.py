@@ -5,6 +5,7 @@ it, and does in one statement all that follows from what the jobs are by now:
 
     notes -> members that ended, or are to be counted anew        found
           -> counters of their flows, and of the flows around     counted
+          -> jobs that a batch makes of what happens to it        called
           -> dependencies that are met or failed by it            met
           -> members that waited for them                         children
           -> suspended jobs that may run, or never can            ready -> released, cancelled
@@ -37,7 +38,7 @@ from sqlalchemy import BigInteger, Boolean, Integer, SmallInteger, Text, TextCla
 
 from oban_sa.catalog.names import in_text
 from oban_sa.jobs.durable import WAITS_FOR, WAKING
-from oban_sa.jobs.flow import RETRIED
+from oban_sa.jobs.flow import ATTEMPT, RETRIED
 from oban_sa.sql.notify import TURNS
 
 LIMIT: Final = 1000
@@ -55,8 +56,9 @@ def settle(schema: str) -> TextClause:
     """Book up to `limit` notes of a lane, whose lock has to be held.
 
     A row of `noted`, how many notes there were; `last`, the highest of their ids; `released` and `cancelled`, how many
-    jobs were; `again`, how many notes it leaves itself; and `closed`, how many flows are over by it. Only notes with
-    ids above `after` are looked for. Where `announcing`, queues of released jobs are announced on `channel`.
+    jobs were; `called`, how many callbacks of batches were made; `again`, how many notes it leaves itself; and
+    `closed`, how many flows are over by it. Only notes with ids above `after` are looked for. Where `announcing`,
+    queues of jobs that may run are announced on `channel`.
     """
     s = in_text(schema)
     return text(_SETTLE.format(s=s, turns=TURNS)).bindparams(
@@ -93,7 +95,25 @@ def _sum(count: str, change: str) -> str:
     return f"CAST(greatest(least(CAST({count} AS bigint) + {change}, 2147483647), -2147483648) AS integer)"
 
 
-_COUNTERS: Final = ("total", "unfinished", "completed", "cancelled", "discarded")
+def _now(counter: str) -> str:
+    return _sum(f"f.{counter}", f"a.{counter}")
+
+
+_COUNTERS: Final = ("total", "unfinished", "completed", "cancelled", "discarded", "attempted")
+
+_OVER: Final = f"{_now('unfinished')} = 0"
+
+_SUCCESS: Final = f"{_now('completed')} = {_now('total')}"
+
+_HAPPENS: Final = {
+    "on_success": f"{_OVER} AND {_SUCCESS}",
+    "on_discard": f"{_now('discarded')} > 0",
+    "on_complete": _OVER,
+    "on_attempt": f"{_now('attempted')} >= {_now('total')}",
+    "on_cancel": f"{_now('cancelled')} > 0",
+    "on_exhausted": f"{_OVER} AND NOT {_SUCCESS}",
+}
+"""When an event of a batch happens, by its counters."""
 
 _SETTLE: Final = f"""
 WITH
@@ -111,6 +131,10 @@ noted AS MATERIALIZED (
 found AS MATERIALIZED (
     SELECT m.job_id, m.flow_id, m.name, m.waiting, m.doomed, m.settled AS before, m.waiting IS NULL AS joined,
         n.recount OR m.waiting IS NULL AS recounted,
+        NOT m.attempted AND (
+            j.id IS NULL
+            OR j.meta ? '{ATTEMPT}' AND (j.attempt > 0 OR CAST(j.state AS text) IN ('cancelled', 'discarded'))
+        ) AS attempted,
         coalesce(CAST(j.state AS text) = 'suspended' AND j.meta ->> '{WAITS_FOR}' IS NULL, false) AS suspended,
         j.attempted_at,
         CASE WHEN j.meta ->> '{RETRIED}' ~ '^[0-9]{{{{1,8}}}}$' THEN CAST(j.meta ->> '{RETRIED}' AS integer) END
@@ -135,10 +159,11 @@ sums AS MATERIALIZED (
         count(*) FILTER (WHERE after = 'c') - count(*) FILTER (WHERE before = 'c') AS completed,
         count(*) FILTER (WHERE after = 'x') - count(*) FILTER (WHERE before = 'x') AS cancelled,
         count(*) FILTER (WHERE after IN ('d', 'g')) - count(*) FILTER (WHERE before IN ('d', 'g')) AS discarded,
+        count(*) FILTER (WHERE attempted) AS attempted,
         min(attempted_at) AS started_at
-    FROM found WHERE joined OR before IS DISTINCT FROM after GROUP BY flow_id
+    FROM found WHERE joined OR attempted OR before IS DISTINCT FROM after GROUP BY flow_id
     UNION ALL
-    SELECT DISTINCT flow_id, 0, 0, 0, 0, 0, CAST(NULL AS timestamp) FROM due WHERE flow_id IS NOT NULL
+    SELECT DISTINCT flow_id, 0, 0, 0, 0, 0, 0, CAST(NULL AS timestamp) FROM due WHERE flow_id IS NOT NULL
 ),
 around AS MATERIALIZED (
     SELECT each.id, {", ".join(f"CAST(sum(x.{name}) AS integer) AS {name}" for name in _COUNTERS)},
@@ -150,19 +175,36 @@ around AS MATERIALIZED (
 ),
 counted AS MATERIALIZED (
     UPDATE {{s}}.oban_sa_flows f SET
-        {", ".join(f"{name} = {_sum(f'f.{name}', f'a.{name}')}" for name in _COUNTERS)},
+        {", ".join(f"{name} = {_now(name)}" for name in _COUNTERS)},
         started_at = least(f.started_at, a.started_at),
         completed_at = CASE
-            WHEN {_sum("f.unfinished", "a.unfinished")} = 0
+            WHEN {_now("unfinished")} = 0
             THEN coalesce(f.completed_at, timezone('UTC', clock_timestamp()))
         END,
         unique_name = CASE
-            WHEN f.completed_at IS NULL AND {_sum("f.unfinished", "a.unfinished")} > 0 THEN f.unique_name
-        END
+            WHEN f.completed_at IS NULL AND {_now("unfinished")} > 0 THEN f.unique_name
+        END,
+        fired = CASE WHEN f.callbacks IS NULL THEN f.fired ELSE f.fired || ARRAY(
+            SELECT e.name FROM (VALUES {", ".join(f"('{name}', {when})" for name, when in _HAPPENS.items())})
+                AS e(name, happens)
+            WHERE e.happens AND f.callbacks ? e.name AND e.name <> ALL (f.fired)
+        ) END
     FROM around a JOIN {{s}}.oban_sa_flows o ON o.id = a.id
     WHERE f.id = a.id
-    RETURNING f.id, f.kind, f.name,
+    RETURNING f.id, f.kind, f.name, f.callbacks, f.fired[cardinality(o.fired) + 1:] AS events,
         {_of_flow("o.completed_at", "o")} AS before, {_of_flow("f.completed_at", "f")} AS after
+),
+called AS (
+    INSERT INTO {{s}}.oban_jobs (worker, queue, args, meta, tags, priority, max_attempts, state)
+    SELECT t.worker, t.queue, t.args, t.meta || jsonb_build_object('batch_id', c.id, 'batch_event', e.name), t.tags,
+        t.priority, t.max_attempts, 'available'
+    FROM counted c
+    CROSS JOIN LATERAL unnest(c.events) AS e(name)
+    CROSS JOIN LATERAL jsonb_to_record(c.callbacks -> e.name) AS t(
+        worker text, queue text, args jsonb, meta jsonb, tags text[], priority integer, max_attempts integer
+    )
+    WHERE jsonb_typeof(c.callbacks -> e.name) = 'object'
+    RETURNING queue
 ),
 met AS MATERIALIZED (
     SELECT child_id, CAST(sum(step) AS integer) AS step, min(failure) AS failure FROM (
@@ -203,12 +245,13 @@ needs AS MATERIALIZED (
     ) AS each GROUP BY child_id
 ),
 booked AS (
-    UPDATE {{s}}.oban_sa_members m SET settled = f.after FROM found f
-    WHERE m.job_id = f.job_id AND NOT f.recounted AND f.before IS DISTINCT FROM f.after
+    UPDATE {{s}}.oban_sa_members m SET settled = f.after, attempted = m.attempted OR f.attempted FROM found f
+    WHERE m.job_id = f.job_id AND NOT f.recounted AND (f.attempted OR f.before IS DISTINCT FROM f.after)
 ),
 recounted AS MATERIALIZED (
     UPDATE {{s}}.oban_sa_members m
-    SET settled = f.after, waiting = n.waiting, doomed = n.failure, retried = coalesce(f.retried, m.retried)
+    SET settled = f.after, waiting = n.waiting, doomed = n.failure, retried = coalesce(f.retried, m.retried),
+        attempted = m.attempted OR f.attempted
     FROM needs n JOIN found f ON f.job_id = n.child_id
     WHERE m.job_id = n.child_id
     RETURNING m.job_id, m.waiting, m.doomed
@@ -278,8 +321,9 @@ told AS (
         'queue', queue, 'jobs', jobs, 'turn', CAST(floor(random() * {{turns}}) AS integer)
     ) AS text))) AS queues
     FROM (
-        SELECT queue, count(*) AS jobs FROM released WHERE state = 'available' AND CAST(:announcing AS boolean)
-        GROUP BY queue
+        SELECT queue, count(*) AS jobs FROM (
+            SELECT queue FROM released WHERE state = 'available' UNION ALL SELECT queue FROM called
+        ) AS ready WHERE CAST(:announcing AS boolean) GROUP BY queue
     ) AS each
 )
 SELECT
@@ -287,6 +331,7 @@ SELECT
     (SELECT max(id) FROM due) AS last,
     (SELECT count(*) FROM released) AS released,
     (SELECT count(*) FROM cancelled) AS cancelled,
+    (SELECT count(*) FROM called) AS called,
     (SELECT count(*) FROM again) AS again,
     (SELECT count(*) FROM counted WHERE before IS NULL AND after IS NOT NULL) AS closed,
     (SELECT queues FROM told) AS told

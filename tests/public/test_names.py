@@ -17,6 +17,7 @@ import oban_sa
 from tests.support import ROOT, run_python
 
 NAMES = [
+    "Batch",
     "Cancel",
     "Conflict",
     "ForUpdate",

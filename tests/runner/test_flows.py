@@ -6,7 +6,8 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from oban_sa import Cancel, Job, Workflow, enqueue
+from oban_sa import Batch, Cancel, Job, Oban, Workflow, enqueue
+from oban_sa.jobs.flow import EVENTS
 from oban_sa.workers import Registry, job
 from tests.runner.conftest import Harness
 from tests.support import eventually
@@ -78,3 +79,47 @@ async def test_random_workflows_on_three_nodes(harness: Harness, registry: Regis
     assert set(await harness.states()) <= {"completed", "cancelled"}
     assert await harness.sql("SELECT id FROM oban_jobs WHERE attempt > 1") == []
     assert await harness.sql("SELECT * FROM oban_sa_endings") == []
+
+
+async def test_batches_on_three_nodes_make_one_job_for_each_event(harness: Harness, registry: Registry) -> None:
+    failing = True
+
+    @job(registry=registry, max_attempts=2, backoff=0)
+    async def work(fails: bool) -> object:
+        if fails and failing:
+            raise ValueError
+        return None
+
+    @job(registry=registry)
+    async def tell() -> None: ...
+
+    chance = random.Random(7)
+    made: list[Batch] = []
+    async with harness.sessions.begin() as session:
+        for _ in range(60):
+            jobs = [work.new(chance.random() < 0.1) for _ in range(chance.choice([0, 1, 2, 5, 20]))]
+            made.append(Batch(jobs, **{event: tell.new() for event in EVENTS}))  # type: ignore[arg-type]
+            enqueue(session, made[-1])
+
+    async def over() -> None:
+        assert await harness.sql("SELECT id FROM oban_sa_flows WHERE completed_at IS NULL") == []
+        assert await harness.sql("SELECT id FROM oban_sa_endings") == []
+
+    client = Oban(harness.engine)
+    async with harness.runner(node="a"), harness.runner(node="b"), harness.runner(node="c"):
+        await eventually(over, 60)
+        failing = False
+        for each in made:
+            await client.retry_workflow(each)
+        await eventually(over, 60)
+    found = await harness.sql(
+        "SELECT meta ->> 'batch_id', meta ->> 'batch_event' FROM oban_jobs WHERE meta ? 'batch_event'"
+    )
+    expected: list[tuple[str, str]] = []
+    for each in made:
+        events = {"on_success", "on_complete", "on_attempt"}
+        if any(member.args["fails"] for member in each.jobs):
+            events |= {"on_discard", "on_exhausted"}
+        expected += [(str(each.id), event) for event in events]
+    assert sorted(map(tuple, found)) == sorted(expected)
+    assert await harness.sql(RECOUNT) == []

@@ -58,6 +58,7 @@ def up(operations: Operations, schema: str) -> None:
             completed integer NOT NULL DEFAULT 0,
             cancelled integer NOT NULL DEFAULT 0,
             discarded integer NOT NULL DEFAULT 0,
+            attempted integer NOT NULL DEFAULT 0,
             context jsonb,
             callbacks jsonb,
             fired text[] NOT NULL DEFAULT '{{}}',
@@ -86,6 +87,7 @@ def up(operations: Operations, schema: str) -> None:
             waiting integer,
             doomed text,
             settled text,
+            attempted boolean NOT NULL DEFAULT false,
             retried integer NOT NULL DEFAULT 0,
             CONSTRAINT oban_sa_members_flow_id_name_key UNIQUE (flow_id, name)
         ) WITH (fillfactor = 85)

@@ -1,0 +1,205 @@
+"""A batch makes one job for each event, whatever becomes of its members, in the order in which it happens."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, text
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.orm import Session
+
+from oban_sa import Batch, Cancel, Job, Oban, Snooze, Unique, current_job, enqueue, hooks
+from oban_sa.errors import InvalidJob
+from oban_sa.jobs.flow import EVENTS
+from oban_sa.testing import drain
+from oban_sa.workers import Registry, job
+
+REGISTRY = Registry()
+
+SEEN: list[tuple[str, str]] = []
+FAILING: set[str] = set()
+
+
+@job(registry=REGISTRY, max_attempts=2, backoff=0)
+def work(how: str = "well") -> object:
+    if how in FAILING:
+        raise ValueError(how)
+    return Cancel("no") if how == "cancel" else Snooze(0) if how == "snooze" else None
+
+
+@job(registry=REGISTRY, queue="callbacks", priority=3, max_attempts=7, tags=["batch"])
+def tell(run: int) -> None:
+    meta = current_job().meta
+    SEEN.append((meta["batch_id"], meta["batch_event"]))
+    assert run == 7
+
+
+@pytest.fixture(autouse=True)
+def empty() -> Iterator[None]:
+    SEEN.clear()
+    FAILING.clear()
+    yield
+    SEEN.clear()
+    FAILING.clear()
+
+
+def batch(*hows: str, **options: Any) -> Batch:
+    return Batch([work.new(how) for how in hows], **{event: tell.new(run=7) for event in EVENTS}, **options)
+
+
+def run(engine: Engine, made: Batch, **options: Any) -> list[str]:
+    """Enqueue and drain a batch: the events that were told, in alphabetical order."""
+    with Session(engine) as session:
+        enqueue(session, made)
+        session.commit()
+    drain(engine, registry=REGISTRY, with_safety=True, **options)
+    return told(made)
+
+
+def told(made: Batch) -> list[str]:
+    assert {each for each, _ in SEEN} <= {str(made.id)}
+    return sorted(event for _, event in SEEN)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 30])
+def test_a_batch_all_of_which_is_completed(sync_engine: Engine, count: int) -> None:
+    assert run(sync_engine, batch(*["well"] * count)) == ["on_attempt", "on_complete", "on_success"]
+
+
+def test_one_that_is_cancelled_or_discarded_is_told_once_and_in_the_end_the_batch_is_exhausted(
+    sync_engine: Engine,
+) -> None:
+    FAILING.add("fail")
+    made = batch("cancel", "fail", "cancel", "fail", "well")
+    expected = ["on_attempt", "on_cancel", "on_complete", "on_discard", "on_exhausted"]
+    assert run(sync_engine, made, with_retries=True) == expected
+
+
+def test_all_have_run_once_before_all_have_ended(sync_engine: Engine) -> None:
+    FAILING.add("fail")
+    made = batch("well", "fail")
+    assert run(sync_engine, made) == ["on_attempt"]
+    FAILING.clear()
+    drain(sync_engine, registry=REGISTRY, with_retries=True)
+    assert told(made) == ["on_attempt", "on_complete", "on_success"]
+
+
+def test_an_attempt_that_is_put_off_does_not_count(sync_engine: Engine) -> None:
+    assert run(sync_engine, batch("snooze", "well")) == []
+
+
+async def test_a_batch_that_failed_and_is_retried_is_successful_then(sync_engine: Engine, engine: AsyncEngine) -> None:
+    FAILING.add("fail")
+    made = batch("fail", "well", name="newsletter")
+    assert "on_success" not in await _drained(engine, made)
+    oban = Oban(engine)
+    status = await oban.workflow(made)
+    assert (status.name, status.state, status.total, status.discarded) == ("newsletter", "discarded", 2, 1)
+    FAILING.clear()
+    assert await oban.retry_workflow(made) == 1
+    await drain(engine, registry=REGISTRY)
+    assert (await oban.workflow(made.id)).state == "completed"
+    assert told(made) == ["on_attempt", "on_complete", "on_discard", "on_exhausted", "on_success"]
+
+
+async def _drained(engine: AsyncEngine, made: Batch) -> list[str]:
+    async with AsyncSession(engine) as session:
+        enqueue(session, made)
+        await session.commit()
+    await drain(engine, registry=REGISTRY, with_retries=True, with_safety=True)
+    return told(made)
+
+
+def test_one_job_that_is_retried_by_hand_makes_it_successful_too(sync_engine: Engine) -> None:
+    FAILING.add("fail")
+    made = batch("fail")
+    run(sync_engine, made, with_retries=True)
+    FAILING.clear()
+    with sync_engine.begin() as connection:
+        connection.execute(text("UPDATE oban_jobs SET state = 'available', max_attempts = 9 WHERE state = 'discarded'"))
+    drain(sync_engine, registry=REGISTRY)
+    assert told(made).count("on_success") == 1
+    assert set(Counter(told(made)).values()) == {1}
+
+
+async def test_cancelling_a_batch_that_has_not_begun(
+    engine: AsyncEngine, sessions: async_sessionmaker[AsyncSession]
+) -> None:
+    made = batch("well", "well")
+    async with sessions.begin() as session:
+        enqueue(session, made)
+    assert await Oban(engine).cancel_workflow(made) == 2
+    await drain(engine, registry=REGISTRY)
+    assert told(made) == ["on_attempt", "on_cancel", "on_complete", "on_exhausted"]
+
+
+def test_callbacks_are_ordinary_jobs_of_their_worker(sync_engine: Engine) -> None:
+    made = Batch([], on_complete=tell.options(meta={"mine": 1}, priority=5).new(run=7))
+    run(sync_engine, made)
+    with sync_engine.connect() as connection:
+        [row] = connection.execute(text("SELECT * FROM oban_jobs")).mappings()
+    assert (row["worker"], row["queue"], row["priority"], row["max_attempts"]) == (
+        f"{__name__}.tell",
+        "callbacks",
+        5,
+        7,
+    )
+    assert (row["args"], row["tags"], row["state"]) == ({"run": 7}, ["batch"], "completed")
+    assert row["meta"] == {"mine": 1, "batch_id": str(made.id), "batch_event": "on_complete"}
+
+
+def test_members_have_the_meta_of_a_batch(sync_engine: Engine) -> None:
+    made = Batch([work.new()], name="letters")
+    run(sync_engine, made)
+    with sync_engine.connect() as connection:
+        [meta] = connection.scalars(text("SELECT meta FROM oban_jobs"))
+        [row] = connection.execute(text("SELECT kind, name, total, callbacks FROM oban_sa_flows"))
+    assert {"batch": True, "batch_id": str(made.id)}.items() <= meta.items()
+    assert "batch_attempt" not in meta
+    assert tuple(row) == ("batch", "letters", 1, None)
+
+
+def test_hooks_see_callbacks_when_the_batch_is_written(sync_engine: Engine) -> None:
+    def mark(each: Job) -> None:
+        each.meta = {**each.meta, "marked": True}
+
+    remove = hooks.before_insert(mark)
+    try:
+        run(sync_engine, Batch([work.new()], on_complete=tell.new(run=7)))
+    finally:
+        remove()
+    with sync_engine.connect() as connection:
+        metas = list(connection.scalars(text("SELECT meta FROM oban_jobs")))
+    assert [meta["marked"] for meta in metas] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Batch(work.new()), r"Batch takes several jobs: Batch\(\[job\]\)"),
+        (lambda: Batch([], name=" "), "the name of a batch is a text that is not empty"),
+        (lambda: Batch([Job("w", unique=Unique())]), "the job of '0' is unique, and a member can't be"),
+        (lambda: Batch([], on_success=Job("w", unique=Unique())), "the job of on_success is unique"),
+        (lambda: Batch([], on_success=Job("w", schedule_in=5)), "is available as soon as that happens"),
+        (lambda: Batch([], on_success=Job("w", id=5)), "gets its id when it is made"),
+        (lambda: Batch([twice := Job("w"), twice]).tree(), "the same Job stands twice in <Batch>"),
+    ],
+)
+def test_a_mistake_is_refused_with_words(build: Any, message: str) -> None:
+    with pytest.raises(InvalidJob, match=message):
+        build()
+    with pytest.raises(TypeError, match=r"write enqueue\(session, tell\.new|a Job is enqueued"):
+        Batch([], on_success=tell)  # type: ignore[arg-type]
+
+
+def test_many_batches_of_one_make_a_job_each(sync_engine: Engine) -> None:
+    made = [Batch([work.new()], on_success=tell.new(run=7)) for _ in range(300)]
+    with Session(sync_engine) as session:
+        for each in made:
+            enqueue(session, each)
+        session.commit()
+    drain(sync_engine, registry=REGISTRY)
+    assert sorted(SEEN) == sorted((str(each.id), "on_success") for each in made)
