@@ -30,6 +30,8 @@ from oban_sa.jobs.states import JobState
 from oban_sa.models import Job
 from oban_sa.models.flow import Flow
 from oban_sa.models.member import Member
+from oban_sa.models.readable import readable
+from oban_sa.models.types import UTCDateTime
 from oban_sa.sql.expressions import array, inline, materialized, parameter, seconds_earlier, utc_now
 from oban_sa.sql.fetch import jobs
 from oban_sa.sql.halts import has
@@ -87,7 +89,7 @@ def strangers(rule: Rule) -> Executable:
     return select(
         func.array(select(looked.c.id).except_(owned).scalar_subquery()).label("ids"),
         select(func.count()).select_from(looked).scalar_subquery().label("seen"),
-        select(func.max(looked.c.at)).scalar_subquery().label("last"),
+        select(readable(func.max(looked.c.at), UTCDateTime())).scalar_subquery().label("last"),
     )
 
 

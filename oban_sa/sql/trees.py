@@ -28,6 +28,7 @@ from oban_sa.catalog.names import in_text
 from oban_sa.jobs.keys import HALTS
 from oban_sa.jobs.retention import Rule
 from oban_sa.jobs.states import JobState
+from oban_sa.models.readable import EARLIEST, LATEST
 
 OF_MEMBERS: Final = (
     ("oban_sa_members", "job_id"),
@@ -44,6 +45,9 @@ _STATE: Final = {
 }
 """How a tree ended, by the counters of its root."""
 
+_AT: Final = f"greatest(least(f.completed_at, {LATEST}), {EARLIEST})"
+"""When a tree ended, as Python can read it whatever another program wrote."""
+
 _OVER: Final = "f.id = f.root_id AND f.completed_at IS NOT NULL"
 
 
@@ -55,7 +59,7 @@ def too_many_trees(schema: str, state: JobState) -> TextClause:
     """
     return text(
         f"""
-        SELECT f.completed_at AS at FROM {in_text(schema)}.oban_sa_flows f WHERE {_OVER} AND {_STATE[state]}
+        SELECT {_AT} AS at FROM {in_text(schema)}.oban_sa_flows f WHERE {_OVER} AND {_STATE[state]}
         ORDER BY f.completed_at DESC OFFSET CAST(:keep AS bigint) LIMIT 1
         """  # noqa: S608 - the name of the schema is quoted
     ).bindparams(bindparam("keep", type_=BigInteger()))
@@ -69,7 +73,7 @@ def due(schema: str, state: JobState) -> TextClause:
     """
     return text(
         f"""
-        SELECT f.id, f.lane, f.total, f.completed_at AS at FROM {in_text(schema)}.oban_sa_flows f
+        SELECT f.id, f.lane, f.total, {_AT} AS at FROM {in_text(schema)}.oban_sa_flows f
         WHERE {_OVER} AND {_STATE[state]}
             AND f.completed_at >= coalesce(CAST(:since AS timestamp), CAST('-infinity' AS timestamp))
             AND f.completed_at <= CAST(:at AS timestamp) AND f.id <> ALL (CAST(:held AS uuid[]))
