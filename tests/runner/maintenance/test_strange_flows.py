@@ -63,7 +63,7 @@ async def test_a_flow_of_no_lane_gathers_no_notes(harness: Harness) -> None:
     from oban_sa.sql.workflow import sweep
 
     async with harness.engine.connect() as connection:
-        found = (await connection.execute(sweep("public"), {"after": 0, "limit": 10})).one()
+        found = (await connection.execute(sweep("public"), {"after": 0, "limit": 1})).one()
     assert (found.last, found.noted) == (1, 0)
 
 
