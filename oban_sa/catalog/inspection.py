@@ -62,7 +62,7 @@ OTHERS: Final[dict[str, Columns]] = {
         "opts": _JSON,
         **dict.fromkeys(("last_at", "inserted_at", "updated_at"), _MOMENT),
     },
-    "oban_sa_uniques": {"key": ("uuid",), **dict.fromkeys(("job_id", "previous"), ("bigint",))},
+    "oban_sa_uniques": {"key": ("uuid",), **dict.fromkeys(("job_id", "version"), ("bigint",))},
     "oban_sa_rates": {
         **dict.fromkeys(("name", "key"), _TEXT),
         "width": ("double precision",),

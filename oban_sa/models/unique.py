@@ -12,8 +12,10 @@ class Unique(Base):
     """A pointer from a key to the newest job that was enqueued with it.
 
     Whether that job still stands in the way of another is decided by its own row, in the statement that asks: the
-    pointer says nothing of its state, and no later change of a job touches it. `previous` is the job that the pointer
-    was moved from; a claim compares it, so that of two that saw the same holder one wins.
+    pointer says nothing of its state, and no later change of a job touches it. A claim reads the pointer, and moves it
+    only if it is still what was read: of two that saw the same one wins. What they compare is `version`, or `job_id`
+    where that is NULL. A new job has an id that no pointer had before; a job that is retried has one that was read by
+    others, when it still stood in nobody's way, and so gets a `version`: a negative number of its transaction's.
     """
 
     __tablename__ = "oban_sa_uniques"
@@ -21,4 +23,4 @@ class Unique(Base):
 
     key: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
     job_id: Mapped[int] = mapped_column(BigInteger)
-    previous: Mapped[int | None] = mapped_column(BigInteger)
+    version: Mapped[int | None] = mapped_column(BigInteger)

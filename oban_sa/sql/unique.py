@@ -51,7 +51,7 @@ from sqlalchemy.dialects.postgresql import JSONB, insert
 from oban_sa.jobs.unique import FIELDS, JOINED_FOR, MARK, NO_SUBJECT
 from oban_sa.models.base import Expression
 from oban_sa.models.unique import Unique
-from oban_sa.sql.expressions import inline, materialized, seconds_earlier, utc_clock
+from oban_sa.sql.expressions import inline, materialized, seconds_earlier, utc_clock, utc_now
 from oban_sa.sql.fetch import jobs
 
 Rows: TypeAlias = Select[Any]
@@ -77,6 +77,8 @@ LOCKS: Final = ("share", "update")
 """For rows with `joins`, and for those with `replace`."""
 
 ONE: Final[Expression] = inline("1")
+_VERSION: Final[Expression] = func.coalesce(uniques.c.version, uniques.c.job_id)
+"""What tells a pointer from what it was before."""
 _DUE: Final[Expression] = inline(f"interval '{JOINED_FOR} second'")
 
 
@@ -87,7 +89,7 @@ class Claim:
     wanted: FromClause
     """The relation, with the `place` of each row among those of its key, from 1."""
     held: CTE
-    """The first rows of each key: `number`, `key`, `id`, `holder`, `blocker`, `state` and `scheduled_at`."""
+    """The first rows of each key: `number`, `key`, `id`, `version`, `blocker`, `state` and `scheduled_at`."""
     winners: Rows
     """`number`, `key` and `id` of those that have got their keys."""
 
@@ -172,14 +174,16 @@ def claim(
     held = _held(wanted, locks, stored=stored)
     free: FromClause = _free_one(held) if single else _free(held, stored=stored)
     made = insert(uniques).from_select(
-        ["key", "job_id", "previous"], select(free.c.key, free.c.id, free.c.holder).order_by(free.c.key)
+        ["key", "job_id", "version"], select(free.c.key, free.c.id, free.c.version).order_by(free.c.key)
     )
     claimed = (
         made.on_conflict_do_update(
             index_elements=[uniques.c.key],
-            set_={"job_id": made.excluded.job_id, "previous": made.excluded.previous},
+            # A job that is stored may have held the key before; a transaction that saw it then must not take it for
+            # what it saw. The ids of new jobs are new.
+            set_={"job_id": made.excluded.job_id, "version": -func.txid_current() if stored else null()},
             # Compare and set: where another transaction was faster, no row comes back.
-            where=uniques.c.job_id.is_not_distinct_from(made.excluded.previous),
+            where=made.excluded.version == _VERSION,
         )
         .returning(uniques.c.key, uniques.c.job_id)
         .cte("claimed")
@@ -194,7 +198,12 @@ def claim(
 
 def _held(wanted: FromClause, locks: Collection[str], *, stored: bool) -> CTE:
     # Look-ups of one row each, so that the plan depends on no value and no statistics, and the server keeps it.
-    pointer = select(uniques.c.job_id).where(uniques.c.key == wanted.c.key).limit(ONE).lateral("pointer")
+    pointer = (
+        select(uniques.c.job_id, _VERSION.label("version"))
+        .where(uniques.c.key == wanted.c.key)
+        .limit(ONE)
+        .lateral("pointer")
+    )
     seen = _blocker(wanted, pointer.c.job_id, stored=stored).lateral("seen")
     source: FromClause = wanted.join(pointer, true(), isouter=True).join(seen, true(), isouter=True)
     found: FromClause | _Either = seen
@@ -216,7 +225,7 @@ def _held(wanted: FromClause, locks: Collection[str], *, stored: bool) -> CTE:
     return materialized(
         select(
             *(wanted.c[name] for name in ("number", "key", "id")),
-            pointer.c.job_id.label("holder"),
+            pointer.c.version,
             *(_of(found, name).label(label) for name, label in _BLOCKER.items()),
         )
         .select_from(source)
@@ -253,7 +262,12 @@ def _blocker(wanted: FromClause, identity: ColumnElement[int], *conditions: Expr
     if stored:
         more = older.id != wanted.c.id
     else:
-        waits = or_(older.state == inline("'suspended'"), older.scheduled_at > utc_clock() - _DUE)
+        waits = or_(
+            older.state == inline("'suspended'"),
+            older.scheduled_at > utc_clock() - _DUE,
+            # Of this very transaction, whose jobs are due since it began: no other has locked it yet.
+            older.inserted_at == utc_now(),
+        )
         more = or_(~wanted.c.joins, waits)
     columns: list[Expression] = [older.id, state.label("state"), older.scheduled_at]
     return (
@@ -272,16 +286,16 @@ def _blocker(wanted: FromClause, identity: ColumnElement[int], *conditions: Expr
 def _free(held: CTE, *, stored: bool) -> CTE:
     """The jobs in whose way no other stands, with ids in their order; the others take none from the sequence."""
     first = (
-        select(held.c.number, held.c.key, held.c.id, held.c.holder)
+        select(held.c.number, held.c.key, held.c.id, held.c.version)
         .where(held.c.blocker.is_(None))
         .order_by(held.c.number)
         .subquery("first")
     )
     # The role that retries jobs may have no right on the sequence.
     chosen = first.c.id if stored else func.coalesce(first.c.id, identity())
-    return materialized(select(first.c.number, first.c.key, first.c.holder, chosen.label("id")).cte("free"))
+    return materialized(select(first.c.number, first.c.key, first.c.version, chosen.label("id")).cte("free"))
 
 
 def _free_one(held: CTE) -> FromClause:
     chosen = func.coalesce(held.c.id, identity())
-    return select(held.c.key, held.c.holder, chosen.label("id")).where(held.c.blocker.is_(None)).subquery("free")
+    return select(held.c.key, held.c.version, chosen.label("id")).where(held.c.blocker.is_(None)).subquery("free")

@@ -229,6 +229,22 @@ async def test_a_retry_waits_for_a_transaction_that_enqueues_the_same(driven: As
             assert done.conflicts == ({} if retried else {old.id: Conflict(new.id, JobState.AVAILABLE)})
 
 
+@pytest.mark.parametrize("times", [1, 2, 3])
+async def test_a_job_that_waits_for_a_retry_sees_it(driven: AsyncEngine, times: int) -> None:
+    """Its key pointed at the same job before and after."""
+    oban = Oban(driven)
+    old = await put(driven, a_job(), JobState.CANCELLED)
+    for _ in range(times - 1):
+        assert await oban.retry_jobs([old]) == 1
+        await oban.cancel_job(old)
+    async with AsyncSession(driven) as session:
+        assert await oban.retry_jobs([old], session=session) == 1
+        waiting = asyncio.create_task(oban.enqueue(a_job()))
+        await eventually(lambda: blocked(driven))
+        await session.commit()
+        assert (await waiting).conflict == Conflict(old.id, JobState.AVAILABLE)
+
+
 async def blocked(engine: AsyncEngine) -> None:
     async with engine.connect() as connection:
         assert await connection.scalar(

@@ -78,7 +78,7 @@ def up(operations: Operations, schema: str) -> None:
         CREATE TABLE {s}.oban_sa_uniques (
             key uuid CONSTRAINT oban_sa_uniques_pkey PRIMARY KEY,
             job_id bigint NOT NULL,
-            previous bigint
+            version bigint
         ) WITH (fillfactor = 70)
         """,
     )
