@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, overload
 
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import sessionmaker
 
@@ -27,11 +28,15 @@ from oban_sa.describe.caller import warn
 from oban_sa.errors import InvalidOption, LimitsNotObserved
 from oban_sa.models import Job
 from oban_sa.outbox.sessions import AnySession
+from oban_sa.sql.errors import sqlstate
 
 if TYPE_CHECKING:  # most programs set no limits
     from oban_sa.client.slots import Slot
     from oban_sa.jobs.limits import Rate
     from oban_sa.schedule.periods import Period
+
+_NOT_ALLOWED: Final = "42501"
+"""The SQLSTATE insufficient_privilege."""
 
 
 class Oban(JobControl, QueueControl, SequenceControl, SignalControl, UsageControl, WaitControl, WorkflowControl):
@@ -163,10 +168,16 @@ class Oban(JobControl, QueueControl, SequenceControl, SignalControl, UsageContro
         """Return when all tables are there as this version needs them.
 
         Raises `SchemaMissing` or `SchemaOutdated`, which say what is missing and the migration to write. Warns with
-        `LimitsNotObserved` of each queue with limits that a node serves which does not observe them.
+        `LimitsNotObserved` of each queue with limits that a node serves which does not observe them, as far as the role
+        may see nodes.
         """
         await verify(self.engine, self.schema)
-        uses = await self._transactions.run(lambda work: limit_use(work, self.name, DEAD_AFTER))
+        try:
+            uses = await self._transactions.run(lambda work: limit_use(work, self.name, DEAD_AFTER))
+        except DBAPIError as error:
+            if sqlstate(error) != _NOT_ALLOWED:  # a role that only enqueues
+                raise
+            return
         for warning in not_observed(uses):
             warn(warning, LimitsNotObserved)
 
