@@ -130,7 +130,7 @@ def _use(work: Work, queue: str, limits: Limits, nodes: tuple[str, ...], foreign
     number, until = None, None
     rate = limits.rate
     if rate is not None and (rate.shared or limits.by is None):
-        kept = Kept() if row.width is None else Kept(row.width, row.newest, row.counts, row.full_at)
+        kept = Kept.read(row.width, row.newest, row.counts, row.full_at)
         number, until = left(rate, kept, now=row.now)
     rows = work.execute(full(), {"queue": queue, "each": limits.each}).all() if limits.each is not None else []
     return LimitUse(

@@ -271,7 +271,7 @@ def _of_limits(work: Work, job: Job, limits: Limits) -> list[Wait]:
     if limits.each is not None and row.of_key >= limits.each and not limits.burst:
         waits.append(Wait("partition", key=key, executing=row.of_key, limit=limits.each))
     if rate is not None and row.width is not None:
-        kept = Kept(row.width, row.newest, row.counts, row.full_at)
+        kept = Kept.read(row.width, row.newest, row.counts, row.full_at)
         _, until = left(rate, kept, now=row.now, wants=weight(rate, job.args, job.meta))
         if until is not None:
             waits.append(Wait("rate", key=rated, limit=rate.n, per=rate.span, until=moment(until)))

@@ -16,6 +16,9 @@ from oban_sa.jobs.limits import Rate
 SLICES: Final = {"sliding": 61, "fixed": 1, "bucket": 0}
 """How many slices of starts are kept."""
 
+_FARTHEST: Final = 2**52
+"""Numbers of slices that are farther from 1970 are none of ours."""
+
 
 @dataclass(frozen=True, slots=True)
 class Kept:
@@ -25,6 +28,19 @@ class Kept:
     newest: int = 0
     counts: Sequence[int] = ()
     full_at: float | None = None
+
+    @classmethod
+    def read(cls, width: float | None, newest: int, counts: Sequence[object] | None, full_at: float | None) -> Kept:
+        """Return what columns say; nothing where there is no row, and for what another program wrote.
+
+        `counts` is None for an array that begins elsewhere than at 1.
+        """
+        if width is None or counts is None or not -_FARTHEST <= newest <= _FARTHEST:
+            return cls()
+        if full_at is not None and not math.isfinite(full_at):
+            return cls()
+        starts = [each for each in counts if isinstance(each, int) and each >= 0]
+        return cls(width, newest, starts, full_at) if len(starts) == len(counts) else cls()
 
 
 def left(rate: Rate, kept: Kept, *, now: float, wants: int = 1) -> tuple[int, float | None]:

@@ -20,6 +20,7 @@ from sqlalchemy import (
     Text,
     TextClause,
     bindparam,
+    case,
     cast,
     func,
     literal_column,
@@ -121,7 +122,10 @@ def used() -> Executable:
         now.c.now,
         kept.c.width,
         kept.c.newest,
-        kept.c.counts,
+        # Only arrays that begin at 1 are ours.
+        case(
+            (func.coalesce(func.array_lower(kept.c.counts, inline("1")), inline("1")) == inline("1"), kept.c.counts)
+        ).label("counts"),
         _epoch(kept.c.full_at).label("full_at"),
     ).select_from(now.outerjoin(kept, true()))
 

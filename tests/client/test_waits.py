@@ -195,6 +195,45 @@ async def test_a_job_waits_for_the_rate_of_its_partition(engine: AsyncEngine) ->
     assert await waits(engine, left) == []
 
 
+@pytest.mark.parametrize("algorithm", ["sliding", "fixed", "bucket"])
+async def test_a_row_of_rates_that_another_program_wrote_is_read_as_the_database_reads_it(
+    driven: AsyncEngine, engine: AsyncEngine, algorithm: Any
+) -> None:
+    rate = Rate(10, per="1 hour", algorithm=algorithm)
+    await serve(engine, limits=limits(rate=rate))
+    [job] = await stored(engine, Job("app.Call", queue="calls"))
+    sevens = "{" + ",".join(["7"] * 61) + "}"
+    given = {"n": rate.n, "per": rate.span, "algorithm": algorithm}
+    function = "oban_sa_rate('queue:calls', '', :n, :per, :algorithm, NULL, CAST(:spends AS bigint), 1, NULL)"
+    for width, newest, counts, full_at in (
+        ("NaN", 0, "{}", "infinity"),
+        ("0", 0, "{}", "-infinity"),
+        ("0", 0, "{}", "294276-12-31 23:59:59.999999"),
+        ("60", 2**63 - 1, sevens, None),
+        ("60", -(2**63), sevens, None),
+        ("60", 2**51, sevens, "2100-01-01"),
+        ("60", 2**51, f"[0:60]={sevens}", "2100-01-01"),
+        ("60", 2**51, sevens.replace("7", "NULL"), None),
+        ("60", 2**51, sevens.replace("7", "-7"), None),
+        ("3600", 2**51, "{2147483647}", "2100-01-01"),
+        ("3600", 0, "{{1,2},{3,4}}", "2100-01-01"),
+        ("Infinity", 0, "{5}", "2100-01-01"),
+    ):
+        async with engine.begin() as connection:
+            await connection.execute(text("DELETE FROM oban_sa_rates"))
+            await connection.execute(
+                text(
+                    "INSERT INTO oban_sa_rates (name, width, newest, counts, full_at) "
+                    f"VALUES ('queue:calls', '{width}', {newest}, '{counts}', CAST(:full_at AS text)::timestamp)"
+                ).bindparams(full_at=full_at)
+            )
+            left = (await connection.execute(text(f"SELECT {function}"), {**given, "spends": None})).scalar_one()
+            spent = (await connection.execute(text(f"SELECT {function}"), {**given, "spends": 0})).scalar_one()
+        [use] = await Oban(driven).check_limits()
+        assert use.left == left, (width, newest, counts, full_at)
+        assert bool(await waits(driven, job)) is (use.until is not None) is (spent is not None), (width, newest, counts)
+
+
 async def test_a_heavy_job_waits_until_the_rate_has_as_much_left(engine: AsyncEngine) -> None:
     rate = Rate(10, per="1 hour", weight="args.points")
     await serve(engine, limits=limits(rate=rate))
