@@ -142,10 +142,13 @@ SCENARIOS = (
     ),
     _limited(
         "limit_keys_2ms",
-        "The same of jobs that take 2 ms",
+        "The same of jobs that take 2 ms, concurrency 10 each",
         "partitions",
         limits={"by": "partition", "each": 5},
         keys=10_000,
+        # With fifty at once their time would allow for more jobs a second than any queue here does.
+        concurrency=10,
+        jobs=10_000,
         worker="benchmarks.waiting",
     ),
     _limited(
