@@ -15,6 +15,7 @@ from oban_sa.client.queues import in_force, limits_of
 from oban_sa.client.selection import one
 from oban_sa.client.transactions import Transactions, Work
 from oban_sa.jobs.attempted_by import OURS
+from oban_sa.jobs.durable import WAITS_FOR
 from oban_sa.jobs.flow import LANE
 from oban_sa.jobs.keys import PARTITION, SEQUENCE
 from oban_sa.jobs.states import STAGEABLE, JobState
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 Why: TypeAlias = Literal[
     "schedule",
+    "signal",
     "workflow",
     "sequence",
     "halted",
@@ -60,6 +62,7 @@ class Wait:
     | `why` | what it waits for |
     |---|---|
     | schedule | the moment `until`; one that has passed: a node that makes the job available |
+    | signal | the signal `names`, `until` then at most where that is said |
     | workflow | `names`, members and groups of its workflow that have not ended, ten at most, and `more` |
     | sequence | `job_id`, which comes first in its sequence `key` |
     | halted | people, since `job_id` was discarded and halted its sequence `key` |
@@ -97,6 +100,8 @@ class Wait:
         match self.why:
             case "schedule":
                 return f"its moment, {until}"
+            case "signal":
+                return f"the signal {', '.join(self.names)}" + (f", until {until} at most" if until else "")
             case "workflow":
                 more = f" and {self.more} others" if self.more else ""
                 return f"{', '.join(self.names) or 'its release'}{more}, in its workflow"
@@ -177,9 +182,13 @@ def moment(seconds: float) -> datetime:
 def _of_job(work: Work, job: Job) -> list[Wait]:
     """Return what the job itself, its sequence and its workflow make it wait for."""
     waits: list[Wait] = []
-    if job.state in STAGEABLE:
+    signal = job.meta.get(WAITS_FOR)
+    if isinstance(signal, str) and job.state in (JobState.SUSPENDED, JobState.SCHEDULED):
+        until = job.scheduled_at if job.state is JobState.SCHEDULED else None
+        waits.append(Wait("signal", names=(signal,), until=until))
+    elif job.state in STAGEABLE:
         waits.append(Wait("schedule", until=job.scheduled_at))
-    if job.state is JobState.SUSPENDED and LANE in job.meta:
+    elif job.state is JobState.SUSPENDED and LANE in job.meta:
         waits.append(_workflow(work, job.id))
     key = job.meta.get(SEQUENCE)
     if isinstance(key, str) and job.state in (*STAGEABLE, JobState.AVAILABLE, JobState.SUSPENDED):

@@ -13,8 +13,9 @@ from oban_sa import Job, JobState, Oban, Queue, Rate, Workflow, enqueue
 from oban_sa.client import Wait
 from oban_sa.errors import JobNotFound
 from oban_sa.jobs.attempted_by import new_producer
+from oban_sa.jobs.durable import waiting
 from oban_sa.jobs.limits import Limits
-from tests.clients import stored
+from tests.clients import change, stored
 from tests.factories import Row, producer
 
 MOMENT = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -316,6 +317,18 @@ async def test_a_job_waits_for_members_and_groups_of_its_workflow(
         await connection.execute(text("UPDATE oban_sa_flows SET completed_at = now() WHERE name = 'parts'"))
     [found] = await waits(driven, job)
     assert str(found) == "its release, in its workflow"
+
+
+@pytest.mark.parametrize("state", ["suspended", "scheduled"])
+async def test_a_job_waits_for_a_signal(engine: AsyncEngine, state: str) -> None:
+    given = waiting(until=None, signal="approved")
+    [job] = await stored(engine, Job("app.Order", state=JobState(state), scheduled_at=MOMENT, meta=given))
+    [found] = await waits(engine, job)
+    until = MOMENT if state == "scheduled" else None
+    assert found == Wait("signal", names=("approved",), until=until)
+    assert str(found) == "the signal approved" + (", until 2030-01-02 03:04:05 UTC at most" if until else "")
+    await change(engine, job.id, meta={**given, "waits_for": None})
+    assert [each.why for each in await waits(engine, job)] == ["schedule" if until else "suspended"]
 
 
 async def test_a_job_that_another_program_suspended_waits_for_its_release(engine: AsyncEngine) -> None:
