@@ -132,7 +132,9 @@ def _use(work: Work, queue: str, limits: Limits, nodes: tuple[str, ...], foreign
     if rate is not None and (rate.shared or limits.by is None):
         kept = Kept.read(row.width, row.newest, row.counts, row.full_at)
         number, until = left(rate, kept, now=row.now)
-    rows = work.execute(full(), {"queue": queue, "each": limits.each}).all() if limits.each is not None else []
+    rows: Sequence[RowMapping] = []
+    if limits.each is not None:
+        rows = work.execute(full(), {"queue": queue, "each": limits.each}).mappings().all()
     return LimitUse(
         queue,
         limits,
@@ -140,7 +142,7 @@ def _use(work: Work, queue: str, limits: Limits, nodes: tuple[str, ...], foreign
         executing=row.executing,
         left=number,
         until=None if until is None else moment(until),
-        full=tuple(PartitionUse(row.key, row.executing, row.waiting) for row in rows),
-        full_count=max((row.number for row in rows), default=0),
+        full=tuple(PartitionUse(each["key"], each["executing"], each["waiting"]) for each in rows),
+        full_count=max((each["number"] for each in rows), default=0),
         foreign=foreign,
     )
