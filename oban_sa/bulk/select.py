@@ -72,6 +72,7 @@ class SelectOptions(TypedDict, total=False):
     sequence: KeyOf | None
     on_failure: OnFailure
     unique: bool | Unique | None
+    deadline: Period | None
     scheduled_at: datetime | SQLColumnExpression[Any] | None
     schedule_in: Period | SQLColumnExpression[Any] | None
 
@@ -157,7 +158,7 @@ def _written(session: Session, statement: Select[Any] | UniqueSelect) -> Enqueue
 def _statement(session: Session, worker: Any, rows: Any, options: Mapping[str, Any]) -> Select[Any] | UniqueSelect:
     definition, given = _defined(worker)
     signature = definition.body.signature()
-    options = {**definition.options.for_job(), **given, **options}
+    options = {**definition.options.for_job(), **definition.stamped({**given, **options})}
     _check_options(options, definition)
     keys = definition.keys if OPTIONS.isdisjoint(options) else (definition.keys or NONE).replaced(options)
     _check_rows(session, rows)

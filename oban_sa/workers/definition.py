@@ -11,9 +11,8 @@ from typing import Any, Final
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from oban_sa.arguments.versions import stamped
 from oban_sa.errors import InvalidArguments, InvalidJob, InvalidOption, InvalidPeriod
-from oban_sa.jobs import backoff
+from oban_sa.jobs import backoff, deadline
 from oban_sa.jobs.values import JSONDict
 from oban_sa.models import Job, validation
 from oban_sa.models.template import Pattern
@@ -60,6 +59,7 @@ class Definition:
         """Whether `timeout` may say something."""
         self.is_plain: Final = self.session is None and self.executor == "loop" and not self.has_timeout
         """Whether an attempt is no more than to await `call(job)`: no session, no thread, process or time limit."""
+        self._stamps: Final = options.stamps
         self.keys: Final = Keys.of(options)
         """What makes the keys of its jobs, or None."""
         if self.keys is not None and (known := _names(body)) is not None:
@@ -79,10 +79,27 @@ class Definition:
         if not OPTIONS.isdisjoint(options):
             keys = (keys or NONE).replaced(options)
             options = {name: value for name, value in options.items() if name not in OPTIONS}
-        if self.options.version > 1 and isinstance(options.get("meta", 0), (Mapping, NoneType)):
-            options = {**options, "meta": stamped(options["meta"], self.options.version)}
-        job = Job(self.name, args=args, **{**self.options.for_job(), **options})
+        job = Job(self.name, args=args, **{**self.options.for_job(), **self.stamped(options)})
         return job if keys is None else keys.write(job)
+
+    def stamped(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the options of a job, in whose meta stands what each of this worker's jobs has there.
+
+        Raises `InvalidOption` for a deadline that can't be.
+        """
+        stamps = self._stamps
+        if deadline.SPAN in options:
+            options = dict(options)
+            span = deadline.seconds(options.pop(deadline.SPAN))
+            stamps = {**stamps, deadline.SPAN: span}
+            if span is None:
+                del stamps[deadline.SPAN]
+            options.setdefault("meta", dict(self.options.meta))
+        elif "meta" not in options:
+            return options
+        if not isinstance(options["meta"], (Mapping, NoneType)):
+            return options  # refused where the job is made
+        return {**options, "meta": {**(options["meta"] or {}), **stamps}} if stamps else options
 
     @cached_property
     def pattern(self) -> Pattern:

@@ -41,6 +41,7 @@ class WorkerOptions(TypedDict, total=False):
     sequence: KeyOf | None
     on_failure: OnFailure
     record: bool
+    deadline: Period | None
     name: str | None
     aliases: Iterable[str]
     registry: Registry
@@ -72,6 +73,7 @@ class JobOptions(TypedDict, total=False):
     partition: KeyOf | None
     sequence: KeyOf | None
     on_failure: OnFailure
+    deadline: Period | None
 
 
 _WORKER_OPTIONS: Final = frozenset(WorkerOptions.__annotations__)

@@ -10,7 +10,7 @@ from oban_sa.arguments.load import MISSING, OnMissing
 from oban_sa.arguments.versions import Upgrade, stamped
 from oban_sa.describe.choices import choice, is_whole
 from oban_sa.errors import InvalidJob, InvalidOption
-from oban_sa.jobs import values
+from oban_sa.jobs import deadline, values
 from oban_sa.jobs.cron_entry import CronEntry, workerless
 from oban_sa.jobs.keys import OnFailure
 from oban_sa.jobs.unique import Unique
@@ -63,6 +63,7 @@ class Options:
     sequence: Source | None = None
     on_failure: OnFailure | None = None
     record: bool = False
+    deadline: float | None = None
 
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> Options:
@@ -87,10 +88,18 @@ class Options:
             given["tags"] = self.tags
         if self.unique is not None:
             given["unique"] = self.unique
-        if self.meta or self.version > 1:
+        if self.meta or self.stamps:
             # A copy: each job may change its own.
-            given["meta"] = stamped(values.to_json(self.meta, where="meta"), self.version)
+            given["meta"] = {**values.to_json(self.meta, where="meta"), **self.stamps}
         return given
+
+    @property
+    def stamps(self) -> JSONDict:
+        """What every job of this worker has in its meta, also one that is given another."""
+        stamps = stamped({}, self.version)
+        if self.deadline is not None:
+            stamps[deadline.SPAN] = self.deadline
+        return stamps
 
 
 def _tags(value: object) -> tuple[str, ...]:
@@ -190,4 +199,5 @@ _CHECKS: Final[dict[str, Callable[[Any], object]]] = {
     "sequence": lambda value: source(value, what="sequence"),
     "on_failure": on_failure,
     "record": _record,
+    "deadline": deadline.seconds,
 }

@@ -285,7 +285,7 @@ def sessions(
     assert_type(one.args, dict[str, Any])
 
 
-@job(queue="calls", partition="args.tenant_id", sequence=("worker", "args.tenant_id"), on_failure="halt")
+@job(queue="calls", partition="args.tenant_id", sequence=("worker", "args.tenant_id"), on_failure="halt", deadline=60)
 async def keyed(tenant_id: int) -> None: ...
 
 
@@ -302,7 +302,7 @@ async def limits(engine: AsyncEngine, session: AsyncSession, oban: Oban) -> None
     await oban.limit_queue("calls", global_limit=30, each=None, rate=Rate(10, per=1), session=session)
     await oban.start_queue("calls", limit=5, global_limit=8)
     assert_type(await oban.resume_sequence("ledger", 17), list[int])
-    assert_type(keyed.options(partition=None, sequence="worker").new(7), Job)
+    assert_type(keyed.options(partition=None, sequence="worker", deadline="1 hour").new(7), Job)
     assert_type(Keyed.new(Welcome(1), partition="worker", on_failure="skip", sequence="args.user_id"), Job)
 
 

@@ -108,8 +108,8 @@ def test_every_keyword_of_a_job_is_an_option_of_new() -> None:
         for parameter in inspect.signature(Job).parameters.values()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     }
-    # Its keys are made by the worker, and written into its meta.
-    assert set(JobOptions.__annotations__) == keywords - {"args"} | OPTIONS
+    # Its keys and its deadline are made by the worker, and written into its meta.
+    assert set(JobOptions.__annotations__) == keywords - {"args"} | OPTIONS | {"deadline"}
 
 
 @pytest.mark.parametrize(

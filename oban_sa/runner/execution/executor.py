@@ -12,7 +12,8 @@ from oban_sa import telemetry
 from oban_sa.arguments.versions import later, too_late
 from oban_sa.describe import exceptions
 from oban_sa.errors import AttemptCancelled, CommitUnanswered, InvalidArguments, InvalidOption, WorkerNotFound
-from oban_sa.jobs.answers import Answer, is_error, raised
+from oban_sa.jobs import deadline
+from oban_sa.jobs.answers import Answer, Cancel, is_error, raised
 from oban_sa.jobs.durable import JOURNAL
 from oban_sa.jobs.flow import READS
 from oban_sa.jobs.states import JobState
@@ -90,8 +91,11 @@ class Executor:
                 if version := later(meta, definition.options.version):
                     attempt.later_version = version
                     raise InvalidArguments(too_late(version, definition.options.version))
-                if JOURNAL in meta:
+                if JOURNAL in meta:  # so it has begun before, and goes on
                     await cast("Journal", attempt.journal).read()
+                # Both moments are the row's, by the database's clock.
+                elif late := deadline.missed(meta, scheduled_at=job.scheduled_at, attempted_at=job.attempted_at):
+                    raise Cancel(late)
                 if READS in meta:
                     await self._dispatch.enter(job)
             if definition.is_plain and self._middleware is None:  # as of most
@@ -166,9 +170,14 @@ class Executor:
             exceptions.set_traceback(answer, of_the_worker(exceptions.traceback_of(answer)))
             answer = self._left_to_others(attempt, answer)
         if isinstance(answer, Verdict):
-            return answer, None
-        verdict = self._judge(attempt, answer)
-        return verdict if attempt.durable is None else remembering(attempt, verdict, self._source), answer
+            verdict, answer = answer, None
+        else:
+            verdict = self._judge(attempt, answer)
+            if attempt.durable is not None:
+                verdict = remembering(attempt, verdict, self._source)
+        if (meta := attempt.attempt.meta) and deadline.SPAN in meta:
+            verdict = deadline.kept(verdict, meta, attempt.job.scheduled_at)
+        return verdict, answer
 
     async def _commit(
         self, attempt: Running, session: AttemptSession, verdict: Verdict, answer: object
