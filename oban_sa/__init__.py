@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from oban_sa.runner import Runner as Runner
     from oban_sa.runner.runners import Runners as Runners
     from oban_sa.steps import Signal as Signal
+    from oban_sa.steps import progress as progress
     from oban_sa.steps import sleep as sleep
     from oban_sa.steps import step as step
     from oban_sa.steps import wait_for as wait_for
@@ -59,7 +60,7 @@ else:
             from oban_sa.outbox.signal import signal
 
             return signal
-        if name in ("Signal", "sleep", "step", "wait_for"):
+        if name in ("Signal", "progress", "sleep", "step", "wait_for"):
             from oban_sa import steps
 
             return getattr(steps, name)
@@ -106,6 +107,7 @@ __all__ = [
     "enqueue_many",
     "enqueue_select",
     "job",
+    "progress",
     "ref",
     "schema_map",
     "signal",

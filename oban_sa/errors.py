@@ -18,6 +18,10 @@
     ├── WorkerNotFound(LookupError)
     ├── JobNotFound(LookupError)
     ├── JobOver
+    ├── RelayError
+    │   ├── RelayTimeout(TimeoutError)
+    │   ├── RelayCancelled
+    │   └── RelayDiscarded
     ├── StepChanged
     ├── WorkflowNotFound(LookupError)
     ├── DependencyNotFound(KeyError)
@@ -163,6 +167,26 @@ class JobNotFound(ObanError, LookupError):
 
 class JobOver(ObanError):
     """The job has ended, or was deleted, so that no code of it takes the signal."""
+
+
+class RelayError(ObanError):
+    """A job that was waited for gave no value."""
+
+
+class RelayTimeout(RelayError, TimeoutError):
+    """A job that was waited for has not ended in time; it goes on."""
+
+
+class RelayCancelled(RelayError):
+    """A job that was waited for was cancelled."""
+
+
+class RelayDiscarded(RelayError):
+    """A job that was waited for has failed for good; `errors` are those of the job."""
+
+    def __init__(self, message: str | None = None, *, errors: list[dict[str, object]]) -> None:
+        super().__init__(message)
+        self.errors = errors
 
 
 class StepChanged(ObanError):

@@ -15,7 +15,10 @@ from oban_sa.bulk.insert import insert
 from oban_sa.bulk.several import Jobs, several
 from oban_sa.client.enqueue import Enqueue
 from oban_sa.client.jobs import JobControl, JobCount
+from oban_sa.client.journal import Journal, JournalControl, JournalEntry
+from oban_sa.client.progress import Progress, ProgressControl
 from oban_sa.client.queues import QueueCheck, QueueControl, QueuePause
+from oban_sa.client.relay import RelayControl
 from oban_sa.client.schema import verify
 from oban_sa.client.selection import Which
 from oban_sa.client.sequences import HaltedSequence, SequenceControl
@@ -39,7 +42,18 @@ _NOT_ALLOWED: Final = "42501"
 """The SQLSTATE insufficient_privilege."""
 
 
-class Oban(JobControl, QueueControl, SequenceControl, SignalControl, UsageControl, WaitControl, WorkflowControl):
+class Oban(
+    JobControl,
+    JournalControl,
+    ProgressControl,
+    QueueControl,
+    RelayControl,
+    SequenceControl,
+    SignalControl,
+    UsageControl,
+    WaitControl,
+    WorkflowControl,
+):
     """Controls the jobs and queues in the tables of one schema.
 
         oban = Oban(engine)
@@ -207,9 +221,12 @@ def _check(engine: Any) -> None:
 __all__ = [
     "HaltedSequence",
     "JobCount",
+    "Journal",
+    "JournalEntry",
     "LimitUse",
     "Oban",
     "PartitionUse",
+    "Progress",
     "QueueCheck",
     "QueuePause",
     "Wait",

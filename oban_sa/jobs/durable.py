@@ -18,6 +18,12 @@ WAITS_FOR: Final = "waits_for"
 WAIT_UNTIL: Final = "wait_until"
 """The key for when a suspended job goes on at the latest: unix milliseconds, or "infinity"; Oban Web shows it."""
 
+PROGRESS: Final = ":progress"
+"""The name of the entry in a job's journal that has its progress."""
+
+RELAY: Final = "relay"
+"""The key in a job's meta that says that a program waits for its end, and is to be told."""
+
 WAKING: Final = LANES
 """The lane for notes that a suspended job may have a signal, behind those of flows."""
 

@@ -7,6 +7,7 @@ they await of the tables is done on the loop while the thread waits, so that the
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from collections import Counter
 from collections.abc import Awaitable, Coroutine, Iterable
@@ -18,13 +19,11 @@ from sqlalchemy.util import await_only
 from oban_sa import telemetry
 from oban_sa.errors import InvalidOption, StepChanged, shown
 from oban_sa.jobs import values
+from oban_sa.jobs.durable import PROGRESS
 from oban_sa.models import Job
 from oban_sa.schedule import clock
 
 T = TypeVar("T")
-
-PROGRESS: Final = ":progress"
-"""The name of the entry that has the progress of the job."""
 
 
 class Entry(NamedTuple):
@@ -92,6 +91,8 @@ class Journal:
         self._asked: Counter[str] = Counter()
         self._unread = not fresh
         self._reading: asyncio.Task[None] | None = None
+        self.told_at = -math.inf
+        """When the progress was written last, by this machine's monotonic clock."""
         self.began_empty = True
         """Whether no earlier attempt has written anything; of one that was not read yet that is not known."""
 
@@ -118,6 +119,10 @@ class Journal:
         written = await self.wait(self.tables.write(entry, delay=delay))
         self.add(written)
         return written
+
+    async def tell(self, entry: Entry) -> None:
+        """Write what no later attempt asks for."""
+        await self.wait(self.tables.write(entry))
 
     def add(self, entry: Entry) -> None:
         """Take note of an entry that was written."""

@@ -126,6 +126,35 @@ def test_a_node_is_taken_for_dead_after_as_long_as_the_settings_say(shell: Shell
     assert "waits for" not in shell.says("jobs", "show", str(job_id))
 
 
+def test_the_journal_of_a_job_is_shown_and_what_it_waits_for(shell: Shell) -> None:
+    (job_id,) = shell.enqueue(Job("app.jobs.Checkout"))
+    for name, code, value, hours, done in (
+        ("charge", "app.charge", '{"cents": 300}', None, True),
+        ("cool down", "sleep", None, -48.0, True),
+        ("approval", "wait_for", None, 2.1, False),
+        (":progress", "progress", '{"done": 0.4, "note": "rows"}', None, False),
+    ):
+        shell.sql(
+            "INSERT INTO oban_sa_journal (job_id, name, code, value, until, done, attempt) VALUES (:job_id, :name, "
+            ":code, CAST(:value AS jsonb), timezone('UTC', now()) + :hours * interval '1 hour', :done, 1)",
+            job_id=job_id,
+            name=name,
+            code=code,
+            value=value,
+            hours=hours,
+            done=done,
+        )
+    shown = shell.says("jobs", "show", str(job_id))
+    assert "\nprogress\n  40%  rows  " in shown
+    assert '\n  charge  {"cents":300}\n' in shown
+    assert "\n  cool down  slept until " in shown
+    assert "\n  approval  waits for a signal until " in shown
+    told = shell.json("jobs", "show", str(job_id))
+    assert told.keys() == EVERY_COLUMN | {"journal", "progress"}
+    assert {entry["name"] for entry in told["journal"]} == {"charge", "cool down", "approval"}
+    assert told["progress"]["note"] == "rows"
+
+
 def test_what_a_job_recorded_is_shown_decoded(shell: Shell) -> None:
     recorded = Record({"sent": True}).encoded
     (job_id,) = shell.enqueue(Job("app.jobs.Mail", meta={"recorded": True, "return": recorded}))

@@ -42,6 +42,7 @@ NAMES = [
     "enqueue_many",
     "enqueue_select",
     "job",
+    "progress",
     "ref",
     "schema_map",
     "signal",

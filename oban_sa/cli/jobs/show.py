@@ -9,9 +9,11 @@ import click
 
 from oban_sa.cli._database import database_options, json_option, run_with_client
 from oban_sa.cli._output import compact, document, pretty, say
+from oban_sa.cli.jobs.journal import in_lines, journal_as_json
 from oban_sa.cli.jobs.words import read_ids
 from oban_sa.client import Oban, Wait
 from oban_sa.client.description import MOMENTS, job_as_json
+from oban_sa.client.journal import Journal
 from oban_sa.client.read import database_now, read_session
 from oban_sa.describe import printable
 from oban_sa.describe.spans import moment
@@ -41,21 +43,23 @@ WAITING = frozenset(JobState) - FINAL - {JobState.EXECUTING}
 def command(settings: Settings, *, job_id: int, as_json: bool) -> None:
     """Print one job."""
 
-    async def read(oban: Oban) -> tuple[Job, datetime, Said | None, list[Wait]]:
+    async def read(oban: Oban) -> tuple[Job, datetime, Said | None, list[Wait], Journal]:
         job = await oban.get_job(job_id)
         waits = await oban.waits_for(job.id, dead_after=settings.dead_after) if job.state in WAITING else []
+        journal = await oban.journal(job_id)
         async with read_session(oban) as session:
             at = await database_now(session)
         code = None
         if job.state is JobState.EXECUTING:
             database = Database(oban.engine, schema=settings.schema)
             code = await where(database, job.id, listen_url=settings.listen_url)
-        return job, at, code, waits
+        return job, at, code, waits, journal
 
-    job, at, code, waits = run_with_client(settings, read)
+    job, at, code, waits, journal = run_with_client(settings, read)
     if as_json:
         running = {"stack": None if code is None else code.stack} if job.state is JobState.EXECUTING else {}
-        document({**job_as_json(job), "waits_for": [each.as_json() for each in waits], **running})
+        waiting = {"waits_for": [each.as_json() for each in waits]}
+        document({**job_as_json(job), **waiting, **running, **journal_as_json(journal)})
         return
     say(f"Job {job.id}  {job.worker}")
     lines: list[tuple[str, object]] = [
@@ -81,6 +85,8 @@ def command(settings: Settings, *, job_id: int, as_json: bool) -> None:
     if job.meta.get("recorded") is True:
         click.echo("\nrecorded")
         click.echo(_indented(_recorded(job)))
+    for line in in_lines(journal, at):
+        say(line)
     if job.state is JobState.EXECUTING:
         click.echo("\ncode")
         if code is None:

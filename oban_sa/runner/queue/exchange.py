@@ -12,7 +12,7 @@ from uuid import UUID
 import asyncpg
 
 from oban_sa.describe.exceptions import describe
-from oban_sa.jobs.durable import WAITS_FOR
+from oban_sa.jobs.durable import RELAY, WAITS_FOR
 from oban_sa.jobs.flow import LANE
 from oban_sa.jobs.verdicts import Verdict
 from oban_sa.runner.cluster.attempt_age import Written
@@ -29,6 +29,7 @@ from oban_sa.sql.locks import locked
 from oban_sa.sql.notify import NOTIFY, insertions
 from oban_sa.sql.plan import Plan
 from oban_sa.sql.producers import ProducerRow, leave, register
+from oban_sa.sql.relay import tell
 from oban_sa.sql.sequences import release, turn
 from oban_sa.sql.signals import note_wait
 from oban_sa.sql.unknown_workers import only_known, review
@@ -90,7 +91,7 @@ class Tables:
         self._given: dict[str, object] = {**plan.parameters, "queue": self._queue, "producer": self._producer}
         self._plain = _Statements.of(self._database, plan)
         self._noting = _Statements.of(self._database, plan.with_follower(note))
-        self._waiting = _Statements.of(self._database, plan.with_follower(note, note_wait))
+        self._rare = _Statements.of(self._database, plan.with_follower(note, note_wait, tell))
 
     @property
     def are_planned(self) -> bool:
@@ -119,13 +120,14 @@ class Tables:
         Within limits, what the answer tells of them is noted in the `Limited` that was given.
         """
         verdicts = [outcome.verdict for outcome in outcomes]
-        noting = waiting = False
+        noting = waiting = waited_for = False
         for outcome in outcomes:  # no call for each
-            if (meta := outcome.attempt.attempt.meta) and LANE in meta:
-                noting = True
+            if meta := outcome.attempt.attempt.meta:
+                noting = noting or LANE in meta
+                waited_for = waited_for or RELAY in meta
             if (said := outcome.verdict.meta) and said.get(WAITS_FOR) is not None:
                 noting = waiting = True
-        statements = self._waiting if waiting else self._noting if noting else self._plain
+        statements = self._rare if waiting or waited_for else self._noting if noting else self._plain
         if not demand:
             if not verdicts:
                 return [], []

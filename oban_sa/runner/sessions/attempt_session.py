@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.util import greenlet_spawn
 
 from oban_sa.describe import exceptions
+from oban_sa.jobs.durable import RELAY
 from oban_sa.jobs.flow import LANE
 from oban_sa.jobs.verdicts import Verdict
 from oban_sa.models import Job
@@ -26,7 +27,7 @@ from oban_sa.runner.concurrency import forks, timeout
 from oban_sa.runner.concurrency.greenlets import bridged
 from oban_sa.runner.concurrency.threads import ThreadCall, Threads
 from oban_sa.runner.concurrency.timeout import TimeLimit
-from oban_sa.runner.sessions.commit import ack_member, write_and_commit
+from oban_sa.runner.sessions.commit import ack_member, ack_waited_for, write_and_commit
 from oban_sa.runner.sessions.connections import AttemptConnections, Connections
 from oban_sa.runner.sessions.factories import SessionFactory
 from oban_sa.runner.sessions.in_doubt import Inquiry, in_doubt
@@ -80,7 +81,9 @@ class AttemptSession(ABC):
         self._threads = threads
         is_member = LANE in job.meta
         self._noted = shared.noted if is_member else None
-        self._ack_one = shared.ack_one if shared.ack_one is not None else ack_member() if is_member else None
+        self._ack_one = shared.ack_one
+        if self._ack_one is None and (is_member or RELAY in job.meta):
+            self._ack_one = ack_waited_for() if RELAY in job.meta else ack_member()
         self._session: AsyncSession | Session | None = None
         self._connections: AttemptConnections | None = None
         self._xid: int | None = None

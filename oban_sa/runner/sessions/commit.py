@@ -23,6 +23,7 @@ from oban_sa.sql.errors import sqlstate
 from oban_sa.sql.fence import is_held
 from oban_sa.sql.flow import note
 from oban_sa.sql.plan import Plan
+from oban_sa.sql.relay import tell
 
 ACK_ONE: Final = Plan().ack_one()
 """The fenced ack of one attempt; it also tells the number of the transaction that it's made in."""
@@ -32,6 +33,12 @@ ACK_ONE: Final = Plan().ack_one()
 def ack_member() -> Executable:
     """Return the same for a job that is a member of a flow; it notes how the job ended."""
     return Plan(followers=(note,)).ack_one()
+
+
+@cache
+def ack_waited_for() -> Executable:
+    """Return the same for a job whose end a program waits for."""
+    return Plan(followers=(note, tell)).ack_one()
 
 
 IS_HELD: Final = is_held()

@@ -1,0 +1,228 @@
+"""Programs that wait for a job: its value, its failures, its progress, and how they hear of its end."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+
+from oban_sa import Cancel, Oban, Record, progress
+from oban_sa.client import relay as relaying
+from oban_sa.client.progress import Progress
+from oban_sa.errors import JobNotFound, RelayCancelled, RelayDiscarded, RelayTimeout
+from oban_sa.workers import Registry, job
+from tests.runner.conftest import Harness
+from tests.support import eventually, sync_url
+
+
+@pytest.fixture
+def deaf(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looks come so seldom that only what is heard can help."""
+    monkeypatch.setattr(relaying, "FIRST", 600.0)
+    monkeypatch.setattr(relaying, "LAST", 600.0)
+
+
+@pytest.mark.parametrize("with_session", [False, True])
+async def test_the_value_comes_as_soon_as_the_job_has_ended(
+    harness: Harness, registry: Registry, deaf: None, with_session: bool
+) -> None:
+    go = asyncio.Event()
+
+    @job(registry=registry)
+    async def plain(one: int) -> Record:
+        await go.wait()
+        return Record({"sum": one + 1})
+
+    @job(registry=registry)
+    async def in_session(session: AsyncSession, one: int) -> Record:
+        await go.wait()
+        await session.execute(text("SELECT 1"))
+        return Record({"sum": one + 1})
+
+    made = (in_session if with_session else plain).new(1)
+    async with harness.runner():
+        waiting = asyncio.create_task(Oban(harness.engine).relay(made, within=60))
+        await eventually(lambda: executing(harness))
+        go.set()
+        assert await waiting == {"sum": 2}
+    assert made.meta == {"relay": True}
+    await eventually(lambda: no_listener(harness))
+
+
+async def executing(harness: Harness) -> None:
+    assert await harness.states() == {"executing": 1}
+
+
+async def no_listener(harness: Harness) -> None:
+    rows = await harness.sql(
+        "SELECT query FROM pg_stat_activity "
+        "WHERE datname = current_database() AND query LIKE 'LISTEN \"oban_sa_relay\"%'"
+    )
+    assert rows == []
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+async def test_without_hearing_it_is_found_by_looking(
+    harness: Harness, registry: Registry, database_url: str, driver: str
+) -> None:
+    @job(registry=registry)
+    async def add(one: int) -> Record:
+        return Record(one + 1)
+
+    engine: AsyncEngine = create_async_engine(sync_url(database_url, driver))
+    try:
+        [job_id] = await harness.enqueue(add.new(4))
+        async with harness.runner():
+            assert await Oban(engine).relay(job_id, within=60) == 5
+            assert await Oban(engine).relay(add.new(5), within=60) == 6
+    finally:
+        await engine.dispose()
+
+
+async def test_what_ended_otherwise_is_raised(harness: Harness, registry: Registry) -> None:
+    @job(registry=registry, max_attempts=1)
+    async def fails() -> None:
+        raise ValueError("no such order")
+
+    @job(registry=registry)
+    async def cancels() -> Cancel:
+        return Cancel("not wanted")
+
+    @job(registry=registry)
+    async def nothing() -> None: ...
+
+    oban = Oban(harness.engine)
+    async with harness.runner():
+        with pytest.raises(RelayDiscarded, match="was discarded: ValueError: no such order") as discarded:
+            await oban.relay(fails.new())
+        assert len(discarded.value.errors) == 1
+        with pytest.raises(RelayCancelled, match="was cancelled: AttemptCancelled: not wanted"):
+            await oban.relay(cancels.new())
+        assert await oban.relay(nothing.new()) is None
+        with pytest.raises(JobNotFound):
+            await oban.relay(4711)
+
+
+async def test_the_time_is_up_and_the_job_goes_on(harness: Harness, registry: Registry) -> None:
+    @job(registry=registry)
+    async def later() -> Record:
+        return Record(1)
+
+    made = later.new()
+    oban = Oban(harness.engine)
+    with pytest.raises(RelayTimeout, match="is available, and the time to wait for it is over"):
+        await oban.relay(made, within=0.01)
+    with pytest.raises(TimeoutError):
+        await oban.relay(made.id, within=0)
+    async with harness.runner():
+        assert await oban.relay(made) == 1
+
+
+async def test_many_wait_on_one_connection(harness: Harness, registry: Registry, deaf: None) -> None:
+    go = asyncio.Event()
+
+    @job(registry=registry)
+    async def echo(number: int) -> Record:
+        await go.wait()
+        return Record(number)
+
+    async with harness.runner(queues={"default": 20}):
+        oban = Oban(harness.engine)
+        waiting = [asyncio.create_task(oban.relay(echo.new(number))) for number in range(20)]
+
+        async def all_executing() -> None:
+            assert await harness.states() == {"executing": 20}
+
+        await eventually(all_executing)
+        listeners = await harness.sql(
+            "SELECT pid FROM pg_stat_activity "
+            "WHERE datname = current_database() AND query LIKE 'LISTEN \"oban_sa_relay\"%'"
+        )
+        assert len(listeners) == 1
+        go.set()
+        assert await asyncio.gather(*waiting) == list(range(20))
+
+
+@pytest.mark.parametrize("kind", ["loop", "thread"])
+async def test_progress_is_seen_while_another_transaction_has_the_job_locked(
+    harness: Harness, registry: Registry, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("oban_sa.steps.report.EVERY", 0.0)
+    seen: list[Progress] = []
+
+    @job(registry=registry)
+    async def on_loop() -> None:
+        await progress(0.4, "rows")
+        await eventually(lambda: len(seen) == 1)
+        await progress(1)
+
+    @job(registry=registry)
+    def in_thread() -> None:
+        progress(0.4, "rows")
+        while len(seen) < 1:
+            pass
+        progress(1)
+
+    oban = Oban(harness.engine)
+    [job_id] = await harness.enqueue((on_loop if kind == "loop" else in_thread).new())
+    assert await oban.progress(job_id) is None
+    async with harness.runner():
+        async with harness.sessions.begin() as session:
+            await eventually(lambda: executing(harness))
+            await session.execute(text("SELECT id FROM oban_jobs FOR UPDATE"))
+            waiting = asyncio.create_task(oban.relay(job_id, on_progress=seen.append))
+            await eventually(lambda: done(oban, job_id, 1.0))
+        await waiting
+    assert (seen[0].done, seen[0].note) == (0.4, "rows")
+    assert (await harness.job(job_id)).meta == {}
+
+
+async def done(oban: Oban, job_id: int, share: float) -> None:
+    found = await oban.progress(job_id)
+    assert found is not None
+    assert found.done == share
+
+
+async def test_progress_is_written_once_a_second_at_most(
+    harness: Harness, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from oban_sa.runner.execution.journals import Journals
+
+    written: list[str] = []
+    write = Journals.write
+
+    async def counted(self: Journals, attempt: Any, entry: Any, **more: Any) -> Any:
+        written.append(entry.value)
+        return await write(self, attempt, entry, **more)
+
+    monkeypatch.setattr(Journals, "write", counted)
+    monkeypatch.setattr("oban_sa.steps.report.EVERY", 3600.0)
+
+    @job(registry=registry)
+    async def work() -> None:
+        for number in range(101):
+            await progress(number / 100)
+
+    [job_id] = await harness.enqueue(work.new())
+    async with harness.runner():
+        await harness.becomes(job_id, "completed")
+    assert written == ['{"done":0.0,"note":null}', '{"done":1.0,"note":null}']
+
+
+@pytest.mark.parametrize("given", [-0.1, 1.1, float("nan"), "half", True])
+async def test_what_is_no_progress_is_refused(harness: Harness, registry: Registry, given: Any) -> None:
+    said: list[str] = []
+
+    @job(registry=registry)
+    async def work() -> None:
+        with pytest.raises(ValueError, match="from 0 to 1") as refused:
+            await progress(given)
+        said.append(str(refused.value))
+
+    [job_id] = await harness.enqueue(work.new())
+    async with harness.runner():
+        await harness.becomes(job_id, "completed")
+    assert said
