@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from oban_sa import Snooze, current_job, step, telemetry
 from oban_sa.errors import AttemptLost
 from oban_sa.workers import Registry, job
+from tests.runner import step_process_jobs
 from tests.runner.conftest import Harness
 from tests.support import eventually
 
@@ -468,3 +469,63 @@ async def test_steps_refuse_what_can_t_be_meant(harness: Harness, registry: Regi
 def test_a_step_outside_of_a_worker_is_refused() -> None:
     with pytest.raises(LookupError, match=r"no job is running here; step\(\) works only below the code of a worker"):
         step("x", int)
+
+
+async def test_another_process_has_no_journal_and_says_so(harness: Harness) -> None:
+    [job_id] = await harness.enqueue(step_process_jobs.takes_a_step.new())
+    async with harness.runner(registry=step_process_jobs.registry, process_pool=1):
+        done = await harness.becomes(job_id, "completed", 30)
+    assert done.recorded().startswith('step() does not reach the journal from executor="process"')
+
+
+async def test_a_step_may_be_taken_in_a_thread_that_the_code_has_started(
+    harness: Harness, registry: Registry, called: Counter[str]
+) -> None:
+    def charge() -> int:
+        called["charge"] += 1
+        return 7
+
+    seen = []
+
+    @job(registry=registry, backoff=lambda _: 0)
+    async def work(session: AsyncSession) -> None:
+        seen.append(await asyncio.to_thread(lambda: step("charge", charge)))
+        seen.append(await session.run_sync(lambda _: step("again", charge)))
+        fails_first()
+
+    [job_id] = await harness.enqueue(work.new())
+    async with harness.runner():
+        await harness.becomes(job_id, "completed")
+    assert (seen, called) == ([7, 7, 7, 7], {"charge": 2})
+
+
+async def test_a_job_that_was_rescued_replays_its_steps_and_cursor(
+    harness: Harness, registry: Registry, called: Counter[str]
+) -> None:
+    """Its node wrote no outcome, and so no mark in its meta."""
+    seen: list[object] = []
+
+    async def charge() -> int:
+        called["charge"] += 1
+        return 7
+
+    async def rows(after: object) -> AsyncIterator[int]:
+        for number in range(int(str(after)) + 1 if after is not None else 0, 4):
+            yield number
+
+    @job(registry=registry)
+    async def work() -> None:
+        called["runs"] += 1
+        await step("charge", charge)
+        async for row in step.each("rows", rows(after=step.cursor("rows"))):
+            if row == 2 and called["runs"] == 1:
+                await asyncio.sleep(60)
+            seen.append(row)
+
+    [job_id] = await harness.enqueue(work.new())
+    async with harness.runner(grace=0):
+        await eventually(lambda: len(seen) == 2)
+        # As a rescue does it: the attempt stays spent.
+        await harness.sql("UPDATE oban_jobs SET state = 'available', attempted_by = '{other,node}'")
+        done = await harness.becomes(job_id, "completed")
+    assert (called, seen, done.attempt) == ({"charge": 1, "runs": 2}, [0, 1, 2, 3], 2)
