@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from graphlib import CycleError, TopologicalSorter
+from typing import Final
 from uuid import UUID
 
 from sqlalchemy import RowMapping
 
+from oban_sa.client.append import append
 from oban_sa.client.transactions import Transactions, Work
+from oban_sa.describe.choices import choice
 from oban_sa.errors import InvalidOption, JobNotFound, WorkflowNotFound, articled
-from oban_sa.jobs.flow import lane_of
+from oban_sa.jobs.flow import Forgivable, forgives, lane_of
 from oban_sa.jobs.states import JobState
-from oban_sa.models import validation
+from oban_sa.models import Job, validation
 from oban_sa.outbox.flow_rows import Flow
 from oban_sa.outbox.sessions import AnySession
 from oban_sa.sql.control import by_ids, cancel
 from oban_sa.sql.flow import note
-from oban_sa.sql.workflow import dependants, members, named, order, retry, status
+from oban_sa.sql.workflow import cut, dependants, members, named, newest, order, retry, status
+
+_STATES: Final = ("executing", "completed", "cancelled", "discarded")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,9 @@ class WorkflowStatus:
     completed_at: datetime | None
     duration: float | None
     subs: Mapping[str, WorkflowStatus] = field(default_factory=dict["str", "WorkflowStatus"])
-    """The groups and workflows inside, by their names."""
+    """The groups, grafts and workflows inside, by their names."""
+    kind: str = "workflow"
+    """What it is: a workflow, a batch, a group or a graft."""
 
     @property
     def counts(self) -> dict[JobState, int]:
@@ -70,23 +77,68 @@ class WorkflowControl:
         identity = _identity(workflow)
         return await self._transactions.run(lambda work: _status(_rows(work, identity)), session)
 
+    async def list_workflows(
+        self,
+        *,
+        name: str | None = None,
+        state: JobState | str | None = None,
+        limit: int = 20,
+        session: AnySession | None = None,
+    ) -> list[WorkflowStatus]:
+        """Return the newest workflows and batches, the last made first, without what is inside of them.
+
+        `state` is one that `WorkflowStatus` has. Raises `InvalidOption` for another one.
+        """
+        if state is not None:
+            choice(state, _STATES, what="state")
+        given = {"name": name, "state": None if state is None else str(state), "limit": limit}
+        return await self._transactions.run(
+            lambda work: [_of_row(row, {}) for row in work.execute(newest(work.schema), given).mappings()], session
+        )
+
     async def cancel_workflow(self, workflow: UUID | str | Flow, *, session: AnySession | None = None) -> int:
         """Cancel all members that have not ended, also those of workflows inside, and return how many.
 
-        Those executing are asked to stop, and count.
+        Those executing are asked to stop, and count. Members that join it later, by a graft or `append`, are cancelled
+        too.
         """
         identity = _identity(workflow)
 
         def work(work: Work) -> int:
-            ids = _members(work, _rows(work, identity))
+            rows = _rows(work, identity)
+            ids = _members(work, rows)
             channel = work.channel("signal", always=True)
             given: dict[str, object] = {"ids": ids} if channel is None else {"ids": ids, "signal": channel}
             statement = cancel(by_ids(), signalling=channel is not None, followers=(note,))
             cancelled = int(work.execute(statement, given).one()[0])
+            if rows[0]["completed_at"] is None:
+                # After the notes of its members, which most probably are all.
+                work.execute(cut(work.schema), {"lane": lane_of(rows[0]["path"][0]), "flow": identity})
             work.refresh(ids)
             return cancelled
 
         return await self._transactions.run(work, session)
+
+    async def append(
+        self,
+        session: AnySession,
+        workflow: UUID | str | Flow,
+        name: str,
+        job: Job,
+        *,
+        deps: str | Iterable[str] = (),
+        forgive: Forgivable | Iterable[Forgivable] = (),
+    ) -> Job:
+        """Add a job to a workflow or batch that is stored, in a session, which is flushed; return the job.
+
+        It waits for `deps`, names of members, groups or workflows in it. Until the session's transaction ends the
+        workflow is not over, whatever has ended meanwhile. Raises `InvalidJob` where it is over already, where it has a
+        part of this name or none of the names in `deps`, and for a job that can't be a member.
+        """
+        identity = _identity(workflow)
+        return await self._transactions.run(
+            lambda work: append(work, identity, name, job, deps=deps, forgive=forgives(forgive)), session
+        )
 
     async def retry_workflow(
         self,
@@ -199,6 +251,7 @@ def _of_row(row: RowMapping, subs: Mapping[str, WorkflowStatus]) -> WorkflowStat
         completed_at=_aware(row["completed_at"]),
         duration=row["duration"],
         subs=subs,
+        kind=row["kind"],
     )
 
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from oban_sa.errors import InvalidJob
-from oban_sa.flows.names import check_member, check_name
 from oban_sa.jobs.flow import ATTEMPT, LANE, lane_of, new_id
 from oban_sa.jobs.values import JSONDict
 from oban_sa.models import Job
 from oban_sa.outbox.callbacks import check_callback
 from oban_sa.outbox.flow import stage
 from oban_sa.outbox.flow_rows import Flow, FlowRow, MemberRow, Tree
+from oban_sa.outbox.member import check_member, check_name
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, Type
 from uuid import UUID
 
 from oban_sa.errors import DependencyNotFound, DependencyNotLoaded, nearest
+from oban_sa.flows.graft import Graft, Place
 from oban_sa.jobs.flow import READS, RESULTS
 from oban_sa.jobs.states import JobState
 from oban_sa.jobs.values import JSONDict, from_json
@@ -113,6 +114,8 @@ class Deps(Mapping[str, Dependency]):
         self._fetch = fetch
         self._loop = loop
         self._found: dict[str, Dependency] = {}
+        self._places: dict[str, Place] = {}
+        self._is_test = False
         self._all = True
         self.context: JSONDict = {}
         """What `Workflow(context={...})` was given."""
@@ -122,6 +125,7 @@ class Deps(Mapping[str, Dependency]):
         """Return those that a test gives: results by name, all completed."""
         made = cls(job)
         made.context = dict(context or {})
+        made._is_test = True
         for name, value in results.items():
             made._found[name] = (
                 value if isinstance(value, Dependency) else Dependency(name, JobState.COMPLETED, given=(value,))
@@ -160,6 +164,18 @@ class Deps(Mapping[str, Dependency]):
         "thumbs/0", "thumbs/1" and so on, in this order.
         """
         return Stream(self[name], self._fetch, self._loop)
+
+    def graft(self, name: str) -> Graft:
+        """Return the graft that this member may fill: add jobs to it, and enqueue it in the attempt's session.
+
+        Raises `DependencyNotFound` where the workflow has no such place for this member.
+        """
+        if name not in self._places and not self._is_test:
+            raise DependencyNotFound(
+                f"this job may fill no graft named {name!r}{nearest(name, self._places)}; a workflow makes the place "
+                f"for it: flow.graft({name!r}, by=...)"
+            )
+        return Graft(name, self._job, self._places.get(name))
 
     async def begin(self) -> None:
         """Read what is read before the code begins: all of it where the job's arguments are among it."""
@@ -205,6 +221,8 @@ class Deps(Mapping[str, Dependency]):
         for row in sorted(rows, key=lambda row: row["depth"]):
             if row["kind"] == "context":
                 self.context = from_json(row["recorded"])
+            elif row["kind"] == "place":
+                self._places[row["name"]] = _place(row["flow_id"], from_json(row["recorded"]))
             elif row["kind"] != "job" or self._all:
                 self._found[row["name"]] = Dependency(
                     name=row["name"],
@@ -284,6 +302,15 @@ class Stream:
         rows = await fetch(recorded_in, given)
         page = [(row["name"], _value(row["recorded"])) for row in rows]
         return page, (rows[-1]["flow_id"], rows[-1]["name"]) if len(rows) == PAGE else None
+
+
+def _place(graft: UUID, meta: JSONDict) -> Place:
+    return Place(
+        id=graft,
+        root=UUID(meta["root"]),
+        parents={int(job): forgives for job, forgives in meta["parents"].items()},
+        gates={UUID(flow): forgives for flow, forgives in meta["gates"].items()},
+    )
 
 
 def _value(recorded: str | None) -> object:

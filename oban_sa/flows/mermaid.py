@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from oban_sa.flows.parts import Group, Part, SubWorkflow
+from oban_sa.flows.parts import GraftPlace, Group, Part, SubWorkflow
 from oban_sa.jobs.flow import FORGIVES
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ def _node(part: Part, name: str, indent: str) -> Iterator[str]:
         yield f"{indent}end"
     elif isinstance(part, Group):
         yield f'{indent}{name}[["{label} ({len(part.jobs)})"]]'
+    elif isinstance(part, GraftPlace):
+        yield f'{indent}{name}[/"{label}"\\]'
     else:
         yield f'{indent}{name}["{label}"]'
 

@@ -76,6 +76,15 @@ class SubWorkflow(Part):
         self.inner = inner
 
 
+class GraftPlace(Part):
+    """A place in a workflow that a running member, `by`, may fill with more of them."""
+
+    def __init__(self, workflow: Workflow, name: str, waits: Waits, by: str) -> None:
+        super().__init__(workflow, name, waits)
+        self.by = by
+        self.id: UUID = new_id()
+
+
 Waits: TypeAlias = Mapping[str, int]
 """By the name of a part that is waited for, the bits of what is forgiven."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from oban_sa.errors import InvalidJob
-from oban_sa.flows.parts import Group, Member, Part, SubWorkflow
+from oban_sa.flows.parts import GraftPlace, Group, Member, Part, SubWorkflow
 from oban_sa.jobs.flow import LANE, READS, lane_of
 from oban_sa.jobs.values import JSONDict
 from oban_sa.models import Job
@@ -39,6 +39,10 @@ class _Needs:
                     self.add(part.workflow.parts[name], bits & forgives)
         elif isinstance(part, SubWorkflow):
             self.flows[part.inner.id] = forgives
+        elif isinstance(part, GraftPlace):
+            self.flows[part.id] = forgives
+            for name, bits in part.waits.items():  # it says nothing of these where it is filled with nothing
+                self.add(part.workflow.parts[name], bits & forgives)
 
 
 def tree(workflow: Workflow) -> Tree:
@@ -63,6 +67,12 @@ def _flows(workflow: Workflow, around: tuple[UUID, ...]) -> Iterator[FlowRow]:
         if isinstance(part, Group):
             inside.append(FlowRow((*path, part.id), "group", part.name, len(part.jobs)))
             total += len(part.jobs)
+        elif isinstance(part, GraftPlace):
+            needs = _Needs()
+            for each, bits in part.waits.items():
+                needs.add(workflow.parts[each], bits)
+            row = FlowRow((*path, part.id), "graft", part.name, 0, holders=1, parents=needs.jobs, gates=needs.flows)
+            inside.append(row)
         elif isinstance(part, SubWorkflow):
             rows = list(_flows(part.inner, path))
             inside += rows
@@ -82,7 +92,10 @@ def _members(root: Workflow, workflow: Workflow, before: _Needs) -> Iterator[Mem
             needs.add(workflow.parts[name], bits)
         meta = {**common, "deps": _listed(workflow, part.waits)}
         if isinstance(part, Member):
-            yield _member(part.job, workflow.id, part.name, needs, meta)
+            holds = tuple(
+                each.id for each in workflow.parts.values() if isinstance(each, GraftPlace) and each.by == part.name
+            )
+            yield _member(part.job, workflow.id, part.name, needs, meta, holds)
         elif isinstance(part, Group):
             for number, job in enumerate(part.jobs):
                 yield _member(job, part.id, f"{part.name}/{number}", needs, meta)
@@ -90,10 +103,12 @@ def _members(root: Workflow, workflow: Workflow, before: _Needs) -> Iterator[Mem
             yield from _members(root, part.inner, needs)
 
 
-def _member(job: Job, flow_id: UUID, name: str, needs: _Needs, meta: JSONDict) -> MemberRow:
-    if needs.jobs or needs.flows:
+def _member(
+    job: Job, flow_id: UUID, name: str, needs: _Needs, meta: JSONDict, holds: tuple[UUID, ...] = ()
+) -> MemberRow:
+    if needs.jobs or needs.flows or holds:
         meta = {**meta, READS: True}
-    return MemberRow(job, flow_id, name, needs.jobs, needs.flows, {**meta, "name": name})
+    return MemberRow(job, flow_id, name, needs.jobs, needs.flows, {**meta, "name": name}, holds)
 
 
 def _meta_of(root: Workflow, workflow: Workflow) -> JSONDict:
@@ -119,5 +134,7 @@ def _listed(workflow: Workflow, waits: Mapping[str, int]) -> list[object]:
                 yield name
             elif isinstance(part, SubWorkflow):
                 yield [str(part.inner.id), "*"]
+            elif isinstance(part, GraftPlace):
+                yield from listed([part.by])
 
     return list(listed(waits))[:LISTED]

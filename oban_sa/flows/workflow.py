@@ -11,8 +11,7 @@ from sqlalchemy.orm import Session
 
 from oban_sa.errors import InvalidJob, articled, nearest
 from oban_sa.flows import mermaid
-from oban_sa.flows.names import check_member, check_name
-from oban_sa.flows.parts import Dependencies, Forgive, Group, Member, Part, SubWorkflow, waits
+from oban_sa.flows.parts import Dependencies, Dependency, Forgive, GraftPlace, Group, Member, Part, SubWorkflow, waits
 from oban_sa.flows.results import called
 from oban_sa.flows.tree import tree
 from oban_sa.jobs.answers import Cancel, Record, Snooze
@@ -20,6 +19,7 @@ from oban_sa.jobs.flow import new_id
 from oban_sa.models import Job
 from oban_sa.outbox.flow import stage
 from oban_sa.outbox.flow_rows import Flow, Tree
+from oban_sa.outbox.member import check_member, check_name
 from oban_sa.workers.function import Calls, Function, calls_of
 
 P = ParamSpec("P")
@@ -133,6 +133,18 @@ class Workflow(Flow):
         self.parts[name] = part
         return part
 
+    def graft(self, name: str, *, by: Dependency, deps: Dependencies = (), forgive: Forgive = ()) -> GraftPlace:
+        """Add a place that the member `by` may fill with more members while it runs: `deps().graft(name)`.
+
+        They wait for `by` and for `deps`. What waits for the graft waits for all of them, and for `by`.
+        """
+        listed = [by, *([deps] if isinstance(deps, (str, Part)) else deps)]
+        place = GraftPlace(
+            self, self._free(name), waits(self, name, listed, forgive), by if isinstance(by, str) else by.name
+        )
+        self.parts[name] = place
+        return place
+
     def check(self) -> None:
         """Raise `InvalidJob` for a name that no part has, for a cycle, and for a workflow without members."""
         if not self.parts:
@@ -144,6 +156,10 @@ class Workflow(Flow):
                 )
             if isinstance(part, SubWorkflow):
                 part.inner.check()
+            if isinstance(part, GraftPlace) and not isinstance(filler := self.parts[part.by], Member):
+                raise InvalidJob(
+                    f"the graft {part.name!r} is filled by {filler!r}, and only a single member can do so; name one"
+                )
         try:
             TopologicalSorter({name: part.waits.keys() for name, part in self.parts.items()}).prepare()
         except CycleError as error:

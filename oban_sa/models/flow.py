@@ -18,7 +18,8 @@ class Flow(Base):
     `path` are the ids of the flows around it, the root first, and its own last. The counters include the members of the
     flows inside, and only a settler changes them (`oban_sa.sql.settle`). A flow is over when none is `unfinished`.
     `attempted` are the members that ran at least once, where a callback of a batch waits for that. `callbacks` are the
-    jobs that a batch makes, by event, and `fired` the events of which the job was made.
+    jobs that a batch makes, by event, and `fired` the events of which the job was made. What joins it after
+    `cancelled_at` is cancelled.
     """
 
     __tablename__ = "oban_sa_flows"
@@ -57,6 +58,7 @@ class Flow(Base):
     meta: Mapped[JSONDict] = mapped_column(JSONObject("meta"), server_default=text("'{}'::jsonb"))
     inserted_at: Mapped[datetime] = mapped_column(UTCDateTime, server_default=UTC_NOW)
     started_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    cancelled_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
     completed_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
 
 
@@ -64,7 +66,7 @@ class Ending(Base):
     """A note: look at this job, or at this flow, and book what has become of it.
 
     It says nothing itself, so it does no harm twice, late or in another order. `recount` asks to count a member's
-    dependencies anew, as after a retry.
+    dependencies anew, as after a retry; of a flow it says that it was cancelled.
     """
 
     __tablename__ = "oban_sa_endings"

@@ -3,6 +3,7 @@
 from uuid import UUID
 
 from sqlalchemy import BigInteger, Boolean, Index, Integer, SmallInteger, Text, UniqueConstraint, Uuid, text
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
 from oban_sa.models.base import Base
@@ -14,8 +15,9 @@ class Member(Base):
     `waiting` is the number of its dependencies that are not met yet. NULL: it joined later, and nothing was counted.
     `doomed` says which dependency failed, from then on until the job could be cancelled. `settled` is how the job
     ended, once that was booked: c(ompleted), x (cancelled), d(iscarded) or g(one). `attempted` says whether it was
-    counted as one that ran, where a callback waits for that. `retried` is how often it was
-    counted anew after a retry; its job's meta says how often it was retried.
+    counted as one that ran, where a callback waits for that. `holds` are the grafts that it may fill, which are not
+    over before it has ended. `retried` is how often it was counted anew after a retry; its job's meta says how often it
+    was retried.
     """
 
     __tablename__ = "oban_sa_members"
@@ -32,6 +34,7 @@ class Member(Base):
     doomed: Mapped[str | None] = mapped_column(Text)
     settled: Mapped[str | None] = mapped_column(Text)
     attempted: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
+    holds: Mapped[list[UUID] | None] = mapped_column(ARRAY(Uuid))
     retried: Mapped[int] = mapped_column(Integer, server_default=text("0"))
 
 

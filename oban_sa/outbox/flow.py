@@ -10,7 +10,7 @@ Programs that enqueue no workflow do not import this, and so have no listeners o
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, cast
 from uuid import UUID
 from weakref import WeakKeyDictionary
@@ -28,8 +28,8 @@ from oban_sa.outbox.admission import plain
 from oban_sa.outbox.announcements import schema_of
 from oban_sa.outbox.callbacks import plain_callbacks, templates
 from oban_sa.outbox.enqueue import enqueue_many
-from oban_sa.outbox.flow_rows import Flow, FlowRow, Tree
-from oban_sa.sql.flow import claim, write
+from oban_sa.outbox.flow_rows import Flow, FlowRow, MemberRow, Tree
+from oban_sa.sql.flow import claim, stored, write
 
 _MAPPER: Final = {"mapper": Job.__mapper__}
 
@@ -89,12 +89,12 @@ class StagedFlows:
         for member in tree.members:
             loaded = vars(member.job)
             loaded["meta"] = {**(loaded.get("meta") or {}), **member.meta}
-            if member.waiting:
+            if member.waiting or tree.joins is not None:
                 loaded["state"] = JobState.SUSPENDED
         for row in tree.flows:
             plain_callbacks(row.callbacks, session)
         trigger = None if tree.members else Ending(lane=lane_of(tree.id), flow_id=tree.id)
-        self._staged[tree.id] = _Staged(flow, tree, context, trigger)
+        self._staged[flow.id] = _Staged(flow, tree, context, trigger)
         return trigger
 
     def begin_flush(self, session: Session) -> None:
@@ -102,6 +102,9 @@ class StagedFlows:
         self._claimed = set()
         for each in list(self._staged.values()):
             tree = each.tree
+            if tree.joins is not None:
+                self._leave_out_stored(each, session)
+                continue
             if tree.unique_name is None or not any(part in session for part in each.parts()):
                 continue
             connection = session.connection(bind_arguments=_MAPPER)
@@ -111,10 +114,28 @@ class StagedFlows:
             if made is not None:
                 self._claimed.add(tree.id)
                 continue
-            del self._staged[tree.id]
+            del self._staged[each.flow.id]
             for part in each.parts():
                 if part in session:
                     session.expunge(part)
+
+    def _leave_out_stored(self, staged: _Staged, session: Session) -> None:
+        """Take those that join out of the session whose names are stored: a graft may be repeated."""
+        members = [each for each in staged.tree.members if each.job in session and "id" not in vars(each.job)]
+        if not members:
+            return
+        connection = session.connection(bind_arguments=_MAPPER)
+        given = {"flow": members[0].flow_id, "names": [each.name for each in members]}
+        found = {row.name: row.job_id for row in connection.execute(stored(schema_of(connection)), given)}
+        rest: list[MemberRow] = []
+        for each in members:
+            if each.name in found:
+                session.expunge(each.job)
+                vars(each.job)["id"] = found[each.name]  # the one that has the name, for those that wait for it
+            else:
+                rest.append(each)
+        if found:
+            self._staged[staged.flow.id] = replace(staged, tree=replace(staged.tree, members=tuple(rest)))
 
     def finish_flush(self, session: Session) -> None:
         """Write the flows whose jobs have been written; raises `InvalidJob` where some of a flow's jobs have not."""
@@ -132,7 +153,7 @@ class StagedFlows:
                     "out of the session; a workflow is written as a whole, so leave all its jobs in the session"
                 )
             if not missing or not here:  # what staged it was rolled back
-                del self._staged[each.tree.id]
+                del self._staged[each.flow.id]
         if ready:
             connection = session.connection(bind_arguments=_MAPPER)
             connection.execute(write(schema_of(connection)), _rows(ready, self._claimed))
@@ -145,15 +166,24 @@ def _rows(staged: Iterable[_Staged], claimed: set[UUID]) -> dict[str, str]:
         for flow in each.tree.flows:
             if flow.id not in claimed:
                 rows["flows"].append(_row(flow, each))
-            if not flow.total and (each.trigger is None or flow.id != each.tree.id):
+            if not (flow.total or flow.holders) and (each.trigger is None or flow.id != each.tree.id):
                 rows["endings"].append({"lane": lane_of(each.tree.id), "flow_id": str(flow.id)})
         for member in each.tree.members:
-            child, flow_id = member.job.id, str(member.flow_id)
+            child, joins = member.job.id, each.tree.joins is not None
             rows["members"].append(
-                {"job_id": child, "flow_id": flow_id, "name": member.name, "waiting": member.waiting}
+                {
+                    "job_id": child,
+                    "flow_id": str(member.flow_id),
+                    "name": member.name,
+                    "waiting": None if joins else member.waiting,
+                    "holds": [str(held) for held in member.holds] or None,
+                }
             )
-            for parent, forgives in member.parents.items():
-                rows["edges"].append({"parent_id": parent.id, "child_id": child, "forgives": forgives})
+            if joins:
+                rows["endings"].append({"lane": lane_of(each.tree.id), "job_id": child})
+            parents = {parent.id: forgives for parent, forgives in member.parents.items()}
+            for parent_id, forgives in {**parents, **member.stored}.items():
+                rows["edges"].append({"parent_id": parent_id, "child_id": child, "forgives": forgives})
             for gate, forgives in member.gates.items():
                 rows["gates"].append({"flow_id": str(gate), "child_id": child, "forgives": forgives})
     return {name: dumps(each) for name, each in rows.items()}
@@ -172,9 +202,20 @@ def _row(flow: FlowRow, staged: _Staged) -> JSONDict:
         "lane": lane_of(root),
         "name": flow.name,
         "total": flow.total,
-        "unfinished": flow.total,
+        "unfinished": flow.total + flow.holders,
         "context": context,
         "callbacks": templates(flow.callbacks),
+        "meta": _waits(flow),
+    }
+
+
+def _waits(flow: FlowRow) -> JSONDict:
+    """What those wait for that a graft is filled with, as its meta has it."""
+    if not flow.holders:
+        return {}
+    return {
+        "parents": {str(parent.id): forgives for parent, forgives in flow.parents.items()},
+        "gates": {str(gate): forgives for gate, forgives in flow.gates.items()},
     }
 
 

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
+from oban_sa.jobs.flow import new_id
 from oban_sa.jobs.values import JSONDict
 from oban_sa.models import Job
 
@@ -22,6 +23,11 @@ class FlowRow:
     total: int
     callbacks: Mapping[str, Job] = field(default_factory=dict[str, Job])
     """The jobs that are to be made, by event."""
+    holders: int = 0
+    """Members that may fill it; while one of them has not ended, it is not over."""
+    parents: Mapping[Job, int] = field(default_factory=dict[Job, int])
+    gates: Mapping[UUID, int] = field(default_factory=dict[UUID, int])
+    """What those wait for that it is filled with, and the bits of what is forgiven each."""
 
     @property
     def id(self) -> UUID:
@@ -39,6 +45,10 @@ class MemberRow:
     parents: Mapping[Job, int]
     gates: Mapping[UUID, int]
     meta: JSONDict
+    holds: tuple[UUID, ...] = ()
+    """The grafts that it may fill."""
+    stored: Mapping[int, int] = field(default_factory=dict[int, int])
+    """As `parents`, those that were stored before, by the ids of their jobs."""
 
     @property
     def waiting(self) -> int:
@@ -48,18 +58,22 @@ class MemberRow:
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """A flow with all the flows inside, the root first, and their members, in the order in which they were added."""
+    """A flow with all the flows inside, the root first, and their members, in the order in which they were added.
+
+    With `joins`, the id of a root, there are no flows: the members join what is stored already.
+    """
 
     flows: tuple[FlowRow, ...]
     members: tuple[MemberRow, ...]
     unique_name: str | None = None
     context: object = None
     """What all members can read, to be made JSON of."""
+    joins: UUID | None = None
 
     @property
     def id(self) -> UUID:
         """The id of the root."""
-        return self.flows[0].id
+        return self.flows[0].id if self.joins is None else self.joins
 
 
 class Flow:
@@ -73,3 +87,10 @@ class Flow:
     def stage(self, session: Session) -> None:
         """Stage it in a session; raises `InvalidJob` where it can't be enqueued as it is."""
         raise NotImplementedError
+
+
+class Joining(Flow):
+    """Members that join a flow which is stored already, written as if they were one."""
+
+    def __init__(self) -> None:
+        self.id = new_id()

@@ -114,7 +114,8 @@ def _frames() -> Iterator[FrameType]:
     for _ in range(_FRAMES):
         if frame is None:
             within = within and within.parent
-            frame = within and within.gr_frame
+            # A thread that stands in for one, where a synchronous session sends on the loop, has no frame to show.
+            frame = getattr(within, "gr_frame", None)
         if frame is None:
             return
         yield frame

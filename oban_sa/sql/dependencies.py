@@ -27,8 +27,9 @@ def dependencies(schema: str) -> TextClause:
     """What one member waited for, and the context of its workflow.
 
     Rows of `kind`, `name`, `depth`, `flow_id`, `total`, `state`, `recorded` and `size`. The kind is `job`, the kind of
-    a flow that was waited for as a whole, or `context`, whose `recorded` is JSON. `state` is a letter as in
-    `oban_sa_members.settled`. `depth` is that of the flow that the name stands in: of two alike the deeper is meant.
+    a flow that was waited for as a whole, `place`, a graft that it may fill, or `context`; `recorded` of the last two
+    is JSON. `state` is a letter as in `oban_sa_members.settled`. `depth` is that of the flow that the name stands in:
+    of two alike the deeper is meant.
     `size` are the characters that were recorded, NULL where nothing was or the job is gone; what has more than `large`
     is left out. Parameters: `job`, `limit` of the jobs, and `large`.
     """
@@ -59,6 +60,12 @@ def dependencies(schema: str) -> TextClause:
             CASE WHEN w.discarded > 0 THEN 'd' WHEN w.cancelled > 0 THEN 'x' ELSE 'c' END, NULL, NULL
         FROM {s}.oban_sa_gates g JOIN {s}.oban_sa_flows w ON w.id = g.flow_id
         WHERE g.child_id = (SELECT job_id FROM me)
+        UNION ALL
+        SELECT 'place', w.name, 0, w.id, NULL, NULL, CAST(jsonb_build_object('root', w.root_id) || w.meta AS text), NULL
+        FROM {s}.oban_sa_members m
+        CROSS JOIN LATERAL unnest(m.holds) AS held(id)
+        JOIN {s}.oban_sa_flows w ON w.id = held.id
+        WHERE m.job_id = CAST(:job AS bigint)
         UNION ALL
         SELECT 'context', NULL, 0, r.id, NULL, NULL, CAST(r.context AS text), NULL
         FROM {s}.oban_sa_flows r WHERE r.id = (SELECT root_id FROM me) AND r.context IS NOT NULL

@@ -13,6 +13,7 @@ from sqlalchemy import (
     Table,
     Text,
     TextClause,
+    Uuid,
     bindparam,
     cast,
     insert,
@@ -21,6 +22,7 @@ from sqlalchemy import (
     select,
     text,
 )
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from oban_sa.catalog.names import in_text
 from oban_sa.jobs.flow import ATTEMPT, ENDED, LANE, LANES
@@ -82,6 +84,15 @@ def claim(schema: str) -> TextClause:
     return text(f"{inserted} {free} RETURNING id").bindparams(bindparam("flows", type_=Text()))
 
 
+@lru_cache(maxsize=16)
+def stored(schema: str) -> TextClause:
+    """Those of a flow's members that have some names: `name`, `job_id`. Parameters: `flow`, and `names`, an array."""
+    return text(
+        f"SELECT name, job_id FROM {in_text(schema)}.oban_sa_members "  # noqa: S608 - the name of the schema is quoted
+        "WHERE flow_id = CAST(:flow AS uuid) AND name = ANY (CAST(:names AS text[]))"
+    ).bindparams(bindparam("flow", type_=Uuid()), bindparam("names", type_=ARRAY(Text())))
+
+
 def _insert(schema: str, table: str, columns: Mapping[str, str]) -> str:
     names, types = ", ".join(columns), ", ".join(f"{name} {type_}" for name, type_ in columns.items())
     # All of it is written here, but for the name of the schema, which is quoted.
@@ -103,9 +114,10 @@ _COLUMNS: Final[dict[str, dict[str, str]]] = {
         "unfinished": "integer",
         "context": "jsonb",
         "callbacks": "jsonb",
+        "meta": "jsonb",
     },
-    "members": {"job_id": "bigint", "flow_id": "uuid", "name": "text", "waiting": "integer"},
+    "members": {"job_id": "bigint", "flow_id": "uuid", "name": "text", "waiting": "integer", "holds": "uuid[]"},
     "edges": {"parent_id": "bigint", "child_id": "bigint", "forgives": "smallint"},
     "gates": {"flow_id": "uuid", "child_id": "bigint", "forgives": "smallint"},
-    "endings": {"lane": "smallint", "flow_id": "uuid"},
+    "endings": {"lane": "smallint", "job_id": "bigint", "flow_id": "uuid"},
 }

@@ -20,6 +20,15 @@ younger than the lock: it must see what the settler before has booked. So the lo
 PostgreSQL changes no row twice in one statement and drops the second change without a word. So a member that ended in
 the same statement as one it waits for is left out of `children`, and one that is counted anew is left out too.
 
+What joins later, a graft or one that is appended, is written with `waiting` NULL and a note. A graft is one more
+unfinished for the member that may fill it, its holder. When that ends, what it has grafted is counted in the same
+statement, whichever notes are found first. A flow is over only if its row can be locked: a transaction that appends to
+it has a share of that lock. A note of a flow with `recount` says that it was cancelled: then what is left of it is
+cancelled, and what joins later.
+
+Ids of notes are in order within a transaction, and one may be committed after others with higher ids. So notes of a
+retry, which have to be booked in their order, are left until all notes of the lane are looked for.
+
 A retry of members resets their jobs, and asks by a note to count them anew. Before that note is booked, `waiting` is
 that of the time before, and an older note must not release the job by it. So a job says in its meta how often it was
 retried, and its member how often that was counted.
@@ -101,9 +110,11 @@ def _now(counter: str) -> str:
 
 _COUNTERS: Final = ("total", "unfinished", "completed", "cancelled", "discarded", "attempted")
 
-_OVER: Final = f"{_now('unfinished')} = 0"
+_OVER: Final = _now("unfinished") + " = 0 AND (f.completed_at IS NOT NULL OR f.id IN (SELECT id FROM closable))"
 
 _SUCCESS: Final = f"{_now('completed')} = {_now('total')}"
+
+_CANCELLED: Final = "the workflow was cancelled"
 
 _HAPPENS: Final = {
     "on_success": f"{_OVER} AND {_SUCCESS}",
@@ -121,6 +132,7 @@ due AS MATERIALIZED (
     DELETE FROM {{s}}.oban_sa_endings WHERE lane = CAST(:lane AS smallint) AND id = ANY (ARRAY(
         SELECT id FROM {{s}}.oban_sa_endings
         WHERE lane = CAST(:lane AS smallint) AND id > CAST(:after AS bigint)
+            AND (CAST(:after AS bigint) = 0 OR NOT recount)
         ORDER BY id LIMIT CAST(:limit AS integer)
     ))
     RETURNING id, job_id, flow_id, recount
@@ -128,9 +140,16 @@ due AS MATERIALIZED (
 noted AS MATERIALIZED (
     SELECT job_id, bool_or(recount) AS recount FROM due WHERE job_id IS NOT NULL GROUP BY job_id
 ),
+mine AS MATERIALIZED (
+    SELECT m.job_id, m.flow_id, m.name, m.waiting, m.doomed, m.settled, m.attempted, m.holds, n.recount
+    FROM noted n JOIN {{s}}.oban_sa_members m ON m.job_id = n.job_id
+),
+cut AS MATERIALIZED (
+    SELECT DISTINCT flow_id FROM due WHERE flow_id IS NOT NULL AND recount
+),
 found AS MATERIALIZED (
-    SELECT m.job_id, m.flow_id, m.name, m.waiting, m.doomed, m.settled AS before, m.waiting IS NULL AS joined,
-        n.recount OR m.waiting IS NULL AS recounted,
+    SELECT m.job_id, m.flow_id, m.name, m.waiting, m.doomed, m.settled AS before, m.holds, m.waiting IS NULL AS joined,
+        m.recount OR m.waiting IS NULL AS recounted, m.recount AS retrying,
         NOT m.attempted AND (
             j.id IS NULL
             OR j.meta ? '{ATTEMPT}' AND (j.attempt > 0 OR CAST(j.state AS text) IN ('cancelled', 'discarded'))
@@ -144,12 +163,18 @@ found AS MATERIALIZED (
             WHEN CAST(j.state AS text) = 'cancelled' THEN 'x'
             WHEN CAST(j.state AS text) = 'discarded' THEN 'd'
             WHEN j.id IS NULL THEN coalesce(m.settled, 'g')
-            WHEN n.recount THEN NULL
+            WHEN m.recount THEN NULL
             ELSE m.settled
         END AS after
-    FROM noted n
-    JOIN {{s}}.oban_sa_members m ON m.job_id = n.job_id
-    LEFT JOIN {{s}}.oban_jobs j ON j.id = n.job_id
+    FROM (
+        SELECT * FROM mine
+        UNION ALL
+        SELECT g.job_id, g.flow_id, g.name, g.waiting, g.doomed, g.settled, g.attempted, g.holds, false
+        FROM (SELECT DISTINCT unnest(holds) AS id FROM mine WHERE holds IS NOT NULL) AS held
+        JOIN {{s}}.oban_sa_members g ON g.flow_id = held.id AND g.waiting IS NULL
+        WHERE g.job_id NOT IN (SELECT job_id FROM mine)
+    ) AS m
+    LEFT JOIN {{s}}.oban_jobs j ON j.id = m.job_id
 ),
 sums AS MATERIALIZED (
     SELECT flow_id,
@@ -160,29 +185,40 @@ sums AS MATERIALIZED (
         count(*) FILTER (WHERE after = 'x') - count(*) FILTER (WHERE before = 'x') AS cancelled,
         count(*) FILTER (WHERE after IN ('d', 'g')) - count(*) FILTER (WHERE before IN ('d', 'g')) AS discarded,
         count(*) FILTER (WHERE attempted) AS attempted,
-        min(attempted_at) AS started_at
+        min(attempted_at) AS started_at, bool_or(retrying) AS retried
     FROM found WHERE joined OR attempted OR before IS DISTINCT FROM after GROUP BY flow_id
     UNION ALL
-    SELECT DISTINCT flow_id, 0, 0, 0, 0, 0, 0, CAST(NULL AS timestamp) FROM due WHERE flow_id IS NOT NULL
+    SELECT DISTINCT flow_id, 0, 0, 0, 0, 0, 0, CAST(NULL AS timestamp), false FROM due WHERE flow_id IS NOT NULL
 ),
 around AS MATERIALIZED (
-    SELECT each.id, {", ".join(f"CAST(sum(x.{name}) AS integer) AS {name}" for name in _COUNTERS)},
-        min(x.started_at) AS started_at
-    FROM sums x
-    JOIN {{s}}.oban_sa_flows f ON f.id = x.flow_id
-    CROSS JOIN LATERAL unnest(f.path) AS each(id)
-    GROUP BY each.id
+    SELECT id, {", ".join(f"CAST(sum({name}) AS integer) AS {name}" for name in _COUNTERS)},
+        min(started_at) AS started_at, bool_or(retried) AS retried
+    FROM (
+        SELECT each.id, {", ".join(f"x.{name}" for name in _COUNTERS)}, x.started_at, x.retried
+        FROM sums x
+        JOIN {{s}}.oban_sa_flows f ON f.id = x.flow_id
+        CROSS JOIN LATERAL unnest(f.path) AS each(id)
+        UNION ALL
+        SELECT each.id, 0, CAST(f.after IS NULL AS integer) - CAST(f.before IS NULL AS integer), 0, 0, 0, 0, NULL, false
+        FROM found f CROSS JOIN LATERAL unnest(f.holds) AS each(id)
+    ) AS each GROUP BY id
+),
+closable AS MATERIALIZED (
+    SELECT f.id FROM {{s}}.oban_sa_flows f
+    WHERE f.completed_at IS NULL AND f.id = ANY (ARRAY(
+        SELECT a.id FROM around a JOIN {{s}}.oban_sa_flows o ON o.id = a.id WHERE o.unfinished + a.unfinished = 0
+    ))
+    FOR UPDATE SKIP LOCKED
 ),
 counted AS MATERIALIZED (
     UPDATE {{s}}.oban_sa_flows f SET
         {", ".join(f"{name} = {_now(name)}" for name in _COUNTERS)},
         started_at = least(f.started_at, a.started_at),
-        completed_at = CASE
-            WHEN {_now("unfinished")} = 0
-            THEN coalesce(f.completed_at, timezone('UTC', clock_timestamp()))
-        END,
-        unique_name = CASE
-            WHEN f.completed_at IS NULL AND {_now("unfinished")} > 0 THEN f.unique_name
+        completed_at = CASE WHEN {_OVER} THEN coalesce(f.completed_at, timezone('UTC', clock_timestamp())) END,
+        unique_name = CASE WHEN f.completed_at IS NULL AND NOT ({_OVER}) THEN f.unique_name END,
+        cancelled_at = CASE
+            WHEN f.id IN (SELECT flow_id FROM cut) THEN coalesce(f.cancelled_at, timezone('UTC', clock_timestamp()))
+            WHEN NOT a.retried THEN f.cancelled_at
         END,
         fired = CASE WHEN f.callbacks IS NULL THEN f.fired ELSE f.fired || ARRAY(
             SELECT e.name FROM (VALUES {", ".join(f"('{name}', {when})" for name, when in _HAPPENS.items())})
@@ -191,7 +227,8 @@ counted AS MATERIALIZED (
         ) END
     FROM around a JOIN {{s}}.oban_sa_flows o ON o.id = a.id
     WHERE f.id = a.id
-    RETURNING f.id, f.kind, f.name, f.callbacks, f.fired[cardinality(o.fired) + 1:] AS events,
+    RETURNING f.id, f.kind, f.name, f.unfinished, f.completed_at,
+        f.callbacks, f.fired[cardinality(o.fired) + 1:] AS events,
         {_of_flow("o.completed_at", "o")} AS before, {_of_flow("f.completed_at", "f")} AS after
 ),
 called AS (
@@ -242,7 +279,24 @@ needs AS MATERIALIZED (
             LEFT JOIN counted c ON c.id = g.flow_id
             WHERE f.recounted
         ) AS dependency
+        UNION ALL
+        SELECT f.job_id, false, '{_CANCELLED}'
+        FROM found f
+        JOIN {{s}}.oban_sa_flows w ON w.id = f.flow_id
+        JOIN {{s}}.oban_sa_flows a ON a.id = ANY (w.path)
+        WHERE f.joined AND (a.cancelled_at IS NOT NULL OR a.id IN (SELECT flow_id FROM cut))
     ) AS each GROUP BY child_id
+),
+stray AS MATERIALIZED (
+    SELECT m.job_id FROM (
+        SELECT flow_id AS id FROM cut
+        UNION
+        SELECT f.id FROM cut
+        JOIN {{s}}.oban_sa_flows c ON c.id = cut.flow_id
+        JOIN {{s}}.oban_sa_flows f ON f.root_id = c.root_id AND f.id <> f.root_id AND c.id = ANY (f.path)
+    ) AS inside
+    JOIN {{s}}.oban_sa_members m ON m.flow_id = inside.id
+    WHERE m.settled IS NULL AND m.waiting IS NOT NULL AND m.job_id NOT IN (SELECT job_id FROM found)
 ),
 booked AS (
     UPDATE {{s}}.oban_sa_members m SET settled = f.after, attempted = m.attempted OR f.attempted FROM found f
@@ -271,17 +325,23 @@ ready AS MATERIALIZED (
         UNION ALL
         SELECT job_id, waiting, doomed FROM found
         WHERE suspended AND NOT recounted AND job_id NOT IN (SELECT child_id FROM met)
+        UNION ALL
+        SELECT job_id, 0, '{_CANCELLED}' FROM stray
     ) AS each WHERE waiting <= 0 OR doomed IS NOT NULL GROUP BY job_id
 ),
 free AS MATERIALIZED (
     SELECT j.id FROM {{s}}.oban_jobs j
-    WHERE j.id = ANY (ARRAY(SELECT job_id FROM ready)) AND CAST(j.state AS text) = 'suspended'
-        AND (
-            NOT j.meta ? '{RETRIED}' OR j.id IN (SELECT job_id FROM recounted)
-            OR j.meta ->> '{RETRIED}' = (
-                SELECT CAST(m.retried AS text) FROM {{s}}.oban_sa_members m WHERE m.job_id = j.id
+    WHERE j.id = ANY (ARRAY(SELECT job_id FROM ready))
+        AND CASE
+            WHEN j.id IN (SELECT job_id FROM stray)
+            THEN CAST(j.state AS text) IN ('suspended', 'available', 'scheduled', 'retryable')
+            ELSE CAST(j.state AS text) = 'suspended' AND (
+                NOT j.meta ? '{RETRIED}' OR j.id IN (SELECT job_id FROM recounted)
+                OR j.meta ->> '{RETRIED}' = (
+                    SELECT CAST(m.retried AS text) FROM {{s}}.oban_sa_members m WHERE m.job_id = j.id
+                )
             )
-        )
+        END
     FOR UPDATE SKIP LOCKED
 ),
 released AS (
@@ -308,10 +368,12 @@ cancelled AS (
     RETURNING j.id
 ),
 again AS (
-    INSERT INTO {{s}}.oban_sa_endings (lane, job_id)
-    SELECT CAST(:lane AS smallint), id FROM cancelled
+    INSERT INTO {{s}}.oban_sa_endings (lane, job_id, flow_id)
+    SELECT CAST(:lane AS smallint), id, CAST(NULL AS uuid) FROM cancelled
     UNION ALL
-    SELECT CAST(:lane AS smallint), r.job_id
+    SELECT CAST(:lane AS smallint), NULL, id FROM counted WHERE unfinished = 0 AND completed_at IS NULL
+    UNION ALL
+    SELECT CAST(:lane AS smallint), r.job_id, NULL
     FROM ready r JOIN {{s}}.oban_jobs j ON j.id = r.job_id AND CAST(j.state AS text) = 'suspended'
     WHERE r.job_id NOT IN (SELECT id FROM free)
     RETURNING 1

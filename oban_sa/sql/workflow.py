@@ -21,17 +21,21 @@ STATUS: Final = (
 """What is told of each flow; moments are naive, in UTC, and `duration` is in seconds."""
 
 
+_DURATION: Final = (
+    "CAST(extract(epoch FROM coalesce(completed_at, timezone('UTC', clock_timestamp())) - started_at) AS float8) "
+    "AS duration"
+)
+"""Of columns that were read already: PostgreSQL refuses to subtract what is infinite."""
+
+
 @lru_cache(maxsize=16)
 def status(schema: str) -> TextClause:
     """A flow and all flows inside of it, itself first: rows of `STATUS`. Parameter: `id`."""
-    columns = ", ".join(_readable(name) if name.endswith("_at") else f"f.{name}" for name in STATUS[:-1])
-    # What was read is what is subtracted: PostgreSQL refuses to subtract what is infinite.
-    span = "coalesce(completed_at, timezone('UTC', clock_timestamp())) - started_at"
     flows = f"{in_text(schema)}.oban_sa_flows"
     return text(
         f"""
-        SELECT *, CAST(extract(epoch FROM {span}) AS float8) AS duration FROM (
-            SELECT {columns} FROM {flows} f WHERE f.id = CAST(:id AS uuid) OR (
+        SELECT *, {_DURATION} FROM (
+            SELECT {_columns()} FROM {flows} f WHERE f.id = CAST(:id AS uuid) OR (
                 f.id <> f.root_id AND f.root_id = (SELECT root_id FROM {flows} WHERE id = CAST(:id AS uuid))
                 AND CAST(:id AS uuid) = ANY (f.path)
             )
@@ -41,11 +45,87 @@ def status(schema: str) -> TextClause:
     ).bindparams(bindparam("id", type_=Uuid()))
 
 
+def _columns() -> str:
+    return ", ".join(_readable(name) if name.endswith("_at") else f"f.{name}" for name in STATUS[:-1])
+
+
 def _readable(name: str) -> str:
     return (
         f"CASE WHEN f.{name} > {LATEST} THEN {LATEST} WHEN f.{name} < {EARLIEST} THEN {EARLIEST} ELSE f.{name} END "
         f"AS {name}"
     )
+
+
+@lru_cache(maxsize=16)
+def newest(schema: str) -> TextClause:
+    """The newest workflows and batches, without those inside others: rows of `STATUS`, at most `limit` of them.
+
+    Parameters: `limit`; `name` and `state`, either of which may be NULL.
+    """
+    state = (
+        "CASE WHEN f.completed_at IS NULL THEN 'executing' WHEN f.discarded > 0 THEN 'discarded' "
+        "WHEN f.cancelled > 0 THEN 'cancelled' ELSE 'completed' END"
+    )
+    return text(
+        f"""
+        SELECT *, {_DURATION} FROM (
+            SELECT {_columns()} FROM {in_text(schema)}.oban_sa_flows f
+            WHERE f.id = f.root_id
+                AND (CAST(:name AS text) IS NULL OR f.name = CAST(:name AS text))
+                AND (CAST(:state AS text) IS NULL OR {state} = CAST(:state AS text))
+            ORDER BY f.id DESC LIMIT CAST(:limit AS integer)
+        ) AS f
+        ORDER BY id DESC
+        """  # noqa: S608 - the name of the schema is quoted
+    ).bindparams(bindparam("name", type_=Text()), bindparam("state", type_=Text()), bindparam("limit", type_=Integer()))
+
+
+@lru_cache(maxsize=16)
+def open_for(schema: str) -> TextClause:
+    """Keep a flow from being over until this transaction ends: rows of it and of those around it, the root first.
+
+    Columns: `id`, `root_id`, `path`, `kind`, `name`, `completed_at`, `has_context`, and `on_attempt`, whether a
+    callback waits for attempts. Waits for a settler that is just closing it. Parameter: `flow`.
+    """
+    flows = f"{in_text(schema)}.oban_sa_flows"
+    return text(
+        f"""
+        SELECT f.id, f.root_id, f.path, f.kind, f.name, f.completed_at, f.context IS NOT NULL AS has_context,
+            f.callbacks -> 'on_attempt' IS NOT NULL AS on_attempt
+        FROM {flows} f
+        WHERE f.id = ANY (ARRAY(SELECT unnest(path) FROM {flows} WHERE id = CAST(:flow AS uuid)))
+        ORDER BY cardinality(f.path)
+        FOR KEY SHARE
+        """  # noqa: S608 - the name of the schema is quoted
+    ).bindparams(bindparam("flow", type_=Uuid()))
+
+
+@lru_cache(maxsize=16)
+def parts(schema: str) -> TextClause:
+    """The members of a flow, and the flows right inside it, that have some names: `name`, `job_id` or `flow_id`.
+
+    Parameters: `flow`, and `names`, an array.
+    """
+    s = in_text(schema)
+    return text(
+        f"""
+        SELECT name, job_id, CAST(NULL AS uuid) AS flow_id FROM {s}.oban_sa_members
+        WHERE flow_id = CAST(:flow AS uuid) AND name = ANY (CAST(:names AS text[]))
+        UNION ALL
+        SELECT name, NULL, id FROM {s}.oban_sa_flows
+        WHERE id <> root_id AND root_id = (SELECT root_id FROM {s}.oban_sa_flows WHERE id = CAST(:flow AS uuid))
+            AND path[cardinality(path) - 1] = CAST(:flow AS uuid) AND name = ANY (CAST(:names AS text[]))
+        """  # noqa: S608 - the name of the schema is quoted
+    ).bindparams(bindparam("flow", type_=Uuid()), bindparam("names", type_=ARRAY(Text())))
+
+
+@lru_cache(maxsize=16)
+def cut(schema: str) -> TextClause:
+    """Note that a flow was cancelled, so that what joins it later is cancelled too. Parameters: `lane`, `flow`."""
+    return text(
+        f"INSERT INTO {in_text(schema)}.oban_sa_endings (lane, flow_id, recount) "  # noqa: S608 - quoted
+        "VALUES (CAST(:lane AS smallint), CAST(:flow AS uuid), true)"
+    ).bindparams(bindparam("lane", type_=Integer()), bindparam("flow", type_=Uuid()))
 
 
 @lru_cache(maxsize=16)

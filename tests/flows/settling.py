@@ -144,9 +144,9 @@ def note(connection: Connection, root: UUID, jobs: Iterable[int]) -> None:
         connection.execute(text("INSERT INTO oban_sa_endings (lane, job_id) VALUES (:lane, :job)"), given)
 
 
-def book(engine: Engine, root: UUID, *, limit: int = 1000) -> int:
+def book(engine: Engine, root: UUID, *, limit: int = 1000, after: int = 0) -> int:
     """Book all notes of the lane of a tree, so many at once; how many statements it took."""
-    given = {"lane": lane_of(root), "limit": limit, "after": 0, "channel": "", "announcing": False}
+    given = {"lane": lane_of(root), "limit": limit, "after": after, "channel": "", "announcing": False}
     statements = 0
     while True:
         with engine.begin() as connection:

@@ -8,6 +8,7 @@ import random
 import pytest
 from sqlalchemy import Engine, text
 
+from oban_sa import Job, chain
 from oban_sa.jobs.flow import lane_of
 from oban_sa.sql.workflow import retry
 from tests.flows.settling import Model, book, compare, note, random_flow, written
@@ -75,3 +76,22 @@ def change(connection: object, job: int, state: str) -> None:
     connection.execute(  # type: ignore[attr-defined]
         text("UPDATE oban_jobs SET state = CAST(:state AS oban_job_state) WHERE id = :id"), {"id": job, "state": state}
     )
+
+
+def test_what_is_retried_is_booked_in_its_order_though_notes_of_others_were_in_between(sync_engine: Engine) -> None:
+    flow = chain(Job("w"), Job("w"))
+    first, second = [member.job.id for member in written(sync_engine, flow).members]
+    for each in (first, second):
+        with sync_engine.begin() as connection:
+            change(connection, each, "completed")
+            note(connection, flow.id, [each])
+        book(sync_engine, flow.id)
+    with sync_engine.begin() as connection:
+        given = {"ids": [first, second], "attempts": 1, "lane": lane_of(flow.id), "states": ["completed"]}
+        connection.execute(retry("public"), given)
+        [of_first] = connection.scalars(text("SELECT id FROM oban_sa_endings WHERE job_id = :id"), {"id": first})
+    book(sync_engine, flow.id, after=of_first)  # one with an id right behind it was booked while this was open
+    book(sync_engine, flow.id)
+    with sync_engine.connect() as connection:
+        found = connection.execute(text("SELECT state::text FROM oban_jobs ORDER BY id")).scalars().all()
+    assert found == ["available", "suspended"]

@@ -6,7 +6,9 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from oban_sa import Batch, Cancel, Job, Oban, Workflow, enqueue
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from oban_sa import Batch, Cancel, Job, Oban, Workflow, chain, deps, enqueue
 from oban_sa.jobs.flow import EVENTS
 from oban_sa.workers import Registry, job
 from tests.runner.conftest import Harness
@@ -123,3 +125,73 @@ async def test_batches_on_three_nodes_make_one_job_for_each_event(harness: Harne
         expected += [(str(each.id), event) for event in events]
     assert sorted(map(tuple, found)) == sorted(expected)
     assert await harness.sql(RECOUNT) == []
+
+
+EARLY_JOIN = """
+SELECT c.id FROM oban_sa_gates g JOIN oban_jobs c ON c.id = g.child_id
+JOIN oban_sa_members m ON m.flow_id = g.flow_id JOIN oban_jobs j ON j.id = m.job_id
+WHERE c.attempted_at IS NOT NULL AND (j.completed_at IS NULL OR c.attempted_at < j.completed_at)
+"""
+
+
+async def test_grafts_that_fail_and_are_retried_on_three_nodes(harness: Harness, registry: Registry) -> None:
+    @job(registry=registry, backoff=0)
+    async def split(job: Job, session: AsyncSession, count: int, fails: bool) -> None:
+        graft = deps().graft("pages")
+        for number in range(count):
+            graft.add(str(number), work.new())
+        enqueue(session, graft)
+        await session.flush()
+        if fails and job.attempt == 1:
+            raise ValueError
+
+    @job(registry=registry)
+    async def work() -> None: ...
+
+    chance = random.Random(7)
+    total = 0
+    async with harness.sessions.begin() as session:
+        for _ in range(100):
+            flow = Workflow()
+            count = chance.choice([0, 1, 5])
+            flow.add("split", split.new(count, chance.random() < 0.2))
+            flow.add("other", work.new())
+            flow.graft("pages", by="split")
+            flow.add("join", work.new(), deps=["other", "pages"])
+            enqueue(session, flow)
+            total += count + 3
+
+    async def over() -> None:
+        assert await harness.sql("SELECT id FROM oban_sa_flows WHERE completed_at IS NULL") == []
+
+    async with harness.runner(node="a"), harness.runner(node="b"), harness.runner(node="c"):
+        await eventually(over, 60)
+    assert await harness.states() == {"completed": total}
+    assert await harness.sql(EARLY_JOIN) == []
+    assert await harness.sql(RECOUNT) == []
+
+
+async def test_a_transaction_that_appends_holds_up_no_other_member(harness: Harness, registry: Registry) -> None:
+    @job(registry=registry)
+    async def work() -> None: ...
+
+    flow = chain(*(work.new() for _ in range(20)))
+    client = Oban(harness.engine)
+    async with harness.sessions.begin() as session:
+        enqueue(session, flow)
+    async with harness.sessions() as session:
+        await client.append(session, flow.id, "late", work.new(), deps="20")
+
+        async def all_others() -> None:
+            status = await client.workflow(flow)
+            assert (status.completed, status.unfinished, status.state) == (20, 0, "executing")
+
+        async with harness.runner(node="a"), harness.runner(node="b"):
+            await eventually(all_others, 30)
+            await session.commit()
+
+            async def over() -> None:
+                status = await client.workflow(flow)
+                assert (status.completed, status.total, status.state) == (21, 21, "completed")
+
+            await eventually(over, 30)

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import datetime
 
-from oban_sa.cli._output import compact, 
-from oban_sa.describe.spans import moment
+from oban_sa.cli._output import compact
 from oban_sa.client.journal import Journal, JournalEntry
+from oban_sa.describe.spans import moment
 
 
 def journal_as_json(journal: Journal) -> dict[str, object]:

@@ -65,6 +65,7 @@ def up(operations: Operations, schema: str) -> None:
             meta jsonb NOT NULL DEFAULT '{{}}'::jsonb,
             inserted_at timestamp without time zone NOT NULL DEFAULT timezone('UTC', now()),
             started_at timestamp without time zone,
+            cancelled_at timestamp without time zone,
             completed_at timestamp without time zone
         ) WITH (fillfactor = 50)
         """,
@@ -88,6 +89,7 @@ def up(operations: Operations, schema: str) -> None:
             doomed text,
             settled text,
             attempted boolean NOT NULL DEFAULT false,
+            holds uuid[],
             retried integer NOT NULL DEFAULT 0,
             CONSTRAINT oban_sa_members_flow_id_name_key UNIQUE (flow_id, name)
         ) WITH (fillfactor = 85)

@@ -278,6 +278,9 @@ class SessionInThread(AttemptSession):
                 connections.invalidate()
         finally:
             try:
+                # First, so that nothing is said of jobs that are not written: in this call no error is seen that tells
+                # why, and what an attempt that succeeded has in its session is written by now.
+                session.expunge_all()
                 session.close()
             finally:
                 if connections is not None:

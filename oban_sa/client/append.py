@@ -1,0 +1,74 @@
+"""Add a job to a workflow or a batch that is stored already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from uuid import UUID
+
+from sqlalchemy import RowMapping
+
+from oban_sa.client.transactions import Work
+from oban_sa.errors import InvalidJob, WorkflowNotFound
+from oban_sa.jobs.flow import ATTEMPT, LANE, READS, lane_of
+from oban_sa.jobs.values import JSONDict
+from oban_sa.models import Job
+from oban_sa.outbox.flow import stage
+from oban_sa.outbox.flow_rows import Joining, MemberRow, Tree
+from oban_sa.outbox.member import check_member, check_name
+from oban_sa.sql.workflow import open_for, parts
+
+
+def append(work: Work, flow: UUID, name: str, job: Job, *, deps: str | Iterable[str], forgive: int) -> Job:
+    """Write a job that joins a flow, in the session of `work`, and return it.
+
+    Raises `InvalidJob` where the flow is over, and for names that are taken or unknown; `WorkflowNotFound`.
+    """
+    check_name(name, "a member")
+    check_member(job, name)
+    names = [deps] if isinstance(deps, str) else list(deps)
+    around = list(work.execute(open_for(work.schema), {"flow": flow}).mappings())
+    if not around:
+        raise WorkflowNotFound(f"no workflow in schema {work.schema!r} has the id {flow}; it was pruned, or never was")
+    own = around[-1]
+    if own["kind"] not in ("workflow", "batch"):
+        raise InvalidJob(f"{flow} is a {own['kind']} in a workflow; append to that: {own['path'][-2]}")
+    if own["completed_at"] is not None:
+        raise InvalidJob(f"the {own['kind']} {flow} is over, and takes no more jobs; enqueue {name!r} by itself")
+    given = {"flow": flow, "names": [name, *names]}
+    found = {row["name"]: row for row in work.execute(parts(work.schema), given).mappings()}
+    if name in found:
+        raise InvalidJob(f"the {own['kind']} {flow} has a part {name!r} already; each name stands once")
+    for each in names:
+        if each not in found:
+            raise InvalidJob(f"{name!r} waits for {each!r}, which is no part of the {own['kind']} {flow}")
+    member = MemberRow(
+        job=job,
+        flow_id=flow,
+        name=name,
+        parents={},
+        gates={found[each]["flow_id"]: forgive for each in names if found[each]["flow_id"] is not None},
+        meta=_meta(around, name, names),
+        stored={found[each]["job_id"]: forgive for each in names if found[each]["job_id"] is not None},
+    )
+    stage(work.session, Joining(), Tree(flows=(), members=(member,), joins=own["root_id"]))
+    work.session.flush()
+    return job
+
+
+def _meta(around: list[RowMapping], name: str, deps: list[str]) -> JSONDict:
+    """Return what the meta of a member has, as of one that was written with its flow."""
+    own = around[-1]
+    meta: JSONDict = {LANE: lane_of(own["root_id"])}
+    if own["kind"] == "batch":
+        meta |= {"batch": True, "batch_id": str(own["id"])}
+        if own["on_attempt"]:
+            meta[ATTEMPT] = True
+    else:
+        meta |= {"workflow": True, "workflow_id": str(own["id"]), "name": name, "deps": deps}
+        if own["name"] is not None:
+            meta["workflow_name"] = own["name"]
+        if len(around) > 1:
+            meta |= {"sup_workflow_id": str(around[-2]["id"]), "sub_name": own["name"]}
+    if deps or around[0]["has_context"]:
+        meta[READS] = True
+    return meta
