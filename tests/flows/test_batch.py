@@ -91,6 +91,11 @@ def test_an_attempt_that_is_put_off_does_not_count(sync_engine: Engine) -> None:
     assert run(sync_engine, batch("snooze", "well")) == []
 
 
+def test_one_that_ran_twice_counts_once(sync_engine: Engine) -> None:
+    FAILING.add("fail")
+    assert run(sync_engine, batch("fail", "snooze"), with_retries=True) == ["on_discard"]
+
+
 async def test_a_batch_that_failed_and_is_retried_is_successful_then(sync_engine: Engine, engine: AsyncEngine) -> None:
     FAILING.add("fail")
     made = batch("fail", "well", name="newsletter")
