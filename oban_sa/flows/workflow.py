@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from oban_sa.errors import InvalidJob, articled, nearest
-from oban_sa.flows import mermaid
+from oban_sa.flows import mermaid, svg
 from oban_sa.flows.parts import Dependencies, Dependency, Forgive, GraftPlace, Group, Member, Part, SubWorkflow, waits
 from oban_sa.flows.results import called
 from oban_sa.flows.tree import tree
@@ -182,6 +182,11 @@ class Workflow(Flow):
         """Draw the workflow as a Mermaid flowchart, without a database; raises `InvalidJob` where `check` does."""
         self.check()
         return mermaid.draw(self)
+
+    def svg(self) -> str:
+        """Draw the workflow as an SVG image, without a database; raises `InvalidJob` where `check` does."""
+        self.check()
+        return svg.draw(self)
 
     def __repr__(self) -> str:
         return "<Workflow>" if self.name is None else f"<Workflow {self.name!r}>"

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from uuid import UUID
 
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.orm import Session
 
-from oban_sa import Job, Workflow, enqueue
-from oban_sa.jobs.flow import lane_of
-from oban_sa.outbox.flow_rows import Tree
+from oban_sa import Batch, Job, Workflow, enqueue
+from oban_sa.flows.parts import Member
+from oban_sa.jobs.flow import LANE, lane_of
+from oban_sa.outbox.flow import stage
+from oban_sa.outbox.flow_rows import Joining, MemberRow, Tree
 from oban_sa.sql.settle import settle
 
 LETTERS = {"completed": "c", "cancelled": "x", "discarded": "d"}
@@ -30,7 +32,10 @@ def random_flow(chance: random.Random, *, depth: int = 1) -> Workflow:
         if kind < 0.15:
             jobs = [Job("w") for _ in range(chance.randint(0, 3))]
             flow.add_many(f"g{number}", jobs, deps=deps, forgive=forgive)  # type: ignore[arg-type]
-        elif kind < 0.3 and depth:
+        elif kind < 0.27 and any(isinstance(each, Member) for each in flow.parts.values()):
+            by = chance.choice([each for each in flow.parts.values() if isinstance(each, Member)])
+            flow.graft(f"p{number}", by=by, deps=deps)
+        elif kind < 0.4 and depth:
             inner = random_flow(chance, depth=depth - 1)
             flow.add_workflow(f"s{number}", inner, deps=deps, forgive=forgive)  # type: ignore[arg-type]
         else:
@@ -38,7 +43,25 @@ def random_flow(chance: random.Random, *, depth: int = 1) -> Workflow:
     return flow
 
 
-def written(engine: Engine, flow: Workflow) -> Tree:
+def joined(
+    engine: Engine,
+    root: UUID,
+    flow: UUID,
+    name: str,
+    parents: Mapping[int, int],
+    gates: Mapping[UUID, int],
+) -> int:
+    """Write a job that joins a flow, as a graft or by an append; its id."""
+    job = Job("w")
+    meta = {LANE: lane_of(root)}
+    row = MemberRow(job=job, flow_id=flow, name=name, parents={}, gates=gates, meta=meta, stored=parents)
+    with Session(engine, expire_on_commit=False) as session:
+        stage(session, Joining(), Tree(flows=(), members=(row,), joins=root))
+        session.commit()
+    return job.id
+
+
+def written(engine: Engine, flow: Workflow | Batch) -> Tree:
     """Write a workflow and return its rows; the ids of the jobs can be read."""
     with Session(engine, expire_on_commit=False) as session:
         enqueue(session, flow)
@@ -62,15 +85,26 @@ class Model:
         self.retried: set[int] = set()
         """Those that are to be counted anew."""
         self.noted: list[tuple[int, bool]] = []
+        self.holders = {held: each.job.id for each in tree.members for held in each.holds}
+        """By a graft, the member that may fill it."""
+        self.places = {
+            each.id: ({job.id: bits for job, bits in each.parents.items()}, dict(each.gates))
+            for each in tree.flows
+            if each.holders
+        }
+        self.uncounted: set[int] = set()
+        """Those that have joined, and are not booked yet."""
+        self.is_cancelled = False
 
     def members(self, flow: UUID) -> list[int]:
         """The members of a flow and of those inside."""
-        return [job for job, of in self.flow_of.items() if flow in self.paths[of]]
+        return [job for job, of in self.flow_of.items() if flow in self.paths[of] and job not in self.uncounted]
 
     def counters(self, flow: UUID) -> tuple[int, ...]:
         """Total, unfinished, completed, cancelled, discarded."""
         found = Counter(self.settled[job] for job in self.members(flow))
-        return found.total(), found[None], found["c"], found["x"], found["d"] + found["g"]
+        held = flow in self.holders and self.settled[self.holders[flow]] is None
+        return found.total(), found[None] + held, found["c"], found["x"], found["d"] + found["g"]
 
     def ended(self, flow: UUID) -> str | None:
         """How a flow ended; None while it is not over."""
@@ -92,12 +126,28 @@ class Model:
         self.states[job] = state
         self.noted.append((job, False))
 
+    def join(self, job: int, flow: UUID, parents: Mapping[int, int], gates: Mapping[UUID, int]) -> None:
+        """A job joined a flow; noted."""
+        self.states[job], self.settled[job] = "suspended", None
+        self.parents[job], self.gates[job], self.flow_of[job] = dict(parents), dict(gates), flow
+        self.uncounted.add(job)
+        self.noted.append((job, True))
+
+    def cancel(self) -> list[int]:
+        """All that has not ended is cancelled, and what joins from now on; noted."""
+        live = [job for job, state in self.states.items() if state in ("suspended", "available")]
+        for job in live:
+            self.end(job, "cancelled")
+        self.is_cancelled = True
+        return live
+
     def retry(self, jobs: Iterable[int]) -> None:
         """Some jobs that have ended are to run again, after what they wait for; noted."""
         for job in jobs:
             self.states[job] = "suspended"
             self.retried.add(job)
             self.noted.append((job, True))
+            self.is_cancelled = False
 
     def book(self) -> None:
         """Book the notes, and what follows, until there are none."""
@@ -112,15 +162,22 @@ class Model:
             if recount:
                 self.retried.discard(job)
                 self.doomed.discard(job)
+                if job in self.uncounted and self.is_cancelled:
+                    self.doomed.add(job)
+                self.uncounted.discard(job)
             if recount or self.settled[job] != before:
                 for each in self.states:
-                    if self.settled[each] is None and any(failed(*need) for need in self.needs(each)):
+                    if (
+                        self.settled[each] is None
+                        and each not in self.uncounted
+                        and any(failed(*need) for need in self.needs(each))
+                    ):
                         self.doomed.add(each)
             self._follow()
 
     def _follow(self) -> None:
         for job, state in self.states.items():
-            if state == "suspended" and self.settled[job] is None and job not in self.retried:
+            if state == "suspended" and self.settled[job] is None and job not in self.retried | self.uncounted:
                 if job in self.doomed:
                     self.end(job, "cancelled")
                 elif not self.waiting(job):
@@ -168,7 +225,7 @@ def compare(engine: Engine, model: Model) -> None:
         assert {job: row.settled for job, row in mine.items()} == model.settled
         unsettled = [job for job, settled in model.settled.items() if settled is None]
         assert {job: mine[job].waiting for job in unsettled} == {job: model.waiting(job) for job in unsettled}
-        columns = "id, total, unfinished, completed, cancelled, discarded, completed_at"
+        columns = "id, total, unfinished, completed, cancelled, discarded, completed_at, cancelled_at"
         for row in connection.execute(text(f"SELECT {columns} FROM oban_sa_flows")):
             if row.id in model.paths:
                 assert tuple(row)[1:6] == model.counters(row.id), row.id

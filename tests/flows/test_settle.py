@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import random
+from uuid import UUID
 
 import pytest
 from sqlalchemy import Engine, text
 
-from oban_sa import Job, chain
-from oban_sa.jobs.flow import lane_of
-from oban_sa.sql.workflow import retry
-from tests.flows.settling import Model, book, compare, note, random_flow, written
+from oban_sa import Batch, Job, chain
+from oban_sa.jobs.flow import EVENTS, lane_of
+from oban_sa.sql.workflow import cut, retry
+from tests.flows.settling import Model, book, compare, joined, note, random_flow, written
 
 SEEDS = int(os.environ.get("OBAN_FLOW_SEEDS", "12"))
 """Random histories."""
@@ -40,8 +41,16 @@ def test_random_histories_are_booked_as_the_model_has_it(sync_engine: Engine, se
             model.book()
             over = [job for job, state in model.settled.items() if state is not None and model.states[job] != "deleted"]
         gone = [job for job in over if model.states[job] in ("completed", "cancelled")]
+        if chance.random() < 0.3:
+            join(sync_engine, chance, model, flow.id, living)
         with sync_engine.begin() as connection:
-            if step < 0.03 and gone:  # as another program prunes them
+            if step < 0.02:
+                for job in model.cancel():
+                    change(connection, job, "cancelled")
+                    note(connection, flow.id, [job])
+                connection.execute(cut("public"), {"lane": lane_of(flow.id), "flow": flow.id})
+                step = 1.0  # and booked, as it is not seen in its rows which of two came first
+            elif step < 0.05 and gone:  # as another program prunes them
                 job = chance.choice(gone)
                 model.end(job, "deleted")
                 connection.execute(text("DELETE FROM oban_jobs WHERE id = :id"), {"id": job})
@@ -70,6 +79,70 @@ def test_random_histories_are_booked_as_the_model_has_it(sync_engine: Engine, se
         book(sync_engine, flow.id, limit=limit)
         model.book()
         compare(sync_engine, model)
+
+
+def join(engine: Engine, chance: random.Random, model: Model, root: UUID, living: list[int]) -> None:
+    """A member that runs grafts another, and now and then one is appended."""
+    places = [(each, place) for each, place in model.places.items() if model.holders[each] in living]
+    name = f"joined {len(model.states)}"
+    if places and chance.random() < 0.8:
+        flow, (parents, gates) = chance.choice(places)
+        within = [job for job, of in model.flow_of.items() if of == flow]
+        parents = {**parents, **{job: chance.choice([0, 7]) for job in within if chance.random() < 0.3}}
+    elif model.ended(root) is None:
+        flow, gates = root, {}
+        mine = [job for job, of in model.flow_of.items() if of == root]
+        parents = {job: chance.choice([0, 7]) for job in mine if chance.random() < 0.3}
+    else:
+        return
+    model.join(joined(engine, root, flow, name, parents, gates), flow, parents, gates)
+
+
+def test_batches_make_each_job_once_in_random_histories(sync_engine: Engine) -> None:
+    for seed in range(SEEDS):
+        chance = random.Random(seed)
+        batch = Batch(
+            [Job("w") for _ in range(chance.randint(0, 6))],
+            **{event: Job("callback", queue="callbacks") for event in EVENTS},  # type: ignore[arg-type]
+        )
+        model = Model(written(sync_engine, batch))
+        ran, fired = set[int](), set[str]()
+        for number in range(25):
+            states = model.states
+            over = [job for job, state in model.settled.items() if state is not None and states[job] != "deleted"]
+            living = [job for job, state in states.items() if state in ("available", "retryable")]
+            with sync_engine.begin() as connection:
+                if number and over and chance.random() < 0.2:
+                    jobs = [job for job in over if chance.random() < 0.5]
+                    given = {"ids": jobs, "attempts": 1, "lane": lane_of(batch.id)}
+                    given["states"] = ["completed", "cancelled", "discarded"]
+                    model.retry(connection.execute(retry("public"), given).scalars())
+                elif number and living:
+                    for job in chance.sample(living, chance.randint(1, len(living))):
+                        state = chance.choice(["completed"] * 5 + ["retryable"] * 3 + ["discarded", "cancelled"])
+                        model.end(job, state)
+                        ran.add(job)
+                        change(connection, job, state)
+                        connection.execute(text("UPDATE oban_jobs SET attempt = 1 WHERE id = :id"), {"id": job})
+                        note(connection, batch.id, [job] * chance.randint(1, 2))
+            book(sync_engine, batch.id, limit=chance.choice([1, 3, 1000]))
+            model.book()
+            total, unfinished, completed, cancelled, discarded = model.counters(batch.id)
+            happened = {
+                "on_attempt": len(ran) == total,
+                "on_success": completed == total,
+                "on_complete": not unfinished,
+                "on_exhausted": not unfinished and completed < total,
+                "on_cancel": cancelled > 0,
+                "on_discard": discarded > 0,
+            }
+            fired |= {event for event, happens in happened.items() if happens}
+            with sync_engine.connect() as connection:
+                made = connection.scalars(
+                    text("SELECT meta ->> 'batch_event' FROM oban_jobs WHERE meta ->> 'batch_id' = :id AND queue = :q"),
+                    {"id": str(batch.id), "q": "callbacks"},
+                ).all()
+                assert sorted(made) == sorted(fired), seed
 
 
 def change(connection: object, job: int, state: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -222,6 +223,22 @@ def test_a_workflow_is_drawn() -> None:
         "    n0 --> n1\n"
         "    n1 -. cancelled or discarded .-> n2\n"
     )
+
+
+def test_a_workflow_is_an_image() -> None:
+    flow = Workflow()
+    flow.add("list <all> & \x01", new())
+    flow.add_many("thumbs", [new(), new()], deps="list <all> & \x01")
+    flow.add("other", new())
+    flow.add_workflow("import", chain(new(), new()), deps="thumbs", forgive="all")
+    flow.graft("pages", by="other")
+    image = ET.fromstring(flow.svg())
+    space = "{http://www.w3.org/2000/svg}"
+    places = {text.text: float(text.attrib["x"]) for text in image.iter(f"{space}text")}
+    assert list(places) == ["list <all> &  ", "other", "thumbs (2)", "pages (graft)", "import (workflow of 2)"]
+    assert places["list <all> &  "] == places["other"] < places["thumbs (2)"] < places["import (workflow of 2)"]
+    lines = [path for path in image.iter(f"{space}path") if "marker-end" in path.attrib]
+    assert ["stroke-dasharray" in path.attrib for path in lines] == [False, True, False]
 
 
 def test_ids_are_of_version_7_and_all_lanes_are_used() -> None:
