@@ -7,16 +7,20 @@ import re
 import shutil
 import subprocess
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, select
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 
-from examples.codeindex.models import SourceFile, Symbol
+from examples.codeindex import jobs
+from examples.codeindex.flow import workflow
+from examples.codeindex.models import Base, SourceFile, Symbol
 from examples.codeindex.parsing import RefusedError, symbols_in
-from oban_sa import Job, JobState
-from tests.support import run_python
+from oban_sa import Job, JobState, Oban, Runner, enqueue
+from tests.support import eventually, run_python
 
 LAST_LINE = re.compile(r"files=(\d+) symbols=(\d+) refused=(\d+) seconds=\d+\.\d jobs_per_second=\d+")
 REFUSED = {
@@ -143,3 +147,35 @@ def test_what_cannot_be_parsed_is_refused_with_a_reason(tmp_path: Path, name: st
     with pytest.raises(RefusedError) as refused:
         symbols_in(str(path))
     assert str(refused.value)
+
+
+@pytest.fixture
+def own_pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No process that parses is left to the tests after this one."""
+    monkeypatch.setattr("examples.codeindex.jobs._pool", None)
+    yield
+    if (pool := jobs._pool) is not None:
+        pool.shutdown()
+
+
+@pytest.mark.filterwarnings("ignore::SyntaxWarning", "ignore::DeprecationWarning")
+async def test_as_one_workflow_it_comes_to_the_same(folder: Path, engine: AsyncEngine, own_pool: None) -> None:
+    async with engine.begin() as connection:
+        await connection.run_sync(Base.metadata.create_all)
+    flow = workflow(folder)
+    async with AsyncSession(engine) as session:
+        enqueue(session, flow)
+        await session.commit()
+    async with Runner(engine, queues={"codeindex": 4}):
+
+        async def over() -> None:
+            assert (await Oban(engine).workflow(flow)).unfinished == 0
+
+        await eventually(over, 60)
+    files, symbols, refused = counted(folder)
+    async with AsyncSession(engine) as session:
+        found = {job.meta["name"]: job for job in await session.scalars(select(Job))}
+    assert found["list"].recorded() == files == len(found) - 2
+    assert found["report"].recorded() == {"files": files, "symbols": symbols, "refused": refused}
+    status = await Oban(engine).workflow(flow)
+    assert (status.total, status.subs["files"].cancelled) == (files + 2, refused)
