@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from graphlib import TopologicalSorter
 from uuid import UUID
 
 from sqlalchemy import Connection, Engine, text
@@ -140,6 +141,15 @@ class Model:
             self.end(job, "cancelled")
         self.is_cancelled = True
         return live
+
+    def in_order(self, jobs: Iterable[int]) -> list[int]:
+        """Some jobs, each after those that it waits for."""
+        graph = {
+            job: {*parents, *(each for gate in self.gates[job] for each in self.members(gate))}
+            for job, parents in self.parents.items()
+        }
+        chosen = set(jobs)
+        return [job for job in TopologicalSorter(graph).static_order() if job in chosen]
 
     def retry(self, jobs: Iterable[int]) -> None:
         """Some jobs that have ended are to run again, after what they wait for; noted."""
