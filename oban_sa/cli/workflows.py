@@ -8,9 +8,10 @@ import click
 
 from oban_sa.cli._database import database_options, json_option, run_with_client
 from oban_sa.cli._groups import CONTEXT, Suggesting
-from oban_sa.cli._output import count, document, say, span, table
+from oban_sa.cli._output import document, say, table
 from oban_sa.client import Oban
 from oban_sa.client.workflows import WorkflowStatus
+from oban_sa.describe.spans import count, span
 from oban_sa.settings.settings import Settings
 
 HELP = """Look at workflows and batches, cancel and retry them.

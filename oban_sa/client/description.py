@@ -50,14 +50,14 @@ def when(job: Job, now: datetime) -> str:
         case JobState.DISCARDED:
             return ago(job.discarded_at, now)
         case JobState.EXECUTING if job.attempted_at is not None:
-            return f"for {span((now - (_began_at(job) or job.attempted_at)).total_seconds())}"
+            return f"for {span((now - (began_at(job) or job.attempted_at)).total_seconds())}"
         case JobState.SCHEDULED | JobState.RETRYABLE | JobState.AVAILABLE:
             return ago(job.scheduled_at, now)
         case _:
             return ago(job.inserted_at, now)
 
 
-def _began_at(job: Job) -> datetime | None:
+def began_at(job: Job) -> datetime | None:
     """Return when the attempt began, from its meta: the runner moves `attempted_at` of long attempts forward."""
     match job.meta.get(BEGAN):
         case {"attempt": job.attempt, "at": str(at)}:

@@ -89,6 +89,20 @@ def paths(filters: Filters) -> list[Term]:
     return contained + [term for term in wanted.terms if term.of in ("args", "meta")]
 
 
+def replaced(text: str, name: str, value: str | None) -> str:
+    """Return a query with its terms of a field replaced by one of this value, or left out where that is None."""
+    tokens = [found[0] for found in _TOKEN.finditer(text)]
+    kept = [token for token in tokens if not token.lower().lstrip("-").startswith(f"{name}:")]
+    return " ".join([*kept, *([] if value is None else [f"{name}:{quoted(value)}"])])
+
+
+def quoted(value: str) -> str:
+    """Return a value as a query has it: in quotes where it needs some."""
+    if value and not re.search(r'[\s,"\\]', value):
+        return value
+    return '"' + re.sub(r'(["\\])', r"\\\1", value) + '"'
+
+
 def _term(reading: _Reading, token: str) -> None:
     negated = token.startswith("-") and len(token) > 1
     word = token[1:] if negated else token

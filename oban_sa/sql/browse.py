@@ -162,6 +162,21 @@ def by_ids(wanted: Wanted, *, limit: int, before: Cursor | None = None) -> Selec
     return found if before is None else found.where(Job.id < literal(before.id, BigInteger()))
 
 
+def executing(*, limit: int) -> Select[Job]:
+    """The jobs that run, those that began first; `limit` at most."""
+    some = select(Job).where(Job.state == JobState.EXECUTING).limit(literal(limit, Integer()))
+    one = aliased(Job, some.subquery("some"))
+    return select(one).order_by(one.attempted_at)
+
+
+def last_of_cron(*, window: int) -> Select[Job]:
+    """The jobs of crontabs among the `window` newest, those with the highest ids first; 500 at most."""
+    some = select(Job).order_by(Job.id.desc()).limit(literal(window, Integer())).subquery("seen")
+    one = aliased(Job, some)
+    made = one.meta.op("->>")(literal_column("'cron_name'")).is_not(None)
+    return select(one).where(made).order_by(one.id.desc()).limit(literal_column("500"))
+
+
 def further(*, window: int, oldest: bool = False) -> Select[bool]:
     """Whether there are more jobs than those that `newest` looks at."""
     order = Job.id if oldest else Job.id.desc()

@@ -109,8 +109,8 @@ def _now(counter: str) -> str:
 
 
 _COUNTERS: Final = ("total", "unfinished", "completed", "cancelled", "discarded", "attempted")
-
-_OVER: Final = _now("unfinished") + " = 0 AND (f.completed_at IS NOT NULL OR f.id IN (SELECT id FROM closable))"
+_CLOSABLE: Final = "(f.completed_at IS NOT NULL OR f.id IN (SELECT id FROM closable))"
+_OVER: Final = f"{_now('unfinished')} = 0 AND {_CLOSABLE}"
 
 _SUCCESS: Final = f"{_now('completed')} = {_now('total')}"
 

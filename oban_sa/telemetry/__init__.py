@@ -50,6 +50,7 @@ from oban_sa.telemetry.limits import (
     UniqueConflict,
 )
 from oban_sa.telemetry.steps import SignalReceived, StepChanged, StepStart, StepStop, Suspended
+from oban_sa.telemetry.web import WebAction
 
 __all__ = [
     "Event",
@@ -89,6 +90,7 @@ __all__ = [
     "StepStop",
     "Suspended",
     "UniqueConflict",
+    "WebAction",
     "WorkerUnknown",
     "attach",
     "emit",

@@ -49,6 +49,7 @@ _LEVELS: Final[dict[type[telemetry.Event], int]] = {
     telemetry.RunnerRecover: logging.INFO,
     telemetry.RunnerLocked: logging.DEBUG,  # the runner's own logger names the session, and what it ran
     telemetry.RunnerLag: logging.DEBUG,  # the watch's own logger said so while it lasted
+    telemetry.WebAction: logging.DEBUG,  # the dashboard's own logger has written it
 }
 
 

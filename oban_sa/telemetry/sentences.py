@@ -125,12 +125,22 @@ def _sentence(event: telemetry.Event) -> str:
         case telemetry.RunnerLag():
             where = f" at {event.place}" if event.place else ""
             return f"the event loop stood still for {describe(event.lag)}{where}"
+        case telemetry.WebAction():
+            return _action(event)
         case _:
             return event.name
 
 
 def _replayed(event: telemetry.StepStart) -> str:
     return " from its journal" if event.replayed else ""
+
+
+def _action(event: telemetry.WebAction) -> str:
+    who = f"{event.user or 'a visitor'}{f' at {event.address}' if event.address else ''}"
+    what = event.target or (f"jobs of {event.query!r}" if event.query is not None else f"jobs{_ids(event.job_ids)}")
+    if not event.allowed:
+        return f"{who} was refused: {event.action} {what}"
+    return f"{who}: {event.action} {what}" + ("" if event.target else f", {event.count} changed")
 
 
 def _ids(job_ids: tuple[int, ...]) -> str:

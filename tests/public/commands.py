@@ -11,6 +11,7 @@ import click
 import yaml
 
 from oban_sa.cli import group
+from oban_sa.cli.dashboard import command as dashboard
 from oban_sa.service.command import command as runner
 from tests.public import pages
 
@@ -87,8 +88,9 @@ def known_flags() -> set[str]:
 
 
 def known_variables() -> set[str]:
-    """Return the environment variables that the help of the runner names."""
-    return {name for each in runner.params for name in re.findall(r"OBAN_[A-Z_]+", getattr(each, "help", None) or "")}
+    """Return the environment variables that the help of the runner and of the dashboard names."""
+    params = [*runner.params, *dashboard.params]
+    return {name for each in params for name in re.findall(r"OBAN_[A-Z_]+", getattr(each, "help", None) or "")}
 
 
 def _start(words: list[str]) -> tuple[int, click.Command] | None:

@@ -138,6 +138,12 @@ _GIVEN: Final = {
         @job(name="myapp.jobs.CleanUp")
         async def clean_up() -> None: ...
         """,
+    "docs/dashboard.md": """
+        from oban_sa import Oban
+
+        oban = Oban(engine)
+        billing = Oban(engine, name="Billing")
+        """,
     "docs/middleware.md": """
         from typing import Any
 

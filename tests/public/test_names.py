@@ -75,8 +75,8 @@ def test_importing_it_leaves_extras_and_the_command_line_alone() -> None:
     assert done.returncode == 0, done.stderr
     loaded = set(json.loads(done.stdout))
     assert "sqlalchemy" in loaded
-    extras = {"click", "rich", "uvloop", "psycopg", "pydantic", "msgspec", "pytest"}
-    ours = {f"oban_sa.{name}" for name in ("embedded", "cli", "testing", "runner", "migrations")}
+    extras = {"starlette", "jinja2", "click", "rich", "uvloop", "psycopg", "pydantic", "msgspec", "pytest"}
+    ours = {f"oban_sa.{name}" for name in ("embedded", "cli", "web", "testing", "runner", "migrations")}
     assert loaded & (extras | ours | {"alembic", "multiprocessing"}) == set()
 
 
@@ -107,6 +107,13 @@ def test_the_wheel_has_the_migrations(wheel: set[str]) -> None:
     versions = {path.name for path in (ROOT / "oban_sa" / "migrations" / "versions").glob("v*.py")}
     assert versions
     assert {f"oban_sa/migrations/versions/{name}" for name in versions} <= wheel
+
+
+def test_the_wheel_has_what_the_dashboard_serves(wheel: set[str]) -> None:
+    served = {path for folder in ("static", "templates") for path in (ROOT / "oban_sa" / "web" / folder).iterdir()}
+    files = {str(path.relative_to(ROOT)) for path in served if path.is_file() and path.suffix != ".py"}
+    assert {"oban_sa/web/static/LICENSE.htmx", "oban_sa/web/templates/base.html"} <= files
+    assert files <= wheel
 
 
 def test_the_wheel_has_the_package_the_pytest_plugin_and_nothing_else(wheel: set[str]) -> None:

@@ -16,7 +16,7 @@ from oban_sa import telemetry
 from oban_sa.errors import InvalidOption
 from oban_sa.jobs.states import JobState
 from oban_sa.telemetry import events as module
-from oban_sa.telemetry import limits, steps
+from oban_sa.telemetry import limits, steps, web
 
 SOURCE = telemetry.Source(node="here")
 START = telemetry.JobStart(runner=SOURCE, job_id=1, worker="w", queue="q", attempt=1, max_attempts=20)
@@ -49,7 +49,7 @@ def attach() -> Iterator[Callable[..., Callable[[], None]]]:
 
 def concrete() -> list[type[telemetry.Event]]:
     """Every event class of the library that others are not built on, in the order of the source."""
-    found = [*vars(module).values(), *vars(limits).values(), *vars(steps).values()]
+    found = [*vars(module).values(), *vars(limits).values(), *vars(steps).values(), *vars(web).values()]
     events = [each for each in found if isinstance(each, type) and issubclass(each, telemetry.Event)]
     return [each for each in dict.fromkeys(events) if each not in (telemetry.Event, telemetry.JobEvent)]
 

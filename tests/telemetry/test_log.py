@@ -247,6 +247,7 @@ def test_every_event_has_a_sentence_of_its_own_and_a_level() -> None:
             telemetry.RunnerRecover(runner=SOURCE, part="p", attempts=1, duration=1.0),
             telemetry.RunnerLocked(runner=SOURCE, pid=7, state="idle in transaction", held_for=9.0, query="SELECT 1"),
             telemetry.RunnerLag(runner=SOURCE, lag=2.0, place="jobs.py:3", job_id=1, worker="w"),
+            telemetry.WebAction(runner=SOURCE, user="ada", action="retry", allowed=True, job_ids=(1,), count=1),
         ]
     }
     known = {each for each in vars(telemetry).values() if isinstance(each, type) and issubclass(each, telemetry.Event)}
