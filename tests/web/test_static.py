@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 
 import pytest
 
 from oban_sa.web.static import FOLDER, TYPES, fingerprint
 from tests.support import ROOT
-from tests.web.conftest import Web
+from tests.web.conftest import Web, browser_path
 
 
 def test_files_of_others_are_those_that_were_fetched() -> None:
@@ -42,3 +43,15 @@ async def test_no_other_file_is_served(web: Web, name: str) -> None:
 async def test_an_old_link_gets_the_new_file_and_does_not_keep_it(web: Web) -> None:
     answer = await web.client.get("/static/old/dashboard.css")
     assert (answer.status_code, answer.headers["cache-control"]) == (200, "no-cache")
+
+
+@pytest.mark.parametrize("required", ["", "1"])
+def test_without_a_browser_its_tests_are_skipped_with_a_reason_unless_ci_requires_one(
+    monkeypatch: pytest.MonkeyPatch, required: str
+) -> None:
+    monkeypatch.delenv("OBAN_TEST_BROWSER", raising=False)
+    monkeypatch.setenv("OBAN_REQUIRE_BROWSER", required)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    refused = pytest.fail.Exception if required else pytest.skip.Exception
+    with pytest.raises(refused, match="apt-get install chromium-headless-shell"):
+        browser_path()
