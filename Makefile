@@ -2,7 +2,7 @@
 # Paths are relative, so that the repository may lie anywhere, in a folder with spaces too.
 
 .SUFFIXES:
-.PHONY: help venv test lint style mypy pyright contracts check bench chaos demo matrix coverage clean
+.PHONY: help venv test lint style mypy pyright contracts check bench chaos demo dashboard-demo dashboard-screens matrix coverage clean
 .DEFAULT_GOAL := help
 
 MAKEFLAGS += --no-print-directory
@@ -31,6 +31,7 @@ in_venv = .venv/bin/python -m
 
 help:
 	@echo 'make demo      see it work: jobs index the Python standard library, on a PostgreSQL of their own'
+	@echo 'make dashboard-demo   a busy shop with its dashboard at http://127.0.0.1:8431'
 	@echo 'make test      every check and every test, as CI runs them'
 	@echo 'make lint      the checks alone: ruff, mypy, pyright, import-linter, tools/check-house'
 	@echo 'make check     the tests alone; PYTEST_ARGS="tests/outbox -x" chooses, WORKERS=0 runs them in one process'
@@ -89,6 +90,13 @@ chaos: .venv/installed
 demo: .venv/installed
 	@.venv/bin/python -m examples.codeindex
 
+dashboard-demo: .venv/installed
+	@.venv/bin/python -m examples.dashboard_demo
+
+# The pictures in the README and in docs/dashboard.md; it needs a Chromium.
+dashboard-screens: .venv/installed
+	@.venv/bin/python -m examples.dashboard_demo --screens docs/screens
+
 matrix:
 	@sh tools/test-matrix $(PYTEST_ARGS)
 
@@ -96,5 +104,5 @@ coverage:
 	@sh tools/coverage $(PYTEST_ARGS)
 
 clean:
-	rm -rf .venv .venv-py3* .oban .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	rm -rf .venv .venv-py3* .oban .oban-dashboard-demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""A shop that is busy, so that the dashboard has something to show: `make dashboard-demo`."""

@@ -1,0 +1,95 @@
+"""What the pages of the dashboard read, beside a million rows of jobs that are over. Counts, never times."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from benchmarks.full.explain import buffers, explaining
+from oban_sa import Oban
+from oban_sa.cli import _database
+from oban_sa.cli._database import dispose
+from oban_sa.client.read import read_session
+from oban_sa.client.search import LATEST, NEWEST
+from oban_sa.sql.pulse import pulse
+from oban_sa.web import Dashboard
+from tests.performance.conftest import ROWS
+from tests.performance.test_million import Plan, walk
+from tests.support import plain_url
+
+BY_INDEX = 4_000
+"""Buffers that a statement reads that an index leads to what it shows, the counts of states and queues among them."""
+BY_ID = NEWEST // 15
+"""The same for one that looks at the newest jobs."""
+BY_PLACE = 6 * LATEST
+"""The same for one that looks at jobs of a state or a queue."""
+
+
+async def read(url: str, *paths: str, also: Any = None) -> list[tuple[str, Plan]]:
+    """Ask for pages; returns what each of their statements took."""
+    found: list[tuple[str, Plan]] = []
+
+    def keep(statement: str, top: dict[str, Any]) -> None:
+        plan = Plan(buffers(top), None)
+        walk(top, plan)
+        found.append((statement, plan))
+
+    with explaining(keep):
+        engine = _database.create_engine(plain_url(url), application_name="t", connections=2, pooler=False)  # type: ignore[attr-defined]
+        try:
+            dashboard = Dashboard(Oban(engine))
+            if also is not None:
+                async with read_session(dashboard.instances[0].reader) as session:
+                    await session.execute(also)
+            client = httpx.AsyncClient(transport=httpx.ASGITransport(app=dashboard), base_url="http://test")
+            for path in paths:
+                assert (await client.get(path)).status_code == 200, path
+        finally:
+            await dispose(engine)  # type: ignore[attr-defined]
+    assert found
+    return found
+
+
+def assert_bounded(found: list[tuple[str, Plan]], bound: int) -> None:
+    for statement, plan in found:
+        assert plan.buffers <= bound, (plan.buffers, plan.indexes, plan.scanned, statement[:4000])
+        assert "oban_jobs" not in plan.scanned or ROWS < NEWEST, statement
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/?q=state:discarded",
+        "/?q=state:discarded queue:hooks",
+        "/?q=queue:nosuch",
+        "/?q=-state:completed",
+        "/?q=priority:3 since:2h",
+        "/?q=id:1,2,3 worker:Nope",
+        "/?before=500000",
+        "/?q=state:completed&before=17,2030-01-01T00:00:00",
+        "/jobs/7",
+        "/jobs/7/raw",
+        "/queues",
+        "/nodes",
+        "/health",
+    ],
+)
+async def test_a_page_reads_no_more_however_many_jobs_have_ended(table: str, path: str) -> None:
+    assert_bounded(await read(table, path), BY_INDEX)
+
+
+@pytest.mark.parametrize("path", ["/?q=worker:Nope", "/?q=error:Nope", "/?q=-tag:x node:nosuch", "/crons"])
+async def test_what_no_index_serves_is_looked_for_among_the_newest(table: str, path: str) -> None:
+    assert_bounded(await read(table, path), BY_ID)
+
+
+@pytest.mark.parametrize("path", ["/?q=state:completed worker:Nope", "/?q=queue:queue1 error:Nope"])
+async def test_jobs_of_a_state_or_queue_are_looked_at_up_to_a_bound(table: str, path: str) -> None:
+    assert_bounded(await read(table, path), BY_PLACE)
+
+
+async def test_whether_something_has_changed_is_seen_by_a_few_looks(table: str) -> None:
+    assert_bounded(await read(table, also=pulse()), 700)
