@@ -29,6 +29,7 @@ from sqlalchemy import (
     CTE,
     ColumnElement,
     Double,
+    Executable,
     FromClause,
     Select,
     Sequence,
@@ -36,6 +37,7 @@ from sqlalchemy import (
     Text,
     Uuid,
     and_,
+    bindparam,
     case,
     cast,
     column,
@@ -143,6 +145,13 @@ def unmarked(meta: Expression) -> Expression:
     for mark in NO_SUBJECT:
         meta = meta.op("-")(inline(f"'{mark}'"))
     return meta
+
+
+def holder() -> Executable:
+    """The job that a key points at: a row of `id` and `state`, or none. Parameter: `key`, a text."""
+    columns: list[Expression] = [jobs.c.id, cast(jobs.c.state, Text).label("state")]
+    wanted = cast(cast(bindparam("key", type_=Text), Text), Uuid)
+    return select(*columns).where(jobs.c.id == uniques.c.job_id, uniques.c.key == wanted)
 
 
 def identity() -> ColumnElement[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -269,3 +270,20 @@ def test_a_running_job_whose_node_does_not_answer_says_so(shell: Shell, monkeypa
     shell.sql("UPDATE oban_jobs SET state = 'executing', attempt = 1, attempted_by = '{web.1,x}'")
     assert "\ncode\n  no node has said where it is within 3 seconds: " in shell.says("jobs", "show", str(running))
     assert shell.json("jobs", "show", str(running))["stack"] is None
+
+
+def test_a_unique_job_is_shown_with_its_key_and_who_has_it(shell: Shell) -> None:
+    old, plain = shell.enqueue(Job("a", unique=True), Job("b", meta={"unique": "mine"}))
+    assert re.search(r"\n  unique +[0-9a-f-]{36}, which this job has\n", shell.says("jobs", "show", str(old)))
+    shell.sql("UPDATE oban_jobs SET state = 'discarded'")
+    [new] = shell.enqueue(Job("a", unique=True))
+    assert f", which job {new} has, available; a retry leaves this one alone\n" in shell.says("jobs", "show", str(old))
+    told = shell.json("jobs", "show", str(old))
+    assert told["unique"] == {"key": told["meta"]["unique"], "holder": {"id": new, "state": "available"}}
+    shell.sql("UPDATE oban_jobs SET state = 'cancelled'")
+    assert f", which job {new} has, cancelled\n" in shell.says("jobs", "show", str(old))
+    shell.sql(f"DELETE FROM oban_jobs WHERE id = {new}")
+    assert ", which no job has\n" in shell.says("jobs", "show", str(old))
+    assert "  unique " not in shell.says("jobs", "show", str(plain)) and "unique" not in shell.json(
+        "jobs", "show", str(plain)
+    )

@@ -10,6 +10,7 @@ import click
 from oban_sa.cli._database import database_options, json_option, run_with_client
 from oban_sa.cli._output import compact, document, pretty, say
 from oban_sa.cli.jobs.journal import in_lines, journal_as_json
+from oban_sa.cli.jobs.unique import Holder, holder_of
 from oban_sa.cli.jobs.words import read_ids
 from oban_sa.client import Oban, Wait
 from oban_sa.client.description import MOMENTS, job_as_json
@@ -43,23 +44,25 @@ WAITING = frozenset(JobState) - FINAL - {JobState.EXECUTING}
 def command(settings: Settings, *, job_id: int, as_json: bool) -> None:
     """Print one job."""
 
-    async def read(oban: Oban) -> tuple[Job, datetime, Said | None, list[Wait], Journal]:
+    async def read(oban: Oban) -> tuple[Job, datetime, Said | None, list[Wait], Journal, Holder | None]:
         job = await oban.get_job(job_id)
         waits = await oban.waits_for(job.id, dead_after=settings.dead_after) if job.state in WAITING else []
         journal = await oban.journal(job_id)
         async with read_session(oban) as session:
             at = await database_now(session)
+            holds = await holder_of(session, job)
         code = None
         if job.state is JobState.EXECUTING:
             database = Database(oban.engine, schema=settings.schema)
             code = await where(database, job.id, listen_url=settings.listen_url)
-        return job, at, code, waits, journal
+        return job, at, code, waits, journal, holds
 
-    job, at, code, waits, journal = run_with_client(settings, read)
+    job, at, code, waits, journal, holds = run_with_client(settings, read)
     if as_json:
         running = {"stack": None if code is None else code.stack} if job.state is JobState.EXECUTING else {}
         waiting = {"waits_for": [each.as_json() for each in waits]}
-        document({**job_as_json(job), **waiting, **running, **journal_as_json(journal)})
+        unique = {} if holds is None else {"unique": holds.as_json()}
+        document({**job_as_json(job), **unique, **waiting, **running, **journal_as_json(journal)})
         return
     say(f"Job {job.id}  {job.worker}")
     lines: list[tuple[str, object]] = [
@@ -69,6 +72,7 @@ def command(settings: Settings, *, job_id: int, as_json: bool) -> None:
         ("attempt", f"{job.attempt} of {job.max_attempts}"),
         ("tags", ", ".join(job.tags)),
         ("held by", " ".join(job.attempted_by or ())),
+        ("unique", "" if holds is None else holds.said(job)),
         *(
             (name.removesuffix("_at"), moment(getattr(job, name), at))
             for name in MOMENTS
