@@ -11,7 +11,7 @@ from sqlalchemy import literal, select, union_all
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_scoped_session
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, selectinload
 
-from oban_sa import Oban, Queue, Rate, Runner, Workflow, deps
+from oban_sa import Batch, Oban, Queue, Rate, Runner, Workflow, chain, deps
 from oban_sa.bulk.select import Enqueued, enqueue_select
 from oban_sa.jobs.answers import Cancel, Record, Result, Snooze
 from oban_sa.jobs.references import ref
@@ -341,7 +341,26 @@ def workflows() -> None:
     flow.call("of any", add_up, any_job.result, into="x")
 
 
-async def in_a_member() -> None:
+async def batches(oban: Oban, session: AsyncSession, sync_session: Session) -> None:
+    batch = Batch([bare.new(datetime.now(UTC), queue="x")], name="letters", on_success=nothing.new(), on_discard=None)
+    assert_type(enqueue(session, batch), Batch)
+    assert_type(enqueue(sync_session, chain(nothing.new(), nothing.new())), Workflow)
+    flow = Workflow()
+    pages = flow.graft("pages", by=flow.call("nothing", nothing), deps=())
+    flow.add("bind", nothing.new(), deps=pages, forgive="all")
+    assert_type(flow.svg(), str)
+    assert_type(await oban.append(session, flow.id, "late", nothing.new(), deps=["bind"], forgive="deleted"), Job)
+    assert_type((await oban.workflow(batch)).total, int)
+    assert_type(await oban.cancel_workflow(flow, session=sync_session), int)
+    assert_type(await oban.retry_workflow(str(flow.id), from_="bind"), int)
+    assert_type((await oban.list_workflows(state="executing"))[0].subs["pages"].unfinished, int)
+
+
+async def in_a_member(session: AsyncSession) -> None:
+    pages = deps().graft("pages")
+    first = pages.add("page-1", nothing.new())
+    pages.add("page-2", nothing.new(), deps=first)
+    enqueue(session, pages)
     assert_type(deps().context["tenant"], Any)
     assert_type(deps()["total"].result, Any)
     await deps().load()

@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from oban_sa import Oban, Queue, Rate, Record, Workflow
+from oban_sa import Batch, Oban, Queue, Rate, Record, Workflow
 from oban_sa.bulk.select import enqueue_select
 from oban_sa.models import Job
 from oban_sa.outbox.enqueue import enqueue
@@ -204,6 +204,10 @@ def workflows() -> None:
     flow.call("d", add_up, rows.result)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     flow.call("e", add_up, rows.result, onto="crm")  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue]
     flow.call(extract, "crm")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    flow.graft("pages")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    Batch([extract])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    Batch([], on_sucess=Job("w"))  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    Batch([], on_success=extract)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     flow.add("f", extract)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     flow.add("g", Job("w"), forgive="canceled")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Record[int]("text")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
