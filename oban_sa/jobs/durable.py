@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, cast
 
 from oban_sa.errors import Suspended
 from oban_sa.jobs.flow import LANES
@@ -46,7 +46,8 @@ def suspension(error: BaseException) -> Suspended | None:
         return error
     if not isinstance(error, BaseExceptionGroup):
         return None
-    found = [suspension(each) for each in error.exceptions]
+    inside = cast("tuple[BaseException, ...]", error.exceptions)
+    found = [suspension(each) for each in inside]
     suspended = [each for each in found if each is not None]
     if len(suspended) < len(found):
         return None

@@ -30,10 +30,10 @@ def progress(done: float, note: str | None = None) -> Coroutine[object, object, 
     `AttemptLost` where it finds that the job was given to another attempt, and `InvalidOption`.
     """
     at = journal("progress()")
-    share: object = done
+    share = cast("object", done)
     if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:  # nor is NaN
         raise InvalidOption(f"progress is a number from 0 to 1, got {shown(done)}; of 4 rows of 10 write progress(0.4)")
-    words: object = note
+    words = cast("object", note)
     if words is not None and not isinstance(words, str):
         raise InvalidOption(f"the note of a progress is a text, got {shown(note)}")
     return cast("Coroutine[object, object, None]", here(lambda: _progress(at, float(done), note)))

@@ -205,7 +205,7 @@ def _taken(function: Callable[..., object], kwargs: dict[str, object]) -> Option
     try:
         own = frozenset(inspect.signature(function).parameters)
     except (ValueError, TypeError):
-        own = frozenset()
+        own = frozenset[str]()
     options = {name: kwargs.pop(name) for name in given if name not in own}
     return Options.of(**cast("dict[str, int]", options))
 

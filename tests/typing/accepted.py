@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, TypedDict, assert_type
@@ -11,8 +12,24 @@ from sqlalchemy import literal, select, union_all
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_scoped_session
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, selectinload
 
-from oban_sa import Batch, Oban, Queue, Rate, Runner, Workflow, chain, deps
+from oban_sa import (
+    Batch,
+    Oban,
+    Queue,
+    Rate,
+    Runner,
+    Signal,
+    Workflow,
+    chain,
+    deps,
+    progress,
+    signal,
+    sleep,
+    step,
+    wait_for,
+)
 from oban_sa.bulk.select import Enqueued, enqueue_select
+from oban_sa.client.oban import Progress
 from oban_sa.jobs.answers import Cancel, Record, Result, Snooze
 from oban_sa.jobs.references import ref
 from oban_sa.models import Job
@@ -368,3 +385,47 @@ async def in_a_member(session: AsyncSession) -> None:
         assert_type(name, str)
     for name, _ in deps().stream("thumbs"):
         assert_type(name, str)
+
+
+async def charge(order_id: int, *, cents: int) -> Welcome:
+    return Welcome(order_id)
+
+
+def charge_sync(order_id: int) -> int:
+    return order_id
+
+
+async def book(session: AsyncSession, order_id: int) -> str:
+    return str(order_id)
+
+
+def book_sync(session: Session, order_id: int) -> str:
+    return str(order_id)
+
+
+async def numbers(after: object) -> AsyncIterator[int]:
+    yield 1
+
+
+async def steps(session: AsyncSession, oban: Oban) -> None:
+    assert_type(await step("charge", charge, 7, cents=300), Welcome)
+    assert_type(await step("charge", charge, 7, cents=300, attempts=5, backoff="1 second"), Welcome)
+    assert_type(await step("charge", charge, 7, cents=300, strict=True), Welcome)
+    assert_type(await step.commit(session, "book", book, 7), str)
+    async for number in step.each("numbers", numbers(after=step.cursor("numbers")), cursor=lambda each: each + 1):
+        assert_type(number, int)
+    assert_type(await step.version("v2"), bool)
+    await sleep("cool down", "2 days")
+    assert_type(await wait_for("approval", within="1 day"), Signal | None)
+    await progress(0.4, "rows")
+    signal(session, 7, "approval", {"ok": True})
+    await oban.signal(7, "approval", session=session)
+    assert_type(await oban.progress(7), Progress | None)
+
+
+def steps_in_a_thread(session: Session) -> None:
+    assert_type(step("charge", charge_sync, 7), int)
+    assert_type(step("charge", charge_sync, 7, attempts=2), int)
+    assert_type(step.commit(session, "book", book_sync, 7), str)
+    for number in step.each("numbers", [1, 2], every="1 second"):
+        assert_type(number, int)

@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from oban_sa import Batch, Oban, Queue, Rate, Record, Workflow
+from oban_sa import Batch, Oban, Queue, Rate, Record, Workflow, signal, sleep, step
 from oban_sa.bulk.select import enqueue_select
 from oban_sa.models import Job
 from oban_sa.outbox.enqueue import enqueue
@@ -211,3 +211,22 @@ def workflows() -> None:
     flow.add("f", extract)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     flow.add("g", Job("w"), forgive="canceled")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Record[int]("text")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def charge(order_id: int, *, cents: int) -> int:
+    return order_id
+
+
+async def book(session: AsyncSession, order_id: int) -> str:
+    return str(order_id)
+
+
+async def steps(session: AsyncSession, sync: Session) -> None:
+    await step("charge", charge, "7", cents=300)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    await step("charge", charge, 7)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    await step("charge", charge, 7, cent=300)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await step("charge", charge(7, cents=300))  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    await step.commit(sync, "book", book, 7)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    await step.commit(session, "book", book, "7")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    await sleep("cool down", None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    signal(session, "7", "approval")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
