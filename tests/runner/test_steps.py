@@ -499,7 +499,7 @@ async def test_a_step_may_be_taken_in_a_thread_that_the_code_has_started(
     assert (seen, called) == ([7, 7, 7, 7], {"charge": 2})
 
 
-async def test_a_job_that_was_rescued_replays_its_steps_and_cursor(
+async def test_a_job_that_was_rescued_knows_its_cursor_from_the_beginning(
     harness: Harness, registry: Registry, called: Counter[str]
 ) -> None:
     """Its node wrote no outcome, and so no mark in its meta."""
@@ -516,8 +516,8 @@ async def test_a_job_that_was_rescued_replays_its_steps_and_cursor(
     @job(registry=registry)
     async def work() -> None:
         called["runs"] += 1
-        await step("charge", charge)
         async for row in step.each("rows", rows(after=step.cursor("rows"))):
+            await step(f"charge {row}", charge)
             if row == 2 and called["runs"] == 1:
                 await asyncio.sleep(60)
             seen.append(row)
@@ -528,4 +528,4 @@ async def test_a_job_that_was_rescued_replays_its_steps_and_cursor(
         # As a rescue does it: the attempt stays spent.
         await harness.sql("UPDATE oban_jobs SET state = 'available', attempted_by = '{other,node}'")
         done = await harness.becomes(job_id, "completed")
-    assert (called, seen, done.attempt) == ({"charge": 1, "runs": 2}, [0, 1, 2, 3], 2)
+    assert (called, seen, done.attempt) == ({"charge": 4, "runs": 2}, [0, 1, 2, 3], 2)

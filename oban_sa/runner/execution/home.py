@@ -77,8 +77,8 @@ def journal_of(home: Home, running: Running, threads: Threads, source: telemetry
 
     attempt, meta = running.attempt, running.job.meta
     marked = JOURNAL in meta
-    # A snooze gives the attempt back, and so does a shutdown, which marks the job where it has a journal.
-    fresh = attempt.attempt == 1 and not marked and "snoozed" not in meta
+    # An attempt that is given back, as by a shutdown or a snooze, marks its job where it has journalled something.
+    fresh = attempt.attempt == 1 and not marked
     return Journal(home.tables(running, wait), running.job, source=source, marked=marked, fresh=fresh)
 
 
