@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
-from oban_sa import Cancel, Oban, Record, progress
+from oban_sa import Cancel, JobState, Oban, Record, progress
 from oban_sa.client import relay as relaying
 from oban_sa.client.progress import Progress
 from oban_sa.errors import JobNotFound, RelayCancelled, RelayDiscarded, RelayTimeout
@@ -19,15 +19,25 @@ from tests.support import eventually, sync_url
 
 
 @pytest.fixture
-def deaf(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looks come so seldom that only what is heard can help."""
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[JobState]:
+    """The states that were found by looking, which is done so seldom that only what is heard can help."""
+    found: list[JobState] = []
+    look = relaying._look
+
+    def noted(work: Any, identity: int, *, progress: bool) -> Any:
+        answer = look(work, identity, progress=progress)
+        found.append(answer[0].state)
+        return answer
+
+    monkeypatch.setattr(relaying, "_look", noted)
     monkeypatch.setattr(relaying, "FIRST", 600.0)
     monkeypatch.setattr(relaying, "LAST", 600.0)
+    return found
 
 
 @pytest.mark.parametrize("with_session", [False, True])
 async def test_the_value_comes_as_soon_as_the_job_has_ended(
-    harness: Harness, registry: Registry, deaf: None, with_session: bool
+    harness: Harness, registry: Registry, looks: list[JobState], with_session: bool
 ) -> None:
     go = asyncio.Event()
 
@@ -46,9 +56,11 @@ async def test_the_value_comes_as_soon_as_the_job_has_ended(
     async with harness.runner():
         waiting = asyncio.create_task(Oban(harness.engine).relay(made))
         await eventually(lambda: executing(harness))
+        await eventually(lambda: len(looks) == 1)
         go.set()
         assert await asyncio.wait_for(waiting, 60) == {"sum": 2}
     assert made.meta == {"relay": True}
+    assert looks[1:] == [JobState.COMPLETED]
     await eventually(lambda: no_listener(harness))
 
 
@@ -121,7 +133,7 @@ async def test_the_time_is_up_and_the_job_goes_on(harness: Harness, registry: Re
         assert await oban.relay(made) == 1
 
 
-async def test_many_wait_on_one_connection(harness: Harness, registry: Registry, deaf: None) -> None:
+async def test_many_wait_on_one_connection(harness: Harness, registry: Registry, looks: list[JobState]) -> None:
     go = asyncio.Event()
 
     @job(registry=registry)
@@ -137,6 +149,7 @@ async def test_many_wait_on_one_connection(harness: Harness, registry: Registry,
             assert await harness.states() == {"executing": 20}
 
         await eventually(all_executing)
+        await eventually(lambda: len(looks) == 20)
         listeners = await harness.sql(
             "SELECT pid FROM pg_stat_activity "
             "WHERE datname = current_database() AND query LIKE 'LISTEN \"oban_sa_relay\"%'"
