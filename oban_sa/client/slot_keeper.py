@@ -187,7 +187,10 @@ class Keeper:
                     await thread.wake.wait()
             except TimeoutError:
                 pass
-            await self._renew(thread.line)
+            try:
+                await self._renew(thread.line)
+            except Exception:  # the thread must not end while others rely on it
+                logger.exception("slots of limits could not be kept")
             now = clock.monotonic()
             with self._lock:
                 if self._held or self._calls:

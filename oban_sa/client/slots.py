@@ -259,8 +259,20 @@ def limited_sync(engine: AsyncEngine, schema: str, limit: Limit) -> Generator[Sl
             raise lost(limit)
 
 
-_slots: Final[dict[tuple[Engine, str], Slots]] = {}
-_lock: Final = threading.Lock()
+class _Known:
+    """The `Slots` of this process; a process that was forked from it has none."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.slots: dict[tuple[Engine, str], Slots] = {}
+        os.register_at_fork(after_in_child=self._begin_anew)
+
+    def _begin_anew(self) -> None:
+        self.lock = threading.Lock()  # a thread that is not here may have held it
+        self.slots = {}
+
+
+_known: Final = _Known()
 
 
 @contextmanager
@@ -270,37 +282,34 @@ def _joined(engine: AsyncEngine, schema: str) -> Generator[Slots]:
     It is forgotten with its last user and its thread, which ends by itself.
     """
     place = (engine.sync_engine, schema)
-    with _lock:
-        if (found := _slots.get(place)) is None:
-            found = _slots[place] = Slots(engine, schema, lambda: _forget(place))
+    with _known.lock:
+        if (found := _known.slots.get(place)) is None:
+            found = _known.slots[place] = Slots(engine, schema, lambda: _forget(place))
         found.users += 1
     try:
         yield found
     finally:
-        with _lock:
+        with _known.lock:
             found.users -= 1
         _forget(place)
 
 
 def end_idle() -> None:
     """End the threads that keep nothing now, and close their connections."""
-    for each in list(_slots.values()):
+    for each in list(_known.slots.values()):
         each.keeper.close()
 
 
 def in_use() -> bool:
     """Whether anything is held, waited for or kept in this process."""
-    return bool(_slots)
+    return bool(_known.slots)
 
 
 def _forget(place: tuple[Engine, str]) -> None:
-    with _lock:
-        found = _slots.get(place)
+    with _known.lock:
+        found = _known.slots.get(place)
         if found is not None and not found.users and not found.keeper.runs:
-            del _slots[place]
-
-
-os.register_at_fork(after_in_child=_slots.clear)
+            del _known.slots[place]
 
 
 def _pause(limit: Limit, answer: Answer, tries: int) -> float:

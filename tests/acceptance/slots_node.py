@@ -18,7 +18,7 @@ from oban_sa.errors import LimitLost, LimitReached
 
 LIMIT = 3
 RATE = Rate(40, per=1)
-HOLDS = 3.0
+HOLDS = 6.0
 """Seconds after which the slot of a process that died is free."""
 
 

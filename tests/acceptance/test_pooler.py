@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
@@ -13,6 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from oban_sa import Job, Oban, Runner, enqueue_many, job, telemetry
+from oban_sa.client import slots
 from oban_sa.runner.cluster import notifier
 from oban_sa.runner.database.database import Database
 from oban_sa.runner.database.engine import UNPREPARED, create_engine
@@ -220,3 +222,26 @@ async def test_such_an_engine_leaves_no_statement_behind_on_the_server(database_
         left = await connection.execute(text("SELECT statement FROM pg_prepared_statements"))
         assert left.all() == []
     await engine.dispose()
+
+
+async def test_limits_outside_of_jobs_hold_through_it(pooled: AsyncEngine) -> None:
+    oban, now, most = Oban(pooled), 0, 0
+
+    async def one() -> None:
+        nonlocal now, most
+        async with oban.limit("api", limit=2, rate="1000/s"):
+            now += 1
+            most = max(most, now)
+            await asyncio.sleep(0.01)
+            now -= 1
+
+    def in_a_thread() -> None:
+        with oban.limit_sync("api", limit=2):
+            pass
+
+    await asyncio.gather(*(one() for _ in range(20)))
+    await asyncio.to_thread(in_a_thread)
+    assert most == 2
+    async with pooled.connect() as connection:
+        assert await connection.scalar(text("SELECT count(*) FROM oban_sa_leases")) == 0
+    slots.end_idle()

@@ -12,13 +12,12 @@ from typing import Any
 
 import asyncpg
 import pytest
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from oban_sa import Oban, Rate
 from oban_sa.client import slot_keeper, slots
 from oban_sa.errors import InvalidOption, LimitLost, LimitReached
-from tests.support import eventually, plain_url
+from tests.support import eventually, plain_url, run_python
 
 WATCH = """
 CREATE TABLE starts (name text, key text, at timestamp);
@@ -350,11 +349,11 @@ async def test_an_error_of_the_block_is_not_hidden_by_a_lost_slot(
 
 
 async def test_a_slot_stays_held_while_the_loop_is_blocked(
-    driven: AsyncEngine, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+    engine: AsyncEngine, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quick(monkeypatch)
-    async with Oban(driven).limit("api", limit=1):
-        time.sleep(1.5 * slot_keeper.HOLDS)  # noqa: ASYNC251 - the loop is to be blocked
+    quick(monkeypatch, 6.0)
+    async with Oban(engine).limit("api", limit=1):
+        time.sleep(1.2 * slot_keeper.HOLDS)  # noqa: ASYNC251 - the loop is to be blocked
         [expires_in] = await connection.fetchrow(
             "SELECT expires_at - timezone('UTC', clock_timestamp()) FROM oban_sa_leases"
         )
@@ -469,21 +468,31 @@ async def test_limits_hold_whatever_the_isolation_level_is(
     await engine.dispose()
 
 
+async def keeps(connection: asyncpg.Connection) -> bool:
+    """A slot was kept, so that there is a connection for it."""
+    found = await connection.fetchval(
+        "SELECT max(expires_at - taken_at) > $1 * interval '1 second' FROM oban_sa_leases", slot_keeper.HOLDS
+    )
+    return bool(found)
+
+
 async def test_nothing_is_left_once_nothing_is_held(
-    engine: AsyncEngine, database_url: str, monkeypatch: pytest.MonkeyPatch
+    engine: AsyncEngine, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick(monkeypatch)
     monkeypatch.setattr(slot_keeper, "IDLE", 0.1)
     async with Oban(engine).limit("api", limit=1):
         assert [each.name for each in threading.enumerate()].count("oban_sa limits") == 1
-        await asyncio.sleep(3 * slot_keeper.KEEP_EVERY)  # so that it has opened a connection
+        await eventually(lambda: keeps(connection))
     await eventually(lambda: [each.name for each in threading.enumerate()].count("oban_sa limits") == 0)
     assert not slots.in_use()
-    async with engine.connect() as connection:
-        count = await connection.scalar(
-            text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()")
-        )
-    assert count == 1
+    await engine.dispose()
+
+    async def alone() -> None:
+        statement = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        assert await connection.fetchval(statement) == 1
+
+    await eventually(alone)
 
 
 @pytest.mark.parametrize(
@@ -508,3 +517,29 @@ def test_what_can_not_be_meant_is_refused_at_once(engine: AsyncEngine, options: 
     assert message in str(refused.value)
     with pytest.raises(InvalidOption):
         Oban(engine).limit_sync(**given)
+
+
+FORKS = """
+import asyncio, os, sys
+from sqlalchemy.ext.asyncio import create_async_engine
+from oban_sa import Oban
+from oban_sa.client import slots
+
+async def main():
+    engine = create_async_engine(sys.argv[1])
+    async with Oban(engine).limit("api", limit=1):
+        assert slots.in_use()
+        child = os.fork()
+        if not child:
+            os._exit(3 if slots.in_use() else 0)
+        assert os.waitpid(child, 0)[1] == 0
+    slots.end_idle()
+    await engine.dispose()
+
+asyncio.run(main())
+"""
+
+
+def test_a_forked_process_begins_anew(database_url: str) -> None:
+    done = run_python("-c", FORKS, database_url)
+    assert done.returncode == 0, done.stderr
