@@ -6,9 +6,14 @@ import json
 import re
 from html import unescape
 
+import httpx
 import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from oban_sa import Job, Workflow, enqueue
+from oban_sa import Job, Oban, Workflow, enqueue
+from oban_sa.migrations import migrate
+from oban_sa.web import Access, Dashboard
 from oban_sa.web.words import frames, number, summary
 from tests.factories import executing, producer
 from tests.web.conftest import TRACE, Web, failed
@@ -287,3 +292,21 @@ def test_numbers_are_short_where_they_are_large() -> None:
     assert [number(value) for value in (0, 1_234, 999_999, 4_910_918, 2_000_000_000)] == [
         "0", "1,234", "999,999", "4.9 M", "2.0 G",
     ]  # fmt: skip
+
+
+async def test_every_page_works_on_each_driver_and_in_another_schema(driven: AsyncEngine) -> None:
+    async with driven.begin() as connection:
+        await connection.execute(text("CREATE SCHEMA jobs"))
+        await connection.run_sync(migrate, "jobs")
+    oban = Oban(driven, schema="jobs")
+    made = await oban.enqueue(Job("shop.Mail", args={"order": {"id": 17}}, meta={"lane": 1, "sequence": "k"}))
+    dashboard = Dashboard(oban, access=lambda request: Access.all())
+    client = httpx.AsyncClient(transport=httpx.ASGITransport(app=dashboard), base_url="http://test")
+    queries = ("args.order.id:17", "-tag:x node:a error:b", "state:available queue:default worker:Mail since:1h", "17")
+    paths = [f"/?q={query}" for query in queries]
+    paths += ["/", "/queues", "/nodes", "/crons", "/workflows", "/health", f"/jobs/{made.id}", "/bulk?verb=cancel"]
+    for path in paths:
+        assert (await client.get(path)).status_code == 200, path
+    answer = await client.post("/bulk", data={"verb": "cancel", "q": "args.order.id:17", "total": "1"})
+    assert answer.headers["location"].endswith("n=1")
+    assert (await oban.get_job(made)).state == "cancelled"
