@@ -207,6 +207,10 @@ class DependencyNotLoaded(ObanError):
     """What a dependency recorded is not in memory, and has to be asked for otherwise."""
 
 
+class KeyMissing(ObanError, LookupError):
+    """Args are encrypted, or are to be, and this process has not the key."""
+
+
 class EntityNotFound(ObanError, LookupError):
     """The row of a mapped object that a job is about doesn't exist any more."""
 

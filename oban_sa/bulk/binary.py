@@ -18,6 +18,7 @@ from oban_sa.jobs.states import JobState
 from oban_sa.models import Job, validation
 from oban_sa.models.later import Later
 from oban_sa.outbox.admission import plain
+from oban_sa.outbox.rows import sealed
 
 Encode: TypeAlias = Callable[[Job], bytes]
 """Makes the row of a job that `fits`."""
@@ -75,6 +76,8 @@ def encoder(
             if len(starts) >= _MOST_REMEMBERED:
                 starts.clear()
             start = starts[common] = _start(*common)
+        if meta and "encrypted" in meta:
+            args = sealed(loaded["worker"], plain(args, "args"), plain(meta, "meta"))
         written = (values.dumps_at_once(args) if type(args) is dict else None) or _dumped(args, "args")
         if not tags and not meta and moment is None:
             return start + plainest + _jsonb(len(written) + 1, 1) + written

@@ -197,6 +197,11 @@ def _defined(worker: Any) -> tuple[Definition, Mapping[str, Any]]:
 
 
 def _check_options(options: Mapping[str, Any], definition: Definition) -> None:
+    if definition.options.encrypt:
+        raise InvalidOption(
+            f"args of {definition.name} are encrypted, which the database can't do to the rows of a select; read the "
+            "rows, and write enqueue_many(session, jobs)"
+        )
     for name in options:
         if name not in _OPTIONS:
             known = instead(name, _OPTIONS) or f"; there are {', '.join(sorted(_OPTIONS))}"

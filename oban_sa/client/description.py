@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from oban_sa.describe.spans import ago, span
+from oban_sa.jobs import redaction
 from oban_sa.jobs.states import JobState
 from oban_sa.models import Job
 from oban_sa.sql.attempt_age import BEGAN
@@ -28,10 +29,10 @@ def job_as_json(job: Job) -> dict[str, object]:
         "state": job.state.value,
         "queue": job.queue,
         "worker": job.worker,
-        "args": job.args,
+        "args": redaction.args(job.args, job.meta),
         "meta": job.meta,
         "tags": job.tags,
-        "errors": job.errors,
+        "errors": redaction.errors(job.errors, job.args, job.meta),
         "attempt": job.attempt,
         "max_attempts": job.max_attempts,
         "priority": job.priority,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final, Literal, overload
 
@@ -63,17 +64,28 @@ class Oban(
     `engine` is an `AsyncEngine` on asyncpg or psycopg, which stays the caller's: nothing is opened before it is needed,
     and there is nothing to close. `name` is the instance whose queues are controlled, on all its nodes; a runner and a
     dashboard have the same default, "Oban". With `announce=False` runners are not told of jobs that become available,
-    and find them by polling; signals to nodes always go out. Raises `InvalidOption` for options that can't be used.
+    and find them by polling; signals to nodes always go out. `keys` are those of encrypted args, the newest first, for
+    this whole process; by default those in OBAN_KEYS. Raises `InvalidOption` for options that can't be used.
     """
 
     def __init__(
-        self, engine: AsyncEngine, *, schema: str = "public", name: str = "Oban", announce: bool = True
+        self,
+        engine: AsyncEngine,
+        *,
+        schema: str = "public",
+        name: str = "Oban",
+        announce: bool = True,
+        keys: Iterable[str | bytes] = (),
     ) -> None:
         _check(engine)
         if not name.strip():
             raise InvalidOption(f"name is the name of an instance, such as 'Oban', got {name!r}")
         if not schema.strip():
             raise InvalidOption(f"schema is the name of a schema, such as 'public', got {schema!r}")
+        if given := keys if isinstance(keys, (str, bytes)) else list(keys):
+            from oban_sa.jobs import encryption
+
+            encryption.use(given)
         self.engine = engine
         self.schema = schema
         self.name = name

@@ -33,8 +33,10 @@ def _drop(_: MetaData, connection: Connection, **__: object) -> None:
 
 def _schema(connection: object) -> str:
     # A connection of create_mock_engine() is another class, and has no options.
-    options = connection.get_execution_options() if isinstance(connection, Connection) else {}
-    return (options.get("schema_translate_map") or {}).get("public") or "public"
+    if not isinstance(connection, Connection):
+        return "public"
+    translated: dict[str | None, str | None] = connection.get_execution_options().get("schema_translate_map") or {}
+    return translated.get("public") or "public"
 
 
 def _execute(connection: Connection, statement: str) -> None:

@@ -299,7 +299,11 @@ class Job(Base):
 
     def __str__(self) -> str:
         id_, worker, queue, state, _ = self._shown()
-        args = _as_json(self.__dict__["args"]) if "args" in self.__dict__ else "?"
+        args = "?"
+        if "args" in (loaded := self.__dict__):
+            from oban_sa.jobs import redaction
+
+            args = _as_json(redaction.args(loaded["args"], loaded.get("meta")))
         return f"Job(id={id_}, worker={worker.rpartition('.')[2]}, args={args}, queue={queue}, state={state})"
 
     def __repr__(self) -> str:

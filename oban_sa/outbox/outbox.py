@@ -38,7 +38,7 @@ from oban_sa.outbox.atomicity import Homes
 from oban_sa.outbox.claim import must_come_early
 from oban_sa.outbox.news import add_news, add_one, concerns_runners
 from oban_sa.outbox.resolution import Resolution
-from oban_sa.outbox.rows import rows, take_in, written
+from oban_sa.outbox.rows import rows, seal, take_in, written
 from oban_sa.outbox.unique import Claims, by_connection, check_known, refers
 from oban_sa.sql import notify
 from oban_sa.sql import references as resolved
@@ -348,6 +348,7 @@ def _insert(mapper: Any, connection: Connection, state: InstanceState[Job]) -> A
         admit(job)
     else:
         Outbox.of(session, flushing=True).insert_by_mapper(session, connection, job)
+    seal(job)
     return EXT_CONTINUE
 
 

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, cast
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection
@@ -33,6 +33,7 @@ from oban_sa.models import Job
 from oban_sa.models.later import Later
 from oban_sa.outbox import references
 from oban_sa.outbox.admission import plain
+from oban_sa.outbox.rows import sealed
 from oban_sa.sql import expressions
 
 _NONE: Final[Mapping[str, object]] = {}
@@ -98,6 +99,8 @@ class Resolution:
             late = each.resolve()
             self._note(each)
             if late:
+                if "args" in late and (meta := each.job.meta):
+                    late = {**late, "args": sealed(each.job.worker, cast("dict[str, object]", late["args"]), meta)}
                 changed.setdefault(each.connection, []).append({"id": each.job.id, **late})
         return changed
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from operator import itemgetter
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 from sqlalchemy import Connection, CursorResult
 from sqlalchemy.orm.exc import FlushError
 
 from oban_sa.jobs import values
 from oban_sa.jobs.states import JobState
+from oban_sa.jobs.values import JSONDict
 from oban_sa.models import Job
 from oban_sa.models.later import Later
 from oban_sa.sql import insert
@@ -74,8 +75,25 @@ def rows(jobs: Sequence[Job]) -> list[Row] | None:
                 return None
             shared, shared_rest, kind = common, rest, _kind(common, *rest)
         # Not the bytes of orjson, of which each keeps a piece of memory that is larger than itself.
-        found.append((kind, values.dumps(args)))
+        found.append((kind, values.dumps(sealed(common[0], args, meta) if meta else args)))
     return found
+
+
+def sealed(worker: str, args: Mapping[str, object], meta: Mapping[str, object]) -> Mapping[str, object]:
+    """Return args as their row has them: encrypted, where the meta of the job says so."""
+    if meta.get("encrypted") is not True:
+        return args
+    from oban_sa.jobs import encryption
+
+    return args if encryption.is_sealed(args) else encryption.seal(worker, args)
+
+
+def seal(job: Job) -> None:
+    """Give a job that a mapper is about to write its args as their row has them."""
+    loaded = vars(job)
+    args, meta = loaded.get("args"), loaded.get("meta")
+    if isinstance(args, dict) and isinstance(meta, dict) and meta:
+        loaded["args"] = sealed(job.worker, cast("JSONDict", args), cast("JSONDict", meta))
 
 
 def written(

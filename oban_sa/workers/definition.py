@@ -11,8 +11,10 @@ from typing import Any, Final
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from oban_sa.errors import InvalidArguments, InvalidJob, InvalidOption, InvalidPeriod
+from oban_sa.errors import InvalidArguments, InvalidJob, InvalidOption, InvalidPeriod, nearest
 from oban_sa.jobs import backoff, deadline
+from oban_sa.jobs.keys import Paths
+from oban_sa.jobs.unique import Unique
 from oban_sa.jobs.values import JSONDict
 from oban_sa.models import Job, validation
 from oban_sa.models.template import Pattern
@@ -64,6 +66,14 @@ class Definition:
         """What makes the keys of its jobs, or None."""
         if self.keys is not None and (known := _names(body)) is not None:
             self.keys.check(known, what=body.what)
+        self.checks: Final = self.keys is not None or options.encrypt
+        """Whether a job of it can't be made of the pattern alone."""
+        if options.encrypt:
+            self._refuse_readable(options.unique, self.keys)
+        if options.redact and (takes := _names(body)) is not None:
+            for each in options.redact:
+                if (name := each.partition(".")[0]) not in takes:
+                    raise InvalidOption(f"redact={each!r}: {body.what} takes no {name!r}{nearest(name, takes)}")
         for entry in options.cron:
             try:
                 body.check(entry.args)
@@ -73,14 +83,35 @@ class Definition:
     def job(self, args: JSONDict, options: Mapping[str, Any]) -> Job:
         """Make a job with this worker's options, each of which `options` may replace."""
         keys = self.keys
+        if self.options.encrypt:
+            from oban_sa.jobs import encryption  # where nothing is encrypted, nothing of it is loaded
+
+            encryption.check()
         if not options:
             job = Job.from_pattern(self.pattern, args)
             return job if keys is None else keys.write(job)
         if not OPTIONS.isdisjoint(options):
             keys = (keys or NONE).replaced(options)
             options = {name: value for name, value in options.items() if name not in OPTIONS}
+        if self.options.encrypt:
+            self._refuse_readable(options.get("unique"), keys)
         job = Job(self.name, args=args, **{**self.options.for_job(), **self.stamped(options)})
         return job if keys is None else keys.write(job)
+
+    def _refuse_readable(self, unique: object, keys: Keys | None) -> None:
+        """Refuse what would write encrypted args, or a hash of them, where they can be read."""
+        compared = Unique.of(unique) if unique is True or isinstance(unique, Unique) else None
+        if compared is not None and "args" in compared.fields:
+            raise InvalidOption(
+                f"{self.name} has encrypted args, and a unique key is a hash of them, which can be guessed; compare "
+                'something in meta instead: unique=Unique(fields=["worker", "meta"], meta_keys=["..."])'
+            )
+        for name, given in (("partition", keys and keys.partition), ("sequence", keys and keys.sequence)):
+            if isinstance(given, Paths) and given.names:
+                raise InvalidOption(
+                    f"{name}={given}: {self.name} has encrypted args, and the key would stand in meta for all to read; "
+                    f'write {name}="meta...", or a function that returns what may be read'
+                )
 
     def stamped(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the options of a job, in whose meta stands what each of this worker's jobs has there.

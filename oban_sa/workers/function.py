@@ -72,7 +72,7 @@ class Calls(Generic[P, R_co]):
 
     def _made(self, bound: JSONDict) -> Job:
         definition = self.definition
-        if self.given or definition.keys is not None:
+        if self.given or definition.checks:
             return definition.job(bound, self.given)
         return Job.from_pattern(definition.pattern, bound)
 

@@ -42,6 +42,8 @@ class WorkerOptions(TypedDict, total=False):
     on_failure: OnFailure
     record: bool
     deadline: Period | None
+    encrypt: bool
+    redact: Iterable[str]
     name: str | None
     aliases: Iterable[str]
     registry: Registry

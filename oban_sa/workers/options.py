@@ -64,6 +64,8 @@ class Options:
     on_failure: OnFailure | None = None
     record: bool = False
     deadline: float | None = None
+    encrypt: bool = False
+    redact: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> Options:
@@ -99,6 +101,10 @@ class Options:
         stamps = stamped({}, self.version)
         if self.deadline is not None:
             stamps[deadline.SPAN] = self.deadline
+        if self.encrypt:
+            stamps["encrypted"] = True
+        if self.redact:
+            stamps["redacted"] = list(self.redact)
         return stamps
 
 
@@ -176,6 +182,18 @@ def _record(value: object) -> bool:
     return value
 
 
+def _encrypt(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidOption(f"encrypt is True or False, not {value!r}; keys are given as Oban(..., keys=[...])")
+    return value
+
+
+def _redact(value: object) -> tuple[str, ...]:
+    from oban_sa.jobs.redaction import names
+
+    return names(value)
+
+
 def _cancel(value: object) -> CancelBy:
     return choice(value, _CANCEL_BY, what="cancel")
 
@@ -200,4 +218,6 @@ _CHECKS: Final[dict[str, Callable[[Any], object]]] = {
     "on_failure": on_failure,
     "record": _record,
     "deadline": deadline.seconds,
+    "encrypt": _encrypt,
+    "redact": _redact,
 }

@@ -15,6 +15,7 @@ from oban_sa.client.description import job_as_json
 from oban_sa.client.read import read_session
 from oban_sa.client.search import unknown_workers
 from oban_sa.describe.spans import moment
+from oban_sa.jobs import redaction
 from oban_sa.jobs.states import JobState
 from oban_sa.jobs.values import to_json
 from oban_sa.models import Job
@@ -65,7 +66,7 @@ def command(
         say(f"Job {done}: {job.worker} in the queue {job.queue}, {job.state.value}.")
         if job.state == JobState.SCHEDULED:
             say(f"  scheduled  {moment(job.scheduled_at, now())}")
-        say(f"  args       {json_text.write(job.args)}")
+        say(f"  args       {json_text.write(redaction.args(job.args, job.meta))}")
     for hint in unknown:
         say(f"Note: {hint}", err=True)
 

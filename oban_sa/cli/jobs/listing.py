@@ -14,6 +14,7 @@ from oban_sa.client.description import job_as_json, when
 from oban_sa.client.filters import Filters
 from oban_sa.client.query import LISTED
 from oban_sa.client.search import LATEST, NEWEST, Found, find
+from oban_sa.jobs import redaction
 from oban_sa.settings.settings import Settings
 
 HELP = f"""Show jobs, the newest first.
@@ -102,7 +103,7 @@ def _print(answer: Found) -> None:
             job.worker.rpartition(".")[2],
             f"{job.attempt}/{job.max_attempts}",
             when(job, answer.now),
-            compact(job.args)[:_ARGS_WIDTH],
+            compact(redaction.args(job.args, job.meta))[:_ARGS_WIDTH],
         )
         for job in answer.jobs
     ]

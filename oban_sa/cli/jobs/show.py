@@ -18,6 +18,7 @@ from oban_sa.client.journal import Journal
 from oban_sa.client.read import database_now, read_session
 from oban_sa.describe import printable
 from oban_sa.describe.spans import moment
+from oban_sa.jobs import redaction
 from oban_sa.jobs.states import FINAL, JobState
 from oban_sa.models import Job
 from oban_sa.runner.cluster.stacks import WITHIN, Said, where
@@ -83,7 +84,7 @@ def command(settings: Settings, *, job_id: int, as_json: bool) -> None:
     for name, value in lines:
         if value != "":
             say(f"  {name:<10} {value}")
-    for name, value in (("args", job.args), ("meta", job.meta)):
+    for name, value in (("args", redaction.args(job.args, job.meta)), ("meta", job.meta)):
         click.echo(f"\n{name}")
         click.echo(_indented(pretty(value)))
     if job.meta.get("recorded") is True:
@@ -100,7 +101,7 @@ def command(settings: Settings, *, job_id: int, as_json: bool) -> None:
             )
         else:
             click.echo(_indented(code.stack or "it has none just now"))
-    for known in map(_entry, job.errors):
+    for known in map(_entry, redaction.errors(job.errors, job.args, job.meta)):
         click.echo()
         say(f"error of attempt {_text(known.get('attempt', '?'))}  {_said_at(known.get('at'), at)}")
         click.echo(_indented(_text(known.get("error", "")).rstrip()))

@@ -12,7 +12,7 @@ import asyncpg
 
 from oban_sa.errors import AttemptCancelled, AttemptError, AttemptLost, AttemptTimedOut, InvalidArguments
 from oban_sa.jobs.states import JobState
-from oban_sa.jobs.verdicts import Attempt
+from oban_sa.jobs.verdicts import Attempt, Verdict
 from oban_sa.models import Job
 from oban_sa.models.types import errors_from_database, labels_from_database
 from oban_sa.runner.concurrency.timeout import TimeLimit
@@ -120,6 +120,34 @@ class Running:
         if meta := job.__dict__["meta"]:
             self.attempt = self.attempt._replace(meta=meta)
         return job
+
+    def unseal(self) -> None:
+        """Decrypt the job's args; raises `KeyMissing` where no key of this process does."""
+        from oban_sa.jobs import encryption  # where nothing is encrypted, nothing of it is loaded
+
+        loaded = vars(self.job)
+        if encryption.is_sealed(loaded["args"]):
+            loaded["args"] = encryption.unseal(loaded["worker"], loaded["args"])
+
+    def hide(self, error: BaseException) -> None:
+        """Take what is not to be seen of the job's args out of the messages of what its code raised."""
+        if self._hides:
+            from oban_sa.jobs import redaction
+
+            redaction.error(error, vars(self.job)["args"], self.attempt.meta)
+
+    def hidden(self, verdict: Verdict) -> Verdict:
+        """Return the verdict without what is not to be seen in the text of its error."""
+        if verdict.error is None or not self._hides:
+            return verdict
+        from oban_sa.jobs import redaction
+
+        return verdict._replace(error=redaction.text(verdict.error, vars(self.job)["args"], self.attempt.meta))
+
+    @property
+    def _hides(self) -> bool:
+        meta = self.attempt.meta
+        return meta is not None and ("redacted" in meta or "encrypted" in meta)
 
     def let_go(self) -> None:
         """Keep only what says which attempt it was: its outcome may have to wait for the database, and many of them.

@@ -96,6 +96,8 @@ class Executor:
                 # Both moments are the row's, by the database's clock.
                 elif late := deadline.missed(meta, scheduled_at=job.scheduled_at, attempted_at=job.attempted_at):
                     raise Cancel(late)
+                if meta.get("encrypted") is True:
+                    attempt.unseal()
                 if READS in meta:
                     await self._dispatch.enter(job)
             if definition.is_plain and self._middleware is None:  # as of most
@@ -168,6 +170,7 @@ class Executor:
         if is_error(answer):
             # Not by assigning: a frozen dataclass lets nothing be assigned.
             exceptions.set_traceback(answer, of_the_worker(exceptions.traceback_of(answer)))
+            attempt.hide(answer)
             answer = self._left_to_others(attempt, answer)
         if isinstance(answer, Verdict):
             verdict, answer = answer, None
@@ -177,7 +180,7 @@ class Executor:
                 verdict = remembering(attempt, verdict, self._source)
         if (meta := attempt.attempt.meta) and deadline.SPAN in meta:
             verdict = deadline.kept(verdict, meta, attempt.job.scheduled_at)
-        return verdict, answer
+        return attempt.hidden(verdict), answer
 
     async def _commit(
         self, attempt: Running, session: AttemptSession, verdict: Verdict, answer: object

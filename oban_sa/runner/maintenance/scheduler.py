@@ -16,6 +16,7 @@ from oban_sa.jobs.unique import Unique
 from oban_sa.models import Job
 from oban_sa.models.types import args_from_database
 from oban_sa.outbox.admission import admit, plain
+from oban_sa.outbox.rows import sealed
 from oban_sa.runner.database.database import Database
 from oban_sa.schedule import clock
 from oban_sa.schedule.elixir_cron import for_elixir
@@ -202,7 +203,7 @@ class Scheduler:
                 "at": _naive(tick),
                 "worker": job.worker,
                 "queue": job.queue,
-                "args": plain(job.args, "args"),
+                "args": sealed(job.worker, plain(job.args, "args"), job.meta),
                 "meta": plain(job.meta, "meta"),
                 "tags": job.tags,
                 "priority": job.priority,

@@ -1,0 +1,222 @@
+"""Encrypted args stand nowhere in the clear: not in a row, a log, an event's text, an error, or a command."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import secrets
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from sqlalchemy import cast, literal, select
+from sqlalchemy import types as sql
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from oban_sa import Job, Oban, Unique, enqueue, enqueue_select, job, ref
+from oban_sa.cli import group
+from oban_sa.errors import InvalidOption, KeyMissing
+from oban_sa.jobs import encryption
+from oban_sa.jobs.cron_entry import CronEntry
+from oban_sa.testing import drain, perform_job
+from oban_sa.workers import Registry
+from tests.runner.conftest import Harness
+from tests.support import eventually, plain_url
+
+SECRET = "4929-5554-3321"
+
+
+def key() -> str:
+    return base64.b64encode(secrets.token_bytes(32)).decode()
+
+
+OLD, NEW = key(), key()
+
+
+@pytest.fixture(autouse=True)
+def keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encryption, "_keys", {})
+    monkeypatch.setenv("OBAN_KEYS", OLD)
+
+
+@pytest.fixture
+def registry() -> Registry:
+    return Registry()
+
+
+@pytest.fixture
+def harness(engine: AsyncEngine, sessions: Any, registry: Registry) -> Harness:
+    return Harness(engine, sessions, registry)
+
+
+@pytest.fixture
+def done() -> list[Any]:
+    return []
+
+
+@pytest.fixture
+def charge(registry: Registry, done: list[Any]) -> Any:
+    @job(registry=registry, name="charge", encrypt=True, max_attempts=3, backoff=1000)
+    async def charge(card: str, cents: Any = 1) -> None:
+        done.append((card, cents))
+        if cents == 13:
+            raise ValueError(f"{card} was refused")
+
+    return charge
+
+
+async def test_each_way_in_writes_what_no_one_can_read_and_the_code_gets_the_value(
+    harness: Harness, sessions: Any, engine: AsyncEngine, charge: Any, done: list[Any]
+) -> None:
+    oban = Oban(engine)
+    async with sessions.begin() as session:
+        parent = enqueue(session, Job("elsewhere", queue="elsewhere"))
+        enqueue(session, charge.new(SECRET, 2))
+        enqueue(session, charge.new(SECRET, ref(parent)))  # known only after the INSERT
+        enqueue(session, Job("elsewhere", queue="elsewhere", id=77))  # so that the mapper writes them all
+        await session.flush()
+        enqueue(session, charge.new(SECRET, 3))
+        await oban.enqueue_many([charge.new(SECRET, 4)], session=session)
+    await oban.enqueue(charge.new(SECRET, 5))
+    assert await oban.enqueue_many(charge.new(SECRET, number) for number in (6, 7)) == 2  # COPY
+    rows = await harness.sql("SELECT args, meta FROM oban_jobs WHERE worker = 'charge'")
+    assert len(rows) == 7
+    for args, meta in rows:
+        assert list(args) == ["data"]
+        assert SECRET not in str(args)
+        assert meta == {"encrypted": True}
+    async with harness.runner(crontab=[CronEntry("* * * * * *", "charge", args={"card": SECRET, "cents": 8})]):
+
+        async def all_done() -> None:
+            assert {(SECRET, number) for number in (2, 3, 4, 5, 6, 7, 8, parent.id)} <= set(done)
+
+        await eventually(all_done)
+    assert await harness.sql(f"SELECT 1 FROM oban_jobs WHERE CAST(oban_jobs.* AS text) ~ '{SECRET}'") == []
+
+
+async def test_the_mapper_writes_them_sealed_too(harness: Harness, sessions: Any, charge: Any) -> None:
+    async with sessions.begin() as session:
+        made = charge.options(id=4711).new(SECRET)
+        session.add(made)
+    [(args,)] = await harness.sql("SELECT args FROM oban_jobs")
+    assert list(args) == ["data"]
+    assert SECRET not in str(args)
+
+
+async def test_old_keys_read_and_the_first_writes(
+    harness: Harness, sessions: Any, engine: AsyncEngine, charge: Any, done: list[Any], monkeypatch: Any
+) -> None:
+    async with sessions.begin() as session:
+        enqueue(session, charge.new("old"))
+    monkeypatch.setattr(encryption, "_keys", {})
+    Oban(engine, keys=[NEW, OLD])
+    async with sessions.begin() as session:
+        enqueue(session, charge.new("new"))
+    rows = [row[0]["data"].partition(":")[0] for row in await harness.sql("SELECT args FROM oban_jobs ORDER BY id")]
+    assert rows[0] != rows[1]
+    async with harness.runner():
+
+        async def both() -> None:
+            assert sorted(card for card, _ in done) == ["new", "old"]
+
+        await eventually(both)
+
+
+async def test_an_unknown_key_fails_the_attempt_with_words_and_no_more_often_than_any_error(
+    harness: Harness, sessions: Any, charge: Any, done: list[Any], monkeypatch: Any
+) -> None:
+    async with sessions.begin() as session:
+        sealed = enqueue(session, charge.new(SECRET))
+    monkeypatch.setattr(encryption, "_keys", {})
+    monkeypatch.setenv("OBAN_KEYS", NEW)
+    async with harness.runner():
+        failed = await harness.becomes(sealed.id, "retryable")
+        assert "which this process does not have; add it to OBAN_KEYS" in str(failed.errors[0]["error"])
+        await harness.sql("UPDATE oban_jobs SET attempt = 2, state = 'available'")
+        await harness.becomes(sealed.id, "discarded")
+    assert done == []
+
+
+async def test_args_that_were_moved_to_another_worker_s_row_are_not_read(
+    harness: Harness, sessions: Any, charge: Any, registry: Registry, done: list[Any]
+) -> None:
+    @job(registry=registry, name="log", encrypt=True)
+    async def log(card: str, cents: int) -> None:
+        done.append("leaked")
+
+    async with sessions.begin() as session:
+        moved = enqueue(session, charge.new(SECRET))
+    await harness.sql("UPDATE oban_jobs SET worker = 'log'")
+    async with harness.runner():
+        failed = await harness.becomes(moved.id, "retryable")
+    assert "can't be decrypted" in str(failed.errors[0]["error"])
+    assert done == []
+
+
+async def test_neither_errors_logs_nor_commands_show_them(
+    harness: Harness, sessions: Any, charge: Any, database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="oban_sa")
+    async with sessions.begin() as session:
+        failing = enqueue(session, charge.new(SECRET, 13))
+        wrong = enqueue(session, charge.new(SECRET))
+        assert SECRET not in str(charge.new(SECRET))
+    async with harness.runner():
+        found = await harness.becomes(failing.id, "retryable")
+        await harness.becomes(wrong.id, "completed")
+    assert "ValueError: [redacted] was refused" in str(found.errors[0]["error"])
+    assert SECRET not in caplog.text
+    assert await harness.sql(f"SELECT 1 FROM oban_jobs WHERE CAST(oban_jobs.* AS text) ~ '{SECRET}'") == []
+    where = ["--database-url", plain_url(database_url)]
+    for words in (["jobs", "list"], ["jobs", "show", str(failing.id)], ["jobs", "show", str(failing.id), "--json"]):
+        result = await asyncio.to_thread(CliRunner().invoke, group, [*words, *where])
+        assert result.exit_code == 0, result.output
+        assert SECRET not in result.output
+
+
+async def test_drain_and_perform_job_give_the_code_the_value(
+    engine: AsyncEngine, sessions: Any, charge: Any, registry: Registry, done: list[Any]
+) -> None:
+    async with sessions.begin() as session:
+        enqueue(session, charge.new("a"))
+    await drain(engine, registry=registry)
+    await perform_job(charge, {"card": "b"})
+    assert [card for card, _ in done] == ["a", "b"]
+
+
+def test_what_would_stand_in_the_clear_is_refused(registry: Registry) -> None:
+    async def code(card: str) -> None: ...
+
+    for options, words in (
+        ({"unique": True}, "a hash of them, which can be guessed"),
+        ({"partition": "args.card"}, "the key would stand in meta for all to read"),
+        ({"sequence": "args.card"}, "the key would stand in meta for all to read"),
+        ({"encrypt": "yes"}, "encrypt is True or False"),
+    ):
+        with pytest.raises(InvalidOption, match=words):
+            job(registry=registry, name="w", **{"encrypt": True, **options})(code)  # type: ignore[call-overload]
+    allowed = job(registry=registry, name="w", encrypt=True, unique=Unique(fields=["worker", "meta"], meta_keys=["k"]))(
+        code
+    )
+    with pytest.raises(InvalidOption, match="which can be guessed"):
+        allowed.options(unique=True).new("x")
+
+
+async def test_a_select_is_refused(sessions: Any, charge: Any) -> None:
+    async with sessions() as session:
+        with pytest.raises(InvalidOption, match="which the database can't do to the rows of a select"):
+            await enqueue_select(session, charge, select(cast(literal("x"), sql.Text).label("card")))
+
+
+def test_without_a_key_or_with_a_wrong_one_nothing_is_made(charge: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OBAN_KEYS", "")
+    with pytest.raises(KeyMissing, match="there is no key; set OBAN_KEYS"):
+        charge.new(SECRET)
+    monkeypatch.setenv("OBAN_KEYS", "hunter2")
+    with pytest.raises(InvalidOption) as caught:
+        charge.new(SECRET)
+    assert "hunter2" not in str(caught.value)
+    for given in ([], "text", [b"short"]):
+        with pytest.raises(InvalidOption):
+            encryption.use(given)
