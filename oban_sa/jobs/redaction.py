@@ -132,7 +132,7 @@ def _without(value: object, path: str) -> object:
     if isinstance(value, list):
         return [_without(each, path) for each in cast("list[object]", value)]
     if not isinstance(value, Mapping) or name not in value:
-        return cast("object", value)
+        return value  # pyright: ignore[reportUnknownVariableType]
     given = cast("Mapping[str, object]", value)
     return {**given, name: _without(given[name], rest) if rest else HIDDEN}
 
