@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -247,7 +247,7 @@ class TreePruner:
         return True
 
     @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[tuple[Transaction, AsyncSession | None]]:
+    async def _transaction(self) -> AsyncGenerator[tuple[Transaction, AsyncSession | None]]:
         """Begin a transaction; where jobs are archived, that of a session."""
         if self._archive is None:
             async with self._line.transaction() as transaction:
