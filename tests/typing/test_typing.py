@@ -6,6 +6,7 @@ The pages are the README and those of docs/. A checker reads everything in one r
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -52,21 +53,38 @@ engine = create_async_engine("postgresql+asyncpg://")
 sessions = async_sessionmaker(engine, expire_on_commit=False)
 """
 SHOP = "from shop import User, send_welcome\n"
+AWAITS = re.compile(r"(?m)^(?:(?:\w+ = )?(?:async with|await)|for .* in await|async for|assert await) ")
 IMPORT = r"(?m)^from \S+ import .*\n"
 
 
 def as_module(pieces: list[str], *, given: str = GIVEN) -> str:
-    """Make one module of pieces that may await, where a notebook could hold them."""
-    module = given
+    """Make one module of pieces that may await, where a notebook could hold them.
+
+    One that awaits becomes a function; so does one that uses what only a function has defined, the same function.
+    """
+    parts, functions = [given], dict[int, set[str]]()
     for number, piece in enumerate(pieces):
         piece = piece.removeprefix("from __future__ import annotations\n")
-        if re.search(r"(?m)^(\w+ = )?(async with|await) ", piece):
-            imports = "".join(re.findall(IMPORT, piece))
-            body = textwrap.indent(re.sub(IMPORT, "", piece), "    ")
-            module += f"\n{imports}\nasync def piece_{number}() -> None:\n{body}\n"
+        tree = compile(piece, "<piece>", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        names = [each for each in ast.walk(tree) if isinstance(each, ast.Name)]
+        used = {each.id for each in names if isinstance(each.ctx, ast.Load)}
+        made = {each.id for each in names if isinstance(each.ctx, ast.Store)}
+        made |= {
+            each.name for each in tree.body if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+        }
+        within = next((place for place, known in reversed(functions.items()) if known & (used - made)), None)
+        imports = "".join(re.findall(IMPORT, piece))
+        body = textwrap.indent(re.sub(IMPORT, "", piece), "    ")
+        if within is not None:
+            functions[within] |= made
+            parts[within] += f"\n{textwrap.indent(imports, '    ')}{body}"
+        elif AWAITS.search(piece):
+            functions[len(parts)] = made
+            parts.append(f"\n{imports}\nasync def piece_{number}() -> None:\n{body}\n")
         else:
-            module += f"\n{piece}"
+            parts.append(f"\n{piece}")
     # Tests are seldom annotated, and the README's are not.
+    module = "".join(parts)
     return module.replace("(session):", "(session: AsyncSession) -> None:").replace("13():", "13() -> None:")
 
 
