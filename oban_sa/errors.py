@@ -26,6 +26,7 @@
     ├── WorkflowNotFound(LookupError)
     ├── DependencyNotFound(KeyError)
     ├── DependencyNotLoaded
+    ├── KeyMissing(LookupError)
     ├── EntityNotFound(LookupError)
     ├── AttemptError
     │   ├── AttemptTimedOut(TimeoutError)

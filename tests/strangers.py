@@ -145,7 +145,7 @@ UUIDS = tuple(f"00000000-0000-4000-8000-00000000000{number}" for number in range
 COUNTS = (-(2**31), -1, 0, 1, 2**31 - 1)
 ids, uuids, counts = st.sampled_from(IDS), st.sampled_from(UUIDS), st.sampled_from(COUNTS)
 lanes = st.sampled_from([-(2**15), -1, 0, 1, 7, 8, 2**15 - 1])
-uniques = st.fixed_dictionaries({"key": uuids, "job_id": ids, "previous": st.none() | ids})
+uniques = st.fixed_dictionaries({"key": uuids, "job_id": ids, "version": ids})
 rates = st.fixed_dictionaries(
     {
         "name": st.just("queue:limited") | texts | st.just(Long("n" * 1_000)),

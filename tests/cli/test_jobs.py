@@ -151,7 +151,7 @@ def test_the_journal_of_a_job_is_shown_and_what_it_waits_for(shell: Shell) -> No
     assert "\n  cool down  slept until " in shown
     assert "\n  approval  waits for a signal until " in shown
     told = shell.json("jobs", "show", str(job_id))
-    assert told.keys() == EVERY_COLUMN | {"journal", "progress"}
+    assert told.keys() == EVERY_COLUMN | {"waits_for", "journal", "progress"}
     assert {entry["name"] for entry in told["journal"]} == {"charge", "cool down", "approval"}
     assert told["progress"]["note"] == "rows"
 

@@ -36,9 +36,17 @@ def test_the_tree_that_the_module_draws_is_the_tree_of_its_classes():
     assert drawn() == actual
 
 
+REQUIRED = {
+    errors.SchemaOutdated: {"found": 1, "required": 2},
+    errors.LimitReached: {"name": "stripe", "key": "acme", "full": "rate", "retry_in": 1.5},
+    errors.LimitLost: {"name": "stripe", "key": "acme"},
+    errors.RelayDiscarded: {"errors": []},
+}
+
+
 @pytest.mark.parametrize("each", CLASSES, ids=lambda each: each.__name__)
 def test_every_error_explains_itself_without_being_told_anything(each):
-    required = {"found": 1, "required": 2} if each is errors.SchemaOutdated else {}
+    required = REQUIRED.get(each, {})
     assert str(each(**required)) == each.__doc__
     assert str(each("in other words", **required)) == "in other words"
 

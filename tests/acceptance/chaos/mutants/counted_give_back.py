@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from oban_sa.jobs import verdicts
+from oban_sa.jobs.values import JSONDict
 from oban_sa.jobs.verdicts import Attempt, Verdict
 from oban_sa.runner.execution import executor
 from oban_sa.runner.queue import attempts
@@ -13,8 +14,8 @@ KIND = "mixed"
 _given_back = verdicts.given_back
 
 
-def _counted(attempt: Attempt) -> Verdict:
-    return _given_back(attempt)._replace(refund=False)
+def _counted(attempt: Attempt, meta: JSONDict | None = None) -> Verdict:
+    return _given_back(attempt, meta)._replace(refund=False)
 
 
 verdicts.given_back = attempts.given_back = executor.given_back = _counted
