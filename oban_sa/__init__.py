@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from oban_sa.steps import sleep as sleep
     from oban_sa.steps import step as step
     from oban_sa.steps import wait_for as wait_for
+    from oban_sa.workers.chunk import Chunk as Chunk
+    from oban_sa.workers.chunk import ChunkResult as ChunkResult
 else:
 
     def __getattr__(name: str) -> object:
@@ -68,6 +70,10 @@ else:
             from oban_sa.runner.runners import Runners
 
             return Runners
+        if name in ("Chunk", "ChunkResult"):
+            from oban_sa.workers import chunk
+
+            return chunk.Chunk if name == "Chunk" else chunk.ChunkResult
         if name in ("Queue", "Rate"):
             from oban_sa.jobs import limits
 
@@ -84,6 +90,8 @@ del _heard, _off
 __all__ = [
     "Batch",
     "Cancel",
+    "Chunk",
+    "ChunkResult",
     "Conflict",
     "ForUpdate",
     "Job",

@@ -220,6 +220,12 @@ class AttemptError(ObanError):
     """An attempt at a job did not succeed; this is what a job's `errors` hold."""
 
 
+class ChunkRetried(AttemptError):
+    """The code of a chunk said of a job that it is to be tried again, or not any more."""
+
+    traced = False
+
+
 class AttemptTimedOut(AttemptError, TimeoutError):
     """The attempt took longer than its timeout."""
 

@@ -16,7 +16,7 @@ from oban_sa.jobs.states import JobState
 from oban_sa.jobs.values import JSONDict, from_json
 from oban_sa.sql.dependencies import FIRST, LARGE, dependencies, recorded_by, recorded_in
 from oban_sa.wire import erlang
-from oban_sa.workers.current import current_job
+from oban_sa.workers.current import ATTEMPT, current_job
 
 if TYPE_CHECKING:
     from sqlalchemy import TextClause
@@ -348,9 +348,15 @@ def deps() -> Deps:
     """Return what the job that runs here waited for, and the context of its workflow.
 
     Of a job that is no member of a workflow there is nothing. Raises `JobNotFound` outside of a worker, and
-    `DependencyNotLoaded` in another process, where it does not reach: there take results as arguments.
+    `DependencyNotLoaded` in another process, where it does not reach, and in a chunk, which is a call for many jobs:
+    there take results as arguments.
     """
     job = current_job()
+    if (attempt := ATTEMPT.get(None)) is not None and attempt.is_of_many:
+        raise DependencyNotLoaded(
+            "deps() is of one job, and a chunk is one call for many; take results as arguments, which stand in each "
+            "job's args: flow.call('index', index, page=page.result)"
+        )
     found = DEPS.get(None)
     if found is not None and found.belongs_to(job):
         return found

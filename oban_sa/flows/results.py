@@ -12,6 +12,7 @@ from oban_sa.errors import InvalidJob
 from oban_sa.jobs.answers import Record
 from oban_sa.jobs.flow import RESULTS
 from oban_sa.models import Job
+from oban_sa.workers.chunk import ChunkResult
 from oban_sa.workers.definition import Definition
 from oban_sa.workers.function import Calls, calls_of
 
@@ -64,6 +65,6 @@ def check_records(definition: Definition, name: str) -> None:
 
 
 def _records(annotation: object) -> bool:
-    if isinstance(annotation, TypeVar) or any(annotation is each for each in (Record, typing.Any, object)):
+    if isinstance(annotation, TypeVar) or any(annotation is each for each in (Record, ChunkResult, typing.Any, object)):
         return True
     return typing.get_origin(annotation) is Record or any(_records(each) for each in typing.get_args(annotation))

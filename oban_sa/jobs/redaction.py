@@ -6,7 +6,7 @@ hide them too. Of encrypted args all are hidden.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, cast
 
 from oban_sa.errors import InvalidOption
@@ -54,22 +54,30 @@ def args(job_args: object, meta: object) -> object:
 
 def text(said: str, job_args: object, meta: object) -> str:
     """Return a text, such as that of an error, without the values that may not be shown."""
-    for secret in sorted(set(secrets(job_args, meta)), key=len, reverse=True):
+    return without(said, longest_first(secrets(job_args, meta)))
+
+
+def without(said: str, hidden: Sequence[str]) -> str:
+    """Return a text without these values, of which the longest come first."""
+    for secret in hidden:
         said = said.replace(secret, HIDDEN)
     return said
 
 
+def longest_first(found: Iterable[str]) -> list[str]:
+    """Return values in the order in which they are taken out: one may stand in another."""
+    return sorted(set(found), key=len, reverse=True)
+
+
 def errors(entries: Iterable[object], job_args: object, meta: object) -> list[object]:
     """Return the entries of a job's `errors` as they may be shown, whatever they hold."""
-    hidden = sorted(set(secrets(job_args, meta)), key=len, reverse=True)
+    hidden = longest_first(secrets(job_args, meta))
     return [_hidden(each, hidden) for each in entries] if hidden else list(entries)
 
 
 def _hidden(value: object, hidden: list[str]) -> object:
     if isinstance(value, str):
-        for secret in hidden:
-            value = value.replace(secret, HIDDEN)
-        return value
+        return without(value, hidden)
     if isinstance(value, Mapping):
         return {name: _hidden(each, hidden) for name, each in cast("Mapping[str, object]", value).items()}
     if isinstance(value, list):
@@ -88,9 +96,14 @@ def secrets(job_args: object, meta: object) -> Iterator[str]:
 
 def error(raised: BaseException, job_args: object, meta: object) -> None:
     """Take the hidden values out of the message of an exception, and of those that led to it, where they are texts."""
-    hidden = set(secrets(job_args, meta))
+    if hidden := longest_first(secrets(job_args, meta)):
+        clear(raised, hidden)
+
+
+def clear(raised: BaseException, hidden: Sequence[str]) -> None:
+    """Take values, of which the longest come first, out of the message of an exception and of those that led to it."""
     seen: set[int] = set()
-    todo: list[BaseException | None] = [raised] if hidden else []
+    todo: list[BaseException | None] = [raised]
     while todo:
         each = todo.pop()
         if each is None or id(each) in seen:
@@ -98,7 +111,7 @@ def error(raised: BaseException, job_args: object, meta: object) -> None:
         seen.add(id(each))
         todo += [each.__cause__, each.__context__]
         try:
-            each.args = tuple(text(part, job_args, meta) if isinstance(part, str) else part for part in each.args)
+            each.args = tuple(without(part, hidden) if isinstance(part, str) else part for part in each.args)
         except Exception:  # noqa: S112 - a class may refuse it, and then only what is kept of it is without them
             continue
 

@@ -15,10 +15,16 @@ T = TypeVar("T")
 def journal(what: str) -> Journal:
     """Return the journal of the attempt that runs here; `what` names who asks.
 
-    Raises `JobNotFound` outside of a worker, and `InvalidOption` in another process, which no journal reaches.
+    Raises `JobNotFound` outside of a worker, and `InvalidOption` in another process, which no journal reaches, and in a
+    chunk, which is a call for many jobs.
     """
     attempt = ATTEMPT.get(None)
     if attempt is not None:
+        if attempt.is_of_many:
+            raise InvalidOption(
+                f"{what} is of one job, and a chunk is one call for many; have the code of the chunk enqueue a job for "
+                "what needs steps"
+            )
         return cast("Journal", attempt.journal)
     if CURRENT.get(None) is None:
         raise JobNotFound(f"no job is running here; {what} works only below the code of a worker")

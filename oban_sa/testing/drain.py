@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Collection, Coroutine, Iterable, Mapping
-from typing import Any, TypeAlias, overload
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 from uuid import uuid4
 
 from sqlalchemy import BigInteger, ColumnElement, Connection, Engine, Executable, func, or_, select, update
@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, a
 from sqlalchemy.orm import Session, scoped_session
 
 from oban_sa import telemetry
+from oban_sa.errors import InvalidJob
 from oban_sa.jobs.durable import WAKING
 from oban_sa.jobs.flow import LANE
 from oban_sa.jobs.keys import SEQUENCE
@@ -39,6 +40,10 @@ from oban_sa.testing.sessions import SharedSessions
 from oban_sa.workers import Registry
 from oban_sa.workers import registry as default_registry
 from oban_sa.workers.middleware import Chain, Middleware
+
+if TYPE_CHECKING:
+    from oban_sa.jobs.keys import Paths
+    from oban_sa.runner.execution.chunk import ChunkRun
 
 Counts: TypeAlias = Counter[JobState]
 """How many jobs ended in which state; 0 for those in which none did."""
@@ -139,6 +144,7 @@ class Draining:
         mine = _among(queues, ids)
         self._stage = _stage(*mine, with_scheduled=with_scheduled, with_retries=with_retries)
         self._fetch = plan.fetch_any(*mine)
+        self._mine = mine
         self._ack = plan.ack()
         self._turn, self._releasing = turn(), release()
         self._unbooked = True
@@ -201,23 +207,33 @@ class Draining:
     async def _attempt(self, binding: Binding, executor: Executor, job: Job) -> None:
         self._unbooked = LANE in job.meta
         running = Running.of(job)
-        attempt = asyncio.create_task(executor.attempt(running))
+        chunks = _Gathering(binding, self._fetch_more, self._holder)
+        attempt = asyncio.create_task(executor.attempt(running, chunks))
         running.task = attempt
         try:
             outcome = await asyncio.shield(attempt)
         except asyncio.CancelledError:
             running.interrupt(Interrupted.SHUTDOWN)
-            await self._write(binding, job, await attempt)
+            await self._write(binding, running, await attempt)
             raise
-        await self._write(binding, job, outcome)
+        await self._write(binding, running, outcome)
         if SEQUENCE in job.meta:
             await self._release(binding, job)
 
-    async def _write(self, binding: Binding, job: Job, outcome: Outcome | None) -> None:
+    async def _write(self, binding: Binding, running: Running, outcome: Outcome | None) -> None:
         if self._home is not None:
-            await self._home.keep(job.id)
-        if outcome is not None:
-            await binding.fetch(self._ack, {"holder": self._holder, **as_arrays([outcome.verdict])})
+            await self._home.keep(running.attempt.job_id)
+        verdicts = [] if outcome is None else [outcome.verdict]
+        if running.chunk is not None:
+            verdicts += [each.verdict for each in running.chunk.outcomes.values()]
+            self._unbooked = self._unbooked or any(LANE in each.job.meta for each in running.chunk.added)
+        if verdicts:
+            await binding.fetch(self._ack, {"holder": self._holder, **as_arrays(verdicts)})
+
+    def _fetch_more(self, by: Paths | None) -> Executable:
+        from oban_sa.sql.chunk import IN_QUEUE, of_chunk
+
+        return self._plan.with_filter(of_chunk(by)).fetch_any(*self._mine, IN_QUEUE)
 
     async def _book(self, binding: Binding) -> bool:
         """Book what has become of members of flows, as a runner's settler does, until there is nothing left.
@@ -242,6 +258,31 @@ class Draining:
             await where.run_sync(_refresh, self._ended.keys())
         elif isinstance(where, Session):
             _refresh(where, self._ended.keys())
+
+
+class _Gathering:
+    """Takes jobs for a chunk that are there; it waits for no others."""
+
+    def __init__(self, binding: Binding, fetch: Callable[[Paths | None], Executable], holder: list[str]) -> None:
+        self._binding = binding
+        self._fetch = fetch
+        self._holder = holder
+
+    async def gather(self, chunk: ChunkRun) -> None:
+        """Add jobs to a chunk that begins."""
+        options, job = chunk.definition.options.chunk, chunk.first.job
+        if options is None or options.size == 1 or SEQUENCE in job.meta:
+            return
+        given: dict[str, object] = {"demand": options.size - 1, "holder": self._holder, "chunk_queue": job.queue}
+        given["chunk_workers"] = [chunk.definition.name, *chunk.definition.aliases]
+        if options.by is not None:
+            try:
+                given["chunk_key"] = options.by.key(job.worker, job.args, job.meta, what="by")
+            except InvalidJob:  # a value is missing, or makes no key: it stays alone
+                return
+        for row in await self._binding.fetch(self._fetch(options.by), given):
+            more = Job.from_row({**row, "state": JobState.EXECUTING.value, "attempted_by": list(self._holder)})
+            chunk.add(Running.of(more))
 
 
 def _refresh(session: Session, ran: Collection[int]) -> None:

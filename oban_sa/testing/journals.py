@@ -185,7 +185,10 @@ class Performed:
 class Performing:
     """The attempt that `perform_job` stands for."""
 
-    def __init__(self, job: Job, journal: Mapping[str, object], signals: Mapping[str, object]) -> None:
+    def __init__(
+        self, job: Job, journal: Mapping[str, object], signals: Mapping[str, object], *, is_of_many: bool
+    ) -> None:
+        self.is_of_many = is_of_many
         source = telemetry.Source(node="perform_job")
         self.journal = Journal(Performed(journal, signals), job, source=source, marked=True, fresh=False)
 

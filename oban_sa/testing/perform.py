@@ -96,12 +96,17 @@ class _Performing:
             give(job, *self._deps)
         return job
 
+    @cached_property
+    def _attempt(self) -> Performing:
+        is_of_many = self._definition.options.chunk is not None
+        return Performing(self._job, self._journal, self._signals, is_of_many=is_of_many)
+
     def here(self, session: Session | None = None) -> object:
         """Run synchronous code in this thread."""
         given = session if session is not None else self._session
         if isinstance(given, Session):
             given.flush()
-        with running(self._job), attempting(Performing(self._job, self._journal, self._signals)):
+        with running(self._job), attempting(self._attempt):
             try:
                 answer = self._definition.call(self._job, given if self._definition.session else None)
             except Answer as said:
@@ -118,7 +123,7 @@ class _Performing:
             if isinstance(self._session, AsyncSession):
                 return await self._session.run_sync(self.here)
             return await asyncio.to_thread(self.here)
-        with running(self._job), attempting(Performing(self._job, self._journal, self._signals)):
+        with running(self._job), attempting(self._attempt):
             try:
                 answer = await self._definition.call(self._job, self._session if self._definition.session else None)
             except Answer as said:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
@@ -78,6 +78,15 @@ class Body(Protocol):
 
     def signature(self) -> Signature:
         """Return the names of its args, as far as its parameters or the type of its args say them."""
+        ...
+
+
+@runtime_checkable
+class ManyAtOnce(Protocol):
+    """A body that is called with the jobs of a chunk."""
+
+    def call_all(self, jobs: Sequence[Job], session: AttemptSession = None) -> object:
+        """Run it."""
         ...
 
 

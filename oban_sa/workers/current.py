@@ -24,6 +24,11 @@ class Attempting(Protocol):
         """What its durable steps are written into: an `oban_sa.steps.journal.Journal`."""
         ...
 
+    @property
+    def is_of_many(self) -> bool:
+        """Whether its job is one of many that the code is called with, so that there is no journal."""
+        ...
+
 
 ATTEMPT: ContextVar[Attempting] = ContextVar("oban_sa.attempt")
 """The attempt whose code runs in a context; not set in another process."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from functools import cached_property
 from types import NoneType
 from typing import Any, Final
@@ -19,7 +20,7 @@ from oban_sa.jobs.values import JSONDict
 from oban_sa.models import Job, validation
 from oban_sa.models.template import Pattern
 from oban_sa.schedule.periods import Period, seconds
-from oban_sa.workers.body import Body, Call, SessionKind
+from oban_sa.workers.body import AttemptSession, Body, Call, ManyAtOnce, SessionKind
 from oban_sa.workers.keys import NONE, OPTIONS, Keys
 from oban_sa.workers.options import Executor, Options
 from oban_sa.workers.origin import origin_of
@@ -59,8 +60,10 @@ class Definition:
         """Which kind of session its code takes, or None."""
         self.has_timeout: Final = self._timeout is not None
         """Whether `timeout` may say something."""
-        self.is_plain: Final = self.session is None and self.executor == "loop" and not self.has_timeout
-        """Whether an attempt is no more than to await `call(job)`: no session, no thread, process or time limit."""
+        self.is_plain: Final = (
+            self.session is None and self.executor == "loop" and not self.has_timeout and options.chunk is None
+        )
+        """Whether an attempt is no more than to await `call(job)`: no session, thread, process, time limit or chunk."""
         self._stamps: Final = options.stamps
         self.keys: Final = Keys.of(options)
         """What makes the keys of its jobs, or None."""
@@ -79,6 +82,19 @@ class Definition:
                 body.check(entry.args)
             except InvalidArguments as error:
                 raise InvalidOption(f"cron {entry.expression!r} of {body.what}: {error}; give it other args") from error
+
+    def of_chunk(self, jobs: Sequence[Job]) -> Definition:
+        """Return the same whose code is called with the jobs of a chunk."""
+        body = self.body
+        if not isinstance(body, ManyAtOnce):
+            return self
+
+        def call(_: Job, session: AttemptSession = None, /) -> object:
+            return body.call_all(jobs, session)
+
+        made = copy(self)
+        object.__setattr__(made, "call", call)
+        return made
 
     def job(self, args: JSONDict, options: Mapping[str, Any]) -> Job:
         """Make a job with this worker's options, each of which `options` may replace."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from oban_sa.outbox.sessions import AnySession
+    from oban_sa.workers.chunk_body import ChunkBody
 
 P = ParamSpec("P")
 """The parameters of a function that come from the job's args."""
@@ -44,7 +45,7 @@ class Calls(Generic[P, R_co]):
 
     __slots__ = ("_body", "definition", "given")
 
-    def __init__(self, definition: Definition, body: FunctionBody, given: Mapping[str, object]) -> None:
+    def __init__(self, definition: Definition, body: FunctionBody | ChunkBody, given: Mapping[str, object]) -> None:
         self.definition = definition
         self.given = given
         """The options of these calls' jobs, as far as they are not the decorator's."""
@@ -124,6 +125,8 @@ class Decorator(Protocol):
     @overload
     def __call__(self, function: Callable[Concatenate[_Anything, ...], R], /) -> Function[..., ..., R]: ...
     @overload
+    def __call__(self, function: Callable[Concatenate[list[Job], ...], R], /) -> Function[..., ..., R]: ...
+    @overload
     def __call__(self, function: Callable[Concatenate[Job, _Anything, ...], R], /) -> Function[..., ..., R]: ...
     @overload
     def __call__(self, function: Callable[Concatenate[Job, S, P], R], /) -> Function[Concatenate[Job, S, P], P, R]: ...
@@ -157,6 +160,9 @@ def job(function: object = None, /, **options: Any) -> object:
     The session may come last as well, but type checkers can take away only what comes first. The other parameters are
     the job's args, by name; mapped objects among them are loaded in the session. Raises `InvalidOption` for an option
     that is unknown or can't be used, and for a function that can't work.
+
+    With `chunk=Chunk(...)` the function takes `(jobs: list[Job])`, many at once, and may take a session after them.
+    What each job is about is in its args, which `new` takes by name, any that JSON holds.
     """
     refuse_unknown(options, of="@job")
     if function is not None:
@@ -177,7 +183,13 @@ def _define(
     if not inspect.isfunction(function):
         raise InvalidOption(f"@job decorates functions written with def, not {function!r}")
     checked = checked or Options.read(options)
-    body = FunctionBody(function, checked, local=local)
+    body: FunctionBody | ChunkBody
+    if checked.chunk is None:
+        body = FunctionBody(function, checked, local=local)
+    else:
+        from oban_sa.workers.chunk_body import ChunkBody
+
+        body = ChunkBody(function, checked, local=local)
     definition = Definition(body, checked, name=options.get("name"), aliases=options.get("aliases", ()))
     registry_of(options.get("registry")).register(definition)
     calls: Calls[..., object] = Calls(definition, body, {})
@@ -192,8 +204,8 @@ def calls_of(function: object) -> Calls[..., object]:
     if isinstance(function, Calls):
         return cast("Calls[..., object]", function)
     definition = definition_of(function)
-    if not isinstance(definition.body, FunctionBody):
+    if isinstance(definition.target, type):
         raise InvalidOption(
             f"{definition.body.what} belongs to a class, which is not called; make a job of it: .new(...)"
         )
-    return Calls(definition, definition.body, {})
+    return Calls(definition, cast("FunctionBody | ChunkBody", definition.body), {})

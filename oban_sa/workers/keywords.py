@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Final, TypedDict
+from typing import TYPE_CHECKING, Final, TypedDict
 
 from oban_sa.arguments.load import OnMissing
 from oban_sa.arguments.versions import Upgrade
@@ -18,6 +18,9 @@ from oban_sa.workers.keys import KeyOf
 from oban_sa.workers.options import CancelBy, CronOption, Executor, PeriodOf
 from oban_sa.workers.other_queues import instead
 from oban_sa.workers.registry import Registry
+
+if TYPE_CHECKING:
+    from oban_sa.workers.chunk import Chunk
 
 
 class WorkerOptions(TypedDict, total=False):
@@ -44,6 +47,7 @@ class WorkerOptions(TypedDict, total=False):
     deadline: Period | None
     encrypt: bool
     redact: Iterable[str]
+    chunk: Chunk | None
     name: str | None
     aliases: Iterable[str]
     registry: Registry

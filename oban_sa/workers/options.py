@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Final, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
 from oban_sa.arguments.load import MISSING, OnMissing
 from oban_sa.arguments.versions import Upgrade, stamped
@@ -20,6 +20,9 @@ from oban_sa.schedule import periods
 from oban_sa.schedule.periods import Period
 from oban_sa.workers.ask import asked
 from oban_sa.workers.keys import Source, on_failure, source
+
+if TYPE_CHECKING:
+    from oban_sa.workers.chunk import Chunk
 
 Executor: TypeAlias = Literal["loop", "thread", "process"]
 """Where code runs: on the event loop, in a thread, or in a pool of processes."""
@@ -66,6 +69,7 @@ class Options:
     deadline: float | None = None
     encrypt: bool = False
     redact: tuple[str, ...] = ()
+    chunk: Chunk | None = None
 
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> Options:
@@ -194,6 +198,14 @@ def _redact(value: object) -> tuple[str, ...]:
     return names(value)
 
 
+def _chunk(value: object) -> Chunk | None:
+    from oban_sa.workers.chunk import Chunk  # which few programs need
+
+    if value is not None and not isinstance(value, Chunk):
+        raise InvalidOption(f'chunk is a Chunk, as Chunk(100, within="2 seconds"), not {value!r}')
+    return value
+
+
 def _cancel(value: object) -> CancelBy:
     return choice(value, _CANCEL_BY, what="cancel")
 
@@ -220,4 +232,5 @@ _CHECKS: Final[dict[str, Callable[[Any], object]]] = {
     "deadline": deadline.seconds,
     "encrypt": _encrypt,
     "redact": _redact,
+    "chunk": _chunk,
 }

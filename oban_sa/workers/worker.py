@@ -112,6 +112,10 @@ def _define(
     if not inspect.isclass(cls):
         raise InvalidOption(f"@worker decorates classes, not {cls!r}; decorate a function with @job")
     checked = checked or Options.read(options)
+    if checked.chunk is not None:
+        raise InvalidOption(
+            f"{cls.__qualname__} has chunk=, which is for functions; write @job(chunk=...) on a (jobs: list[Job])"
+        )
     body = ClassBody(cls, checked, declared=_declared(cls), local=local)
     _refuse_own_methods(cls)
     definition = Definition(body, checked, name=options.get("name"), aliases=options.get("aliases", ()))

@@ -19,6 +19,8 @@ from tests.support import ROOT, run_python
 NAMES = [
     "Batch",
     "Cancel",
+    "Chunk",
+    "ChunkResult",
     "Conflict",
     "ForUpdate",
     "Job",

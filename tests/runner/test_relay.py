@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
-from oban_sa import Cancel, JobState, Oban, Record, progress
+from oban_sa import Cancel, Chunk, ChunkResult, Job, JobState, Oban, Record, progress
 from oban_sa.client import relay as relaying
 from oban_sa.client.progress import Progress
 from oban_sa.errors import JobNotFound, RelayCancelled, RelayDiscarded, RelayTimeout
@@ -64,8 +64,38 @@ async def test_the_value_comes_as_soon_as_the_job_has_ended(
     await eventually(lambda: no_listener(harness))
 
 
-async def executing(harness: Harness) -> None:
-    assert await harness.states() == {"executing": 1}
+@pytest.mark.parametrize("with_session", [False, True])
+async def test_the_end_of_each_job_of_a_chunk_is_heard(
+    harness: Harness, registry: Registry, looks: list[JobState], with_session: bool
+) -> None:
+    go = asyncio.Event()
+
+    @job(registry=registry, chunk=Chunk(3, within=600))
+    async def plain(jobs: list[Job]) -> ChunkResult:
+        await go.wait()
+        return ChunkResult(record={each: each.args["n"] + 1 for each in jobs})
+
+    @job(registry=registry, chunk=Chunk(3, within=600))
+    async def in_session(jobs: list[Job], session: AsyncSession) -> ChunkResult:
+        await session.execute(text("SELECT 1"))
+        return await plain(jobs)
+
+    index = in_session if with_session else plain
+    async with harness.runner(queues={"default": 1}):
+        # No one waits for the first one: whether someone waits for another is asked of each.
+        await harness.enqueue(index.new(n=0))
+        await eventually(lambda: executing(harness))
+        oban = Oban(harness.engine)
+        waiting = [asyncio.create_task(oban.relay(index.new(n=number))) for number in (1, 2)]
+        await eventually(lambda: executing(harness, 3))
+        await eventually(lambda: len(looks) == 2)
+        go.set()
+        assert await asyncio.wait_for(asyncio.gather(*waiting), 60) == [2, 3]
+    assert looks[2:] == [JobState.COMPLETED] * 2
+
+
+async def executing(harness: Harness, count: int = 1) -> None:
+    assert await harness.states() == {"executing": count}
 
 
 async def no_listener(harness: Harness) -> None:

@@ -6,11 +6,13 @@ from typing import Any
 
 from sqlalchemy.dialects.postgresql import asyncpg
 
+from oban_sa.jobs.keys import Paths
 from oban_sa.models import schema_map
 from oban_sa.sql import (
     ack,
     activity,
     attempt_age,
+    chunk,
     claim,
     control,
     family,
@@ -80,6 +82,8 @@ STATEMENTS: dict[str, Any] = {
     "take_slot": slots.take(),
     "keep_slots": slots.keep(),
     "give_slot_back": slots.give_back(),
+    "fetch_chunk": chunk.fetch_chunk(None),
+    "fetch_chunk_by_key": chunk.fetch_chunk(Paths.read(("args.tenant", "worker"), what="by")),
     "notify": notify.NOTIFY,
     "look": look.look(enough=16_384),
 }

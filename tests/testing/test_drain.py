@@ -8,9 +8,10 @@ from sqlalchemy import Engine, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
 
-from oban_sa import Job, enqueue, enqueue_many, job
+from oban_sa import Chunk, ChunkResult, Job, enqueue, enqueue_many, job
 from oban_sa.errors import InvalidOption, WorkerNotFound
-from oban_sa.testing import drain
+from oban_sa.testing import drain, perform_job
+from oban_sa.workers import Registry
 from tests.testing.workers import (
     add,
     cancel,
@@ -230,3 +231,43 @@ async def _drained(engine: AsyncEngine) -> None:
 def test_what_is_neither_engine_nor_session_is_refused() -> None:
     with pytest.raises(TypeError, match=r"drain\(engine\) for committed jobs"):
         drain("postgresql://")  # type: ignore[call-overload]
+
+
+async def test_a_drain_makes_chunks_of_the_jobs_that_there_are(session: AsyncSession) -> None:
+    chunks: list[list[int]] = []
+    mine = Registry()
+
+    @job(registry=mine, chunk=Chunk(3, within="1 hour", by="args.tenant"))
+    async def index(jobs: list[Job], session: AsyncSession) -> ChunkResult:
+        await session.execute(select(1))
+        chunks.append([each.args["n"] for each in jobs])
+        return ChunkResult(cancel={each: "unwanted" for each in jobs if each.args["n"] == 4})
+
+    enqueue_many(session, [index.new(n=n, tenant=n % 2) for n in range(8)])
+    enqueue(session, index.options(queue="elsewhere").new(n=8, tenant=0))
+    assert await drain(session, registry=mine) == {"completed": 8, "cancelled": 1}
+    assert sorted(chunks) == [[0, 2, 4], [1, 3, 5], [6], [7], [8]]
+
+
+def test_chunks_of_synchronous_code_are_drained_too(sync_session: Session) -> None:
+    chunks: list[int] = []
+    mine = Registry()
+
+    @job(registry=mine, chunk=Chunk(3))
+    def index(jobs: list[Job]) -> None:
+        chunks.append(len(jobs))
+
+    enqueue_many(sync_session, [index.new(n=n) for n in range(5)])
+    assert drain(sync_session, registry=mine) == {"completed": 5}
+    assert chunks == [3, 2]
+
+
+async def test_a_worker_of_chunks_is_performed_with_one_job() -> None:
+    mine = Registry()
+
+    @job(registry=mine, chunk=Chunk(3))
+    async def index(jobs: list[Job]) -> ChunkResult:
+        return ChunkResult(record={each: each.args["n"] for each in jobs})
+
+    result = await perform_job(index, {"n": 7}, registry=mine)
+    assert list(result.record.values()) == [7]

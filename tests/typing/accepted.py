@@ -14,6 +14,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scop
 
 from oban_sa import (
     Batch,
+    Chunk,
+    ChunkResult,
     Oban,
     Queue,
     Rate,
@@ -100,6 +102,19 @@ def bare(when: datetime, queue: str) -> int:
 @job(timeout=30)
 async def welcome(job: Job, session: AsyncSession, user_id: int, *, name: str = "") -> bytes:
     return b""
+
+
+@job(queue="index", chunk=Chunk(100, within="2 seconds", by=("args.tenant", "meta.region")))
+async def in_chunks(jobs: list[Job], session: AsyncSession) -> ChunkResult | None:
+    return ChunkResult(retry={jobs[0]: "too large"}, record={jobs[1]: [1]})
+
+
+@job(chunk=Chunk())
+def in_chunks_sync(jobs: list[Job]) -> None: ...
+
+
+in_chunks.new(document_id=7, tenant="a")
+in_chunks_sync.options(priority=2).new(document_id=7)
 
 
 @job

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from datetime import UTC
 from enum import Enum, auto
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 
@@ -20,6 +20,9 @@ from oban_sa.runner.sessions.attempt_session import AttemptSession
 from oban_sa.sql.fetch import FETCHED, MOMENTS
 from oban_sa.wire import json_text
 from oban_sa.workers.definition import Definition
+
+if TYPE_CHECKING:
+    from oban_sa.runner.execution.chunk import ChunkRun
 
 
 class Interrupted(Enum):
@@ -47,6 +50,7 @@ class Running:
         "asked",
         "attempt",
         "begun",
+        "chunk",
         "definition",
         "durable",
         "home",
@@ -84,6 +88,8 @@ class Running:
         """Its journal, once its code has asked for it."""
         self.home: Callable[[Running], object] | None = None
         """Makes the journal."""
+        self.chunk: ChunkRun | None = None
+        """The chunk that it is in, whose code is told of a cancellation and never interrupted by one."""
 
     @classmethod
     def of(cls, job: Job) -> Running:
@@ -105,6 +111,11 @@ class Running:
                 raise AttemptLost("the attempt has ended")
             self.durable = self.home(self)
         return self.durable
+
+    @property
+    def is_of_many(self) -> bool:
+        """Whether its job is one of many that the code is called with, so that there is no journal."""
+        return self.chunk is not None
 
     @property
     def names_sequence(self) -> bool:
@@ -131,21 +142,28 @@ class Running:
 
     def hide(self, error: BaseException) -> None:
         """Take what is not to be seen of the job's args out of the messages of what its code raised."""
-        if self._hides:
+        if self.chunk is not None:
+            self.chunk.hide(error)
+        elif self.hides:
             from oban_sa.jobs import redaction
 
             redaction.error(error, vars(self.job)["args"], self.attempt.meta)
 
     def hidden(self, verdict: Verdict) -> Verdict:
         """Return the verdict without what is not to be seen in the text of its error."""
-        if verdict.error is None or not self._hides:
+        if verdict.error is None:
+            return verdict
+        if self.chunk is not None:
+            return verdict._replace(error=self.chunk.hidden(verdict.error))
+        if not self.hides:
             return verdict
         from oban_sa.jobs import redaction
 
         return verdict._replace(error=redaction.text(verdict.error, vars(self.job)["args"], self.attempt.meta))
 
     @property
-    def _hides(self) -> bool:
+    def hides(self) -> bool:
+        """Whether something of the job's args is not to be seen."""
         meta = self.attempt.meta
         return meta is not None and ("redacted" in meta or "encrypted" in meta)
 
@@ -162,7 +180,9 @@ class Running:
         """Ask the code to stop, and cancel it at its next await; the first reason given stays."""
         self.job.request_cancel()
         self.asked = self.asked or why is Interrupted.CANCELLED
-        if why is Interrupted.CANCELLED and self.definition is not None and self.definition.options.cancel == "ask":
+        if why is Interrupted.CANCELLED and (
+            self.chunk is not None or (self.definition is not None and self.definition.options.cancel == "ask")
+        ):
             return  # the code is told, and not interrupted
         if self.interrupted is None:
             self.interrupted = why

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -38,6 +38,7 @@ from oban_sa.workers.middleware import Chain
 from oban_sa.workers.registry import Registry
 
 if TYPE_CHECKING:
+    from oban_sa.runner.execution.chunk import Chunks
     from oban_sa.steps.journal import Journal
 
 logger = logging.getLogger("oban_sa.runner")
@@ -66,8 +67,12 @@ class Executor:
         self._source = source
         self._journal = partial(dispatch.journal, source=source)
 
-    async def attempt(self, attempt: Running) -> Outcome | None:
-        """Run an attempt to its end; None where its outcome needs no more writing. Never raises."""
+    async def attempt(self, attempt: Running, chunks: Chunks | None = None) -> Outcome | None:
+        """Run an attempt to its end; None where its outcome needs no more writing. Never raises.
+
+        One at the first job of a chunk is that of all its jobs, which `chunks` gathers; `attempt.chunk` then has the
+        outcomes of the others. One whose job has joined another chunk ends at once, without an outcome.
+        """
         attempt.begun = True
         job = attempt.job
         if attempt.unreadable is not None:
@@ -86,24 +91,14 @@ class Executor:
             attempt.definition = definition
             if attempt.interrupted is not None:
                 raise asyncio.CancelledError
-            # Before there is a session, a middleware or another process that would have to tell of it.
-            if meta := attempt.attempt.meta:
-                if version := later(meta, definition.options.version):
-                    attempt.later_version = version
-                    raise InvalidArguments(too_late(version, definition.options.version))
-                if JOURNAL in meta:  # so it has begun before, and goes on
-                    await cast("Journal", attempt.journal).read()
-                # Both moments are the row's, by the database's clock.
-                elif late := deadline.missed(meta, scheduled_at=job.scheduled_at, attempted_at=job.attempted_at):
-                    raise Cancel(late)
-                if meta.get("encrypted") is True:
-                    attempt.unseal()
-                if READS in meta:
-                    await self._dispatch.enter(job)
+            if attempt.attempt.meta:
+                await self._enter(attempt, attempt.attempt.meta, definition)
             if definition.is_plain and self._middleware is None:  # as of most
                 answer = await definition.call(job)
-            else:
+            elif definition.options.chunk is None:
                 answer = await self._run(attempt, definition)
+            else:
+                answer = await self._run_chunk(attempt, definition, chunks)
         except Answer as said:
             answer = raised(said)
         except asyncio.CancelledError as error:
@@ -114,6 +109,12 @@ class Executor:
         try:
             if forks.generation != generation:
                 forks.leave(answer)
+            if attempt.chunk is not None:
+                outcome = await attempt.chunk.conclude(
+                    attempt, answer, self._verdict_on, partial(self._tell_of, started)
+                )
+                CURRENT.reset(token)
+                return outcome
             committed = None
             limit = attempt.time_limit
             if (
@@ -140,6 +141,43 @@ class Executor:
             # From an error lead its traceback, and frames that were called by this one, back to here: what the code had
             # in its variables would stay until the garbage collector finds it.
             del answer
+
+    async def _enter(self, attempt: Running, meta: Mapping[str, object], definition: Definition) -> None:
+        """Do what a job's meta asks for before its code may begin; raises what keeps it from beginning.
+
+        That is before there is a session, a middleware or another process that would have to tell of it.
+        """
+        job = attempt.job
+        if version := later(meta, definition.options.version):
+            attempt.later_version = version
+            raise InvalidArguments(too_late(version, definition.options.version))
+        if JOURNAL in meta:  # so it has begun before, and goes on
+            if definition.options.chunk is None:  # whose code takes no steps
+                await cast("Journal", attempt.journal).read()
+        # Both moments are the row's, by the database's clock.
+        elif late := deadline.missed(meta, scheduled_at=job.scheduled_at, attempted_at=job.attempted_at):
+            raise Cancel(late)
+        if meta.get("encrypted") is True:
+            attempt.unseal()
+        if READS in meta:
+            await self._dispatch.enter(job)
+
+    async def _run_chunk(self, attempt: Running, definition: Definition, chunks: Chunks | None) -> object:
+        """Gather jobs for the chunk of an attempt, and run the code with all of them."""
+        from oban_sa.runner.execution.chunk import ChunkRun  # which few runners need
+
+        jobs = await ChunkRun(attempt, definition).gather(chunks, began=self._tell_begun, enter=self._enter)
+        return await self._run(attempt, definition.of_chunk(jobs)) if jobs else None
+
+    def _tell_begun(self, job: Job) -> None:
+        if listeners[telemetry.JobStart]:
+            telemetry.emit(telemetry.JobStart.of(self._source, job, queue_time=_waited(job)))
+
+    def _verdict_on(self, attempt: Running, answer: object) -> Verdict:
+        return self._verdict(attempt, answer)[0]
+
+    def _tell_of(self, started: float, job: Job, verdict: Verdict, answer: object) -> None:
+        self._tell(job, verdict, answer, clock.monotonic() - started)
 
     async def _run(self, attempt: Running, definition: Definition) -> object:
         """Run the code where it belongs, within the middleware."""
@@ -176,7 +214,7 @@ class Executor:
             verdict, answer = answer, None
         else:
             verdict = self._judge(attempt, answer)
-            if attempt.durable is not None:
+            if attempt.durable is not None or attempt.chunk is not None:
                 verdict = remembering(attempt, verdict, self._source)
         if (meta := attempt.attempt.meta) and deadline.SPAN in meta:
             verdict = deadline.kept(verdict, meta, attempt.job.scheduled_at)

@@ -18,6 +18,7 @@ from oban_sa.runner.execution.executor import Executor
 from oban_sa.runner.execution.home import mark
 from oban_sa.runner.execution.outcome import Outcome, report_stale
 from oban_sa.runner.queue.acker import Acker
+from oban_sa.runner.queue.chunks import Gathering
 from oban_sa.runner.queue.exchange import Tables
 from oban_sa.runner.queue.stalled import AFTER, Stalled, Wanted
 from oban_sa.runner.queue.turns import Turns
@@ -61,6 +62,7 @@ class Attempts:
         self._source = source
         self._ended = ended
         self._running: dict[int, Running] = {}
+        self._chunks = Gathering(tables, attempt=self._attempt, refuses=lambda: self.refusing)
         self._fetched: deque[asyncpg.Record] = deque()
         self._fetched_at = 0.0
         self._stalled = Stalled(wanted, self._running.values)
@@ -72,22 +74,23 @@ class Attempts:
 
     @property
     def running(self) -> dict[int, Running]:
-        """The attempts under way, by the ids of their jobs."""
+        """The attempts under way, by the ids of their jobs; also those that chunks hold."""
         self.begin()
-        return self._running
+        held = self._chunks.held
+        return {**self._running, **held} if held else self._running
 
     @property
     def count(self) -> int:
-        """How many jobs were fetched and have not ended, whether begun or not."""
+        """How many jobs were fetched and have not ended, whether begun or not; a chunk counts as one."""
         return len(self._running) + len(self._fetched)
 
     def begun(self) -> list[int]:
         """The jobs under way, in order; may be called from any thread."""
-        return sorted(self._running)
+        return sorted([*self._running, *self._chunks.held])
 
     def under_way(self) -> list[Attempt]:
         """The attempts whose jobs were begun; may be called from any thread."""
-        return [running.attempt for running in list(self._running.values())]
+        return [running.attempt for running in [*self._running.values(), *self._chunks.held.values()]]
 
     def add(self, rows: list[asyncpg.Record]) -> None:
         """Take what was fetched, in the order in which it is to be begun."""
@@ -132,7 +135,8 @@ class Attempts:
                 self._give_back(running)  # the fetch was under way when it was told to stop
                 continue
             job_id = running.attempt.job_id
-            if (former := self._running.get(job_id)) is not None and former.interrupted is None:
+            former = self._running.get(job_id) or self._chunks.held.pop(job_id, None)
+            if former is not None and former.interrupted is None:
                 # The job was rescued while it ran here, and this very node has fetched it again.
                 former.interrupt(Interrupted.LOST)
             self._running[job_id] = running
@@ -159,6 +163,7 @@ class Attempts:
         for running in self.running.values():
             self._give_back(running)
         self._running.clear()
+        self._chunks.held.clear()
 
     def give_back_unheard(self, rows: Iterable[asyncpg.Record]) -> None:
         """Give back jobs that were fetched by a statement whose answer was lost, so that they were never begun.
@@ -194,10 +199,16 @@ class Attempts:
             self._ended()
             return
         try:
-            outcome = await self._executor.attempt(running)
+            outcome = await self._executor.attempt(running, self._chunks)
         except BaseException as error:
             # Nothing is expected to come through here; were it to, the job must still end.
             outcome = Outcome(running, judge(running.attempt, error))
+            if running.chunk is not None:
+                running.chunk.fail(error)
+        if (chunk := running.chunk) is not None:
+            for each in self._chunks.end(chunk, running):
+                each.let_go()
+                self._end(each, chunk.outcomes.get(each.attempt.job_id))
         running.let_go()
         if self.turns.running:
             self.turns.end(job_id)
@@ -207,9 +218,12 @@ class Attempts:
                 report_stale(self._source, running.job, outcome.verdict.state)
             return
         del self._running[job_id]
+        self._end(running, outcome)
+        self._ended()
+
+    def _end(self, running: Running, outcome: Outcome | None) -> None:
         if outcome is not None:
             # With other meta it's one of a worker that this program does not know, and no work that was cut short.
             meta = outcome.verdict.meta
             self.given_back += outcome.verdict.state is JobState.AVAILABLE and (meta is None or JOURNAL in meta)
             self._acker.add(outcome)
-        self._ended()

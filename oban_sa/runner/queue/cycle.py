@@ -249,6 +249,9 @@ class Cycle:
         """Give back what was fetched without hearing so: how many jobs; their outcomes are still to be written."""
         rows = await self._tables.unheard(known=[*self._attempts.running, *self._acker.ids()])
         self._reclaimed_at = clock.monotonic()
+        # A chunk may have fetched some before it, and after it was asked what is known.
+        running = self._attempts.running
+        rows = [row for row in rows if row["id"] not in running]
         if rows:
             self._attempts.give_back_unheard(rows)
             logger.warning("queue %s gave back %d jobs that it had fetched without hearing so", self._queue, len(rows))

@@ -35,6 +35,7 @@ from oban_sa.sql.signals import note_wait
 from oban_sa.sql.unknown_workers import only_known, review
 
 if TYPE_CHECKING:
+    from oban_sa.jobs.keys import Paths
     from oban_sa.runner.queue.limits import Limited
 
 logger = logging.getLogger("oban_sa.runner")
@@ -161,6 +162,26 @@ class Tables:
             return [], in_order(rows)
         acked = [row["acked"] for row in rows if row["acked"] is not None]
         return acked, in_order([row for row in rows if row["acked"] is None])
+
+    async def fetch_chunk(
+        self, names: Sequence[str], key: str | None, by: Paths | None, demand: int
+    ) -> list[asyncpg.Record]:
+        """Fetch jobs for a chunk: up to `demand` of the worker with these names, and with a key."""
+        from oban_sa.sql.chunk import fetch_chunk  # which few runners need
+
+        given: dict[str, object] = {
+            "queue": self._queue,
+            "producer": self._producer,
+            "holder": self._holder,
+            "demand": demand,
+            "from_priority": BEGINNING.priority,
+            "from_scheduled_at": BEGINNING.scheduled_at,
+            "from_id": BEGINNING.id,
+            "chunk_workers": names,
+        }
+        if by is not None:
+            given["chunk_key"] = key
+        return in_order(await self._line.fetch(self._database.prepare(fetch_chunk, by), **given))
 
     async def reviewed(self) -> tuple[datetime, str | None]:
         """Return the database's now, and as JSON what each other producer of the queue does not know."""

@@ -27,7 +27,7 @@ from oban_sa.runner.concurrency import forks, timeout
 from oban_sa.runner.concurrency.greenlets import bridged
 from oban_sa.runner.concurrency.threads import ThreadCall, Threads
 from oban_sa.runner.concurrency.timeout import TimeLimit
-from oban_sa.runner.sessions.commit import ack_member, ack_waited_for, write_and_commit
+from oban_sa.runner.sessions.commit import Others, ack_member, ack_waited_for, write_and_commit
 from oban_sa.runner.sessions.connections import AttemptConnections, Connections
 from oban_sa.runner.sessions.factories import SessionFactory
 from oban_sa.runner.sessions.in_doubt import Inquiry, in_doubt
@@ -87,6 +87,7 @@ class AttemptSession(ABC):
         self._session: AsyncSession | Session | None = None
         self._connections: AttemptConnections | None = None
         self._xid: int | None = None
+        self._others: Others | None = None
 
     async def run(self, *, flush: bool) -> object:
         """Run the code with its session and return its answer; with `flush` what it wrote has been sent by then.
@@ -102,13 +103,17 @@ class AttemptSession(ABC):
         self.is_open = True
         return answer
 
-    async def commit(self, verdict: Verdict) -> bool | None:
+    async def commit(self, verdict: Verdict, *, others: Others | None = None) -> bool | None:
         """Commit what the code wrote together with the verdict, and close the session.
 
+        With `others`, the verdicts on the other jobs of a chunk, all of them are written, or none.
         Returns False where the attempt had lost its job, so that all was rolled back, and None where there was nothing
         to commit the verdict with. Raises what keeps it from being committed, and `CommitUnanswered` where that can't
         be found out.
         """
+        if others is not None:
+            self._others = others
+            self._noted = self._noted or (self._shared.noted if others.noting else None)
         try:
             written = await self._commit(verdict)
         except BaseException as error:
@@ -175,7 +180,7 @@ class SessionOnLoop(AttemptSession):
             self._xid = xid
 
         return await timeout.on_loop(
-            lambda: session.run_sync(write_and_commit, verdict, committing, shared.young, self._ack_one),
+            lambda: session.run_sync(write_and_commit, verdict, committing, shared.young, self._ack_one, self._others),
             self._time_limit,
         )
 
@@ -228,7 +233,8 @@ class SessionInThread(AttemptSession):
             session = cast("Session", self._session)
             shared = self._shared
             return self._bridged(
-                call, lambda: write_and_commit(session, verdict, committing, shared.young, self._ack_one)
+                call,
+                lambda: write_and_commit(session, verdict, committing, shared.young, self._ack_one, self._others),
             )
 
         call = self._next(commit)

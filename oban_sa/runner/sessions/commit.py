@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, Executable, inspect
 from sqlalchemy.exc import DBAPIError
@@ -17,7 +17,7 @@ from oban_sa.jobs.verdicts import Verdict
 from oban_sa.models import Job
 from oban_sa.outbox.atomicity import ELSEWHERE, Homes
 from oban_sa.runner.cluster.attempt_age import Written, naive
-from oban_sa.sql.ack import said
+from oban_sa.sql.ack import as_arrays, said
 from oban_sa.sql.attempt_age import revert
 from oban_sa.sql.errors import sqlstate
 from oban_sa.sql.fence import is_held
@@ -41,6 +41,23 @@ def ack_waited_for() -> Executable:
     return Plan(followers=(note, tell)).ack_one()
 
 
+class Others(NamedTuple):
+    """The verdicts on the other jobs of a chunk."""
+
+    verdicts: Sequence[Verdict]
+    noting: bool
+    """Whether one of them is a member of a flow."""
+    telling: bool
+    """Whether a program waits for the end of one of them."""
+
+
+@cache
+def ack_others(*, noting: bool, telling: bool) -> Executable:
+    """Return the fenced ack of many attempts."""
+    followers = (note, tell) if telling else (note,) if noting else ()
+    return Plan(followers=followers).ack()
+
+
 IS_HELD: Final = is_held()
 
 REVERTING: Final = revert()
@@ -54,13 +71,15 @@ def write_and_commit(
     committing: Callable[[int], object],
     young: Written | None = None,
     ack_one: Executable | None = None,
+    others: Others | None = None,
 ) -> bool | None:
     """Write the verdict in the session's transaction and commit it; or roll back, where the job was lost.
 
     Returns whether it was committed, and None where there is no transaction, so that nothing is written. `committing`
     is called just before the commit, with the number of the transaction, `young` knows which attempts were kept young,
-    and `ack_one` replaces `ACK_ONE`. Raises `AttemptError` where the transaction had failed, or where it was the worker
-    itself that took its job away, and `JobElsewhere` where the session has written in another database too.
+    and `ack_one` replaces `ACK_ONE`; where one of the `others` was lost, all is rolled back, too. Raises `AttemptError`
+    where the transaction had failed, or where it was the worker itself that took its job away, and `JobElsewhere` where
+    the session has written in another database too.
     """
     if not session.is_active:
         raise AttemptError(FAILED)
@@ -83,6 +102,9 @@ def write_and_commit(
         session.rollback()
         if _held(session, verdict, young):
             raise AttemptError(TAKEN)
+        return False
+    if others is not None and not _ack_others(connection, others, young):
+        session.rollback()
         return False
     _refuse_elsewhere(session, connection)
     committing(xid)
@@ -110,6 +132,37 @@ def _ack(connection: Connection, verdict: Verdict, ack_one: Executable) -> int |
 def _acked(connection: Connection, verdict: Verdict, ack_one: Executable) -> int | None:
     row = connection.execute(ack_one, said(verdict)).first()
     return None if row is None else row.xid
+
+
+def _ack_others(connection: Connection, others: Others, young: Written | None) -> bool:
+    """Write the verdicts on the other jobs of a chunk: whether none of these was lost."""
+    statement = ack_others(noting=others.noting, telling=others.telling)
+    left = list(others.verdicts)
+    for _ in range(2):
+        if not left:
+            break
+        acked = _acked_ids(connection, statement, left)
+        left = [verdict for verdict in left if verdict.job_id not in acked]
+        if not all(_reverted(connection, verdict, young) for verdict in left):
+            break
+    return not left
+
+
+def _acked_ids(connection: Connection, statement: Executable, verdicts: Sequence[Verdict]) -> set[int]:
+    def ack(said: Sequence[Verdict]) -> set[int]:
+        given = {"holder": list(verdicts[0].holder), **as_arrays(said)}
+        return {row.id for row in connection.execute(statement, given)}
+
+    spelled = [verdict if verdict.plain else in_ascii(verdict) for verdict in verdicts]
+    if spelled == list(verdicts):
+        return ack(verdicts)
+    try:
+        with connection.begin_nested():  # as in `_ack`
+            return ack(verdicts)
+    except (DBAPIError, UnicodeError) as error:
+        if isinstance(error, DBAPIError) and (sqlstate(error) or "")[:2] != "22":
+            raise
+        return ack(spelled)
 
 
 def _reverted(connection: Connection, verdict: Verdict, young: Written | None) -> bool:
