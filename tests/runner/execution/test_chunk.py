@@ -168,6 +168,22 @@ async def test_no_error_of_a_chunk_shows_what_another_job_hides(
     }
 
 
+@pytest.mark.usefixtures("key")
+async def test_what_can_not_be_taken_out_of_an_error_is_taken_out_of_what_is_kept_of_it(
+    harness: Harness, registry: Registry, run: Any
+) -> None:
+    @job(registry=registry, chunk=Chunk(10, within=0.1), encrypt=True, backoff=60)
+    async def charge(jobs: list[Job]) -> None:
+        raise ValueError([each.args["card"] for each in jobs])
+
+    made = await harness.enqueue(*[charge.new(card=card) for card in CARDS])
+    await run()
+    for number in made:
+        [error] = (await harness.job(number)).errors
+        assert "ValueError: ['[redacted]', '[redacted]', '[redacted]']" in error["error"]
+        assert not any(card in str(error) for card in CARDS)
+
+
 # Workflows
 
 
