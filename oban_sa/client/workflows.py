@@ -113,7 +113,7 @@ class WorkflowControl:
             cancelled = int(work.execute(statement, given).one()[0])
             if rows[0]["completed_at"] is None:
                 # After the notes of its members, which most probably are all.
-                work.execute(cut(work.schema), {"lane": lane_of(rows[0]["path"][0]), "flow": identity})
+                work.execute(cut(work.schema), {"lane": _lane(rows[0], identity), "flow": identity})
             work.refresh(ids)
             return cancelled
 
@@ -168,8 +168,7 @@ class WorkflowControl:
                     raise JobNotFound(f"the workflow {identity} has no member, group or workflow named {from_!r}")
                 ids = list(work.execute(dependants(work.schema), {"ids": list(found)}).scalars())
             ids = _in_order(work, ids)
-            root: UUID | None = next(iter(rows[0]["path"]), None)
-            given = {"ids": ids, "states": states, "attempts": attempts, "lane": lane_of(root or identity)}
+            given = {"ids": ids, "states": states, "attempts": attempts, "lane": _lane(rows[0], identity)}
             retried = list(work.execute(retry(work.schema), given).scalars())
             work.refresh(retried)
             return len(retried)
@@ -189,6 +188,12 @@ def _identity(workflow: UUID | str | Flow) -> UUID:
     if not isinstance(given, UUID):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidOption(f"a workflow is given by its id or as a Workflow, not as {articled(type(given).__name__)}")
     return given
+
+
+def _lane(row: RowMapping, identity: UUID) -> int:
+    """Return the lane of a flow's tree; the path of a row that another program wrote may lead nowhere."""
+    root: UUID | None = next(iter(row["path"]), None)
+    return lane_of(root or identity)
 
 
 def _rows(work: Work, identity: UUID) -> list[RowMapping]:
