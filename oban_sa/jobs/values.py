@@ -34,9 +34,9 @@ from oban_sa.jobs import dump
 from oban_sa.jobs.references import Reference
 from oban_sa.jobs.unwritable import NotJSONError, check_text, instead, invalid, key_instead, not_finite, unreadable
 
-TRACE_KEYS: Final = ("traceparent", "tracestate", "baggage")
-"""Under these names a job's meta has the context of a trace (W3C Trace Context, Baggage), which is no part of what the
-job is about."""
+TRACE_KEYS: Final = ("traceparent", "tracestate", "baggage", "sentry-trace")
+"""Under these names a job's meta has the context of a trace (W3C Trace Context, Baggage, Sentry), which is no part of
+what the job is about."""
 
 JSONDict: TypeAlias = dict[str, Any]
 """A JSON object, such as the args of a job; what is in it only the program knows that wrote it."""

@@ -190,4 +190,10 @@ _GIVEN: Final = {
             worker: Mapped[str]
             args: Mapped[dict[str, Any]] = mapped_column(JSONB)
         """,
+    "docs/sentry.md": """
+        import warnings
+
+        # The SDK imports whatever else is installed that it knows, which may warn of itself.
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        """,
 }

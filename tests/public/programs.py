@@ -21,7 +21,8 @@ from typing import Any, Final
 from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 
-from oban_sa import Job, Runner
+from oban_sa import Job, Runner, job
+from oban_sa.workers import Registry
 from tests.public import pages
 
 SHOP: Final = "postgresql+asyncpg://localhost/shop"
@@ -116,8 +117,36 @@ async def relations(page: dict[str, Any]) -> None:
         assert (await session.get(page["Order"], page["order"].id)).progress == 40
 
 
+async def sentry(page: dict[str, Any]) -> None:
+    sdk = page["sentry_sdk"]
+    assert sdk.get_client().get_integration(page["ObanIntegration"]).capture == "every"
+    assert [page["sample"](each) for each in ({}, {"oban_job": {"queue": "mailers"}})] == [0.1, 0.01]
+    sdk.get_global_scope().set_client(None)
+    page["warnings"].filterwarnings("error")
+
+
+async def telemetry(page: dict[str, Any]) -> None:
+    structlog = page["structlog"]
+    lines = structlog.testing.LogCapture()
+    structlog.configure(processors=[structlog.contextvars.merge_contextvars, lines])
+    page["detach"]()
+
+    @job(name="logs", registry=(registry := Registry()))
+    async def logs() -> None:
+        structlog.get_logger().info("at work")
+
+    async with page["sessions"].begin() as session:
+        session.add(made := logs.new())
+    runner = Runner(page["engine"], queues={"default": 1}, registry=registry, middleware=[page["bind_job"]])
+    await runner.run(until_idle=True)
+    [line] = lines.entries
+    assert {"job_id": made.id, "worker": "logs", "queue": "default", "attempt": 1}.items() <= line.items()
+    assert structlog.contextvars.get_contextvars() == {}
+
+
 CHECKS: Final[dict[str, Callable[[dict[str, Any]], Awaitable[None]]]] = {
-    f"docs/{check.__name__}.md": check for check in (arguments, bulk, control, middleware, pruning, relations)
+    f"docs/{check.__name__}.md": check
+    for check in (arguments, bulk, control, middleware, pruning, relations, sentry, telemetry)
 }
 """What has to be true once a page has run."""
 
