@@ -25,11 +25,15 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from oban_sa.catalog.names import in_text
+from oban_sa.jobs.durable import WAITS_FOR
 from oban_sa.jobs.flow import ATTEMPT, ENDED, LANE, LANES
 from oban_sa.models import Ending
 from oban_sa.sql.expressions import inline
 
 endings: Table = Ending.metadata.tables["public.oban_sa_endings"]
+
+WAITS: Final = f"CAST(j.state AS text) = 'suspended' AND j.meta ->> '{WAITS_FOR}' IS NULL"
+"""Whether the job `j` waits for other members. One that waits for a signal has begun, whatever becomes of others."""
 
 
 def note(acked: CTE) -> CTE:

@@ -46,8 +46,9 @@ from typing import Final
 from sqlalchemy import BigInteger, Boolean, Integer, SmallInteger, Text, TextClause, bindparam, text
 
 from oban_sa.catalog.names import in_text
-from oban_sa.jobs.durable import WAITS_FOR, WAKING
+from oban_sa.jobs.durable import WAKING
 from oban_sa.jobs.flow import ATTEMPT, RETRIED
+from oban_sa.sql.flow import WAITS
 from oban_sa.sql.notify import TURNS
 
 LIMIT: Final = 1000
@@ -154,7 +155,7 @@ found AS MATERIALIZED (
             j.id IS NULL
             OR j.meta ? '{ATTEMPT}' AND (j.attempt > 0 OR CAST(j.state AS text) IN ('cancelled', 'discarded'))
         ) AS attempted,
-        coalesce(CAST(j.state AS text) = 'suspended' AND j.meta ->> '{WAITS_FOR}' IS NULL, false) AS suspended,
+        coalesce({WAITS}, false) AS suspended,
         j.attempted_at,
         CASE WHEN j.meta ->> '{RETRIED}' ~ '^[0-9]{{{{1,8}}}}$' THEN CAST(j.meta ->> '{RETRIED}' AS integer) END
             AS retried,
@@ -335,7 +336,7 @@ free AS MATERIALIZED (
         AND CASE
             WHEN j.id IN (SELECT job_id FROM stray)
             THEN CAST(j.state AS text) IN ('suspended', 'available', 'scheduled', 'retryable')
-            ELSE CAST(j.state AS text) = 'suspended' AND (
+            ELSE {WAITS} AND (
                 NOT j.meta ? '{RETRIED}' OR j.id IN (SELECT job_id FROM recounted)
                 OR j.meta ->> '{RETRIED}' = (
                     SELECT CAST(m.retried AS text) FROM {{s}}.oban_sa_members m WHERE m.job_id = j.id
@@ -374,8 +375,7 @@ again AS (
     SELECT CAST(:lane AS smallint), NULL, id FROM counted WHERE unfinished = 0 AND completed_at IS NULL
     UNION ALL
     SELECT CAST(:lane AS smallint), r.job_id, NULL
-    FROM ready r JOIN {{s}}.oban_jobs j ON j.id = r.job_id AND CAST(j.state AS text) = 'suspended'
-    WHERE r.job_id NOT IN (SELECT id FROM free)
+    FROM ready r JOIN {{s}}.oban_jobs j ON j.id = r.job_id AND {WAITS} WHERE r.job_id NOT IN (SELECT id FROM free)
     RETURNING 1
 ),
 told AS (

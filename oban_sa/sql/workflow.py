@@ -9,10 +9,11 @@ from sqlalchemy import BigInteger, Integer, Text, TextClause, Uuid, bindparam, t
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from oban_sa.catalog.names import in_text
-from oban_sa.jobs.durable import WAITS_FOR
+from oban_sa.jobs.durable import WAIT_UNTIL, WAITS_FOR
 from oban_sa.jobs.flow import LANES, RETRIED
 from oban_sa.models.readable import EARLIEST, LATEST
 from oban_sa.sql.cancel_request import MARK
+from oban_sa.sql.flow import WAITS
 
 STATUS: Final = (
     *("id", "path", "kind", "name", "total", "unfinished", "completed", "cancelled", "discarded"),
@@ -208,9 +209,10 @@ def order(schema: str) -> TextClause:
 def retry(schema: str) -> TextClause:
     """Suspend members that have ended in some states, and have a settler count what they wait for: rows of `id`.
 
-    It releases at once those that wait for nothing. Members that have not ended stay as they are. The rows come in the
-    order in which the members are counted. Parameters: `ids`, each after those that it waits for, since notes may be
-    booked in several statements; `states`, `attempts`, the least that each has left, and `lane`.
+    It releases at once those that wait for nothing. Members that have not ended stay as they are. One that was
+    cancelled while it waited for a signal waits for other members now, and the signal must not wake it. The rows come
+    in the order in which the members are counted. Parameters: `ids`, each after those that it waits for, since notes
+    may be booked in several statements; `states`, `attempts`, the least that each has left, and `lane`.
     """
     s = in_text(schema)
     return text(
@@ -228,7 +230,7 @@ def retry(schema: str) -> TextClause:
                 max_attempts = greatest(j.max_attempts, j.attempt + CAST(:attempts AS integer)),
                 scheduled_at = timezone('UTC', clock_timestamp()),
                 completed_at = NULL, cancelled_at = NULL, discarded_at = NULL,
-                meta = (j.meta - '{MARK}') || jsonb_build_object('{RETRIED}', 1 + CASE
+                meta = (j.meta - '{MARK}' - '{WAITS_FOR}' - '{WAIT_UNTIL}') || jsonb_build_object('{RETRIED}', 1 + CASE
                     WHEN j.meta ->> '{RETRIED}' ~ '^[0-9]{{1,8}}$' THEN CAST(j.meta ->> '{RETRIED}' AS integer) ELSE 0
                 END)
             FROM chosen WHERE j.id = chosen.id
@@ -269,7 +271,7 @@ def sweep(schema: str) -> TextClause:
             JOIN {s}.oban_sa_flows f ON f.id = l.flow_id AND f.lane BETWEEN 0 AND {LANES - 1}
             LEFT JOIN {s}.oban_jobs j ON j.id = l.job_id
             WHERE j.id IS NULL OR CAST(j.state AS text) IN ('completed', 'cancelled', 'discarded')
-                OR (CAST(j.state AS text) = 'suspended' AND j.meta ->> '{WAITS_FOR}' IS NULL)
+                OR ({WAITS})
             RETURNING 1
         )
         SELECT (SELECT max(job_id) FROM looked HAVING count(*) >= CAST(:limit AS integer)) AS last,

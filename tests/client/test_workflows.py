@@ -5,13 +5,16 @@ from __future__ import annotations
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import bindparam, select, text
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from oban_sa import Job, JobState, Oban, Workflow, chain, enqueue
 from oban_sa.errors import InvalidJob, InvalidOption, JobNotFound, WorkflowNotFound
+from oban_sa.jobs.durable import WAKING, waiting
 from oban_sa.jobs.flow import lane_of
 from oban_sa.sql.settle import LIMIT, lanes, settle
+from oban_sa.sql.signals import wake
 from oban_sa.sql.workflow import retry
 
 
@@ -256,3 +259,49 @@ async def test_mistakes_are_refused_with_words(driven: AsyncEngine) -> None:
         await oban.retry_workflow(flow, from_="x")
     with pytest.raises(InvalidJob, match="attempts"):
         await oban.retry_workflow(flow, attempts=0)
+
+
+async def test_a_retried_member_that_had_waited_for_a_signal_waits_for_its_dependencies_again(
+    driven: AsyncEngine,
+) -> None:
+    oban, flow = Oban(driven), await written(driven, chain(Job("w"), Job("w")))
+    second = await waits_for_signal(driven, "2", after="1")
+    await oban.cancel_workflow(flow.id)
+    await book(driven)
+    assert await oban.retry_workflow(flow.id, from_="1") == 2
+    await book(driven)
+    await signal_and_wake(driven, second)
+    assert await states(driven) == {"1": "available", "2": "suspended"}
+    await end(driven, **{"1": "completed"})
+    assert await states(driven) == {"1": "completed", "2": "available"}
+
+
+@pytest.mark.parametrize("state", ["completed", "discarded"])
+async def test_what_becomes_of_others_neither_wakes_nor_cancels_a_member_that_waits_for_a_signal(
+    driven: AsyncEngine, state: str
+) -> None:
+    oban, flow = Oban(driven), await written(driven, chain(Job("w"), Job("w")))
+    second = await waits_for_signal(driven, "2", after="1")
+    assert await oban.retry_workflow(flow.id, from_="1") == 1  # the second one has begun, and so stays as it is
+    await book(driven)
+    await end(driven, **{"1": state})
+    assert await states(driven) == {"1": state, "2": "suspended"}
+    await signal_and_wake(driven, second)
+    assert await states(driven) == {"1": state, "2": "available"}
+
+
+async def waits_for_signal(engine: AsyncEngine, name: str, *, after: str) -> int:
+    """A member has begun after another one, and its code has come to `wait_for`: its job's id."""
+    await end(engine, **{after: "completed"})
+    suspend = text("UPDATE oban_jobs SET state = 'suspended', meta = meta || :said WHERE meta ->> 'name' = :name")
+    given = {"said": waiting(until=None, signal="go"), "name": name}
+    async with engine.begin() as connection:
+        await connection.execute(suspend.bindparams(bindparam("said", type_=JSONB())), given)
+        return (await connection.scalars(select(Job.id).where(Job.meta["name"].astext == name))).one()
+
+
+async def signal_and_wake(engine: AsyncEngine, job: int) -> None:
+    await Oban(engine).signal(job, "go")
+    async with engine.begin() as connection:
+        given = {"lane": WAKING, "limit": LIMIT, "after": 0, "channel": "", "announcing": False}
+        await connection.execute(wake("public"), given)
