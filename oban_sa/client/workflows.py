@@ -184,7 +184,9 @@ def _identity(workflow: UUID | str | Flow) -> UUID:
         try:
             return UUID(given)
         except ValueError:
-            raise InvalidOption(f"{given!r} is no id of a workflow; that is a UUID, as flow.id has it") from None
+            raise InvalidOption(
+                f"{given!r} is no id of a workflow; that is a UUID, as flow.id and `workflows list` have it"
+            ) from None
     if not isinstance(given, UUID):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidOption(f"a workflow is given by its id or as a Workflow, not as {articled(type(given).__name__)}")
     return given

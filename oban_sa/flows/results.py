@@ -35,8 +35,12 @@ def called(
 ) -> tuple[Job, Mapping[str, Placeholder]]:
     """Make the job of a call, and return the results that it takes, by the names of its parameters.
 
-    Raises `InvalidJob` for a result of a member that records nothing.
+    Raises `InvalidJob` for a job in place of a function, and for a result of a member that records nothing.
     """
+    if isinstance(function, Job):
+        raise InvalidJob(
+            "call(name, function, ...) takes a @job function and its arguments; for a job write add(name, job)"
+        )
     calls: Calls[..., object] = calls_of(function)
     if not any(isinstance(each, Placeholder) for each in (*args, *kwargs.values())):
         return calls.new(*args, **kwargs), {}

@@ -90,6 +90,15 @@ def test_a_result_of_another_workflow_is_refused() -> None:
         Workflow().call("total", add_up, rows.result)
 
 
+def test_a_job_in_place_of_a_function_is_refused_with_what_takes_it() -> None:
+    @job(registry=Registry())
+    async def fetch(source: str) -> None: ...
+
+    wrong: Any = fetch.new("crm")
+    with pytest.raises(InvalidJob, match=r"takes a @job function and its arguments; for a job write add\(name, job\)"):
+        Workflow("nightly").call("fetch", wrong)
+
+
 def test_only_functions_are_called() -> None:
     @worker(registry=REGISTRY)
     class Process:
