@@ -23,6 +23,14 @@ Examples:
   python -m oban_sa sequences resume ledger 17    # go on without the discarded job
 """
 
+LIST = """Show the sequences that are halted, and which job halted each.
+
+\b
+Examples:
+  python -m oban_sa sequences list
+  python -m oban_sa jobs show 4711                # why the job that halted one was discarded
+"""
+
 RESUME = """Let the jobs of a sequence go on without the discarded job that halted it.
 
 KEY is what `sequences list` shows.
@@ -38,7 +46,7 @@ command = Suggesting(
 )
 
 
-@command.command("list", help="Show the sequences that are halted, and which job halted each.")
+@command.command("list", help=LIST)
 @json_option
 @database_options
 def list_(settings: Settings, *, as_json: bool) -> None:

@@ -251,7 +251,7 @@ async def test_mistakes_are_refused_with_words(driven: AsyncEngine) -> None:
     oban, flow = Oban(driven), await written(driven, shop())
     with pytest.raises(WorkflowNotFound, match="no workflow in schema 'public' has the id"):
         await oban.workflow(uuid4())
-    with pytest.raises(InvalidOption, match=r"'shop' is no id of a workflow; that is a UUID, as flow.id and `workflows list` have it"):
+    with pytest.raises(InvalidOption, match=r"'shop' is no id of a workflow; that is a UUID, as flow.id and"):
         await oban.cancel_workflow("shop")
     with pytest.raises(InvalidOption, match="not as an int"):
         await oban.workflow(7)  # type: ignore[arg-type]
