@@ -58,6 +58,9 @@ class Dashboard:
         allowed_hosts: Collection[str] | None = None,
         allowed_origins: Collection[str] = (),
     ) -> None:
+        rights: object = access
+        if not callable(rights):
+            raise InvalidOption("access is a function of the request; write access=lambda request: Access.all(user)")
         obans = _named(oban)
         names = tuple(obans)
         self.instances: Final = [Instance.of(name, names, each, access, redact) for name, each in obans.items()]

@@ -62,6 +62,7 @@ def test_a_right_holds_in_some_queues() -> None:
         (lambda: Access.all(canel=False), "did you mean 'cancel'?"),
         (lambda: Dashboard("oban"), "Dashboard takes an Oban"),
         (lambda: Dashboard({}), "Dashboard takes an Oban"),
+        (lambda: Dashboard({}, access=Access.all("ada")), "access is a function of the request"),
         (lambda: Dashboard({"a/b": None}), "part of its address"),
     ],
 )
