@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import socket
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -94,12 +95,19 @@ def command(
             )  # fmt: skip
             server = uvicorn.Server(config)
             shown = f"[{host}]" if ":" in host else host
+            try:  # before it says where it is
+                listening = socket.create_server(
+                    (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
+                )
+            except OSError as error:
+                raise InvalidOption(
+                    f"nothing can listen at {shown}:{port} ({error.strerror}); is another dashboard there? Try --port"
+                ) from error
             who = f"asks for {user}" if user is not None else "open to this machine"
             may = "its visitor may act" if acting else "read-only"
-            click.echo(f"The dashboard is at http://{shown}:{port}{root_path or '/'} ({who}, {may}). Ctrl-C stops it.")
-            await server.serve()
-            if not server.started:
-                raise InvalidOption(f"nothing can listen at {shown}:{port}; is another dashboard there? Try --port")
+            at = f"{shown}:{listening.getsockname()[1]}"
+            click.echo(f"The dashboard is at http://{at}{root_path or '/'} ({who}, {may}). Ctrl-C stops it.")
+            await server.serve(sockets=[listening])
 
     with service.database(settings) as url:
         service.run(run(url))

@@ -131,7 +131,14 @@ class _Story:
                 and exceptions.is_traced(event.error)
             ):
                 trace = (type(event.error), event.error, exceptions.traceback_of(event.error))
-            logger.log(level, "%s", sentence(event), exc_info=trace, extra={"event": event})
+            said = sentence(event)
+            if isinstance(event, telemetry.JobException) and _hides(event.job):
+                # Its error may hold what is hidden otherwise than as a text, which can't be taken out of it there.
+                said, trace = (
+                    _hidden(event, said if trace is None else f"{said}\n{exceptions.traceback(trace[1])}"),
+                    None,
+                )
+            logger.log(level, "%s", said, exc_info=trace, extra={"event": event})
 
     def _level(self, event: telemetry.Event) -> int:
         """Return the level for this very event; 0 is for what is not worth a line at any."""
@@ -183,3 +190,15 @@ def _is_milestone(attempt: int) -> bool:
 
 def _logger(event: type[telemetry.Event]) -> logging.Logger:
     return logging.getLogger("oban_sa." + event.name.split(".")[1])
+
+
+def _hides(job: object) -> bool:
+    """Whether something of a job's args is not to be seen."""
+    meta: object = vars(job).get("meta") if job is not None else None
+    return isinstance(meta, dict) and ("redacted" in meta or "encrypted" in meta)
+
+
+def _hidden(event: telemetry.JobException, trace: str) -> str:
+    from oban_sa.jobs import redaction  # few jobs hide anything
+
+    return redaction.text(f"{sentence(event)}{trace}".rstrip(), event.job.args, event.job.meta)

@@ -42,6 +42,14 @@ def test_a_password_without_a_user_and_other_mistakes_are_refused(
     assert "without a colon" in shell.refuses("dashboard", "--user", "a:b", code=2)
 
 
+def test_a_port_that_is_taken_is_refused_before_anything_is_said(shell: Shell) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = shell.refuses("dashboard", "--port", str(port), code=2)
+    assert f"nothing can listen at 127.0.0.1:{port}" in said
+    assert "Try --port" in said
+
+
 @pytest.mark.parametrize("acting", [True, False])
 async def test_without_a_user_it_is_read_only_unless_actions_are_asked_for(engine: AsyncEngine, acting: bool) -> None:
     oban = Oban(engine)

@@ -175,6 +175,21 @@ async def test_neither_errors_logs_nor_commands_show_them(
         assert SECRET not in result.output
 
 
+async def test_an_error_that_holds_them_otherwise_than_as_text_shows_none_in_the_log(
+    harness: Harness, sessions: Any, registry: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    @job(registry=registry, name="refused", encrypt=True)
+    async def refused(card: str) -> None:
+        raise ValueError([card])
+
+    async with sessions.begin() as session:
+        failing = enqueue(session, refused.new(SECRET))
+    async with harness.runner():
+        await harness.becomes(failing.id, "retryable")
+    assert "ValueError: ['[redacted]']" in caplog.text
+    assert SECRET not in caplog.text
+
+
 async def test_drain_and_perform_job_give_the_code_the_value(
     engine: AsyncEngine, sessions: Any, charge: Any, registry: Registry, done: list[Any]
 ) -> None:
