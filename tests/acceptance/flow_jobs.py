@@ -112,5 +112,7 @@ def random_workflow(chance: random.Random, *, size: int, depth: int = 1) -> Work
 
 def random_batch(chance: random.Random) -> Batch:
     """A batch with a job for each event."""
-    jobs = [random_job(chance) for _ in range(chance.randint(0, 6))]
+    jobs = [random_job(chance) for _ in range(chance.choice([0, 1, 3, 6]))]
+    if chance.random() < 0.4:  # many that end at once, on several nodes
+        jobs += [failing.new(chance.choice([0, 1]), chance.choice(["raise", "cancel"])) for _ in range(24)]
     return Batch(jobs, **{event: callback.new() for event in EVENTS})  # type: ignore[arg-type]
