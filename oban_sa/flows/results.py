@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 from oban_sa.arguments.annotations import resolve
-from oban_sa.errors import InvalidJob
+from oban_sa.errors import InvalidArguments, InvalidJob
 from oban_sa.jobs.answers import Record
 from oban_sa.jobs.flow import RESULTS
 from oban_sa.models import Job
@@ -35,12 +35,20 @@ def called(
 ) -> tuple[Job, Mapping[str, Placeholder]]:
     """Make the job of a call, and return the results that it takes, by the names of its parameters.
 
-    Raises `InvalidJob` for a job in place of a function, and for a result of a member that records nothing.
+    Raises `InvalidJob` for a job in place of a function, and for a result of a member that records nothing, and
+    `InvalidArguments` for a member in place of its result.
     """
     if isinstance(function, Job):
         raise InvalidJob(
             "call(name, function, ...) takes a @job function and its arguments; for a job write add(name, job)"
         )
+    from oban_sa.flows.parts import Part  # which needs `Placeholder`
+
+    for each in (*args, *kwargs.values()):
+        if isinstance(each, Part):
+            raise InvalidArguments(
+                f"{each!r} is part of a workflow, not an argument; write .result for what it records"
+            )
     calls: Calls[..., object] = calls_of(function)
     if not any(isinstance(each, Placeholder) for each in (*args, *kwargs.values())):
         return calls.new(*args, **kwargs), {}

@@ -44,15 +44,19 @@ from oban_sa.outbox.sessions import named
 _STARTED: Final = FINAL | {JobState.EXECUTING}
 
 
-def check(job: Any, session: Session | None = None) -> None:
+ENQUEUED: Final = "enqueue(session, {})"
+"""How a job is enqueued, where `{}` stands for it."""
+
+
+def check(job: Any, session: Session | None = None, *, written: str = ENQUEUED) -> None:
     """Accept a job that may be enqueued: a new one, in a state from which it can be started.
 
-    `session` is the one that will write it, in which it may be pending; None where no session will. Raises `TypeError`
-    for what is no job, and `InvalidJob` for one that is stored already, was started, or waits in a session while none
-    is to write it.
+    `written` is how the job is given, for what to write instead, as in `ENQUEUED`. `session` is the one that
+    will write it, in which it may be pending; None where no session will. Raises `TypeError` for what is no job, and
+    `InvalidJob` for one that is stored already, was started, or waits in a session while none is to write it.
     """
     if not isinstance(job, Job):
-        raise TypeError(f"a Job is enqueued, and this is {named(job)}; {_instead(job)}")
+        raise TypeError(f"a Job is enqueued, and this is {named(job)}; {_instead(job, written)}")
     state = instance_state(job)
     if state.key is not None:
         raise InvalidJob(f"{job} is stored already; retry that one, or enqueue a new one made of the same args")
@@ -89,22 +93,22 @@ def plain(value: Any, where: str, session: Session | None = None) -> dict[str, o
     return written
 
 
-def _instead(given: object) -> str:
+def _instead(given: object, written: str) -> str:
     match given:
         case Coroutine():
             given.close()  # else Python would warn as well that it was never awaited
-            return "calling a function runs it; make a job of it: enqueue(session, function.new(...))"
+            return f"calling a function runs it; make a job of it: {written.format('function.new(...)')}"
         case Session() | AsyncSession() | scoped_session() | async_scoped_session():
             return "the session comes first: enqueue(session, job)"
         case list() | tuple() | set() | frozenset():
             return "for several write enqueue_many(session, jobs)"
         case _ if hasattr(given, "new"):
             name = getattr(given, "__name__", type(given).__name__)
-            return f"write enqueue(session, {name}.new(...))"
+            return f"write {written.format(f'{name}.new(...)')}"
         case _ if isinstance(given, type):
-            return f"put @worker() before the class, then write enqueue(session, {given.__name__}.new(...))"
+            return f"put @worker() before the class, then write {written.format(f'{given.__name__}.new(...)')}"
         case _ if callable(given):
             name = getattr(given, "__name__", type(given).__name__)
-            return f"put @job() before the function, then write enqueue(session, {name}.new(...))"
+            return f"put @job() before the function, then write {written.format(f'{name}.new(...)')}"
         case _:
-            return "make one with the worker it is for: enqueue(session, SendWelcome.new({...}))"
+            return f"make one with the worker it is for: {written.format('SendWelcome.new({...})')}"

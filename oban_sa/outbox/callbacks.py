@@ -19,7 +19,7 @@ _KEPT: Final = ("worker", "queue", "priority", "max_attempts")
 
 def check_callback(job: Job, event: str) -> None:
     """Accept a job that can be made later, and more than once; raises `InvalidJob` and what `check` raises."""
-    check(job)
+    check(job, written="{}")
     loaded = vars(job)
     if "_unique" in loaded:
         raise InvalidJob(

@@ -9,7 +9,7 @@ from oban_sa.outbox.admission import check
 
 def check_member(job: Job, name: str) -> None:
     """Accept a job that can be a member; raises `InvalidJob`, and `TypeError` for what is no job."""
-    check(job)
+    check(job, written="{}")
     if "_unique" in vars(job):
         raise InvalidJob(
             f"the job of {name!r} is unique, and a member can't be: what waits for it would wait for another job; "

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from oban_sa import Cancel, Record, Result, Workflow
+from oban_sa import Batch, Cancel, Job, Record, Result, Workflow
 from oban_sa.errors import InvalidArguments, InvalidJob, InvalidOption
 from oban_sa.testing import perform_job
 from oban_sa.workers import Registry, job, worker
@@ -97,6 +97,19 @@ def test_a_job_in_place_of_a_function_is_refused_with_what_takes_it() -> None:
     wrong: Any = fetch.new("crm")
     with pytest.raises(InvalidJob, match=r"takes a @job function and its arguments; for a job write add\(name, job\)"):
         Workflow("nightly").call("fetch", wrong)
+
+
+def test_a_member_in_place_of_its_result_is_refused_with_what_to_write() -> None:
+    flow = Workflow()
+    member = flow.add("first", Job("w"))
+    with pytest.raises(InvalidArguments, match=r"<Member 'first'> is part of a workflow, .* write \.result for"):
+        flow.call("second", add_up, member, into="x")
+
+
+def test_what_is_no_job_is_answered_with_how_a_member_is_made() -> None:
+    for add in (lambda: Workflow().add("a", add_up), lambda: Batch([add_up])):
+        with pytest.raises(TypeError, match=r"write add_up\.new\(\.\.\.\)"):
+            add()
 
 
 def test_only_functions_are_called() -> None:
