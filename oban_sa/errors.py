@@ -34,6 +34,7 @@
     │   ├── AttemptCrashed
     │   ├── AttemptOrphaned
     │   ├── AttemptLost
+    │   ├── ChunkRetried
     │   ├── CommitUnanswered
     │   └── EntityLocked
     ├── RunnerError

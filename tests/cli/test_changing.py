@@ -13,8 +13,8 @@ from tests.cli.conftest import Shell
 CODE = """
 from oban_sa import job, worker
 
-@job(queue="reports", name="{name}.report", tags=["monthly"], max_attempts=3)
-async def report(month: int, *, to: str = "ada") -> None: ...
+@job(queue="reports", name="{name}.statement", tags=["monthly"], max_attempts=3)
+async def statement(month: int, *, to: str = "ada") -> None: ...
 """
 
 
@@ -63,10 +63,10 @@ def test_the_code_is_asked_where_it_is_imported(shell: Shell, folder: Path) -> N
     name = "typed_jobs_of_a_test"
     (folder / f"{name}.py").write_text(CODE.format(name=name))
     asked = ("--import", name)
-    shell.says("jobs", "enqueue", "report", "--args", "month=5", *asked)
-    assert stored(shell) == [(f"{name}.report", "reports", {"month": 5}, ["monthly"], 0, 3, "available")]
-    assert "args.month" in shell.refuses("jobs", "enqueue", "report", "--args", "month=May", *asked, code=2)
-    assert "did you mean 'report'?" in shell.refuses("jobs", "enqueue", "reprot", *asked, code=2)
+    shell.says("jobs", "enqueue", "statement", "--args", "month=5", *asked)
+    assert stored(shell) == [(f"{name}.statement", "reports", {"month": 5}, ["monthly"], 0, 3, "available")]
+    assert "args.month" in shell.refuses("jobs", "enqueue", "statement", "--args", "month=May", *asked, code=2)
+    assert "did you mean 'statement'?" in shell.refuses("jobs", "enqueue", "statment", *asked, code=2)
     assert "args.month" in shell.refuses("jobs", "update", "1", "--args", "month=May", *asked, code=2)
     shell.says("jobs", "update", "1", "--args", "month=6", *asked)
     assert stored(shell, "args") == [({"month": 6},)]
