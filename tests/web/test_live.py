@@ -95,9 +95,11 @@ async def test_events_begin_with_hello_and_keep_the_connection_alive(web: Web) -
     stream = events(watched, every=0.02)
     assert b"event: hello" in await anext(stream)
     assert await anext(stream) == b": still here\n\n"
+    await eventually(lambda: watched.looks >= 2)  # what is there before the first look is no change
     await web.add(Job("shop.Mail"))
-    while (found := await anext(stream)).startswith(b":"):
-        pass
+    async with asyncio.timeout(60):
+        while (found := await anext(stream)).startswith(b":"):
+            pass
     assert found == b"event: pulse\ndata: 1\n\n"
     await stream.aclose()
     assert not watched.running
