@@ -21,9 +21,6 @@ from oban_sa.jobs.values import JSONDict
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-ENCRYPTED: Final = "encrypted"
-"""The key of a job's meta that is true where its args are encrypted."""
-
 DATA: Final = "data"
 """The one arg that such a row has: `<id of the key>:<base64 of nonce and text>`."""
 

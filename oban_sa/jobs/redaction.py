@@ -10,11 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, cast
 
 from oban_sa.errors import InvalidOption
-from oban_sa.jobs.encryption import ENCRYPTED, is_sealed
+from oban_sa.jobs.encryption import is_sealed
+from oban_sa.jobs.hidden import ENCRYPTED, REDACTED
 from oban_sa.jobs.values import JSONDict
-
-REDACTED: Final = "redacted"
-"""The key of a job's meta that lists what is hidden: `["card", "customer.phone"]`."""
 
 HIDDEN: Final = "[redacted]"
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, cast
 import sentry_sdk
 
 from oban_sa.jobs import redaction
-from oban_sa.jobs.encryption import ENCRYPTED
+from oban_sa.jobs.hidden import ENCRYPTED, REDACTED
 from oban_sa.models import Job
 from oban_sa.sentry import names
 
@@ -31,7 +31,7 @@ def about(job: Job) -> Callable[[Event, Hint], Event]:
         _part(told, "tags").update({"oban.worker": job.worker, "oban.queue": job.queue})
         _part(told, "contexts")[names.OBAN] = _facts(job, with_args=sends)
         meta: Mapping[str, object] = job.meta or {}
-        hides = redaction.REDACTED in meta or meta.get(ENCRYPTED) is True
+        hides = REDACTED in meta or meta.get(ENCRYPTED) is True
         for frame in _frames(told):
             # Variables of code of jobs are Sentry's option `include_local_variables`; in ours are the args.
             if hides or (not sends and str(frame.get("module")).startswith("oban_sa.")):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from oban_sa import telemetry
 from oban_sa.describe import exceptions
+from oban_sa.jobs.hidden import hides
 from oban_sa.jobs.states import JobState
 from oban_sa.telemetry import log_guard
 from oban_sa.telemetry.sentences import sentence
@@ -124,20 +125,14 @@ class _Story:
         if level and log_guard.drowned(logger):
             log_guard.go_on()  # code of a job may configure logging too, or the first import of its module
         if level and logger.isEnabledFor(level):
-            trace = None
-            if (
-                isinstance(event, telemetry.JobException)
-                and event.error is not None
-                and exceptions.is_traced(event.error)
-            ):
-                trace = (type(event.error), event.error, exceptions.traceback_of(event.error))
-            said = sentence(event)
-            if isinstance(event, telemetry.JobException) and _hides(event.job):
-                # Its error may hold what is hidden otherwise than as a text, which can't be taken out of it there.
-                said, trace = (
-                    _hidden(event, said if trace is None else f"{said}\n{exceptions.traceback(trace[1])}"),
-                    None,
-                )
+            said, trace = sentence(event), None
+            if isinstance(event, telemetry.JobException):
+                error = event.error if event.error is not None and exceptions.is_traced(event.error) else None
+                if _hides(event.job):
+                    # The error may hold what is hidden otherwise than as a text, which can't be taken out of it there.
+                    said = _hidden(event.job, said if error is None else f"{said}\n{exceptions.traceback(error)}")
+                elif error is not None:
+                    trace = (type(error), error, exceptions.traceback_of(error))
             logger.log(level, "%s", said, exc_info=trace, extra={"event": event})
 
     def _level(self, event: telemetry.Event) -> int:
@@ -193,12 +188,10 @@ def _logger(event: type[telemetry.Event]) -> logging.Logger:
 
 
 def _hides(job: object) -> bool:
-    """Whether something of a job's args is not to be seen."""
-    meta: object = vars(job).get("meta") if job is not None else None
-    return isinstance(meta, dict) and ("redacted" in meta or "encrypted" in meta)
+    return job is not None and hides(vars(job).get("meta"))
 
 
-def _hidden(event: telemetry.JobException, trace: str) -> str:
+def _hidden(job: Any, said: str) -> str:
     from oban_sa.jobs import redaction  # few jobs hide anything
 
-    return redaction.text(f"{sentence(event)}{trace}".rstrip(), event.job.args, event.job.meta)
+    return redaction.text(said.rstrip(), job.args, job.meta)

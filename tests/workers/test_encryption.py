@@ -187,6 +187,7 @@ async def test_an_error_that_holds_them_otherwise_than_as_text_shows_none_in_the
     async with harness.runner():
         await harness.becomes(failing.id, "retryable")
     assert "ValueError: ['[redacted]']" in caplog.text
+    assert caplog.text.count("refused failed after") == 1
     assert SECRET not in caplog.text
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import asyncpg
 
 from oban_sa.errors import AttemptCancelled, AttemptError, AttemptLost, AttemptTimedOut, InvalidArguments
+from oban_sa.jobs.hidden import hides
 from oban_sa.jobs.states import JobState
 from oban_sa.jobs.verdicts import Attempt, Verdict
 from oban_sa.models import Job
@@ -164,8 +165,7 @@ class Running:
     @property
     def hides(self) -> bool:
         """Whether something of the job's args is not to be seen."""
-        meta = self.attempt.meta
-        return meta is not None and ("redacted" in meta or "encrypted" in meta)
+        return hides(self.attempt.meta)
 
     def let_go(self) -> None:
         """Keep only what says which attempt it was: its outcome may have to wait for the database, and many of them.
