@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import accumulate
 from typing import Final, Protocol
 
@@ -70,16 +71,13 @@ def _metrics(snapshot: Snapshot) -> Iterator[Metric]:
             yield _MADE[family.kind](family, names, metrics.items())
 
 
-def _counter(family: Family, names: list[str], metrics: Iterable[tuple[Labels, Value]]) -> Metric:
-    made = CounterMetricFamily(family.name.removesuffix("_total"), family.text, labels=names)
-    for labels, value in metrics:
-        if not isinstance(value, list):
-            made.add_metric(labels, value)
-    return made
-
-
-def _gauge(family: Family, names: list[str], metrics: Iterable[tuple[Labels, Value]]) -> Metric:
-    made = GaugeMetricFamily(family.name, family.text, labels=names)
+def _single(
+    kind: type[CounterMetricFamily | GaugeMetricFamily],
+    family: Family,
+    names: list[str],
+    metrics: Iterable[tuple[Labels, Value]],
+) -> Metric:
+    made = kind(family.name, family.text, labels=names)
     for labels, value in metrics:
         if not isinstance(value, list):
             made.add_metric(labels, value)
@@ -96,7 +94,7 @@ def _histogram(family: Family, names: list[str], metrics: Iterable[tuple[Labels,
 
 
 _MADE: Final[dict[str, Callable[[Family, list[str], Iterable[tuple[Labels, Value]]], Metric]]] = {
-    "counter": _counter,
-    "gauge": _gauge,
+    "counter": partial(_single, CounterMetricFamily),
+    "gauge": partial(_single, GaugeMetricFamily),
     "histogram": _histogram,
 }
