@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -14,9 +15,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from oban_sa import Cancel, Job, Oban, Snooze, enqueue, enqueue_select, job
 from oban_sa.errors import InvalidOption
 from oban_sa.otel import ObanInstrumentor
+from oban_sa.runner.execution.attempt import Interrupted
 from tests.otel import jobs
 from tests.otel.conftest import Traced
 from tests.runner.conftest import Harness
+from tests.support import eventually
 
 pytestmark = pytest.mark.usefixtures("unchanged_logging")
 
@@ -60,7 +63,9 @@ async def test_a_request_its_job_and_a_job_of_that_are_one_trace(
 
     request = await enqueued(harness, traced, first.new())
     await harness.drain()
-    one, two = traced.spans("process default")
+    # The second may end first: its job is there as soon as the first has committed, and before that is told of.
+    spans = {(span.attributes or {})["oban.job.worker"]: span for span in traced.spans("process default")}
+    one, two = spans["first"], spans["second"]
     inside = traced.span("inside")
     assert {trace_id(each) for each in (request, one, two, inside)} == {trace_id(request)}
     assert [parent(one), parent(two), parent(inside)] == [span_id(request), span_id(one), span_id(two)]
@@ -287,10 +292,12 @@ async def test_switched_off_it_leaves_nothing_behind(harness: Harness, traced: T
     assert await harness.sql("SELECT 1 FROM oban_jobs WHERE meta <> '{}'") == []
 
 
+@pytest.mark.parametrize("interrupted", [False, True], ids=["found at its commit", "told while it ran"])
 async def test_an_attempt_that_lost_its_job_is_an_error(
-    harness: Harness, traced: Traced, instrument: Instrument
+    harness: Harness, traced: Traced, instrument: Instrument, interrupted: bool
 ) -> None:
     instrument()
+    lost = asyncio.Event()
 
     @job(name="writes", registry=harness.registry)
     async def writes(session: AsyncSession) -> None:
@@ -298,12 +305,17 @@ async def test_an_attempt_that_lost_its_job_is_an_error(
         await harness.sql(
             "UPDATE oban_jobs SET attempted_by = '{another}', attempted_at = attempted_at + interval '1 s'"
         )
+        lost.set()
+        if interrupted:
+            await asyncio.Event().wait()
 
     made = writes.new()
     await enqueued(harness, traced, made)
-    async with harness.runner():
-        from tests.support import eventually
-
+    async with harness.runner() as runner:
+        await lost.wait()
+        if interrupted:
+            [producer] = runner._queues.all
+            producer.interrupt(Interrupted.LOST)
         await eventually(lambda: traced.spans("process default"))
     span = traced.span("process default")
     assert span.status.status_code is StatusCode.ERROR

@@ -23,7 +23,7 @@ Enter: TypeAlias = Callable[[Running, Mapping[str, object], Definition], Awaitab
 Decide: TypeAlias = Callable[[Running, object], Verdict]
 """Returns the verdict on an attempt with an answer."""
 
-Tell: TypeAlias = Callable[[Job, Verdict, object], object]
+Tell: TypeAlias = Callable[[Running, Verdict, object], object]
 """Tells listeners of the end of a job: its verdict and its answer."""
 
 
@@ -127,7 +127,7 @@ class ChunkRun:
                 verdicts = self.given_back()
             else:
                 for each, verdict in verdicts.items():
-                    tell(each.job, verdict, self.told(each, answer))
+                    tell(each, verdict, self.told(each, answer))
             if committed:
                 return None
             unanswered = isinstance(answer, CommitUnanswered)

@@ -134,8 +134,8 @@ class Executor:
             if committed is False:
                 report_stale(self._source, job, verdict.state)
                 return None
-            if verdict.state in _FAILED or listeners[telemetry.JobStop]:
-                self._tell(job, verdict, answer, clock.monotonic() - started)
+            if verdict.state in _FAILED or listeners[telemetry.JobStop] or attempt.interrupted is not None:
+                self._tell(attempt, verdict, answer, clock.monotonic() - started)
             return None if committed else Outcome(attempt, verdict, 0, isinstance(answer, CommitUnanswered))
         finally:
             # From an error lead its traceback, and frames that were called by this one, back to here: what the code had
@@ -176,8 +176,8 @@ class Executor:
     def _verdict_on(self, attempt: Running, answer: object) -> Verdict:
         return self._verdict(attempt, answer)[0]
 
-    def _tell_of(self, started: float, job: Job, verdict: Verdict, answer: object) -> None:
-        self._tell(job, verdict, answer, clock.monotonic() - started)
+    def _tell_of(self, started: float, attempt: Running, verdict: Verdict, answer: object) -> None:
+        self._tell(attempt, verdict, answer, clock.monotonic() - started)
 
     async def _run(self, attempt: Running, definition: Definition) -> object:
         """Run the code where it belongs, within the middleware."""
@@ -283,8 +283,11 @@ class Executor:
             )
             return None, error
 
-    def _tell(self, job: Job, verdict: Verdict, answer: object, duration: float) -> None:
-        if verdict.state not in _FAILED:
+    def _tell(self, attempt: Running, verdict: Verdict, answer: object, duration: float) -> None:
+        job = attempt.job
+        if attempt.interrupted is Interrupted.LOST:  # so the fence will refuse the outcome
+            report_stale(self._source, job, verdict.state)
+        elif verdict.state not in _FAILED:
             telemetry.emit(
                 telemetry.JobStop.of(self._source, job, queue_time=_waited(job), state=verdict.state, duration=duration)
             )

@@ -11,7 +11,7 @@ from oban_sa.describe.exceptions import describe
 from oban_sa.jobs.verdicts import Verdict
 from oban_sa.runner.cluster.attempt_age import Written
 from oban_sa.runner.database.errors import is_away, is_locked
-from oban_sa.runner.execution.outcome import Outcome, report_stale
+from oban_sa.runner.execution.outcome import Outcome, report_refused
 from oban_sa.telemetry.handlers import listeners
 
 logger = logging.getLogger("oban_sa.runner")
@@ -134,7 +134,7 @@ class Acker:
     def let_go(self, outcome: Outcome) -> None:
         """Report an outcome as stale, unless it may have been written before."""
         if not outcome.perhaps_written:
-            report_stale(self._source, outcome.attempt.job, outcome.verdict.state)
+            report_refused(self._source, outcome)
 
 
 def report_retry(source: telemetry.Source, queue: str, error: Exception, *, failures: int, retry_in: float) -> None:

@@ -16,7 +16,7 @@ from oban_sa.jobs.verdicts import Attempt, given_back, judge
 from oban_sa.runner.execution.attempt import Interrupted, Running
 from oban_sa.runner.execution.executor import Executor
 from oban_sa.runner.execution.home import mark
-from oban_sa.runner.execution.outcome import Outcome, report_stale
+from oban_sa.runner.execution.outcome import Outcome, report_refused
 from oban_sa.runner.queue.acker import Acker
 from oban_sa.runner.queue.chunks import Gathering
 from oban_sa.runner.queue.exchange import Tables
@@ -215,7 +215,7 @@ class Attempts:
         if self._running.get(job_id) is not running:
             # Given back, or fetched again, meanwhile: this answer comes too late.
             if outcome is not None:
-                report_stale(self._source, running.job, outcome.verdict.state)
+                report_refused(self._source, outcome)
             return
         del self._running[job_id]
         self._end(running, outcome)

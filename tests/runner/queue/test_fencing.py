@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from oban_sa import Cancel, Job, Record, Snooze, job, telemetry
+from oban_sa.runner.execution.attempt import Interrupted
 from oban_sa.runner.execution.outcome import Outcome
 from oban_sa.runner.queue.acker import Acker
 from oban_sa.runner.queue.exchange import Tables
@@ -60,6 +61,32 @@ async def test_an_outcome_that_comes_after_its_job_was_lost_changes_nothing(
         await house_saw(of, telemetry.JobStale)
     assert unfenced((await harness.job(job_id)).__dict__) == rows[0]
     assert [event.job_id for event in of(telemetry.JobStale)] == [job_id]
+
+
+@pytest.mark.parametrize("answer", [None, ValueError("late")], ids=["answers", "fails"])
+async def test_an_attempt_that_is_told_that_it_lost_its_job_is_told_of_as_stale_alone_and_once(
+    harness: Harness, of, answer
+) -> None:
+    taken = asyncio.Event()
+
+    @job(registry=harness.registry, name="late")
+    async def late(job: Job) -> None:
+        await harness.sql(TAKEN_OVER, id=job.id)
+        taken.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            if answer is not None:
+                raise answer from None
+
+    [job_id] = await harness.enqueue(late.new())
+    async with harness.runner() as runner:
+        await taken.wait()
+        [producer] = runner._queues.all
+        producer.interrupt(Interrupted.LOST)
+        await eventually(lambda: of(telemetry.ProducerAck) and producer.idle())
+    assert [event.job_id for event in of(telemetry.JobStale)] == [job_id]
+    assert of(telemetry.JobStop) == of(telemetry.JobException) == []
 
 
 @pytest.mark.parametrize(
