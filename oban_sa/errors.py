@@ -296,10 +296,16 @@ class NaiveMoment(ObanWarning):
     """A moment without a time zone is taken as UTC."""
 
 
-def nearest(word: str, choices: Iterable[str]) -> str:
-    """Return a hint to the nearest of `choices`, ``; did you mean 'queue'?``, or "" where none is near."""
+def nearest(word: str, choices: Iterable[str], then: str = "") -> str:
+    """Return a hint to the nearest of `choices`, ``; did you mean 'queue'?``, or "" where none is near.
+
+    `then` is what follows in any case: a sentence of its own after a hint, and else the rest of the one before.
+    """
     matches = difflib.get_close_matches(word, list(choices), n=1)
-    return f"; did you mean {matches[0]!r}?" if matches else ""
+    hint = f"; did you mean {matches[0]!r}?" if matches else ""
+    if not then:
+        return hint
+    return f"{hint} {then[0].upper()}{then[1:]}" if hint else f"; {then}"
 
 
 def shown(value: object, most: int = 200) -> str:

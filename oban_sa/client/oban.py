@@ -185,6 +185,7 @@ class Oban(
                 ...
 
         It can't interrupt a block whose slot was lost: `slot.lost` tells, and the end of the block raises `LimitLost`.
+        Raises `InvalidOption` on an event loop too, which it would block.
         """
         from oban_sa.client.slots import Limit, limited_sync
 

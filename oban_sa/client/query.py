@@ -33,6 +33,7 @@ _LARGEST_ID: Final = 2**63 - 1
 _LARGEST_INTEGER: Final = 2**31 - 1
 _DEEPEST: Final = 50
 _TOKEN: Final = re.compile(r'(?=\S)(?:"(?:[^"\\]|\\.)*"|[^\s"])*(")?')
+_ASSIGNED: Final = re.compile(r"([\w.]+)=")
 _VALUE: Final = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^,"])+')
 _QUOTED: Final = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
@@ -108,6 +109,10 @@ def _term(reading: _Reading, token: str) -> None:
     word = token[1:] if negated else token
     name, colon, rest = ("", "", word) if word.startswith('"') else word.partition(":")
     if not colon:
+        if (assigned := _ASSIGNED.match(word)) and assigned[1].lower().partition(".")[0] in FIELDS:
+            raise InvalidOption(
+                f"{shown(token, 60)} would be the name of a worker; write {assigned[1]}:{word[assigned.end() :]}"
+            )
         name, rest = ("id" if word.isascii() and word.isdigit() else "worker"), word
     values = [_unquoted(value) for value in _VALUE.findall(rest)]
     base, dot, path = name.partition(".")

@@ -20,6 +20,7 @@ from oban_sa.client.driver import Rows
 from oban_sa.client.slot_keeper import Held, Keeper, Line
 from oban_sa.client.slot_limit import Answer, Limit, lost, reached
 from oban_sa.describe.exceptions import describe as describe_error
+from oban_sa.errors import InvalidOption
 from oban_sa.schedule import clock
 from oban_sa.schedule.periods import describe
 
@@ -242,6 +243,15 @@ async def limited(engine: AsyncEngine, schema: str, limit: Limit) -> AsyncGenera
 @contextmanager
 def limited_sync(engine: AsyncEngine, schema: str, limit: Limit) -> Generator[Slot]:
     """Run a block of synchronous code within a limit; raises what `Oban.limit_sync` does."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    else:
+        raise InvalidOption(
+            f"limit_sync({limit.name!r}) would block the event loop that runs here; write async with oban.limit(...), "
+            "or call this code by asyncio.to_thread()"
+        )
     with _joined(engine, schema) as slots:
         keeper = slots.keeper
         held = keeper.call(lambda line: slots.acquire(limit, line, lambda: None))

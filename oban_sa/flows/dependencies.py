@@ -172,8 +172,8 @@ class Deps(Mapping[str, Dependency]):
         """
         if name not in self._places and not self._is_test:
             raise DependencyNotFound(
-                f"this job may fill no graft named {name!r}{nearest(name, self._places)}; a workflow makes the place "
-                f"for it: flow.graft({name!r}, by=...)"
+                f"this job may fill no graft named {name!r}"
+                + nearest(name, self._places, f"a workflow makes the place for it: flow.graft({name!r}, by=...)")
             )
         return Graft(name, self._job, self._places.get(name))
 

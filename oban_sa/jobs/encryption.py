@@ -113,7 +113,7 @@ def _key(given: object, place: int) -> bytes:
         except (NotBase64, ValueError):
             raw = None
     if not isinstance(raw, bytes) or len(raw) != 32:
-        raise InvalidOption(f"key {place} of {VARIABLE} or keys=[...] is none; {_HOW}")
+        raise InvalidOption(f"key {place} of {VARIABLE} or keys=[...] can't be used; {_HOW}")
     return raw
 
 

@@ -54,10 +54,8 @@ def forgives(given: Forgivable | Iterable[Forgivable]) -> int:
     bits = 0
     for word in words:
         if word not in FORGIVES:
-            hint = nearest(str(word), FORGIVES)
-            raise InvalidOption(
-                f"forgive={shown(word)} is unknown{hint or '; write one of ' + ', '.join(FORGIVES)}, or a list of them"
-            )
+            those = f"write one of {', '.join(FORGIVES)}, or a list of them"
+            raise InvalidOption(f"forgive={shown(word)} is unknown{nearest(str(word), FORGIVES, those)}")
         bits |= FORGIVES[word]
     return bits
 

@@ -26,7 +26,7 @@ MOST_STARTS: Final = 1_000_000_000
 MOST_WEIGHT: Final = 1_000
 
 _RATE: Final = re.compile(r"\s*([0-9][0-9_,]*)\s*(?:/|per\s)\s*(.*\S)\s*", re.IGNORECASE)
-_RATE_EXAMPLE: Final = 'write for example rate="60/minute" or rate=Rate(60, per="1 minute")'
+_RATE_EXAMPLE: Final = 'write for example 60/minute or 10 per 5 minutes, or Rate(60, per="1 minute") in Python'
 _PATH: Final = re.compile(r"(?:args|meta)(?:\.[^.\s]+)+")
 
 
@@ -314,12 +314,10 @@ def _by(value: object) -> Literal["partition"] | None:
         return None
     if value == "partition":
         return "partition"
-    hint = nearest(value, ["partition"]) if isinstance(value, str) else ""
     worker = value if isinstance(value, str) and (value == "worker" or _PATH.fullmatch(value)) else "args.tenant_id"
-    raise InvalidOption(
-        f'by={shown(value, 60)} is unknown{hint}; write by="partition", and let the worker say what its partitions '
-        f'are: @worker(partition="{worker}")'
-    )
+    instead = f'write by="partition", and let the worker say what its partitions are: @worker(partition="{worker}")'
+    said = nearest(value, ["partition"], instead) if isinstance(value, str) else f"; {instead}"
+    raise InvalidOption(f"by={shown(value, 60)} is unknown{said}")
 
 
 def _fair(value: object) -> bool | Mapping[str, int]:

@@ -247,8 +247,8 @@ def changes(given: Mapping[str, object]) -> dict[str, Any]:
                     checked["scheduled_at"] = when
             case _:
                 raise InvalidJob(
-                    f"a job's {key!r} can't be updated{nearest(str(key), UPDATABLE)}; "
-                    f"update takes {', '.join(UPDATABLE)}"
+                    f"a job's {key!r} can't be updated"
+                    + nearest(str(key), UPDATABLE, f"update takes {', '.join(UPDATABLE)}")
                 )
     return checked
 

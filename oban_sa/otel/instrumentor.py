@@ -10,11 +10,12 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type:
 from opentelemetry.metrics import MeterProvider, get_meter
 from opentelemetry.trace import TracerProvider, get_tracer
 
-from oban_sa.errors import InvalidOption
+from oban_sa.errors import InvalidOption, nearest
 from oban_sa.otel.metrics import Metrics
 from oban_sa.otel.spans import Links, Spans
 
 _LINKS = ("late", "always", "never")
+_OPTIONS = ("tracer_provider", "meter_provider", "create_spans", "links", "metrics")
 
 
 class ObanInstrumentor(BaseInstrumentor):  # type: ignore[misc]
@@ -37,6 +38,9 @@ class ObanInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         return ("oban-sa",)
 
     def _instrument(self, **given: Any) -> None:
+        for name in given.keys() - _OPTIONS:  # the launcher gives some of its own
+            if hint := nearest(name, _OPTIONS):
+                raise InvalidOption(f"there is no option {name!r}{hint}")
         links: Links = given.get("links", "late")
         if links not in _LINKS:
             raise InvalidOption(f"links: {links!r} is not one of {', '.join(_LINKS)}")

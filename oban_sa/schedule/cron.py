@@ -98,8 +98,8 @@ def parse(expression: str, *, timezone: str = "Etc/UTC", days: Days | None = Non
         if nickname is None:
             known = [*NICKNAMES, "@reboot"]
             raise InvalidCron(
-                f"cron {expression!r} is no nickname that cron has{nearest(text.lower(), known)}; "
-                f"write one of {', '.join(known)}, or five fields"
+                f"cron {expression!r} is no nickname that cron has"
+                + nearest(text.lower(), known, f"write one of {', '.join(known)}, or five fields")
             )
         text = nickname
     try:

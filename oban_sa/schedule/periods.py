@@ -90,7 +90,7 @@ def _read(text: str) -> float:
         number, unit = amount.groups()
         length = _UNITS.get(unit)
         if length is None:
-            raise InvalidPeriod(f"{unit!r} in {_shown(text)} is not a unit of time{_hint(unit)}; {_EXAMPLES}")
+            raise InvalidPeriod(f"{unit!r} in {_shown(text)} is not a unit of time{_instead(unit)}")
         if length in seen:
             raise InvalidPeriod(f"{_shown(text)} names the unit {unit!r} twice; {_EXAMPLES}")
         seen.add(length)
@@ -101,10 +101,10 @@ def _read(text: str) -> float:
     return total
 
 
-def _hint(unit: str) -> str:
+def _instead(unit: str) -> str:
     if unit.startswith(("month", "year")):
-        return ", for it has no fixed length: count it in days"
-    return nearest(unit, [known for known in _UNITS if len(known) > 2])
+        return ', for it has no fixed length; count it in days, such as "30 days"'
+    return nearest(unit, [known for known in _UNITS if len(known) > 2], _EXAMPLES)
 
 
 def _checked(amount: float, period: Period) -> float:

@@ -54,6 +54,8 @@ def test_negated_states_are_all_others() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("state=discarded", "'state=discarded' would be the name of a worker; write state:discarded"),
+        ("-args.id=7", "'-args.id=7' would be the name of a worker; write args.id:7"),
         ("sate:discarded", "'sate' is no field of a job; did you mean 'state'?"),
         ("state:discardet", "'discardet' is no state; did you mean 'discarded'?"),
         ("state:available state:executing", "write state:available,executing for either"),

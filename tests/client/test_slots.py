@@ -422,6 +422,12 @@ async def test_synchronous_code_has_limits_too(driven: AsyncEngine, connection: 
     assert await rows(connection) == []
 
 
+async def test_synchronous_code_on_a_loop_is_told_what_to_write(engine: AsyncEngine) -> None:
+    block = Oban(engine).limit_sync("api", limit=1)
+    with pytest.raises(InvalidOption, match=r"would block .* write async with oban\.limit"), block:
+        raise AssertionError
+
+
 async def test_synchronous_code_is_refused_and_told_of_a_loss(
     engine: AsyncEngine, connection: asyncpg.Connection
 ) -> None:

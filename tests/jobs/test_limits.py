@@ -38,12 +38,12 @@ def test_the_span_of_a_rate_becomes_seconds():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("60", "'60' is no rate, which is a number and a time; write for example rate=\"60/minute\""),
+        ("60", "'60' is no rate, which is a number and a time; write for example 60/minute"),
         ("60/minte", "did you mean 'minute'?"),
         ("a/minute", "is no rate"),
         ("0/minute", "a number from 1 to"),
         ("60/month", "no fixed length"),
-        (60, 'rate=Rate(60, per="1 minute")'),
+        (60, 'or Rate(60, per="1 minute") in Python'),
         ({"n": 60}, "at least n and per"),
         ({"n": 60, "per": 1, "algoritm": "fixed"}, "did you mean 'algorithm'?"),
     ],

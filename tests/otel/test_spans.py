@@ -325,6 +325,9 @@ async def test_an_attempt_that_lost_its_job_is_an_error(
 def test_an_unknown_option_is_refused_with_those_there_are(traced: Traced) -> None:
     with pytest.raises(InvalidOption, match="links: 'sometimes' is not one of late, always, never"):
         ObanInstrumentor().instrument(tracer_provider=traced.tracers, links="sometimes")
+    with pytest.raises(InvalidOption, match=r"there is no option 'link'; did you mean 'links'\?"):
+        ObanInstrumentor().instrument(tracer_provider=traced.tracers, link="never")
+    ObanInstrumentor().instrument(tracer_provider=traced.tracers, of_the_launcher=True)
     ObanInstrumentor().uninstrument()
 
 
