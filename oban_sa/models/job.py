@@ -240,13 +240,6 @@ class Job(Base):
                 raise
         return cls.from_row({**_NEW, **row})
 
-    @classmethod
-    def detached(cls, identity: int) -> "Job":
-        """Make a job with this id and no columns yet, for a reader of rows to fill in; it is as from `from_row`."""
-        job: Job = _new_instance()
-        job.__dict__["_sa_instance_state"].key = (Job, (identity,), None)
-        return job
-
     @property
     def extra(self) -> JSONDict:
         """Anything the program wants to keep with this object; never stored."""

@@ -43,7 +43,7 @@ from oban_sa.runner.queue.ranks import Ranks
 from oban_sa.runner.queue.settings import Decisions
 from oban_sa.runner.sessions.attempt_session import AttemptSessions
 from oban_sa.runner.sessions.connections import Connections
-from oban_sa.runner.sessions.factories import ApplicationSessions, Sessions, session_factory
+from oban_sa.runner.sessions.factories import ApplicationSessions, Sessions
 from oban_sa.runner.sessions.in_doubt import Inquiry
 from oban_sa.runner.sessions.same_database import check_same_database
 from oban_sa.schedule import clock
@@ -153,12 +153,12 @@ class Runner:
         self._registry = registry_of(registry)
 
         # One attempt: its session, and where its code runs.
-        self._session_factory = session_factory(sessions, engine)
+        self._sessions = None if sessions is None else ApplicationSessions(sessions)
         self._written = Written()
         in_sessions = Connections(schema=self.schema, translate=settings.translate, limit=settings.connections)
         self._dispatch = Dispatch(
             AttemptSessions(
-                self._session_factory,
+                self._sessions or engine,
                 in_sessions,
                 Inquiry(database, self._written),
                 self._written,
@@ -273,8 +273,8 @@ class Runner:
         first = compiled(of_beginning(self._database))  # while the server connects
         has, _ = await asyncio.gather(self._taken(self._database.begin), first)
         check(has, self.schema, limits=bool(limits_of(self._settings.queues)))
-        if isinstance(self._session_factory, ApplicationSessions):
-            engine = await self._session_factory.check(self._registry, schema=self.schema)
+        if self._sessions is not None:
+            engine = await self._sessions.check(self._registry, schema=self.schema)
             if engine is not None:
                 await self._taken(lambda: check_same_database(engine, self._database))
         self._started_at = clock.monotonic()

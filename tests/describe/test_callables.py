@@ -14,7 +14,7 @@ from oban_sa.errors import InvalidOption, InvalidPeriod
 from oban_sa.jobs.retention import Prune
 from oban_sa.models import Job
 from oban_sa.runner.maintenance.pruner import checked as checked_archive
-from oban_sa.runner.sessions.factories import session_factory
+from oban_sa.runner.sessions.factories import ApplicationSessions
 from oban_sa.workers import Registry, definition_of, job, worker
 from oban_sa.workers.middleware import Chain
 
@@ -211,7 +211,7 @@ def test_an_archive_that_is_not_async_is_refused(given: Any) -> None:
 @pytest.mark.parametrize(("given", "how"), [*ASYNC, *YIELDS])
 def test_what_makes_sessions_is_called_at_once(given: Any, how: str) -> None:
     with pytest.raises(InvalidOption, match="has to be awaited" if how == "async" else "yields sessions"):
-        session_factory(given, None)  # type: ignore[arg-type]
+        ApplicationSessions(given)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("wrap", [lambda each: each, wrapped, staticmethod])

@@ -11,7 +11,7 @@ from uuid import UUID
 from oban_sa.describe.exceptions import describe
 from oban_sa.jobs import backoff
 from oban_sa.runner.cluster.attempt_age import Young
-from oban_sa.runner.concurrency.threads import joined
+from oban_sa.runner.concurrency.wait import joined
 from oban_sa.runner.database.connection import Line
 from oban_sa.runner.database.database import Database
 from oban_sa.runner.database.prepared import Prepared

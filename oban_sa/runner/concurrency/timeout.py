@@ -20,9 +20,9 @@ T = TypeVar("T")
 class TimeLimit:
     """A timer that runs while an attempt's code runs, and stands still while the attempt waits for its turn.
 
-    `seconds` is None where there is no limit. It may begin again after it has ended, with what is left of the time; or
-    with all of it, where the time was over and the code went on to an answer. It also remembers what came of an
-    interruption, by the limit or by a cancellation.
+    It may begin again after it has ended, with what is left of the time; or with all of it, where the time was over and
+    the code went on to an answer. It also remembers what came of an interruption, by the limit or by a cancellation,
+    and is there for that alone where `seconds` is None.
     """
 
     def __init__(self, job: Job, seconds: float | None = None) -> None:
@@ -96,8 +96,6 @@ class TimeLimit:
 
 async def on_loop(call: Callable[[], Awaitable[T]], time_limit: TimeLimit) -> T:
     """Await `call()` and return its answer; when its time is up, cancel it and raise `AttemptTimedOut`."""
-    if time_limit.seconds is None:
-        return await call()
     timeout = asyncio.timeout(None)
 
     def expired() -> None:

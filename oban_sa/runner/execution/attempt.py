@@ -189,11 +189,16 @@ class Running:
         # A task that is cancelled before it begins never runs at all, and the job's outcome would never be written.
         if self.task is not None and self.begun:
             self.task.cancel()
-            self.time_limit = self.time_limit or TimeLimit(self.job)
             if why is Interrupted.SHUTDOWN:
-                self.time_limit.close()
+                self.limited().close()
             else:
-                self.time_limit.interrupted(AttemptCancelled(_LOST if why is Interrupted.LOST else None))
+                self.limited().interrupted(AttemptCancelled(_LOST if why is Interrupted.LOST else None))
+
+    def limited(self) -> TimeLimit:
+        """Return the time limit of the attempt, or make one that has no end and remembers what interrupted the code."""
+        if self.time_limit is None:
+            self.time_limit = TimeLimit(self.job)
+        return self.time_limit
 
     def uncancel(self) -> None:
         """Let the task go on after it was cancelled by `interrupt`: the outcome is still to be written."""
@@ -230,9 +235,13 @@ def about(job: Job) -> Attempt:
 
 
 def job_of(row: asyncpg.Record, queue: str, attempt: Attempt) -> Job:
-    """Make the job of a fetched row; raises what keeps it from being read, such as args that are no object."""
-    job = Job.detached(attempt.job_id)
+    """Make the job of a fetched row; raises what keeps it from being read, such as args that are no object.
+
+    It is as from `Job.from_row`, which reads rows of any statement and of any driver and takes longer for that.
+    """
+    job: Job = _new_instance()
     loaded: dict[str, Any] = job.__dict__  # pyright: ignore[reportAssignmentType]
+    loaded["_sa_instance_state"].key = (Job, (attempt.job_id,), None)
     loaded.update(zip(FETCHED, row, strict=False))
     args, meta, errors, tags = loaded["args"], loaded["meta"], loaded["errors"], loaded["tags"]
     # Most have nothing but args, and many not even those.
@@ -260,5 +269,7 @@ def unread(row: asyncpg.Record, queue: str, attempt: Attempt) -> Job:
     known = {**dict(row), "state": "executing", "queue": queue, "attempted_by": list(attempt.holder)}
     return Job.from_row({**known, "args": {}, "meta": {}, "errors": []})
 
+
+_new_instance: Final[Any] = Job.__mapper__.class_manager.new_instance
 
 _EXECUTING: Final = JobState.EXECUTING  # Python 3.11 takes longer to find a member of an enum

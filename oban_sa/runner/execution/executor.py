@@ -196,10 +196,11 @@ class Executor:
 
     def _call(self, attempt: Running, definition: Definition, seconds: float | None) -> Callable[[], Awaitable[Any]]:
         """Return what runs the code where it belongs, in the middle of the middleware."""
-        limit = attempt.time_limit = TimeLimit(attempt.job, seconds)
+        if seconds is not None:
+            attempt.time_limit = TimeLimit(attempt.job, seconds)
         if definition.session_class is None:
-            return partial(self._dispatch.call, definition, attempt.job, limit)
-        session = attempt.session = self._dispatch.session(definition, attempt.job, limit)
+            return partial(self._dispatch.call, definition, attempt)
+        session = attempt.session = self._dispatch.session(definition, attempt)
         # Middleware also sees what the database refuses of the code's writes.
         return partial(session.run, flush=self._middleware is not None)
 
@@ -336,23 +337,29 @@ class Dispatch:
         if self._dependencies is not None:
             await self._dependencies.enter(job)
 
-    async def call(self, definition: Definition, job: Job, time_limit: TimeLimit) -> object:
+    async def call(self, definition: Definition, attempt: Running) -> object:
         """Run code that takes no session and return its answer.
 
         Raises what the code raises, `AttemptTimedOut` when its time is up, and `AttemptCancelled` where it runs in a
         thread or a process and the attempt is cancelled.
         """
+        job = attempt.job
         if definition.executor == "loop":
-            return await timeout.on_loop(lambda: definition.call(job), time_limit)
+            if attempt.time_limit is None:
+                return await definition.call(job)
+            return await timeout.on_loop(lambda: definition.call(job), attempt.time_limit)
+        time_limit = attempt.limited()
         if definition.executor == "process":
             return await self._processes.call(definition, job, time_limit=time_limit)
         call = self._threads.call(lambda: forks.called(definition.call, job))
         return await timeout.in_thread(call, time_limit)
 
-    def session(self, definition: Definition, job: Job, time_limit: TimeLimit) -> AttemptSession:
+    def session(self, definition: Definition, attempt: Running) -> AttemptSession:
         """Return what runs code that takes a session, and commits what it wrote together with the outcome."""
-        kind = SessionOnLoop if definition.session == "async" else SessionInThread
-        return kind(self._sessions, definition, job, time_limit=time_limit, threads=self._threads)
+        job = attempt.job
+        if definition.session == "async":
+            return SessionOnLoop(self._sessions, definition, job, time_limit=attempt.time_limit)
+        return SessionInThread(self._sessions, definition, job, time_limit=attempt.limited(), threads=self._threads)
 
     def journal(self, running: Running, *, source: telemetry.Source) -> Journal:
         """Return what the durable steps of an attempt are written into."""

@@ -17,8 +17,8 @@ from typing import Final
 from oban_sa import telemetry
 from oban_sa.models import Job
 from oban_sa.runner.concurrency.frames import frame_of
-from oban_sa.runner.concurrency.threads import joined
 from oban_sa.runner.concurrency.tracebacks import PACKAGE
+from oban_sa.runner.concurrency.wait import joined
 from oban_sa.schedule import clock
 from oban_sa.schedule.periods import describe
 from oban_sa.workers.current import current_job

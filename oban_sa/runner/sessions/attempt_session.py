@@ -6,14 +6,14 @@ import asyncio
 import contextlib
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar, cast
+from typing import Protocol, TypeVar, cast
 
 from sqlalchemy import Executable
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 from sqlalchemy.util import greenlet_spawn
 
@@ -24,12 +24,11 @@ from oban_sa.jobs.verdicts import Verdict
 from oban_sa.models import Job
 from oban_sa.runner.cluster.attempt_age import Written
 from oban_sa.runner.concurrency import forks, timeout
-from oban_sa.runner.concurrency.greenlets import bridged
+from oban_sa.runner.concurrency.bridge import bridged
 from oban_sa.runner.concurrency.threads import ThreadCall, Threads
 from oban_sa.runner.concurrency.timeout import TimeLimit
 from oban_sa.runner.sessions.commit import Others, ack_member, ack_waited_for, write_and_commit
 from oban_sa.runner.sessions.connections import AttemptConnections, Connections
-from oban_sa.runner.sessions.factories import SessionFactory
 from oban_sa.runner.sessions.in_doubt import Inquiry, in_doubt
 from oban_sa.workers.definition import Definition
 
@@ -38,14 +37,23 @@ logger = logging.getLogger("oban_sa.runner")
 T = TypeVar("T")
 
 
+class SessionFactory(Protocol):
+    """Makes sessions for workers."""
+
+    def make(self, definition: Definition) -> AsyncSession | Session:
+        """Make a session of the class that the worker takes; raises InvalidOption where it can't."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class AttemptSessions:
     """What the sessions of all attempts share: where they come from, and what they may take of the pools.
 
-    Without `connections` they open them as they like; without `inquiry` a commit whose answer is lost counts as none.
+    They are made on an engine, of the very class that the worker names, or else by a factory. Without `connections`
+    they open connections as they like; without `inquiry` a commit whose answer is lost counts as none.
     """
 
-    factory: SessionFactory
+    source: AsyncEngine | SessionFactory
     connections: Connections | None = None
     inquiry: Inquiry | None = None
     young: Written | None = None
@@ -69,8 +77,7 @@ class AttemptSession(ABC):
         definition: Definition,
         job: Job,
         *,
-        time_limit: TimeLimit,
-        threads: Threads,
+        time_limit: TimeLimit | None,
     ) -> None:
         self.is_open = False
         """Whether the code has come to an answer, so that `commit` or `close` is due."""
@@ -78,7 +85,6 @@ class AttemptSession(ABC):
         self._definition = definition
         self._job = job
         self._time_limit = time_limit
-        self._threads = threads
         is_member = LANE in job.meta
         self._noted = shared.noted if is_member else None
         self._ack_one = shared.ack_one
@@ -146,7 +152,14 @@ class AttemptSession(ABC):
     async def _close(self) -> None: ...
 
     def _made(self) -> AsyncSession | Session:
-        session = self._shared.factory.make(self._definition)
+        source, definition = self._shared.source, self._definition
+        if isinstance(source, AsyncEngine):
+            session_class = cast("Callable[..., AsyncSession | Session]", definition.session_class)
+            # A synchronous one works on the engine's own driver, too.
+            engine = source if definition.session == "async" else source.sync_engine
+            session = session_class(engine, expire_on_commit=False)
+        else:
+            session = source.make(definition)
         if self._shared.connections is not None:
             used = session.sync_session if isinstance(session, AsyncSession) else session
             self._connections = AttemptConnections(
@@ -160,7 +173,7 @@ class AttemptSession(ABC):
 
 
 class SessionOnLoop(AttemptSession):
-    """The session of code that takes an `AsyncSession`."""
+    """The session of code that takes an `AsyncSession`; most has no `time_limit`."""
 
     async def _run(self, *, flush: bool) -> object:
         session = self._session = cast("AsyncSession", self._made())
@@ -171,7 +184,7 @@ class SessionOnLoop(AttemptSession):
                 await session.flush()
             return answer
 
-        return await timeout.on_loop(code, self._time_limit)
+        return await self._within_limit(code)
 
     async def _commit(self, verdict: Verdict) -> bool | None:
         session, shared = cast("AsyncSession", self._session), self._shared
@@ -179,10 +192,12 @@ class SessionOnLoop(AttemptSession):
         def committing(xid: int) -> None:
             self._xid = xid
 
-        return await timeout.on_loop(
-            lambda: session.run_sync(write_and_commit, verdict, committing, shared.young, self._ack_one, self._others),
-            self._time_limit,
+        return await self._within_limit(
+            lambda: session.run_sync(write_and_commit, verdict, committing, shared.young, self._ack_one, self._others)
         )
+
+    async def _within_limit(self, call: Callable[[], Awaitable[T]]) -> T:
+        return await (call() if self._time_limit is None else timeout.on_loop(call, self._time_limit))
 
     async def _close(self) -> None:
         session, self._session = cast("AsyncSession", self._session), None
@@ -203,8 +218,20 @@ class SessionInThread(AttemptSession):
     waits for it, and middleware runs on the loop.
     """
 
-    _code: ThreadCall | None = None
-    _call: ThreadCall | None = None
+    def __init__(
+        self,
+        shared: AttemptSessions,
+        definition: Definition,
+        job: Job,
+        *,
+        time_limit: TimeLimit,
+        threads: Threads,
+    ) -> None:
+        super().__init__(shared, definition, job, time_limit=time_limit)
+        self._limit = time_limit
+        self._threads = threads
+        self._code: ThreadCall | None = None
+        self._call: ThreadCall | None = None
 
     async def _run(self, *, flush: bool) -> object:
         def code() -> object:
@@ -222,7 +249,7 @@ class SessionInThread(AttemptSession):
         call = self._call = self._code = ThreadCall(code)
         # In the thread: code that is left behind ends when no one on the loop waits for it any more.
         call.afterwards = lambda wanted: None if wanted else self._end(call)
-        return await timeout.in_thread(self._threads.start(call), self._time_limit)
+        return await timeout.in_thread(self._threads.start(call), self._limit)
 
     async def _commit(self, verdict: Verdict) -> bool | None:
         def committing(xid: int) -> None:
@@ -240,7 +267,7 @@ class SessionInThread(AttemptSession):
         call = self._next(commit)
         call.afterwards = lambda _: self._end(call)
         try:
-            return cast("bool | None", await timeout.in_thread(self._threads.start(call), self._time_limit))
+            return cast("bool | None", await timeout.in_thread(self._threads.start(call), self._limit))
         except BaseException:
             if call.left_behind:  # the runner stops, and asks the database no more
                 self._xid = None

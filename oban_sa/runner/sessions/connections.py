@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from operator import attrgetter
 from typing import Any, Final
@@ -15,10 +16,10 @@ from sqlalchemy import Connection, Engine, Pool, QueuePool, StaticPool, event
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.util import await_only, greenlet_spawn
+from sqlalchemy.util.concurrency import in_greenlet
 
 from oban_sa.errors import AttemptError, InvalidOption
 from oban_sa.models import Job
-from oban_sa.runner.concurrency.greenlets import in_greenlet
 from oban_sa.runner.concurrency.threads import ThreadCall
 from oban_sa.runner.concurrency.timeout import TimeLimit
 from oban_sa.schedule import clock
@@ -136,7 +137,7 @@ class AttemptConnections:
     So none is open before the first statement, and a transaction that ends early gives back what it had.
     """
 
-    def __init__(self, shared: Connections, session: Session, job: Job, *, time_limit: TimeLimit) -> None:
+    def __init__(self, shared: Connections, session: Session, job: Job, *, time_limit: TimeLimit | None) -> None:
         self.job = job
         self.thread: ThreadCall | None = None
         """The call in which the session is used just now, inside of `bridged`; None where it is used on the loop."""
@@ -199,7 +200,7 @@ class AttemptConnections:
                     self._slots = slots
                 else:
                     await_only(self._acquire(slots))
-            with self._time_limit.paused():
+            with self._paused():
                 self._connect(engine, patient)
         elif engine.dialect.is_async:
             await_only(self._connect_on_loop(engine, slots, patient))
@@ -210,15 +211,19 @@ class AttemptConnections:
         return self._open[engine]
 
     async def _acquire(self, slots: Slots) -> None:
-        with self._time_limit.paused():
+        with self._paused():
             await slots.acquire()
         self._slots = slots
+
+    def _paused(self) -> AbstractContextManager[None]:
+        """Let no time of the attempt pass while it waits for its turn, or for the pool; on the loop."""
+        return nullcontext() if self._time_limit is None else self._time_limit.paused()
 
     async def _connect_on_loop(self, engine: Engine, slots: Slots | None, patient: bool) -> None:
         # What is opened is noted here, on the loop: the thread may be interrupted before it hears of it.
         if slots is not None:
             await self._acquire(slots)
-        with self._time_limit.paused():
+        with self._paused():
             await greenlet_spawn(self._connect, engine, patient)
 
     def _connect(self, engine: Engine, patient: bool) -> None:

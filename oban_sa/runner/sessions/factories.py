@@ -1,10 +1,10 @@
-"""Where the sessions of attempts come from: the application's own sessionmaker, or the runner's engine."""
+"""The application's own sessionmaker, which makes the sessions of attempts."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_scoped_session, async_sessionmaker
@@ -17,27 +17,6 @@ from oban_sa.workers.definition import Definition
 
 Sessions: TypeAlias = "async_sessionmaker[Any] | sessionmaker[Any] | Callable[[], AsyncSession | Session]"
 """What makes sessions: a sessionmaker, asynchronous or not, or anything that returns a new session when called."""
-
-
-class SessionFactory(Protocol):
-    """Makes sessions for workers."""
-
-    def make(self, definition: Definition) -> AsyncSession | Session:
-        """Make a session of the class that the worker takes; raises InvalidOption where it can't."""
-        ...
-
-
-class EngineSessions:
-    """Makes sessions on an engine, of the very class that the worker names."""
-
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
-
-    def make(self, definition: Definition) -> AsyncSession | Session:
-        """Make a session; a synchronous one works on the engine's own driver, too."""
-        engine = self._engine if definition.session == "async" else self._engine.sync_engine
-        session_class = cast("Callable[..., AsyncSession | Session]", definition.session_class)
-        return session_class(engine, expire_on_commit=False)
 
 
 class ApplicationSessions:
@@ -81,11 +60,6 @@ class ApplicationSessions:
                 await session.close()
             else:
                 session.close()
-
-
-def session_factory(sessions: Sessions | None, engine: AsyncEngine) -> EngineSessions | ApplicationSessions:
-    """Return what makes the sessions of attempts; raises InvalidOption for what can't."""
-    return EngineSessions(engine) if sessions is None else ApplicationSessions(sessions)
 
 
 def refusal(definition: Definition, session: AsyncSession | Session) -> str | None:

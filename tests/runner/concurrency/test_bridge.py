@@ -11,8 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from oban_sa.errors import AttemptCancelled, AttemptTimedOut
 from oban_sa.runner.cluster.heartbeat import Heartbeat
-from oban_sa.runner.concurrency import loop_call as loop_calls
-from oban_sa.runner.concurrency.loop_call import LoopCall
+from oban_sa.runner.concurrency import bridge
+from oban_sa.runner.concurrency.bridge import LoopCall
 from oban_sa.runner.concurrency.threads import ThreadCall, Threads
 from oban_sa.runner.database.database import Database
 from tests.support import eventually
@@ -114,7 +114,7 @@ async def test_an_interruption_is_told_although_the_loop_call_failed_by_itself(t
 
 @pytest.mark.parametrize("begun", [True, False], ids=["under way", "not begun"])
 async def test_a_thread_hears_of_it_where_the_loop_is_closed(monkeypatch: pytest.MonkeyPatch, begun: bool) -> None:
-    monkeypatch.setattr(loop_calls, "LOOK_EVERY", 0.05)
+    monkeypatch.setattr(bridge, "LOOK_EVERY", 0.05)
     loop = asyncio.new_event_loop()
     awaited: asyncio.Future[None] = loop.create_future()
     loop_call = LoopCall(loop, awaited)
