@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import FrozenInstanceError, dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeAlias, TypeGuard, cast
 
@@ -113,6 +114,16 @@ def raised(answer: Answer) -> Answer:
     """Return an answer that was raised as if it had been returned: it holds on to no frame, and to no other error."""
     answer.__cause__ = answer.__context__ = answer.__traceback__ = None
     return answer
+
+
+def refuse_unawaited(answer: object) -> None:
+    """Raise `TypeError` for an answer that is a coroutine: what it would do is not done, and the job not complete."""
+    if inspect.iscoroutine(answer):
+        answer.close()
+        raise TypeError(
+            f"the answer is the coroutine {answer.__qualname__}(), which nothing has awaited, so it did nothing: write "
+            '`return await ...` in an `async def`; a `def` that hands it on belongs on the loop: executor="loop"'
+        )
 
 
 def is_error(answer: object) -> TypeGuard[BaseException]:

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from oban_sa.errors import InvalidArguments, InvalidOption
 from oban_sa.jobs import values
-from oban_sa.jobs.answers import Answer, raised
+from oban_sa.jobs.answers import Answer, raised, refuse_unawaited
 from oban_sa.jobs.states import JobState
 from oban_sa.models import Job
 from oban_sa.outbox import references
@@ -111,6 +111,7 @@ class _Performing:
                 answer = self._definition.call(self._job, given if self._definition.session else None)
             except Answer as said:
                 answer = raised(said)
+            refuse_unawaited(answer)
             if isinstance(given, Session):
                 given.flush()
             return answer
@@ -128,6 +129,7 @@ class _Performing:
                 answer = await self._definition.call(self._job, self._session if self._definition.session else None)
             except Answer as said:
                 answer = raised(said)
+            refuse_unawaited(answer)
             if isinstance(self._session, AsyncSession):
                 await self._session.flush()
             return answer

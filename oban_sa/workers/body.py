@@ -133,28 +133,25 @@ def check_crossing(target: type | Callable[..., object], *, what: str) -> None:
         raise InvalidOption(f'{what} stands inside a function; executor="process" needs it at the top of a module')
 
 
-def runner_of(function: Callable[..., object], executor: Executor, *, what: str) -> Callable[..., object]:
+def runner_of(function: Callable[..., object], executor: Executor) -> Callable[..., object]:
     """Return `function` so that it answers as its executor needs: a coroutine on the loop, else a value."""
-    if inspect.iscoroutinefunction(function) and executor == "loop":
+    if executor == "thread":  # in which a coroutine is no answer: see `refuse_unawaited`
         return function
-    if executor == "loop":
+    if executor == "process":
 
-        async def on_loop(*args: object, **kwargs: object) -> object:
+        def in_process(*args: object, **kwargs: object) -> object:
             answer = function(*args, **kwargs)
-            return await answer if inspect.isawaitable(answer) else answer
+            return asyncio.run(answer) if inspect.iscoroutine(answer) else answer  # there is no loop yet
 
-        return on_loop
+        return in_process
+    if inspect.iscoroutinefunction(function):
+        return function
 
-    def off_loop(*args: object, **kwargs: object) -> object:
+    async def on_loop(*args: object, **kwargs: object) -> object:
         answer = function(*args, **kwargs)
-        if inspect.iscoroutine(answer):
-            if executor == "process":  # which has no loop yet
-                return asyncio.run(answer)
-            answer.close()
-            raise TypeError(f'{what} gave a coroutine, though it is no `async def`; decorate it with executor="loop"')
-        return answer
+        return await answer if inspect.isawaitable(answer) else answer
 
-    return off_loop
+    return on_loop
 
 
 def check_entities(

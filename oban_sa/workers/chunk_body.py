@@ -57,7 +57,7 @@ class ChunkBody:
                 f"{self.what} has a chunk, so it takes (jobs: list[Job]), and after them a session if it wants one: "
                 f"(jobs: list[Job], session: {session}); what a job is about is in its args"
             )
-        self._function = runner_of(function, self.executor, what=self.what)
+        self._function = runner_of(function, self.executor)
 
     def bind(
         self, args: tuple[object, ...], kwargs: dict[str, object], rest: Callable[[JSONDict], JSONDict] | None = None

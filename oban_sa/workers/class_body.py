@@ -62,7 +62,7 @@ class ClassBody:
         self.session_class = check_session(taken, self.executor, what=self.what)
         self._declared = declared
         self._given = self._plan(taken)
-        self._process = runner_of(self._run, self.executor, what=self.what)
+        self._process = runner_of(self._run, self.executor)
         if self.executor == "loop" and inspect.iscoroutinefunction(process):
             self._process = self._run
         if options.record:

@@ -76,7 +76,7 @@ class FunctionBody:
         self._parameters = everything[len(self._injected) : len(everything) - (self._last is not None)]
         self._refuse_misplaced()
         self._calls = inspect.Signature([_plain(parameter) for parameter in self._parameters])
-        self._function = runner_of(function, self.executor, what=self.what)
+        self._function = runner_of(function, self.executor)
         if options.record:
             self._function = recording(self._function, self.executor)
         self._names = frozenset(each.name for each in self._parameters if each.kind is not _VAR_KEYWORD)

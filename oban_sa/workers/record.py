@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable
 from typing import cast
 
@@ -22,6 +23,6 @@ def recording(function: Callable[..., object], executor: Executor) -> Callable[.
 
 
 def _recorded(answer: object) -> object:
-    if isinstance(answer, Answer):
+    if isinstance(answer, Answer) or inspect.iscoroutine(answer):  # which is refused in a moment
         return answer
     return Record(values.to_json(answer, where="the recorded value", typed=values.Typed()))

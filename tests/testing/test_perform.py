@@ -34,6 +34,22 @@ async def test_from_a_coroutine_it_is_awaited() -> None:
     assert await perform_job(add, {"one": 1}) == 3
 
 
+def test_a_coroutine_that_nothing_has_awaited_is_no_answer() -> None:
+    async def forgotten() -> None: ...
+
+    @job(registry=Registry())
+    def in_thread() -> object:
+        return forgotten()
+
+    @job(registry=Registry())
+    async def on_loop() -> object:
+        return forgotten()
+
+    for function in (in_thread, on_loop):
+        with pytest.raises(TypeError, match=r'forgotten\(\), which nothing has awaited.*executor="loop"'):
+            perform_job(function)
+
+
 def test_the_code_is_a_first_attempt_unless_told_otherwise() -> None:
     answer = perform_job(Echo)
     assert (answer["attempt"], answer["same"]) == (1, True)

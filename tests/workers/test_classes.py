@@ -19,6 +19,7 @@ from oban_sa.errors import InvalidArguments, InvalidJob, InvalidOption, InvalidP
 from oban_sa.jobs.references import ref
 from oban_sa.jobs.states import JobState
 from oban_sa.models import Job
+from oban_sa.testing import perform_job
 from oban_sa.workers import Worker, definition_of, worker
 
 if TYPE_CHECKING:
@@ -461,7 +462,7 @@ def test_a_def_that_gives_a_coroutine_says_where_it_belongs() -> None:
             return inner()
 
     with pytest.raises(TypeError, match='executor="loop"'):
-        definition_of(Hidden).call(Hidden.new())
+        perform_job(Hidden)
 
 
 # Timeouts and backoff

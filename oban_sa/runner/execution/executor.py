@@ -13,7 +13,7 @@ from oban_sa.arguments.versions import later, too_late
 from oban_sa.describe import exceptions
 from oban_sa.errors import AttemptCancelled, CommitUnanswered, InvalidArguments, InvalidOption, WorkerNotFound
 from oban_sa.jobs import deadline
-from oban_sa.jobs.answers import Answer, Cancel, is_error, raised
+from oban_sa.jobs.answers import Answer, Cancel, is_error, raised, refuse_unawaited
 from oban_sa.jobs.durable import JOURNAL
 from oban_sa.jobs.flow import READS
 from oban_sa.jobs.states import JobState
@@ -99,6 +99,8 @@ class Executor:
                 answer = await self._run(attempt, definition)
             else:
                 answer = await self._run_chunk(attempt, definition, chunks)
+            if answer is not None:
+                refuse_unawaited(answer)
         except Answer as said:
             answer = raised(said)
         except asyncio.CancelledError as error:

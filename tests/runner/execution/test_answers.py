@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
@@ -356,3 +357,47 @@ async def test_events_tell_what_became_of_an_attempt(harness: Harness, of, answe
     assert isinstance(end, telemetry.JobException) == isinstance(answer, ValueError)
     if isinstance(answer, ValueError):
         assert end.error is answer
+
+
+async def forgotten() -> None: ...
+
+
+@pytest.mark.parametrize("record", [False, True], ids=["plain", "record"])
+@pytest.mark.parametrize("kind", ["thread", "session in a thread"])
+async def test_a_coroutine_that_code_in_a_thread_gives_is_no_answer(harness: Harness, kind: str, record: bool) -> None:
+    """What it would have done is not done: the job must not count as complete."""
+
+    @job(registry=harness.registry, record=record)
+    def plain() -> object:
+        return forgotten()
+
+    @job(registry=harness.registry, record=record)
+    def with_session(session: Session) -> object:
+        session.execute(text("INSERT INTO oban_jobs (worker, queue) VALUES ('written', 'other')"))
+        return forgotten()
+
+    function = plain if kind == "thread" else with_session
+    [job_id] = await harness.enqueue(function.new())
+    await harness.drain()
+    failed = await harness.job(job_id)
+    assert failed.state == "retryable"
+    assert "the answer is the coroutine forgotten(), which nothing has awaited" in failed.errors[0]["error"]
+    assert await harness.states() == {"retryable": 1}
+
+
+@pytest.mark.parametrize("kind", ["loop", "async session"])
+async def test_a_coroutine_that_code_on_the_loop_returns_is_no_answer(harness: Harness, kind: str) -> None:
+    @job(registry=harness.registry)
+    async def plain() -> object:
+        return forgotten()
+
+    @job(registry=harness.registry)
+    async def with_session(session: AsyncSession) -> object:
+        return forgotten()
+
+    function = plain if kind == "loop" else with_session
+    [job_id] = await harness.enqueue(function.new())
+    await harness.drain()
+    failed = await harness.job(job_id)
+    assert failed.state == "retryable"
+    assert "the answer is the coroutine forgotten(), which nothing has awaited" in failed.errors[0]["error"]

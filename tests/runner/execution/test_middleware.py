@@ -60,6 +60,24 @@ def worker_of(kind: str, registry: Registry, code: Any = None, **options: Any) -
     return job(registry=registry, name=kind, **options)(functions[kind])
 
 
+@pytest.mark.parametrize("kind", ["loop", "sync session"])
+async def test_it_fails_where_it_does_not_await_what_comes_next(harness: Harness, kind: str) -> None:
+    """What it would have called is not done: the job must not count as complete."""
+    called: list[bool] = []
+
+    async def forgets(job: Job, call_next: CallNext) -> Any:
+        return call_next(job)
+
+    [job_id] = await harness.enqueue(
+        worker_of(kind, harness.registry, lambda session: called.append(True)).new(),
+    )
+    await harness.drain(middleware=[forgets])
+    found = await harness.job(job_id)
+    assert found.state == "retryable"
+    assert "the answer is the coroutine CallNext.__call__(), which nothing has awaited" in found.errors[0]["error"]
+    assert called == []
+
+
 @pytest.mark.parametrize("kind", KINDS)
 async def test_it_sees_the_job_its_worker_and_the_answer_outermost_first(harness: Harness, kind: str) -> None:
     function = worker_of(kind, harness.registry)
