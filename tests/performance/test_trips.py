@@ -4,7 +4,8 @@ What counts: every file in which a function is entered from the message that a q
 until the producer of the queue rests again with the outcome written. So the producer's task is part of the trip, with
 the statements that fetch and ack, and so are the attempt's own task, its greenlets and its thread; parts of the runner
 that tick by themselves are not. By this count the first version of the package had 21 files for a plain job, 29 with an
-asynchronous session, and 34 with a synchronous one within middleware; the aim is 16, 20 and 24.
+asynchronous session, and 34 with a synchronous one within middleware. The bars were 16, 20 and 24; they are reached,
+and each number below is what is true now: lower it whenever there is less, and never raise it.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ async def test_a_plain_job_passes_through_few_files(engine: AsyncEngine, looking
 
     trip = await went(engine, looking, registry)
     print(trip)
-    assert len(trip.files) <= 16, str(trip)
+    assert len(trip.files) <= 14, str(trip)
 
 
 async def test_a_job_with_an_asynchronous_session_passes_through_few_files(
@@ -91,7 +92,7 @@ async def test_a_job_with_an_asynchronous_session_passes_through_few_files(
     trip = await went(engine, looking, registry)
     print(trip)
     assert {"runner/sessions/commit.py", "runner/sessions/connections.py"} <= trip.files  # greenlets count too
-    assert len(trip.files) <= 25, str(trip)
+    assert len(trip.files) <= 20, str(trip)
 
 
 async def test_a_job_with_a_session_in_a_thread_within_middleware_passes_through_few_files(
@@ -106,4 +107,4 @@ async def test_a_job_with_a_session_in_a_thread_within_middleware_passes_through
     trip = await went(engine, looking, registry, middleware=[passes])
     print(trip)
     assert {"runner/sessions/commit.py", "runner/sessions/connections.py"} <= trip.files
-    assert len(trip.files) <= 30, str(trip)
+    assert len(trip.files) <= 24, str(trip)

@@ -14,7 +14,7 @@ import asyncpg
 from oban_sa import telemetry
 from oban_sa.describe.exceptions import describe
 from oban_sa.jobs import backoff
-from oban_sa.runner.concurrency.wait import cancelled, rested
+from oban_sa.runner.concurrency.wait import cancelled
 from oban_sa.runner.database.connection import LATE
 from oban_sa.runner.database.database import Database
 from oban_sa.runner.database.engine import connect
@@ -99,7 +99,9 @@ class Notifier:
                 self._tried.set()
                 while await self._probed(connection):
                     failures = 0
-                    await rested(self._wake, PROBE_EVERY)
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(PROBE_EVERY):
+                            await self._wake.wait()
                     self._wake.clear()
                     if connection.is_closed():
                         raise ConnectionResetError("the listening connection was closed")

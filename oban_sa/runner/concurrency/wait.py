@@ -66,15 +66,3 @@ async def until(is_so: Callable[[], Awaitable[bool]], *, stopped: asyncio.Event)
                 await stopped.wait()
         except TimeoutError:
             rest = min(rest * 1.5, LONGEST_REST)
-
-
-async def rested(wake: asyncio.Event, seconds: float) -> None:
-    """Sleep for `seconds` or until `wake` is set."""
-    if seconds <= 0:
-        await asyncio.sleep(0)
-        return
-    handle = asyncio.get_running_loop().call_later(seconds, wake.set)
-    try:
-        await wake.wait()
-    finally:
-        handle.cancel()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import Protocol
 
 from oban_sa import telemetry
 from oban_sa.describe.exceptions import describe
 from oban_sa.jobs import backoff
-from oban_sa.runner.concurrency.wait import cancelled, rested
+from oban_sa.runner.concurrency.wait import cancelled
 from oban_sa.runner.database.errors import is_away, is_locked
 from oban_sa.schedule import clock
 
@@ -82,17 +83,18 @@ class Ticker:
                 rest = backoff.retrying(failures)
                 self.failing = since, describe(error)
                 self._tell(error, failures, rest)
-                await rested(self._wake, rest)
-                continue
-            if failures:
-                telemetry.emit(
-                    telemetry.RunnerRecover(
-                        runner=self._source, part=self.name, attempts=failures, duration=clock.monotonic() - since
+            else:
+                if failures:
+                    telemetry.emit(
+                        telemetry.RunnerRecover(
+                            runner=self._source, part=self.name, attempts=failures, duration=clock.monotonic() - since
+                        )
                     )
-                )
-                failures = 0
-                self.failing = None
-            await rested(self._wake, rest)
+                    failures = 0
+                    self.failing = None
+            with suppress(TimeoutError):
+                async with asyncio.timeout(rest):
+                    await self._wake.wait()
 
     def _tell(self, error: Exception, failures: int, rest: float) -> None:
         telemetry.emit(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -15,7 +16,7 @@ from oban_sa.jobs import backoff
 from oban_sa.jobs.attempted_by import new_producer
 from oban_sa.jobs.verdicts import Attempt, Verdict
 from oban_sa.runner.cluster.attempt_age import Written
-from oban_sa.runner.concurrency.wait import cancelled, rested
+from oban_sa.runner.concurrency.wait import cancelled
 from oban_sa.runner.database.database import Database
 from oban_sa.runner.database.errors import is_locked, is_passing
 from oban_sa.runner.execution.attempt import Interrupted, Running
@@ -381,11 +382,17 @@ class Producer:
             if not self._cycle.is_due:
                 await self._attempts.begin_staggered()
             if not self._cycle.is_due:
-                await rested(self._wake, self._cycle.next_at - clock.monotonic())
+                await self._rest(self._cycle.next_at - clock.monotonic())
 
     async def _rest_despite_wakes(self, seconds: float) -> None:
         # Jobs that end meanwhile wake the producer, and must not make it hammer a database that is away.
         deadline = clock.monotonic() + seconds
         while self.state.cycles and (rest := deadline - clock.monotonic()) > 0:
             self._wake.clear()
-            await rested(self._wake, rest)
+            await self._rest(rest)
+
+    async def _rest(self, seconds: float) -> None:
+        """Wait to be woken, for so many seconds at most."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
