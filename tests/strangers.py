@@ -195,6 +195,26 @@ gates = st.fixed_dictionaries({"flow_id": uuids, "child_id": ids, "forgives": fo
 endings = st.fixed_dictionaries(
     {"lane": lanes, "job_id": st.none() | ids, "flow_id": st.none() | uuids, "recount": st.booleans()}
 )
+widths = st.sampled_from(["NaN", "Infinity", "-Infinity", "-1", "0", "1.5", "1e308"])
+sums = jsons | st.sampled_from(
+    ['{"completed": "x", "discarded": -5}', '{"x": 1e30, "12": 1.5}', '{"-9": 3, "99999": 1}']
+)
+metrics = st.fixed_dictionaries(
+    {
+        "step": st.sampled_from([60, 3600]) | counts,
+        "queue": st.just("default") | texts,
+        "worker": st.just("known") | texts,
+        "at": moments,
+        "node": texts,
+        **dict.fromkeys(("outcomes", "failures", "run", "wait"), sums),
+        "backlog": st.none() | counts,
+        "oldest": st.none() | widths,
+        "flush": st.none() | uuids,
+    }
+)
+cron_pauses = st.fixed_dictionaries(
+    {"name": st.just("tick") | texts | st.just(Long("n" * 1_000)), "paused_at": moments}
+)
 
 TABLES = {
     "oban_jobs": jobs,
@@ -211,15 +231,18 @@ TABLES = {
     "oban_sa_edges": edges,
     "oban_sa_gates": gates,
     "oban_sa_endings": endings,
+    "oban_sa_metrics": metrics,
+    "oban_sa_cron_pauses": cron_pauses,
 }
 _TYPES = {
-    **dict.fromkeys(("meta", "opts", "args", "context", "callbacks"), "jsonb"),
-    **dict.fromkeys(("uuid", "root_id", "flow_id", "holder"), "uuid"),
+    **dict.fromkeys(("meta", "opts", "args", "context", "callbacks", "outcomes", "failures", "run", "wait"), "jsonb"),
+    **dict.fromkeys(("uuid", "root_id", "flow_id", "holder", "flush"), "uuid"),
     **dict.fromkeys(("tags", "attempted_by", "fired"), "text[]"),
     "state": "oban_job_state",
     "path": "uuid[]",
     "counts": "integer[]",
-    "width": "double precision",
+    **dict.fromkeys(("width", "oldest"), "double precision"),
+    "at": "timestamp",
 }
 _KEYS = {"oban_sa_flows": "id", "oban_sa_uniques": "key"}
 """Columns that are a uuid here, and a text or a number elsewhere."""

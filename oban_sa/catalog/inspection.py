@@ -114,6 +114,16 @@ OTHERS: Final[dict[str, Columns]] = {
         "payload": _JSON,
         "sent_at": _MOMENT,
     },
+    "oban_sa_metrics": {
+        "step": _WHOLE,
+        **dict.fromkeys(("queue", "worker", "node"), _TEXT),
+        "at": _MOMENT,
+        **dict.fromkeys(("outcomes", "failures", "run", "wait"), _JSON),
+        "backlog": _WHOLE,
+        "oldest": ("double precision",),
+        "flush": ("uuid",),
+    },
+    "oban_sa_cron_pauses": {"name": _TEXT, "paused_at": _MOMENT},
 }
 """The tables that only a runner and a client need."""
 

@@ -10,6 +10,7 @@ from alembic.operations.ops import CreateForeignKeyOp, DropConstraintOp, ModifyT
 TABLES: Final = frozenset(
     {
         "oban_alembic_version",
+        "oban_sa_cron_pauses",
         "oban_sa_crons",
         "oban_jobs",
         "oban_leaders",
@@ -22,6 +23,7 @@ TABLES: Final = frozenset(
         "oban_sa_journal",
         "oban_sa_leases",
         "oban_sa_members",
+        "oban_sa_metrics",
         "oban_sa_queues",
         "oban_sa_rates",
         "oban_sa_signals",

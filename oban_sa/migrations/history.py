@@ -7,7 +7,7 @@ from typing import Final, Protocol, cast
 
 from alembic.operations import Operations
 
-from oban_sa.migrations.versions import v01_everything, v02_unique_and_limits, v03_flows, v04_steps
+from oban_sa.migrations.versions import v01_everything, v02_unique_and_limits, v03_flows, v04_steps, v05_metrics
 
 
 class Version(Protocol):
@@ -18,5 +18,7 @@ class Version(Protocol):
     down: Callable[[Operations, str], None]
 
 
-VERSIONS: Final = cast("tuple[Version, ...]", (v01_everything, v02_unique_and_limits, v03_flows, v04_steps))
+VERSIONS: Final = cast(
+    "tuple[Version, ...]", (v01_everything, v02_unique_and_limits, v03_flows, v04_steps, v05_metrics)
+)
 """As many as `oban_sa.catalog.version.LATEST` says, which a program that migrates nothing reads without Alembic."""

@@ -2,6 +2,7 @@
 
 from oban_sa.models.base import Base, schema_map
 from oban_sa.models.cron import Cron
+from oban_sa.models.cron_pause import CronPause
 from oban_sa.models.flow import Ending, Flow
 from oban_sa.models.functions import listen as _listen_to_metadata
 from oban_sa.models.job import Job
@@ -10,6 +11,7 @@ from oban_sa.models.journal import Entry
 from oban_sa.models.leader import Leader, Peer
 from oban_sa.models.limit import Lease, Rate
 from oban_sa.models.member import Edge, Gate, Member
+from oban_sa.models.metric import Metric
 from oban_sa.models.producer import Producer
 from oban_sa.models.queue import Queue
 from oban_sa.models.signal import SentSignal
@@ -25,6 +27,7 @@ _listen_to_metadata()
 __all__ = [
     "Base",
     "Cron",
+    "CronPause",
     "Edge",
     "Ending",
     "Entry",
@@ -34,6 +37,7 @@ __all__ = [
     "Leader",
     "Lease",
     "Member",
+    "Metric",
     "Peer",
     "Producer",
     "Queue",

@@ -22,6 +22,7 @@ _LOOKING: Final[Tables] = dict.fromkeys(
         *_LIMITS,
         *_FLOWS,
         *_STEPS,
+        *("oban_sa_metrics", "oban_sa_cron_pauses"),
     ),
     ("SELECT",),
 )
@@ -65,6 +66,7 @@ ROLES: Final[Mapping[str, Role]] = {
             "oban_sa_uniques": ("SELECT", "INSERT", "UPDATE"),
             "oban_sa_endings": ("SELECT", "INSERT"),
             "oban_sa_signals": ("SELECT", "INSERT"),
+            "oban_sa_cron_pauses": ("SELECT", "INSERT", "DELETE"),
         },
     ),
     "runner": Role(
@@ -76,6 +78,8 @@ ROLES: Final[Mapping[str, Role]] = {
             "oban_peers": ("SELECT",),
             "oban_sa_queues": ("SELECT",),
             "oban_sa_crons": ("SELECT", "INSERT", "UPDATE"),
+            "oban_sa_cron_pauses": ("SELECT",),
+            "oban_sa_metrics": _ALL,
             **dict.fromkeys((*_LIMITS, *_FLOWS, *_STEPS), _ALL),
         },
         inserts=True,
@@ -110,11 +114,12 @@ def grants(role: str, to: str, *, schema: str = "public") -> str:
 def runner_needs(*, crontab: bool, prune: bool) -> dict[str, list[str]]:
     """Return the privileges, by table, without which a runner with these features can't do its work."""
     needs = {table: list(privileges) for table, privileges in ROLES["runner"].tables.items()}
+    del needs["oban_sa_metrics"]  # no job depends on it
     if not prune:
         needs["oban_jobs"].remove("DELETE")
     if not crontab:  # a worker that enqueues needs it, too, but whether there is one can't be known
         needs["oban_jobs"].remove("INSERT")
-        del needs["oban_sa_crons"]
+        del needs["oban_sa_crons"], needs["oban_sa_cron_pauses"]
     return needs
 
 

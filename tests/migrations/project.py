@@ -25,6 +25,7 @@ OURS = (
     *("oban_sa_uniques", "oban_sa_rates", "oban_sa_leases"),
     *("oban_sa_flows", "oban_sa_members", "oban_sa_edges", "oban_sa_gates", "oban_sa_endings"),
     *("oban_sa_journal", "oban_sa_signals"),
+    *("oban_sa_metrics", "oban_sa_cron_pauses"),
 )
 """The tables that the migrations make."""
 

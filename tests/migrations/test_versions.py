@@ -57,6 +57,14 @@ ROWS = {
         "INSERT INTO oban_sa_gates (flow_id, child_id) SELECT id, 2 FROM oban_sa_flows",
         "INSERT INTO oban_sa_endings (lane, job_id) VALUES (3, 1)",
     ),
+    4: (
+        "INSERT INTO oban_sa_journal (job_id, name, code, attempt) VALUES (1, 'charge', 'charge', 1)",
+        "INSERT INTO oban_sa_signals (job_id, name) VALUES (1, 'paid')",
+    ),
+    5: (
+        "INSERT INTO oban_sa_metrics (step, at, node, queue, worker) VALUES (60, now(), 'n', 'default', '*')",
+        "INSERT INTO oban_sa_cron_pauses (name) VALUES ('tick')",
+    ),
 }
 
 
@@ -78,7 +86,7 @@ def kept(before: dict[str, list[str]], after: dict[str, list[str]]) -> bool:
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("start", [1, 2])
+@pytest.mark.parametrize("start", [1, 2, 4])
 def test_a_version_with_rows_goes_up_to_the_latest_and_back(empty_database_url: str, start: int, way: str) -> None:
     move, url = WAYS[way], empty_database_url
     move(url, start)
@@ -180,7 +188,7 @@ def test_what_a_session_forgot_is_not_claimed(empty_database_url: str) -> None:
     assert "the index oban_jobs_partition_index is missing" not in lacking(url)
 
 
-@pytest.mark.parametrize("start", ["oban_v01", "oban_v02"])
+@pytest.mark.parametrize("start", ["oban_v01", "oban_v02", "oban_v04"])
 @pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
 def test_a_project_with_our_branch_goes_up_from_each_revision_and_back(
     tmp_path: Path, empty_database_url: str, start: str, driver: str
