@@ -53,6 +53,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from functools import partial
 
 
 class ObanError(Exception):
@@ -270,6 +271,9 @@ class Suspended(BaseException):
         super().__init__(why)
         self.delay = delay
         self.meta = meta
+
+    def __reduce__(self) -> tuple[object, ...]:  # it crosses from another process
+        return partial(type(self), delay=self.delay, meta=self.meta), self.args
 
 
 class RunnerError(ObanError):

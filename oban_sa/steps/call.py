@@ -16,7 +16,6 @@ from oban_sa.schedule import clock, periods
 from oban_sa.schedule.periods import Period
 from oban_sa.steps import results
 from oban_sa.steps.journal import Entry, Journal, on_loop
-from oban_sa.telemetry.handlers import listeners
 
 Backoff: TypeAlias = Period | Callable[[int], Period] | None
 """How long to wait between calls: always as long, or by how many have failed; None doubles from a second on."""
@@ -67,8 +66,8 @@ class Call(NamedTuple):
             raise InvalidOption(f"step {self.key!r} has one result, and {self.code} yields; write step.each(...)")
         if not on_loop() and callables.is_async(self.function):
             raise InvalidOption(
-                f"step {self.key!r} runs in a thread, and {self.code}() is async; give it a `def`, or make the worker "
-                "an `async def`"
+                f"step {self.key!r} is called by a `def`, and {self.code}() is async; give it a `def`, or make the "
+                "worker an `async def`"
             )
 
     @property
@@ -92,8 +91,7 @@ async def once(journal: Journal, call: Call) -> object:
 
 def _tell(journal: Journal, call: Call, *, replayed: bool = False) -> float:
     started = clock.monotonic()
-    if listeners[telemetry.StepStart]:
-        telemetry.emit(telemetry.StepStart.of(journal.source, journal.job, step=call.key, replayed=replayed))
+    journal.emit(telemetry.StepStart, step=call.key, replayed=replayed)
     return started
 
 
@@ -103,9 +101,7 @@ begun = _tell
 
 def ended(journal: Journal, call: Call, started: float) -> None:
     """Tell that a step has ended, and is journalled."""
-    if listeners[telemetry.StepStop]:
-        duration = clock.monotonic() - started
-        telemetry.emit(telemetry.StepStop.of(journal.source, journal.job, step=call.key, duration=duration))
+    journal.emit(telemetry.StepStop, step=call.key, duration=clock.monotonic() - started)
 
 
 async def _called(call: Call) -> object:
@@ -139,5 +135,7 @@ async def made(call: Call) -> object:
     if not on_loop():
         if inspect.iscoroutine(value):
             value.close()
-        raise InvalidOption(f"step {call.key!r} runs in a thread, and {call.code}() gave an awaitable; give it a `def`")
+        raise InvalidOption(
+            f"step {call.key!r} is called by a `def`, and {call.code}() gave an awaitable; give it a `def`"
+        )
     return await value

@@ -29,7 +29,7 @@ def through(
     place = _Place(journal, key, cursor, seconds(every))
     if isinstance(items, AsyncIterable):
         if not on_loop():
-            raise InvalidOption(f"step.each({key!r}, ...) runs in a thread, and its items are asynchronous")
+            raise InvalidOption(f"step.each({key!r}, ...) is gone through by `for`, and its items are asynchronous")
         return _on_loop(place, items)
     if on_loop():
         raise InvalidOption(

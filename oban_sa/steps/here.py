@@ -7,7 +7,7 @@ from typing import TypeVar, cast
 
 from oban_sa.errors import InvalidOption, JobNotFound
 from oban_sa.steps.journal import Journal, driven, on_loop
-from oban_sa.workers.current import ATTEMPT, CURRENT
+from oban_sa.workers.current import ATTEMPT
 
 T = TypeVar("T")
 
@@ -15,23 +15,17 @@ T = TypeVar("T")
 def journal(what: str) -> Journal:
     """Return the journal of the attempt that runs here; `what` names who asks.
 
-    Raises `JobNotFound` outside of a worker, and `InvalidOption` in another process, which no journal reaches, and in a
-    chunk, which is a call for many jobs.
+    Raises `JobNotFound` outside of a worker, and `InvalidOption` in a chunk, which is a call for many jobs.
     """
     attempt = ATTEMPT.get(None)
-    if attempt is not None:
-        if attempt.is_of_many:
-            raise InvalidOption(
-                f"{what} is of one job, and a chunk is one call for many; have the code of the chunk enqueue a job for "
-                "what needs steps"
-            )
-        return cast("Journal", attempt.journal)
-    if CURRENT.get(None) is None:
+    if attempt is None:
         raise JobNotFound(f"no job is running here; {what} works only below the code of a worker")
-    raise InvalidOption(
-        f'{what} does not reach the journal from executor="process"; let the job run on the loop or in a thread, and '
-        "what needs a process be a job of its own"
-    )
+    if attempt.is_of_many:
+        raise InvalidOption(
+            f"{what} is of one job, and a chunk is one call for many; have the code of the chunk enqueue a job for "
+            "what needs steps"
+        )
+    return cast("Journal", attempt.journal)
 
 
 def here(call: Callable[[], Coroutine[object, object, T]]) -> Coroutine[object, object, T] | T:

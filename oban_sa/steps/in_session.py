@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, TypeVar, cast
+from typing import Protocol, TypeVar, runtime_checkable
 
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
@@ -17,6 +17,7 @@ from oban_sa.steps.journal import Entry, Journal, on_loop
 T = TypeVar("T")
 
 
+@runtime_checkable
 class Journalling(Protocol):
     """Tables that can write in a session."""
 
@@ -35,12 +36,18 @@ class Journalling(Protocol):
 async def once(journal: Journal, session: AsyncSession | Session, call: Call) -> object:
     """Return what the journal has of a call, or make it and commit the session with its result."""
     call.check()
+    tables = journal.tables
+    if not isinstance(tables, Journalling):
+        raise InvalidOption(
+            f'step.commit({call.key!r}, ...) has no part in a session of another process (executor="process"), which '
+            f"commits without the journal; write step({call.key!r}, {call.code}, ...) with a function that opens, and "
+            "commits, a session of its own and may run again where the process dies, or let a worker in a thread do it"
+        )
     found = _checked(session, call)
     if (entry := await journal.find(call.key, call.code, strict=call.options.strict)) is not None:
         begun(journal, call, replayed=True)
         return results.read(entry.plain, call.function, call.key)
     started = begun(journal, call)
-    tables = cast("Journalling", journal.tables)
     try:
         value = await made(call)
         entry = Entry(call.key, call.code, results.written(value, call.key))

@@ -22,6 +22,8 @@ from oban_sa.jobs import values
 from oban_sa.jobs.durable import PROGRESS
 from oban_sa.models import Job
 from oban_sa.schedule import clock
+from oban_sa.telemetry import JobEvent
+from oban_sa.telemetry.handlers import listeners
 
 T = TypeVar("T")
 
@@ -111,11 +113,12 @@ class Journal:
                     f"the journal of job {self.job.id} has {key!r} as {_named(entry.code)}, and this is {_named(code)}"
                     "; give what means something else a name of its own"
                 )
-            telemetry.emit(telemetry.StepChanged.of(self.source, self.job, step=key, recorded=entry.code, called=code))
+            self.emit(telemetry.StepChanged, step=key, recorded=entry.code, called=code)
         return entry
 
     async def write(self, entry: Entry, *, delay: float | None = None) -> Entry:
         """Journal something and return what stands there now: also where another attempt has come before."""
+        self.wrote = True  # also where the attempt is cut short before it knows
         written = await self.wait(self.tables.write(entry, delay=delay))
         self.add(written)
         return written
@@ -141,16 +144,29 @@ class Journal:
                 await self._read()
 
     async def _read(self) -> None:
-        entries = await self.wait(self.tables.read())
+        self.begin(await self.wait(self.tables.read()))
+
+    def begin(self, entries: Iterable[Entry]) -> None:
+        """Take note of all entries that were there before this attempt."""
         self._known = {entry.name: entry for entry in entries} | self._known
         self.began_empty = not self._known.keys() - {PROGRESS}
         self._unread = False
+
+    @property
+    def entries(self) -> tuple[Entry, ...] | None:
+        """All entries; None while those of earlier attempts were not read."""
+        return None if self._unread else tuple(self._known.values())
 
     async def mark(self) -> None:
         """Have the next attempt read the journal before its code begins, so that `cursor` need not wait for it."""
         if not self.marked:
             await self.wait(self.tables.mark())
             self.marked = True
+
+    def emit(self, event: type[JobEvent], **facts: object) -> None:
+        """Tell of something that happened to the job."""
+        if listeners[event]:
+            telemetry.emit(event.of(self.source, self.job, **facts))
 
     def known(self, key: str) -> Entry | None:
         """Return what is known under a key without asking the database."""

@@ -37,8 +37,8 @@ class Step:
     another function an event `StepChanged` tells of it, and with `strict` an error of that name is raised.
 
     Raises `AttemptLost` where the job was given to another attempt meanwhile, `InvalidArguments` where the result is no
-    JSON or doesn't fit the annotation, `InvalidOption` for a name that can't be used and in `executor="process"`, and
-    `JobNotFound` where no job is running.
+    JSON or doesn't fit the annotation, `InvalidOption` for a name that can't be used, and `JobNotFound` where no job is
+    running. In `executor="process"` the runner keeps the journal, which is asked through a channel.
     """
 
     @overload
@@ -129,7 +129,8 @@ class Step:
 
         The session is the attempt's own, or another one on the same database; all that it has not committed yet is
         committed. Where the function raises, or the job was given to another attempt, the session rolls back, and the
-        error is raised; there is no `attempts` here. Otherwise as `step`.
+        error is raised; there is no `attempts` here. Otherwise as `step`. Raises `InvalidOption` in
+        `executor="process"`, whose sessions the journal has no part in.
         """
         at = journal("step.commit()")
         call = Call(at.key(name), function, (session, *args), kwargs, Options())

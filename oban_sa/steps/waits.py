@@ -69,7 +69,7 @@ async def _wait_for(at: Journal, key: str, name: str, within: float | None) -> S
         if not entry.done:
             left = None if entry.left is None else max(entry.left, 0.0)
             raise Suspended(f"waits for {name}", delay=left, meta=waiting(until=entry.ms, signal=name))
-        telemetry.emit(telemetry.SignalReceived.of(at.source, at.job, signal=name, timed_out=entry.value is None))
+        at.emit(telemetry.SignalReceived, signal=name, timed_out=entry.value is None)
     return _signal(name, entry)
 
 

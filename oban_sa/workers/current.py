@@ -31,7 +31,7 @@ class Attempting(Protocol):
 
 
 ATTEMPT: ContextVar[Attempting] = ContextVar("oban_sa.attempt")
-"""The attempt whose code runs in a context; not set in another process."""
+"""The attempt whose code runs in a context."""
 
 
 def current_job() -> Job:

@@ -16,7 +16,6 @@ from sqlalchemy.orm import Session
 from oban_sa import Snooze, current_job, step, telemetry
 from oban_sa.errors import AttemptLost
 from oban_sa.workers import Registry, job
-from tests.runner import step_process_jobs
 from tests.runner.conftest import Harness
 from tests.support import eventually
 
@@ -469,13 +468,6 @@ async def test_steps_refuse_what_can_t_be_meant(harness: Harness, registry: Regi
 def test_a_step_outside_of_a_worker_is_refused() -> None:
     with pytest.raises(LookupError, match=r"no job is running here; step\(\) works only below the code of a worker"):
         step("x", int)
-
-
-async def test_another_process_has_no_journal_and_says_so(harness: Harness) -> None:
-    [job_id] = await harness.enqueue(step_process_jobs.takes_a_step.new())
-    async with harness.runner(registry=step_process_jobs.registry, process_pool=1):
-        done = await harness.becomes(job_id, "completed", 30)
-    assert done.recorded().startswith('step() does not reach the journal from executor="process"')
 
 
 async def test_a_step_may_be_taken_in_a_thread_that_the_code_has_started(

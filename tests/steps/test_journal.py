@@ -111,3 +111,17 @@ def test_results_that_are_no_json_name_the_place() -> None:
     with pytest.raises(InvalidArguments) as refused:
         results.written({"a": [1, {2}.__iter__()]}, "k")
     assert refused.value.path == "result of step 'k'.a[1]"
+
+
+async def test_an_attempt_that_is_cut_short_while_it_writes_is_one_with_a_journal() -> None:
+    """What it has sent may be written all the same, and the next attempt has to read it."""
+
+    class Hangs(Kept):
+        async def write(self, entry: Entry, *, delay: float | None = None) -> Entry:
+            await asyncio.Event().wait()
+            return entry
+
+    journal = made(Hangs(), fresh=True)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(journal.write(Entry("a", "f", "1")), 0.01)
+    assert journal.wrote

@@ -352,7 +352,7 @@ class Dispatch:
             return await timeout.on_loop(lambda: definition.call(job), attempt.time_limit)
         time_limit = attempt.limited()
         if definition.executor == "process":
-            return await self._processes.call(definition, job, time_limit=time_limit)
+            return await self._processes.call(definition, job, time_limit=time_limit, attempt=attempt)
         call = self._threads.call(lambda: forks.called(definition.call, job))
         return await timeout.in_thread(call, time_limit)
 

@@ -24,9 +24,11 @@ from oban_sa.runner.concurrency.processes.exit_status import described
 from oban_sa.runner.concurrency.processes.protocol import (
     Answer,
     Ask,
+    AskJournal,
     Begun,
     Cancel,
     Failure,
+    Happened,
     Interrupt,
     Leave,
     Look,
@@ -34,6 +36,7 @@ from oban_sa.runner.concurrency.processes.protocol import (
     Ready,
     Seen,
 )
+from oban_sa.runner.concurrency.processes.questions import Journalling, Questions
 from oban_sa.schedule.periods import describe
 from oban_sa.workers.current import job_of
 
@@ -109,19 +112,32 @@ class Child:
                 raise AttemptError(f"a process for the job was not ready within {describe(START_WITHIN)}") from None
             raise
 
-    async def call(self, name: str, module: str, row: dict[str, object], *, within: float | None) -> object:
+    async def call(
+        self,
+        name: str,
+        module: str,
+        row: dict[str, object],
+        *,
+        within: float | None,
+        attempt: Journalling | None = None,
+    ) -> object:
         """Run a worker's code there and return its answer, or raise what it raised.
 
-        Time counts from the moment the code begins. When it is up, or the caller is cancelled, the code is interrupted
-        where it is, and the process is killed if that doesn't end it. Raises `AttemptCrashed` where the process ended.
+        Its durable steps ask the journal of `attempt`. Time counts from the moment the code begins. When it is up, or
+        the caller is cancelled, the code is interrupted where it is, and the process is killed if that doesn't end it.
+        Raises `AttemptCrashed` where the process ended.
         """
         if self._gone.done():
             raise NotBegun
         self.calls += 1
         call = self._call = _Call(self.calls, self._loop.create_future(), contextvars.copy_context(), name, within)
+        entries = None
+        if attempt is not None:
+            call.questions = Questions(attempt, self._send)
+            entries = call.questions.entries
         stuck = AttemptTimedOut(f"{module} was not imported within {describe(START_WITHIN)}")
         call.timer = self._loop.call_later(START_WITHIN, self._interrupt, stuck)
-        self._send(Ask(call.number, name, module, row))
+        self._send(Ask(call.number, name, module, row, entries))
         try:
             while not call.future.done():
                 try:
@@ -130,6 +146,8 @@ class Child:
                     self._interrupt(AttemptCancelled())
         finally:
             self._call = None
+            if call.questions is not None:
+                call.questions.close()
             for timer in (call.timer, call.killer):
                 if timer is not None:
                     timer.cancel()
@@ -246,6 +264,10 @@ class Child:
                 if call.within is not None:
                     up = AttemptTimedOut(f"the attempt took longer than its timeout of {describe(call.within)}")
                     call.timer = self._loop.call_later(call.within, self._interrupt, up)
+            case AskJournal(number) if call is not None and call.number == number and call.questions is not None:
+                call.questions.asked(message, call.context)
+            case Happened(number) if call is not None and call.number == number and call.questions is not None:
+                call.questions.happened(message, call.context)
             case Answer(number) | Failure(number) if call is not None and call.number == number:
                 _set_result(call.future, message)
             case _:
@@ -330,6 +352,7 @@ class _Call:
         self.name = name
         self.within = within
         self.begun = False
+        self.questions: Questions | None = None
         self.reason: AttemptError | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.killer: asyncio.TimerHandle | None = None

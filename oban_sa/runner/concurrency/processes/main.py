@@ -23,6 +23,7 @@ from oban_sa.errors import AttemptCancelled, AttemptError, JobNotFound
 from oban_sa.models import Job
 from oban_sa.runner.concurrency import forks, frames
 from oban_sa.runner.concurrency.processes import protocol
+from oban_sa.runner.concurrency.processes.attempt import ProcessAttempt
 from oban_sa.runner.concurrency.processes.protocol import (
     HEAD,
     Ask,
@@ -36,10 +37,11 @@ from oban_sa.runner.concurrency.processes.protocol import (
     Ready,
     Refused,
     Seen,
+    Told,
 )
 from oban_sa.runner.concurrency.tracebacks import of_the_worker
 from oban_sa.telemetry.log_guard import Voice
-from oban_sa.workers.current import current_job, running
+from oban_sa.workers.current import attempting, current_job, running
 from oban_sa.workers.definition import Definition
 from oban_sa.workers.registry import found_by_name
 
@@ -59,6 +61,7 @@ class _Inside:
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._job: Job | None = None
+        self._attempt: ProcessAttempt | None = None
         self._number = 0
         self._asked_to_stop = 0
         self._interrupt: Interrupt | None = None
@@ -105,23 +108,27 @@ class _Inside:
                 self._job, self._number = job, ask.number
                 if self._asked_to_stop == ask.number:
                     job.request_cancel()
+            attempt = self._attempt = ProcessAttempt(ask, job, self._send)
             self._send(Begun(ask.number))
             # In a context of its own, as a task or a thread has it: what one job sets there is not for the next.
-            answer = contextvars.copy_context().run(self._called, definition, job)
+            answer = contextvars.copy_context().run(self._called, definition, job, attempt)
         except BaseException as error:
             return protocol.failed(ask.number, error, of_the_worker(exceptions.traceback_of(error)))
         finally:
+            if self._attempt is not None:
+                self._attempt.end()
+                self._attempt = None
             with self._lock:
                 self._job = None
         return protocol.answered(ask.number, answer, interrupted=self._interrupted == ask.number)
 
-    def _called(self, definition: Definition, job: Job) -> object:
+    def _called(self, definition: Definition, job: Job, attempt: ProcessAttempt) -> object:
         answered, answer = False, None
         try:
             try:
                 self._interruptible = True
                 self._raise_if_interrupted()  # it may have been while the worker was imported
-                with running(job), hooks.entered(job):
+                with running(job), attempting(attempt), hooks.entered(job):
                     answer = forks.called(definition.call, job)
                 answered = True
             finally:
@@ -164,6 +171,9 @@ class _Inside:
                         if isinstance(message, Interrupt):
                             self._interrupt = message
                             _wake_main_thread()
+                    case Told():
+                        if (attempt := self._attempt) is not None:
+                            attempt.told(message)
                     case Look():
                         self._send(Seen(message.number, frames.of_thread(threading.main_thread().ident or 0)))
                     case Leave():

@@ -18,6 +18,7 @@ from oban_sa.workers.definition import Definition
 if TYPE_CHECKING:
     from oban_sa.runner.concurrency.processes.child import Child
     from oban_sa.runner.concurrency.processes.protocol import Plan
+    from oban_sa.runner.concurrency.processes.questions import Journalling
 
 END_WITHIN: Final = 2.0
 """Seconds that are waited for processes which were killed."""
@@ -43,12 +44,20 @@ class Processes:
         self._free: list[Child] = []
         self._all: set[Child] = set()
 
-    async def call(self, definition: Definition, job: Job, *, time_limit: TimeLimit | None = None) -> object:
+    async def call(
+        self,
+        definition: Definition,
+        job: Job,
+        *,
+        time_limit: TimeLimit | None = None,
+        attempt: Journalling | None = None,
+    ) -> object:
         """Run a worker's code in a process and return its answer, or raise what it raised.
 
         The seconds of `time_limit` count from the moment the code begins. When they are over, or the caller is
         cancelled, the code is interrupted, and its process is killed where that doesn't end it within a second. What
-        the code went on after is noted in `time_limit`. Raises `AttemptCrashed` where the process died, and
+        the code went on after is noted in `time_limit`. Durable steps of the code are written into the journal of
+        `attempt`. Raises `AttemptCrashed` where the process died, and
         `AttemptError` where none could be started.
         """
         from oban_sa.runner.concurrency.processes.child import NotBegun  # most runners never need a process
@@ -61,7 +70,8 @@ class Processes:
                 used = child.calls > 0
                 job.when_asked_to_stop(partial(loop.call_soon_threadsafe, child.ask_to_stop))
                 try:
-                    answer = await child.call(definition.name, definition.module, _row(job), within=within)
+                    row = _row(job)
+                    answer = await child.call(definition.name, definition.module, row, within=within, attempt=attempt)
                     if time_limit is not None:
                         time_limit.ignored = child.ignored
                     return answer

@@ -11,11 +11,20 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from oban_sa.describe import exceptions
 from oban_sa.errors import AttemptError
 from oban_sa.telemetry import lines
+
+if TYPE_CHECKING:
+    from oban_sa.telemetry import JobEvent
+
+Question: TypeAlias = Literal["read", "write", "wait", "mark"]
+"""What a process asks the journal of its attempt: the methods of `oban_sa.steps.journal.Tables`."""
+
+PlainEntry: TypeAlias = tuple[Any, ...]
+"""An `oban_sa.steps.journal.Entry`, for a process that has not loaded it."""
 
 HEAD: Final = struct.Struct("!Q")
 """Comes before each message: how many bytes it has."""
@@ -37,12 +46,13 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Run the code of this worker for the job with this row."""
+    """Run the code of this worker for the job with this row; `entries` are those of its journal, where it was read."""
 
     number: int
     name: str
     module: str
     row: Mapping[str, object]
+    entries: tuple[PlainEntry, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +75,16 @@ class Look:
     """Say where the code is."""
 
     number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the journal answers, or what it failed of."""
+
+    number: int
+    asked: int
+    value: object
+    failure: Failure | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +158,25 @@ class Seen:
 
     number: int
     stack: str
+
+
+@dataclass(frozen=True, slots=True)
+class AskJournal:
+    """Ask the journal of the attempt; questions are numbered by `asked`."""
+
+    number: int
+    asked: int
+    what: Question
+    values: tuple[object, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """Tell of something that happened to the job."""
+
+    number: int
+    event: type[JobEvent]
+    facts: Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)
