@@ -152,13 +152,16 @@ def cancel(settings: Settings, *, workflow: str, as_json: bool) -> None:
 @click.option(
     "--attempts", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Attempts that each has left."
 )
+@click.option("--callbacks", is_flag=True, help="Make the jobs of callbacks of batches again, as it ends anew.")
 @json_option
 @database_options
-def retry(settings: Settings, *, workflow: str, from_: str | None, attempts: int, as_json: bool) -> None:
+def retry(
+    settings: Settings, *, workflow: str, from_: str | None, attempts: int, callbacks: bool, as_json: bool
+) -> None:
     """Retry a workflow."""
 
     async def work(oban: Oban) -> int:
-        return await oban.retry_workflow(workflow, from_=from_, attempts=attempts)
+        return await oban.retry_workflow(workflow, from_=from_, attempts=attempts, callbacks=callbacks)
 
     jobs = run_with_client(settings, work)
     if as_json:

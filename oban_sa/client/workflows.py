@@ -14,7 +14,7 @@ from sqlalchemy import RowMapping
 from oban_sa.client.append import append
 from oban_sa.client.transactions import Transactions, Work
 from oban_sa.describe.choices import choice
-from oban_sa.errors import InvalidOption, JobNotFound, WorkflowNotFound, articled
+from oban_sa.errors import InvalidOption, JobNotFound, WorkflowNotFound, articled, shown
 from oban_sa.jobs.flow import Forgivable, forgives, lane_of
 from oban_sa.jobs.states import JobState
 from oban_sa.models import Job, validation
@@ -146,15 +146,20 @@ class WorkflowControl:
         *,
         from_: str | None = None,
         attempts: int = 1,
+        callbacks: bool = False,
         session: AnySession | None = None,
     ) -> int:
         """Run again what failed, and what was cancelled because of it; return how many members.
 
         With `from_`, the name of a member, or of a group or workflow inside, these members and all that wait for them
         run again, however they ended. Each waits again for what it waited for, and has at least `attempts` left. What
-        has not ended, or was deleted, stays as it is. Raises `JobNotFound` where no member has the name.
+        has not ended, or was deleted, stays as it is. With `callbacks` a batch makes the jobs of its callbacks anew, as
+        what they are of happens anew: that of `on_complete` once all have ended again. Raises `JobNotFound` where no
+        member has the name.
         """
         identity, attempts = _identity(workflow), validation.attempts_left(attempts)
+        if type(callbacks) is not bool:
+            raise InvalidOption(f"callbacks of a retry is True or False, got {shown(callbacks)}")
 
         def work(work: Work) -> int:
             rows = _rows(work, identity)
@@ -168,7 +173,8 @@ class WorkflowControl:
                     raise JobNotFound(f"the workflow {identity} has no member, group or workflow named {from_!r}")
                 ids = list(work.execute(dependants(work.schema), {"ids": list(found)}).scalars())
             ids = _in_order(work, ids)
-            given = {"ids": ids, "states": states, "attempts": attempts, "lane": _lane(rows[0], identity)}
+            lane, anew = _lane(rows[0], identity), identity if callbacks else None
+            given = {"ids": ids, "states": states, "attempts": attempts, "lane": lane, "anew": anew}
             retried = list(work.execute(retry(work.schema), given).scalars())
             work.refresh(retried)
             return len(retried)

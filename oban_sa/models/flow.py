@@ -66,7 +66,8 @@ class Ending(Base):
     """A note: look at this job, or at this flow, and book what has become of it.
 
     It says nothing itself, so it does no harm twice, late or in another order. `recount` asks to count a member's
-    dependencies anew, as after a retry; of a flow it says that it was cancelled.
+    dependencies anew, as after a retry, which has callbacks run again where it names a flow too; of a flow alone it
+    says that it was cancelled.
     """
 
     __tablename__ = "oban_sa_endings"

@@ -48,6 +48,7 @@ from sqlalchemy import BigInteger, Boolean, Integer, SmallInteger, Text, TextCla
 from oban_sa.catalog.names import in_text
 from oban_sa.jobs.durable import WAKING
 from oban_sa.jobs.flow import ATTEMPT, RETRIED
+from oban_sa.sql.callbacks import COUNTERS, EVENTS, FIRED, OVER, by, now
 from oban_sa.sql.flow import WAITS
 from oban_sa.sql.notify import TURNS
 
@@ -100,32 +101,7 @@ def _of_flow(completed_at: str, flow: str) -> str:
     )
 
 
-def _sum(count: str, change: str) -> str:
-    """A counter and its change. No row may fail the statement, since the lane would never be booked again."""
-    return f"CAST(greatest(least(CAST({count} AS bigint) + {change}, 2147483647), -2147483648) AS integer)"
-
-
-def _now(counter: str) -> str:
-    return _sum(f"f.{counter}", f"a.{counter}")
-
-
-_COUNTERS: Final = ("total", "unfinished", "completed", "cancelled", "discarded", "attempted")
-_CLOSABLE: Final = "(f.completed_at IS NOT NULL OR f.id IN (SELECT id FROM closable))"
-_OVER: Final = f"{_now('unfinished')} = 0 AND {_CLOSABLE}"
-
-_SUCCESS: Final = f"{_now('completed')} = {_now('total')}"
-
 _CANCELLED: Final = "the workflow was cancelled"
-
-_HAPPENS: Final = {
-    "on_success": f"{_OVER} AND {_SUCCESS}",
-    "on_discard": f"{_now('discarded')} > 0",
-    "on_complete": _OVER,
-    "on_attempt": f"{_now('attempted')} >= {_now('total')}",
-    "on_cancel": f"{_now('cancelled')} > 0",
-    "on_exhausted": f"{_OVER} AND NOT {_SUCCESS}",
-}
-"""When an event of a batch happens, by its counters."""
 
 _SETTLE: Final = f"""
 WITH
@@ -139,18 +115,19 @@ due AS MATERIALIZED (
     RETURNING id, job_id, flow_id, recount
 ),
 noted AS MATERIALIZED (
-    SELECT job_id, bool_or(recount) AS recount FROM due WHERE job_id IS NOT NULL GROUP BY job_id
+    SELECT job_id, bool_or(recount) AS recount, bool_or(flow_id IS NOT NULL) AS anew
+    FROM due WHERE job_id IS NOT NULL GROUP BY job_id
 ),
 mine AS MATERIALIZED (
-    SELECT m.job_id, m.flow_id, m.name, m.waiting, m.doomed, m.settled, m.attempted, m.holds, n.recount
+    SELECT m.job_id, m.flow_id, m.name, m.waiting, m.doomed, m.settled, m.attempted, m.holds, n.recount, n.anew
     FROM noted n JOIN {{s}}.oban_sa_members m ON m.job_id = n.job_id
 ),
 cut AS MATERIALIZED (
-    SELECT DISTINCT flow_id FROM due WHERE flow_id IS NOT NULL AND recount
+    SELECT DISTINCT flow_id FROM due WHERE flow_id IS NOT NULL AND job_id IS NULL AND recount
 ),
 found AS MATERIALIZED (
     SELECT m.job_id, m.flow_id, m.name, m.waiting, m.doomed, m.settled AS before, m.holds, m.waiting IS NULL AS joined,
-        m.recount OR m.waiting IS NULL AS recounted, m.recount AS retrying,
+        m.recount OR m.waiting IS NULL AS recounted, m.recount AS retrying, m.anew,
         NOT m.attempted AND (
             j.id IS NULL
             OR j.meta ? '{ATTEMPT}' AND (j.attempt > 0 OR CAST(j.state AS text) IN ('cancelled', 'discarded'))
@@ -170,7 +147,7 @@ found AS MATERIALIZED (
     FROM (
         SELECT * FROM mine
         UNION ALL
-        SELECT g.job_id, g.flow_id, g.name, g.waiting, g.doomed, g.settled, g.attempted, g.holds, false
+        SELECT g.job_id, g.flow_id, g.name, g.waiting, g.doomed, g.settled, g.attempted, g.holds, false, false
         FROM (SELECT DISTINCT unnest(holds) AS id FROM mine WHERE holds IS NOT NULL) AS held
         JOIN {{s}}.oban_sa_members g ON g.flow_id = held.id AND g.waiting IS NULL
         WHERE g.job_id NOT IN (SELECT job_id FROM mine)
@@ -186,21 +163,23 @@ sums AS MATERIALIZED (
         count(*) FILTER (WHERE after = 'x') - count(*) FILTER (WHERE before = 'x') AS cancelled,
         count(*) FILTER (WHERE after IN ('d', 'g')) - count(*) FILTER (WHERE before IN ('d', 'g')) AS discarded,
         count(*) FILTER (WHERE attempted) AS attempted,
-        min(attempted_at) AS started_at, bool_or(retrying) AS retried
+        min(attempted_at) AS started_at, bool_or(retrying) AS retried, bool_or(anew) AS anew
     FROM found WHERE joined OR attempted OR before IS DISTINCT FROM after GROUP BY flow_id
     UNION ALL
-    SELECT DISTINCT flow_id, 0, 0, 0, 0, 0, 0, CAST(NULL AS timestamp), false FROM due WHERE flow_id IS NOT NULL
+    SELECT DISTINCT flow_id, 0, 0, 0, 0, 0, 0, CAST(NULL AS timestamp), false, false
+    FROM due WHERE flow_id IS NOT NULL AND job_id IS NULL
 ),
 around AS MATERIALIZED (
-    SELECT id, {", ".join(f"CAST(sum({name}) AS integer) AS {name}" for name in _COUNTERS)},
-        min(started_at) AS started_at, bool_or(retried) AS retried
+    SELECT id, {", ".join(f"CAST(sum({name}) AS integer) AS {name}" for name in COUNTERS)},
+        min(started_at) AS started_at, bool_or(retried) AS retried, bool_or(anew) AS anew
     FROM (
-        SELECT each.id, {", ".join(f"x.{name}" for name in _COUNTERS)}, x.started_at, x.retried
+        SELECT each.id, {", ".join(f"x.{name}" for name in COUNTERS)}, x.started_at, x.retried, x.anew
         FROM sums x
         JOIN {{s}}.oban_sa_flows f ON f.id = x.flow_id
         CROSS JOIN LATERAL unnest(f.path) AS each(id)
         UNION ALL
-        SELECT each.id, 0, CAST(f.after IS NULL AS integer) - CAST(f.before IS NULL AS integer), 0, 0, 0, 0, NULL, false
+        SELECT each.id, 0, CAST(f.after IS NULL AS integer) - CAST(f.before IS NULL AS integer), 0, 0, 0, 0, NULL,
+            false, false
         FROM found f CROSS JOIN LATERAL unnest(f.holds) AS each(id)
     ) AS each GROUP BY id
 ),
@@ -213,23 +192,23 @@ closable AS MATERIALIZED (
 ),
 counted AS MATERIALIZED (
     UPDATE {{s}}.oban_sa_flows f SET
-        {", ".join(f"{name} = {_now(name)}" for name in _COUNTERS)},
+        {", ".join(f"{name} = {now(name)}" for name in COUNTERS)},
         started_at = least(f.started_at, a.started_at),
-        completed_at = CASE WHEN {_OVER} THEN coalesce(f.completed_at, timezone('UTC', clock_timestamp())) END,
-        unique_name = CASE WHEN f.completed_at IS NULL AND NOT ({_OVER}) THEN f.unique_name END,
+        completed_at = CASE WHEN {OVER} THEN coalesce(f.completed_at, timezone('UTC', clock_timestamp())) END,
+        unique_name = CASE WHEN f.completed_at IS NULL AND NOT ({OVER}) THEN f.unique_name END,
         cancelled_at = CASE
             WHEN f.id IN (SELECT flow_id FROM cut) THEN coalesce(f.cancelled_at, timezone('UTC', clock_timestamp()))
             WHEN NOT a.retried THEN f.cancelled_at
         END,
-        fired = CASE WHEN f.callbacks IS NULL THEN f.fired ELSE f.fired || ARRAY(
-            SELECT e.name FROM (VALUES {", ".join(f"('{name}', {when})" for name, when in _HAPPENS.items())})
-                AS e(name, happens)
-            WHERE e.happens AND f.callbacks ? e.name AND e.name <> ALL (f.fired)
+        fired = CASE WHEN f.callbacks IS NULL THEN f.fired ELSE {FIRED} || ARRAY(
+            SELECT e.name FROM {EVENTS} WHERE e.happens AND f.callbacks ? e.name AND e.name <> ALL (f.fired)
         ) END
     FROM around a JOIN {{s}}.oban_sa_flows o ON o.id = a.id
     WHERE f.id = a.id
     RETURNING f.id, f.kind, f.name, f.unfinished, f.completed_at,
-        f.callbacks, f.fired[cardinality(o.fired) + 1:] AS events,
+        f.callbacks,
+        CASE WHEN a.anew THEN ARRAY(SELECT unnest(f.fired) EXCEPT SELECT unnest(o.fired))
+            ELSE f.fired[cardinality(o.fired) + 1:] END AS events,
         {_of_flow("o.completed_at", "o")} AS before, {_of_flow("f.completed_at", "f")} AS after
 ),
 called AS (
@@ -312,7 +291,7 @@ recounted AS MATERIALIZED (
     RETURNING m.job_id, m.waiting, m.doomed
 ),
 children AS MATERIALIZED (
-    UPDATE {{s}}.oban_sa_members m SET waiting = {_sum("m.waiting", "-t.step")}, doomed = coalesce(m.doomed, t.failure)
+    UPDATE {{s}}.oban_sa_members m SET waiting = {by("m.waiting", "-t.step")}, doomed = coalesce(m.doomed, t.failure)
     FROM met t
     WHERE m.job_id = t.child_id AND m.settled IS NULL AND m.waiting IS NOT NULL
         AND m.job_id NOT IN (SELECT job_id FROM found WHERE recounted OR before IS DISTINCT FROM after)

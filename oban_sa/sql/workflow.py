@@ -212,7 +212,8 @@ def retry(schema: str) -> TextClause:
     It releases at once those that wait for nothing. Members that have not ended stay as they are. One that was
     cancelled while it waited for a signal waits for other members now, and the signal must not wake it. The rows come
     in the order in which the members are counted. Parameters: `ids`, each after those that it waits for, since notes
-    may be booked in several statements; `states`, `attempts`, the least that each has left, and `lane`.
+    may be booked in several statements; `states`, `attempts`, the least that each has left, `lane`, and `anew`: the id
+    of the flow where callbacks are to run again, else NULL.
     """
     s = in_text(schema)
     return text(
@@ -237,8 +238,8 @@ def retry(schema: str) -> TextClause:
             RETURNING j.id, chosen.place
         ),
         noted AS (
-            INSERT INTO {s}.oban_sa_endings (lane, job_id, recount)
-            SELECT CAST(:lane AS smallint), id, true FROM changed ORDER BY place
+            INSERT INTO {s}.oban_sa_endings (lane, job_id, flow_id, recount)
+            SELECT CAST(:lane AS smallint), id, CAST(:anew AS uuid), true FROM changed ORDER BY place
         )
         SELECT id FROM changed ORDER BY place
         """  # noqa: S608 - the name of the schema is quoted
@@ -247,6 +248,7 @@ def retry(schema: str) -> TextClause:
         bindparam("states", type_=ARRAY(Text())),
         bindparam("attempts", type_=Integer()),
         bindparam("lane", type_=Integer()),
+        bindparam("anew", type_=Uuid()),
     )
 
 

@@ -84,6 +84,11 @@ def test_one_is_cancelled_and_retried(shell: Shell, sync_engine: Engine, flow: F
     )
     end(sync_engine, flow, "extract", "completed")
     assert shell.json("workflows", "retry", identity, "--from", "extract") == {"workflow": identity, "retried": 1}
+    end(sync_engine, flow, "extract", "completed")
+    assert shell.json("workflows", "retry", identity, "--from", "extract", "--callbacks")["retried"] == 1
+    with sync_engine.connect() as connection:
+        notes = connection.execute(text("SELECT flow_id FROM oban_sa_endings WHERE recount ORDER BY id")).scalars()
+        assert [*notes][-1] == flow.id
 
 
 def test_what_is_not_there_is_refused(shell: Shell, flow: Flow) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -108,6 +109,73 @@ async def test_a_batch_that_failed_and_is_retried_is_successful_then(sync_engine
     await drain(engine, registry=REGISTRY)
     assert (await oban.workflow(made.id)).state == "completed"
     assert told(made) == ["on_attempt", "on_complete", "on_discard", "on_exhausted", "on_success"]
+
+
+async def test_callbacks_run_again_where_that_is_asked_for_and_not_before_all_have_ended_anew(
+    sync_engine: Engine, engine: AsyncEngine
+) -> None:
+    FAILING.add("fail")
+    made = batch("fail", "well", "cancel")
+    first = ["on_attempt", "on_cancel", "on_complete", "on_discard", "on_exhausted"]
+    assert await _drained(engine, made) == first
+    SEEN.clear()
+    assert await Oban(engine).retry_workflow(made, callbacks=True) == 2
+    # Booked, and nothing run.
+    await drain(engine, registry=REGISTRY, queue="callbacks")
+    assert told(made) == []
+    await drain(engine, registry=REGISTRY, with_retries=True, with_safety=True)
+    assert told(made) == ["on_cancel", "on_complete", "on_discard", "on_exhausted"]
+    SEEN.clear()
+    assert await Oban(engine).retry_workflow(made) == 2
+    await drain(engine, registry=REGISTRY, with_retries=True, with_safety=True)
+    assert told(made) == []
+
+
+async def test_what_still_holds_is_not_told_again_by_a_retry_of_others(
+    sync_engine: Engine, engine: AsyncEngine
+) -> None:
+    FAILING.update(("fail", "fail too"))
+    made = batch("fail", "fail too")
+    await _drained(engine, made)
+    SEEN.clear()
+    FAILING.clear()
+    [(name,)] = await _sql(engine, "SELECT name FROM oban_sa_members ORDER BY job_id LIMIT 1")
+    assert await Oban(engine).retry_workflow(made, from_=name, callbacks=True) == 1
+    await drain(engine, registry=REGISTRY)
+    assert told(made) == ["on_complete", "on_exhausted"]
+    SEEN.clear()
+    assert await Oban(engine).retry_workflow(made, callbacks=True) == 1
+    await drain(engine, registry=REGISTRY)
+    assert told(made) == ["on_complete", "on_success"]
+
+
+async def test_a_completed_batch_that_runs_again_is_successful_again(sync_engine: Engine, engine: AsyncEngine) -> None:
+    made = batch("well", "well")
+    await _drained(engine, made)
+    SEEN.clear()
+    [(name,)] = await _sql(engine, "SELECT name FROM oban_sa_members ORDER BY job_id LIMIT 1")
+    for _ in range(2):
+        assert await Oban(engine).retry_workflow(made, from_=name, callbacks=True) == 1
+        await drain(engine, registry=REGISTRY)
+    assert told(made) == ["on_complete", "on_complete", "on_success", "on_success"]
+
+
+async def test_more_members_than_are_booked_at_once_tell_of_their_batch_once_more(
+    sync_engine: Engine, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(import_module("oban_sa.testing.drain"), "LIMIT", 2)
+    FAILING.add("fail")
+    made = batch(*["fail"] * 7)
+    await _drained(engine, made)
+    SEEN.clear()
+    assert await Oban(engine).retry_workflow(made, callbacks=True) == 7
+    await drain(engine, registry=REGISTRY, with_retries=True, with_safety=True)
+    assert told(made) == ["on_complete", "on_discard", "on_exhausted"]
+
+
+async def _sql(engine: AsyncEngine, statement: str) -> list[Any]:
+    async with engine.connect() as connection:
+        return list(await connection.execute(text(statement)))
 
 
 async def _drained(engine: AsyncEngine, made: Batch) -> list[str]:
