@@ -13,7 +13,7 @@ from oban_sa.describe import callables
 from oban_sa.errors import InvalidOption, InvalidPeriod
 from oban_sa.jobs.retention import Prune
 from oban_sa.models import Job
-from oban_sa.runner.maintenance.pruner import checked as checked_archive
+from oban_sa.runner.maintenance.archive import checked as checked_archive
 from oban_sa.runner.sessions.factories import ApplicationSessions
 from oban_sa.workers import Registry, definition_of, job, worker
 from oban_sa.workers.middleware import Chain

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import logging
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import asyncpg
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from oban_sa import telemetry
-from oban_sa.describe import callables, exceptions
-from oban_sa.errors import InvalidOption
-from oban_sa.jobs.retention import Archive, Prune, Rule
+from oban_sa.describe import exceptions
+from oban_sa.jobs.retention import Prune, Rule
 from oban_sa.jobs.states import JobState
-from oban_sa.models import schema_map
 from oban_sa.runner.cluster.leader import Leader
 from oban_sa.runner.database.connection import Transaction
 from oban_sa.runner.database.database import Database
+from oban_sa.runner.maintenance.archive import Archiving
 from oban_sa.schedule import clock
 from oban_sa.sql.prune import any_flow, archivable, delete_by_ids, holdable, prune, strangers, too_many, too_old
 
@@ -33,9 +30,6 @@ REST = 9.0
 
 AFRESH_EVERY = 3600.0
 """Seconds between looks at everything, also at what was passed over before because its row was locked."""
-
-ARCHIVE_WITHIN = 60.0
-"""Seconds that archiving and deleting one batch may take: a long transaction keeps the whole database from vacuum."""
 
 TELL_EVERY = 60.0
 """Seconds between events of a sweep that goes on and on."""
@@ -105,9 +99,7 @@ class Pruner:
         self._leader = leader
         self._prune = prune
         self._every: float = prune.every  # type: ignore[assignment]  # seconds by now
-        self._archive = checked(prune.archive)
-        mapped = schema_map(database.schema)
-        self._bind = engine.execution_options(schema_translate_map=mapped) if mapped else engine
+        self._archiving = Archiving.of(prune.archive, engine, schema=database.schema)
         self._source = source
         self._too_old = database.prepare(too_old)
         self._deleting = database.prepare(delete_by_ids)
@@ -177,7 +169,9 @@ class Pruner:
             sweeping = self._rest[0]
             try:
                 found = await (
-                    self._pruned_batch(sweeping, room) if self._archive is None else self._archived(sweeping)
+                    self._pruned_batch(sweeping, room)
+                    if self._archiving is None
+                    else self._archived(sweeping, self._archiving)
                 )
             except _FlowFound:
                 self._sparing = True
@@ -225,18 +219,10 @@ class Pruner:
         if row["found"]:
             raise _FlowFound
 
-    async def _archived(self, sweeping: _Sweeping) -> _Found | None:
+    async def _archived(self, sweeping: _Sweeping, archiving: Archiving) -> _Found | None:
         """Hand a batch to the function that archives it, and delete it in the same transaction."""
-        assert self._archive is not None  # noqa: S101
         batch = self._prune.batch
-        async with (
-            asyncio.timeout(ARCHIVE_WITHIN),
-            AsyncSession(self._bind, expire_on_commit=False) as session,
-            session.begin(),
-        ):
-            connection = await session.connection()
-            raw: Any = (await connection.get_raw_connection()).driver_connection
-            transaction = Transaction(raw)
+        async with archiving.transaction() as (transaction, session):
             given, sparing = sweeping.parameters(batch), self._sparing
             found = _Found(0, 0, None, is_last=True)
             if sparing:
@@ -250,9 +236,7 @@ class Pruner:
                 last: datetime = getattr(jobs[-1], f"{sweeping.rule.state.value}_at").replace(tzinfo=None)
                 found = _Found(len(jobs), len(jobs), last, is_last=len(jobs) < batch)
             ids = [job.id for job in jobs]
-            await self._archive(session, jobs)
-            await session.flush()
-            await session.connection()  # raises where the archive has committed by itself
+            await archiving.archive(session, jobs)
             # Asked last, because it locks the lease, which must be renewed however long the archive takes.
             if not await self._leader.holds(transaction):
                 await session.rollback()
@@ -326,11 +310,3 @@ class _Statements:
         self.strangers = database.prepare(strangers, rule)
         self.prune_among = database.prepare(prune, rule, among=True)
         self.holdable_among = database.prepare(holdable, rule, among=True)
-
-
-def checked(archive: Archive | str | None) -> Archive | None:
-    if archive is None:
-        return None
-    if isinstance(archive, str) or inspect.isclass(archive) or not callables.is_async(archive):
-        raise InvalidOption(f"archive is an async function of a session and a list of jobs, not {archive!r}")
-    return archive

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, cast
+from typing import Final, cast
 from uuid import UUID
 
 import asyncpg
@@ -21,11 +20,12 @@ from oban_sa import telemetry
 from oban_sa.describe import exceptions
 from oban_sa.jobs.retention import STATES, Prune, Retention
 from oban_sa.jobs.states import JobState
-from oban_sa.models import Job, schema_map
+from oban_sa.models import Job
 from oban_sa.runner.cluster.leader import Leader
 from oban_sa.runner.database.connection import Transaction
 from oban_sa.runner.database.database import Database
-from oban_sa.runner.maintenance.pruner import AFRESH_EVERY, ARCHIVE_WITHIN, REST, checked
+from oban_sa.runner.maintenance.archive import Archiving
+from oban_sa.runner.maintenance.pruner import AFRESH_EVERY, REST
 from oban_sa.schedule import clock
 from oban_sa.sql.expressions import array
 from oban_sa.sql.locks import lane_key, try_locks
@@ -86,9 +86,7 @@ class TreePruner:
         self._leader = leader
         self._batch = prune.batch
         self._every = cast("float", prune.every)
-        self._archive = checked(prune.archive)
-        mapped = schema_map(schema)
-        self._bind = engine.execution_options(schema_translate_map=mapped) if mapped else engine
+        self._archiving = Archiving.of(prune.archive, engine, schema=schema)
         self._source = source
         self._keeping = keeping(prune.all_rules)
         self._any_flow = database.prepare(any_flow)
@@ -232,12 +230,11 @@ class TreePruner:
         self, transaction: Transaction, session: AsyncSession | None, ids: list[int], roots: list[UUID]
     ) -> bool:
         """Archive jobs and delete what was chosen: whether this node leads; where it does not, nothing is deleted."""
-        if session is not None and self._archive is not None and ids:
+        if session is not None and self._archiving is not None and ids:
             jobs = await session.scalars(
                 select(Job).where(Job.id == func.any(array("ids", BigInteger()))), {"ids": ids}
             )
-            await self._archive(session, list(jobs))
-            await session.flush()
+            await self._archiving.archive(session, list(jobs))
         # Asked last, because it locks the lease, which must be renewed however long the archive takes.
         if not await self._leader.holds(transaction):
             return False
@@ -249,19 +246,12 @@ class TreePruner:
     @asynccontextmanager
     async def _transaction(self) -> AsyncGenerator[tuple[Transaction, AsyncSession | None]]:
         """Begin a transaction; where jobs are archived, that of a session."""
-        if self._archive is None:
+        if self._archiving is None:
             async with self._line.transaction() as transaction:
                 yield transaction, None
-            return
-        async with (
-            asyncio.timeout(ARCHIVE_WITHIN),
-            AsyncSession(self._bind, expire_on_commit=False) as session,
-            session.begin(),
-        ):
-            connection = await session.connection()
-            await connection.exec_driver_sql("SELECT 1")  # the driver begins with the first statement that it sees
-            raw: Any = (await connection.get_raw_connection()).driver_connection
-            yield Transaction(raw), session
+        else:
+            async with self._archiving.transaction() as begun:
+                yield begun
 
     def _end(self) -> None:
         self._rest.clear()

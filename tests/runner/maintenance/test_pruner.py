@@ -17,7 +17,7 @@ from oban_sa.jobs.retention import STATES, Prune, Retention, Rule, read_prune
 from oban_sa.jobs.states import JobState
 from oban_sa.runner.cluster.leader import Leader
 from oban_sa.runner.database.database import Database
-from oban_sa.runner.maintenance import pruner as pruning
+from oban_sa.runner.maintenance import archive as archives
 from oban_sa.runner.maintenance.pruner import Pruner
 from oban_sa.sql.prune import prune as prune_statement
 from oban_sa.sql.prune import too_many
@@ -405,7 +405,7 @@ async def test_an_archive_that_takes_too_long_is_cut_short(harness: Harness, mon
     import asyncio
 
     ids = await over(harness, count=3, age=100)
-    monkeypatch.setattr(pruning, "ARCHIVE_WITHIN", 0.2)
+    monkeypatch.setattr(archives, "WITHIN", 0.2)
 
     async def archive(session: AsyncSession, jobs: list[Job]) -> None:
         await asyncio.Event().wait()

@@ -316,6 +316,22 @@ async def test_members_are_archived_with_their_tree_or_it_stays(harness: Harness
     assert await left(harness) == {}
 
 
+@pytest.mark.parametrize("batch", [1, 1000])
+async def test_an_archive_that_commits_by_itself_is_refused_and_deletes_nothing(harness: Harness, batch: int) -> None:
+    flow = large()
+    await write(harness, flow)
+    await end(harness, flow)
+    before = await left(harness)
+
+    async def archive(session: AsyncSession, jobs: list[Job]) -> None:
+        await session.commit()
+
+    async with Pruning(harness.engine, Prune(completed=60, archive=archive, batch=batch)) as pruning:
+        with pytest.raises(Exception, match="transaction"):
+            await pruning.sweep()
+    assert await left(harness) == before
+
+
 async def test_an_event_says_how_many_workflows_went(harness: Harness, of: Any) -> None:
     flows = [chain(job(), job()) for _ in range(3)]
     await write(harness, *flows)
