@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from graphlib import TopologicalSorter
 from html import escape
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from oban_sa.flows.columns import columns, curve
 from oban_sa.flows.parts import GraftPlace, Group, Part, SubWorkflow
 
 if TYPE_CHECKING:
@@ -57,12 +57,8 @@ def draw(workflow: Workflow) -> str:
 
 
 def _boxes(workflow: Workflow) -> Iterator[tuple[str, Box]]:
-    columns: dict[str, int] = {}
-    for name in TopologicalSorter({name: part.waits.keys() for name, part in workflow.parts.items()}).static_order():
-        columns[name] = 1 + max((columns[each] for each in workflow.parts[name].waits), default=-1)
     x: float = DOWN
-    for column in range(max(columns.values()) + 1):
-        names = [name for name in workflow.parts if columns[name] == column]
+    for names in columns({name: part.waits.keys() for name, part in workflow.parts.items()}):
         labels = {name: _label(workflow.parts[name]) for name in names}
         width = max(len(label) for label in labels.values()) * LETTER + 2 * DOWN
         for row, name in enumerate(names):
@@ -81,10 +77,8 @@ def _label(part: Part) -> str:
 
 def _line(begin: Box, end: Box, *, dashed: bool) -> str:
     x, y, to_x, to_y = begin.x + begin.width, begin.y + HEIGHT / 2, end.x, end.y + HEIGHT / 2
-    half = (x + to_x) / 2
     dash = ' stroke-dasharray="4 3"' if dashed else ""
-    path = f"M{x:g} {y:g}C{half:g} {y:g} {half:g} {to_y:g} {to_x:g} {to_y:g}"
-    return f'<path d="{path}" fill="none" stroke="#555" marker-end="url(#to)"{dash}/>'
+    return f'<path d="{curve(x, y, to_x, to_y)}" fill="none" stroke="#555" marker-end="url(#to)"{dash}/>'
 
 
 def _box(box: Box) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from graphlib import CycleError, TopologicalSorter
+from graphlib import CycleError
 from typing import Final
+
+from oban_sa.flows.columns import columns, curve
 
 WIDTH: Final = 190
 HEIGHT: Final = 44
@@ -53,29 +55,23 @@ def draw(nodes: Sequence[Node], edges: Sequence[tuple[Hashable, Hashable]]) -> D
         if earlier in known and later in known and earlier != later:
             before[later].append(earlier)
     try:
-        order = list(TopologicalSorter(before).static_order())
+        placed = columns(before)
     except CycleError:  # which only rows that were written by hand can make
         before = {key: [] for key in known}
-        order = list(known)
-    column: dict[Hashable, int] = {}
-    for key in order:
-        column[key] = max((column[each] + 1 for each in before[key]), default=0)
-    columns: list[list[Hashable]] = [[] for _ in range(max(column.values(), default=-1) + 1)]
-    for key in known:
-        columns[column[key]].append(key)
+        placed = columns(before)
     row: dict[Hashable, float] = {}
-    for keys in columns:
+    for keys in placed:
         # Near the middle of what they wait for, so that lines cross less.
         keys.sort(key=lambda key: sum(row[each] for each in before[key]) / len(before[key]) if before[key] else 0)
         row.update({key: float(at) for at, key in enumerate(keys)})
     boxes = {
         key: Box(known[key], EDGE + at * (WIDTH + ACROSS), EDGE + int(row[key]) * (HEIGHT + DOWN))
-        for at, keys in enumerate(columns)
+        for at, keys in enumerate(placed)
         for key in keys
     }
-    tallest = max((len(keys) for keys in columns), default=0)
+    tallest = max((len(keys) for keys in placed), default=0)
     return Drawing(
-        2 * EDGE + max(0, len(columns) * (WIDTH + ACROSS) - ACROSS),
+        2 * EDGE + max(0, len(placed) * (WIDTH + ACROSS) - ACROSS),
         2 * EDGE + max(0, tallest * (HEIGHT + DOWN) - DOWN),
         list(boxes.values()),
         [_path(boxes[earlier], boxes[key]) for key in known for earlier in before[key]],
@@ -83,7 +79,4 @@ def draw(nodes: Sequence[Node], edges: Sequence[tuple[Hashable, Hashable]]) -> D
 
 
 def _path(start: Box, end: Box) -> str:
-    x1, y1 = start.x + WIDTH, start.y + HEIGHT // 2
-    x2, y2 = end.x, end.y + HEIGHT // 2
-    middle = max(ACROSS // 2, (x2 - x1) // 2)
-    return f"M{x1} {y1}C{x1 + middle} {y1} {x2 - middle} {y2} {x2} {y2}"
+    return curve(start.x + WIDTH, start.y + HEIGHT // 2, end.x, end.y + HEIGHT // 2)
