@@ -8,7 +8,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
 from oban_sa.jobs.values import JSONDict
-from oban_sa.models.base import UTC_NOW, Base
+from oban_sa.models.base import UTC_NOW, Base, store
 from oban_sa.models.types import JSONObject, UTCDateTime
 
 
@@ -36,7 +36,7 @@ class Flow(Base):
             "completed_at",
             postgresql_where=text("id = root_id AND completed_at IS NOT NULL"),
         ),
-        {"comment": "oban_sa", "postgresql_with": {"fillfactor": "50"}},
+        {"comment": "oban_sa"},
     )
 
     id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
@@ -62,6 +62,9 @@ class Flow(Base):
     completed_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
 
 
+store(Flow, fillfactor=50)
+
+
 class Ending(Base):
     """A note: look at this job, or at this flow, and book what has become of it.
 
@@ -71,15 +74,13 @@ class Ending(Base):
     """
 
     __tablename__ = "oban_sa_endings"
-    __table_args__ = (
-        {
-            "comment": "oban_sa",
-            "postgresql_with": {"autovacuum_vacuum_scale_factor": "0", "autovacuum_vacuum_threshold": "1000"},
-        },
-    )
+    __table_args__ = ({"comment": "oban_sa"},)
 
     lane: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     job_id: Mapped[int | None] = mapped_column(BigInteger)
     flow_id: Mapped[UUID | None] = mapped_column(Uuid)
     recount: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
+
+
+store(Ending, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=1000)

@@ -7,29 +7,33 @@ anything.
 from collections.abc import Callable, Collection, MutableMapping
 from typing import Final, cast
 
-from sqlalchemy import DDL, Connection, event
+from sqlalchemy import Connection, event
 from sqlalchemy.orm import ColumnProperty, InstanceState, Mapper
 from sqlalchemy.orm.interfaces import EXT_CONTINUE
 
 from oban_sa.models import validation
+from oban_sa.models.base import store
 from oban_sa.models.job import Job
 from oban_sa.models.types import ErrorEntries
 
 _ENDED: Final = ("attempted_at", "completed_at", "discarded_at", "cancelled_at")
 """Moments that a new job doesn't have."""
 
-# The migrations set these too; this is for programs and tests that call `create_all`.
-_STORAGE: Final = DDL(  # type: ignore[no-untyped-call]
-    "ALTER TABLE %(fullname)s SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 50, "
-    "autovacuum_analyze_scale_factor = 0.02, autovacuum_analyze_threshold = 100, "
-    "autovacuum_vacuum_cost_limit = 2000, autovacuum_vacuum_cost_delay = 1, "
-    "autovacuum_vacuum_insert_scale_factor = 0.02, autovacuum_vacuum_insert_threshold = 1000, fillfactor = 85)"
-)
-
 
 def listen() -> None:
     """Listen to every job from now on; called once the mappers are configured."""
-    event.listen(Job.__table__, "after_create", _STORAGE)
+    store(
+        Job,
+        autovacuum_vacuum_scale_factor=0.02,
+        autovacuum_vacuum_threshold=50,
+        autovacuum_analyze_scale_factor=0.02,
+        autovacuum_analyze_threshold=100,
+        autovacuum_vacuum_cost_limit=2000,
+        autovacuum_vacuum_cost_delay=1,
+        autovacuum_vacuum_insert_scale_factor=0.02,
+        autovacuum_vacuum_insert_threshold=1000,
+        fillfactor=85,
+    )
     # raw: the object itself may be gone when its state expires.
     event.listen(Job, "expire", _keep_id, propagate=True, raw=True)
     event.listen(Job.errors, "init_scalar", _start_without_errors, retval=True)

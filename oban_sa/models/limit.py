@@ -7,7 +7,7 @@ from sqlalchemy import BigInteger, Double, Identity, Index, Integer, Text, Uuid,
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
-from oban_sa.models.base import Base
+from oban_sa.models.base import Base, store
 from oban_sa.models.types import UTCDateTime
 
 
@@ -20,7 +20,7 @@ class Rate(Base):
     """
 
     __tablename__ = "oban_sa_rates"
-    __table_args__ = ({"comment": "oban_sa", "postgresql_with": {"fillfactor": "50"}},)
+    __table_args__ = ({"comment": "oban_sa"},)
 
     name: Mapped[str] = mapped_column(Text, primary_key=True)
     key: Mapped[str] = mapped_column(Text, primary_key=True, server_default=text("''"))
@@ -28,6 +28,9 @@ class Rate(Base):
     newest: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     counts: Mapped[list[int]] = mapped_column(ARRAY(Integer), server_default=text("'{}'"))
     full_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+
+
+store(Rate, fillfactor=50)
 
 
 class Lease(Base):

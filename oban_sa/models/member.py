@@ -6,7 +6,7 @@ from sqlalchemy import BigInteger, Boolean, Index, Integer, SmallInteger, Text, 
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
-from oban_sa.models.base import Base
+from oban_sa.models.base import Base, store
 
 
 class Member(Base):
@@ -24,7 +24,7 @@ class Member(Base):
     __table_args__ = (
         UniqueConstraint("flow_id", "name", name="oban_sa_members_flow_id_name_key"),
         Index("oban_sa_members_released_index", "job_id", postgresql_where=text("settled IS NULL AND waiting = 0")),
-        {"comment": "oban_sa", "postgresql_with": {"fillfactor": "85"}},
+        {"comment": "oban_sa"},
     )
 
     job_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
@@ -36,6 +36,9 @@ class Member(Base):
     attempted: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
     holds: Mapped[list[UUID] | None] = mapped_column(ARRAY(Uuid))
     retried: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+
+
+store(Member, fillfactor=85)
 
 
 class Edge(Base):

@@ -7,7 +7,7 @@ from sqlalchemy import Double, Index, Integer, Text, Uuid, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from oban_sa.jobs.values import JSONDict
-from oban_sa.models.base import Base
+from oban_sa.models.base import Base, store
 from oban_sa.models.types import JSONObject, UTCDateTime
 
 
@@ -24,7 +24,7 @@ class Metric(Base):
     __tablename__ = "oban_sa_metrics"
     __table_args__ = (
         Index("oban_sa_metrics_step_at_index", "step", "at"),
-        {"comment": "oban_sa", "postgresql_with": {"fillfactor": "50"}},
+        {"comment": "oban_sa"},
     )
 
     step: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
@@ -39,3 +39,6 @@ class Metric(Base):
     backlog: Mapped[int | None] = mapped_column(Integer)
     oldest: Mapped[float | None] = mapped_column(Double)
     flush: Mapped[UUID | None] = mapped_column(Uuid)
+
+
+store(Metric, fillfactor=50)

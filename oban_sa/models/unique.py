@@ -5,7 +5,7 @@ from uuid import UUID
 from sqlalchemy import BigInteger, Uuid
 from sqlalchemy.orm import Mapped, mapped_column
 
-from oban_sa.models.base import Base
+from oban_sa.models.base import Base, store
 
 
 class Unique(Base):
@@ -19,8 +19,11 @@ class Unique(Base):
     """
 
     __tablename__ = "oban_sa_uniques"
-    __table_args__ = ({"comment": "oban_sa", "postgresql_with": {"fillfactor": "70"}},)
+    __table_args__ = ({"comment": "oban_sa"},)
 
     key: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
     job_id: Mapped[int] = mapped_column(BigInteger)
     version: Mapped[int | None] = mapped_column(BigInteger)
+
+
+store(Unique, fillfactor=70)

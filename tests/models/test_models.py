@@ -219,6 +219,35 @@ def test_another_schema_is_a_matter_of_the_engine(empty_database_url: str) -> No
     home.engine.dispose()
 
 
+def test_no_table_has_options_that_only_later_versions_of_sqlalchemy_know() -> None:
+    """With 2.0 the package could not be imported."""
+    tables = metadata.tables.values()
+    assert {name: dict(table.dialect_kwargs) for table in tables if (name := table.name) and table.dialect_kwargs} == {}
+
+
+def test_create_all_stores_tables_as_the_migrations_do(home: Home) -> None:
+    with home.engine.begin() as connection:
+        connection.execute(text("DROP SCHEMA IF EXISTS made CASCADE"))
+        connection.execute(text("CREATE SCHEMA made"))
+    metadata.create_all(home.engine.execution_options(schema_translate_map=schema_map("made")))
+    with home.engine.connect() as connection:
+        migrated, made = (
+            {
+                name: sorted(options)
+                for name, options in connection.execute(
+                    text(
+                        "SELECT relname, reloptions FROM pg_class WHERE relname LIKE 'oban%' AND relkind = 'r' "
+                        "AND relnamespace = CAST(:schema AS regnamespace) AND reloptions IS NOT NULL"
+                    ),
+                    {"schema": schema},
+                )
+            }
+            for schema in ("public", "made")
+        )
+    assert made == migrated
+    assert made["oban_sa_flows"] == ["fillfactor=50"]
+
+
 def test_values_json_has_no_word_for_are_converted(home: Home) -> None:
     key = uuid.uuid4()
     with Session(home.engine) as session:
