@@ -92,8 +92,8 @@ class Runner:
     never. `prune` says which jobs that are over are deleted while this node leads, or after what age; None keeps all.
     `middleware` stands around every attempt, outermost first. With a `health_port` `/live` and `/ready` are served on
     `health_host`; with `prometheus` the runner counts what it does, and serves that at `/metrics` there. Code that
-    blocks the event loop for `blocked_after` is named in the log; None looks away.
-    `metrics` tells Oban Web what this node does.
+    blocks the event loop for `blocked_after` is named in the log; None looks away. `metrics` tells Oban Web what this
+    node does; every `metrics_every` it is written into a table for the dashboard, and with None it is not.
 
     `sessions` makes the sessions that workers are given: the application's `async_sessionmaker`, a `sessionmaker` where
     all of them are synchronous, or anything that returns a new session; without it they are made from `engine`. They
@@ -142,6 +142,7 @@ class Runner:
         imports: Iterable[str] = DEFAULT.imports,
         registry: Registry | None = None,
         unknown_after: Period | None = DEFAULT.unknown_after,
+        metrics_every: Period | None = DEFAULT.metrics_every,
     ) -> None:
         self._settings = settings = of_keywords(locals())
         self.name, self.node, self.schema = settings.name, settings.node, settings.schema
@@ -178,11 +179,12 @@ class Runner:
             middleware=Chain(middleware),
             source=source,
             unknown=self._unknown,
+            counts=settings.metrics_every is not None,
         )
 
         # The queues, and what is done again and again beside them.
-        within, counted = limits_of(settings.queues), partial(setattr, database.availability, "queues")
-        self._queues = Queues(self._producer, self.queues, within=within, counted=counted)
+        counted = partial(setattr, database.availability, "queues")
+        self._queues = Queues(self._producer, self.queues, within=limits_of(settings.queues), counted=counted)
         self._idle = Idle(database, self._queues)
         self._decisions = Decisions(
             database,
@@ -205,6 +207,7 @@ class Runner:
                 "poll": Poll(database, self._queues, every=settings.poll_every),
                 "ranks": Ranks(database, self._queues, every=settings.heartbeat_every),
             },
+            tally=self._executor.tally,
         )
 
         # What nodes tell each other.

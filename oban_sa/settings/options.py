@@ -185,6 +185,14 @@ class Options:
         runner=True,
         none=True,
     )
+    metrics_every: float | None = option(
+        10.0,
+        INTERVAL_OR_NONE,
+        TIME,
+        "Time between writes of what this node did, for the dashboard's metrics, or none",
+        runner=True,
+        none=True,
+    )
     prune: Prune | None = option(
         Prune(),
         PRUNE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast as cast_type
 
 from sqlalchemy import (
@@ -30,13 +31,13 @@ from oban_sa.sql.fetch import jobs
 _ONE: Expression = literal_column("1")
 
 
-def count() -> Executable:
+def count(among: Sequence[JobState] = tuple(JobState)) -> Executable:
     """Rows of `state`, `queue`, `count` for all that have jobs; a count of `limit` means that many at least.
 
     The cost is bounded however large the table is: one look into an index for each state and queue, and `limit` of its
-    entries at most. Parameter: `limit`.
+    entries at most. `among` are the states that are looked at. Parameter: `limit`.
     """
-    states = values(column("state", Text), name="states").data([(state.value,) for state in JobState]).alias("states")
+    states = values(column("state", Text), name="states").data([(state.value,) for state in among]).alias("states")
     state = cast(states.c.state, jobs.c.state.type)
     # A walk from queue to queue along the index; a DISTINCT would read every entry of it.
     first = select(func.min(jobs.c.queue)).where(jobs.c.state == state).scalar_subquery()

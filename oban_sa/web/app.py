@@ -27,7 +27,7 @@ from oban_sa.web.guard import Guard
 from oban_sa.web.instance import Instance
 from oban_sa.web.live import MOST_VIEWERS, events
 from oban_sa.web.page import Page, View, endpoint, message
-from oban_sa.web.pages import bulk, crons, health, job, jobs, nodes, queues, workflows
+from oban_sa.web.pages import bulk, crons, health, job, jobs, metrics, nodes, queues, workflows
 from oban_sa.web.redact import Redact, masked
 
 logger = logging.getLogger("oban_sa.web")
@@ -149,6 +149,7 @@ def _routes(instance: Instance) -> list[BaseRoute]:
         get("/workflows", workflows.workflows),
         get("/workflows/{id}", workflows.workflow),
         post("/workflows/{id}", workflows.act),
+        get("/metrics", metrics.metrics),
         get("/health", health.health),
         get("/live", _live),
         Route("/static/{hash}/{name}", static.serve, methods=["GET"]),

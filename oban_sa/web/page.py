@@ -27,6 +27,7 @@ NAVIGATION: Final = (
     ("nodes", "Nodes", "g n"),
     ("crons", "Crons", "g c"),
     ("workflows", "Workflows", "g w"),
+    ("metrics", "Metrics", "g m"),
     ("health", "Health", "g h"),
 )
 """The pages that are linked from all: path, title and keys."""

@@ -4,10 +4,36 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from typing import Final
 
 _ERROR: Final = 0.02
 _WIDTH: Final = math.log((1 + _ERROR) / (1 - _ERROR))
+_LAST: Final = 1_500
+"""A bin above all durations there are (a year is bin 949), and below what no float can hold."""
+
+
+def bin_of(seconds: float) -> int:
+    """Return the bin of a duration, by the rule of `Sketch`."""
+    return math.ceil(math.log(max(int(seconds * 1_000_000_000), 1)) / _WIDTH)
+
+
+def seconds_of(number: int) -> float:
+    """Return the duration in seconds that stands for all of a bin: none of them is further from it than 2 %."""
+    return (1 - _ERROR) * math.exp(min(number, _LAST) * _WIDTH) / 1_000_000_000
+
+
+def quantile(bins: Mapping[int, int], share: float) -> float | None:
+    """Return the seconds below which a `share` (0 to 1) of what was counted in bins lies; None where it is nothing."""
+    total = sum(bins.values())
+    if not total:
+        return None
+    rank, below = share * (total - 1), 0
+    for number in sorted(bins):
+        below += bins[number]
+        if below > rank:
+            return seconds_of(number)
+    return seconds_of(max(bins))
 
 
 class Sketch:
@@ -25,8 +51,7 @@ class Sketch:
 
     def add(self, seconds: float) -> None:
         """Count a duration."""
-        nanoseconds = max(int(seconds * 1_000_000_000), 1)
-        self._bins[math.ceil(math.log(nanoseconds) / _WIDTH)] += 1
+        self._bins[bin_of(seconds)] += 1
         self._size += 1
 
     def value(self) -> dict[str, dict[str, int] | int]:

@@ -18,10 +18,22 @@ from oban_sa.workers.function import job
 from tests.factories import producer
 from tests.support import eventually
 from tests.web.conftest import Opened, Web, failed, served
+from tests.web.test_metrics import keep
 
 pytestmark = pytest.mark.browser
 
-PAGES = ("/", "/?q=sate:x", "/?q=nosuch", "/queues", "/nodes", "/crons", "/workflows", "/health", "/bulk?verb=retry")
+PAGES = (
+    "/",
+    "/?q=sate:x",
+    "/?q=nosuch",
+    "/queues",
+    "/nodes",
+    "/crons",
+    "/workflows",
+    "/metrics",
+    "/health",
+    "/bulk?verb=retry",
+)
 
 
 async def test_a_failed_job_is_found_read_retried_and_seen_to_complete_without_reloading(
@@ -216,6 +228,7 @@ async def test_axe_finds_nothing_on_any_page(web: Web, opened: Opened, scheme: s
     await web.sql(
         "INSERT INTO oban_sa_members (job_id, flow_id, name) VALUES (:j, CAST(:f AS uuid), 'load')", j=job_id, f=flow
     )
+    await keep(web, "shop.Charge", ended=3, backlog=4, failures='{"TimeoutError": 2}')
     source = (Path(__file__).parent / "axe.min.js").read_text(encoding="utf-8")
     found: list[str] = []
     page = await opened.page("/", color_scheme=scheme)

@@ -51,7 +51,8 @@ def cursor(draw: random.Random) -> str:
 
 def request(draw: random.Random, job_id: int) -> tuple[str, str, list[tuple[str, str]]]:
     """A method, a path, and the fields of a form."""
-    paths = ["/", "/", "/", "/bulk", "/queues", "/nodes", "/crons", "/workflows", "/health", f"/workflows/{FLOW}"]
+    paths = ["/", "/", "/", "/bulk", "/queues", "/nodes", "/crons", "/workflows", "/metrics", "/health"]
+    paths += [f"/workflows/{FLOW}", "/metrics"]
     paths += [f"/jobs/{job_id}", f"/jobs/{job_id}/raw", f"/jobs/{job_id}/edit", "/jobs", "/static/x/y"]
     path = draw.choice(paths)
     if draw.random() < 0.1:
@@ -60,6 +61,11 @@ def request(draw: random.Random, job_id: int) -> tuple[str, str, list[tuple[str,
         )
     if draw.random() < 0.5:
         given = {"q": query(draw), "before": cursor(draw), "verb": draw.choice(VERBS), "done": draw.choice(VALUES)}
+        given |= {
+            "span": draw.choice(["1h", "30d", *VALUES]),
+            "queue": draw.choice(VALUES),
+            "worker": draw.choice(VALUES),
+        }
         kept = [(name, value) for name, value in given.items() if draw.random() < 0.7]
         return "GET", f"{path}?{urlencode(kept, errors='surrogatepass')}", []
     form = [(name, draw.choice(VALUES)) for name in draw.sample(NAMES, draw.randrange(6))]

@@ -63,7 +63,16 @@ async def test_every_answer_has_the_policy_and_no_page_needs_more(web: Web) -> N
     (job_id,) = await web.add(failed())
     assert "unsafe" not in POLICY
     paths = ["/", "/?q=sate:x", f"/jobs/{job_id}", f"/jobs/{job_id}/edit", f"/jobs/{job_id}/raw", "/queues", "/nodes"]
-    paths += ["/crons", "/workflows", "/health", "/bulk?verb=delete", "/nosuch", "/static/x/nosuch", "/jobs/0"]
+    paths += [
+        "/crons",
+        "/workflows",
+        "/metrics",
+        "/health",
+        "/bulk?verb=delete",
+        "/nosuch",
+        "/static/x/nosuch",
+        "/jobs/0",
+    ]
     for path in paths:
         answer = await web.client.get(path)
         assert answer.headers["content-security-policy"] == POLICY, path
@@ -98,6 +107,6 @@ async def test_pages_read_in_transactions_that_can_only_read(web: Web) -> None:
         row = connection.exec_driver_sql(f"SELECT {settings}").one()  # type: ignore[attr-defined]
         seen.append(tuple(row))
 
-    for path in ("/", "/queues", "/nodes", "/crons", "/workflows", "/health"):
+    for path in ("/", "/queues", "/nodes", "/crons", "/workflows", "/metrics", "/health"):
         await web.get(path)
     assert set(seen) == {("on", "off", "2s")}

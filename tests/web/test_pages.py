@@ -304,7 +304,17 @@ async def test_every_page_works_on_each_driver_and_in_another_schema(driven: Asy
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app=dashboard), base_url="http://test")
     queries = ("args.order.id:17", "-tag:x node:a error:b", "state:available queue:default worker:Mail since:1h", "17")
     paths = [f"/?q={query}" for query in queries]
-    paths += ["/", "/queues", "/nodes", "/crons", "/workflows", "/health", f"/jobs/{made.id}", "/bulk?verb=cancel"]
+    paths += [
+        "/",
+        "/queues",
+        "/nodes",
+        "/crons",
+        "/workflows",
+        "/metrics",
+        "/health",
+        f"/jobs/{made.id}",
+        "/bulk?verb=cancel",
+    ]
     for path in paths:
         assert (await client.get(path)).status_code == 200, path
     answer = await client.post("/bulk", data={"verb": "cancel", "q": "args.order.id:17", "total": "1"})

@@ -32,7 +32,7 @@ FORMS = {
     "workflow": ("/workflows/00000000-0000-7000-8000-000000000000", {"verb": "cancel"}),
     "workflow retry": ("/workflows/00000000-0000-7000-8000-000000000000", {"verb": "retry"}),
 }
-PAGES = ("/", "/queues", "/nodes", "/crons", "/workflows", "/health")
+PAGES = ("/", "/queues", "/nodes", "/crons", "/workflows", "/metrics", "/health")
 
 
 def test_without_access_everybody_may_look_and_nobody_act() -> None:

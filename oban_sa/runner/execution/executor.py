@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from oban_sa import telemetry
 from oban_sa.arguments.versions import later, too_late
@@ -19,6 +19,7 @@ from oban_sa.jobs.flow import READS
 from oban_sa.jobs.states import JobState
 from oban_sa.jobs.verdicts import Verdict, given_back, in_spite_of, judge
 from oban_sa.models import Job
+from oban_sa.runner.cluster.tally import Tally
 from oban_sa.runner.concurrency import forks, frames, overtime, timeout
 from oban_sa.runner.concurrency.processes.pool import Processes
 from oban_sa.runner.concurrency.threads import Threads
@@ -56,8 +57,11 @@ class Executor:
         middleware: Chain | None = None,
         source: telemetry.Source,
         unknown: Callable[[str], UnknownWorkers] | None = None,
+        counts: bool = False,
     ) -> None:
         """`unknown` gives those of a queue; without it a job that names one fails at once."""
+        self.tally: Final = Tally() if counts else None
+        """Counts the attempts, if that is wanted."""
         self._unknown = unknown
         self._dispatch = dispatch
         self._registry = registry
@@ -136,6 +140,8 @@ class Executor:
             if committed is False:
                 report_stale(self._source, job, verdict.state)
                 return None
+            if self.tally is not None and attempt.interrupted is not Interrupted.LOST:
+                self.tally.ended(vars(job), verdict.state, answer, started)
             if verdict.state in _FAILED or listeners[telemetry.JobStop] or attempt.interrupted is not None:
                 self._tell(attempt, verdict, answer, clock.monotonic() - started)
             return None if committed else Outcome(attempt, verdict, 0, isinstance(answer, CommitUnanswered))
@@ -179,6 +185,8 @@ class Executor:
         return self._verdict(attempt, answer)[0]
 
     def _tell_of(self, started: float, attempt: Running, verdict: Verdict, answer: object) -> None:
+        if self.tally is not None and attempt.interrupted is not Interrupted.LOST:
+            self.tally.ended(vars(attempt.job), verdict.state, answer, started)
         self._tell(attempt, verdict, answer, clock.monotonic() - started)
 
     async def _run(self, attempt: Running, definition: Definition) -> object:

@@ -11,6 +11,7 @@ from oban_sa.runner.cluster.leader import Leader
 from oban_sa.runner.cluster.notifier import Listener
 from oban_sa.runner.cluster.oban_web import Checked, Metrics
 from oban_sa.runner.cluster.same_name import Namesakes
+from oban_sa.runner.cluster.tally import Tally
 from oban_sa.runner.database.database import Database
 from oban_sa.runner.maintenance.blocking_sessions import Blockers
 from oban_sa.runner.maintenance.idle_transactions import IdleTransactions
@@ -77,8 +78,9 @@ class Parts:
         connections: Connections,
         queues: Queued,
         of_queues: Mapping[str, Part],
+        tally: Tally | None,
     ) -> None:
-        """`of_queues` are the parts that do something for all queues at once."""
+        """`of_queues` are the parts that do something for all queues at once; `tally` has what attempts came to."""
         every, dead_after = settings.heartbeat_every, settings.dead_after
         leader = Leader(database, source=source, lasts=min(LEASE, dead_after * 2 / 3))
         scheduler = Scheduler(database, settings.crontab, source=source, registry=registry, allow=settings.allow)
@@ -138,6 +140,17 @@ class Parts:
             from oban_sa.runner.maintenance.backlog import Backlog
 
             self.backlog = parts["backlog"] = Backlog(database, leader, lately=dead_after)
+        if tally is not None and settings.metrics_every is not None:
+            from oban_sa.runner.maintenance.metrics import Metrics as History
+
+            parts["history"] = History(
+                database,
+                leader,
+                tally,
+                source=source,
+                every=settings.metrics_every,
+                served=lambda: [each.queue for each in queues.all],
+            )
         if settings.prune is not None:
             parts["pruner"] = Pruner(database, leader, settings.prune, engine=database.engine, source=source)
             parts["trees"] = TreePruner(database, leader, settings.prune, engine=database.engine, source=source)

@@ -19,6 +19,9 @@ TYPES: Final = {
     "htmx.min.js": "text/javascript; charset=utf-8",
     "hx-sse.min.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
+    "metrics.js": "text/javascript; charset=utf-8",
+    "uplot.min.css": "text/css; charset=utf-8",
+    "uplot.min.js": "text/javascript; charset=utf-8",
 }
 """The names that are served, and what they are."""
 

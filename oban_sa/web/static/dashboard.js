@@ -25,6 +25,7 @@
   let stale = false;
   let asking = false;
   const started = Date.now();
+  let asked = started;
   const label = () => {
     const feed = paused ? "paused" : heard ? "live" : Date.now() - started > 6000 ? "polling" : "connecting";
     root.dataset.feed = feed;
@@ -37,7 +38,8 @@
   };
   const busy = () => {
     const page = document.getElementById("page");
-    if (!page || page.dataset.live !== "on") return true;
+    if (!page || !["on", "slow"].includes(page.dataset.live)) return true;
+    if (page.dataset.live === "slow" && Date.now() - asked < 10000) return true;
     const active = document.activeElement;
     // A page is not changed under the hands of its reader.
     if (active && page.contains(active) && active.matches("input:not([type=checkbox]), textarea, select")) return true;
@@ -48,6 +50,7 @@
     if (busy() || asking || !window.htmx) { stale = true; return; }
     stale = false;
     asking = true;
+    asked = Date.now();
     try {
       await htmx.ajax("GET", location.href, { source: "#live", target: "#page", select: "#page", swap: "outerMorph" });
     } catch { /* the next message asks again */ } finally { asking = false; label(); }

@@ -1,0 +1,203 @@
+"""What runners did in the last hour, day, week or month: read from the sums that they have written."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from sqlalchemy import RowMapping
+
+from oban_sa.client.oban import Oban
+from oban_sa.client.read import database_now, read_session
+from oban_sa.errors import InvalidOption, nearest
+from oban_sa.jobs.states import JobState
+from oban_sa.sql import metrics
+from oban_sa.wire import json_text
+from oban_sa.wire.sketches import quantile
+
+MOST_QUEUES: Final = 50
+"""Queues that are read, at most."""
+
+MOST_ROWS: Final = 2_000
+"""Rows of a queue that are read, at most: one for each moment and node."""
+
+MOST_OF_WORKERS: Final = 5_000
+"""Rows of workers that are read, at most: one for each moment, node, queue and worker."""
+
+SHARES: Final = (0.5, 0.95, 0.99)
+"""The percentiles that are shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """How far back is looked: so many steps, each of so many seconds, the last of them under way."""
+
+    name: str
+    step: int
+    count: int
+
+
+SPANS: Final[Mapping[str, Span]] = {
+    each.name: each
+    for each in (
+        Span("1h", metrics.MINUTE, 60),
+        Span("24h", metrics.HOUR, 24),
+        Span("7d", metrics.HOUR, 7 * 24),
+        Span("30d", metrics.DAY, 30),
+    )
+}
+
+
+@dataclass(slots=True)
+class Sums:
+    """What some attempts came to, added up."""
+
+    outcomes: Counter[str] = field(default_factory=Counter[str])
+    failures: Counter[str] = field(default_factory=Counter[str])
+    run: Counter[int] = field(default_factory=Counter[int])
+    wait: Counter[int] = field(default_factory=Counter[int])
+
+    @property
+    def total(self) -> int:
+        """How many attempts ended."""
+        return sum(self.outcomes.values())
+
+    @property
+    def failed(self) -> int:
+        """How many failed."""
+        return self.outcomes[JobState.RETRYABLE.value] + self.outcomes[JobState.DISCARDED.value]
+
+    def runs(self) -> list[float | None]:
+        """Return the percentiles of `SHARES` of how long code ran, in seconds, each right within 2 %."""
+        return [quantile(self.run, share) for share in SHARES]
+
+    def waits(self) -> list[float | None]:
+        """Return the same of the time between the moment a job was due and its fetch."""
+        return [quantile(self.wait, share) for share in SHARES]
+
+    def add(self, kind: str, counts: object) -> None:
+        """Add counts as the database has them; what is no count adds nothing."""
+        if not isinstance(counts, dict):
+            return
+        given: dict[str, object] = counts  # pyright: ignore[reportUnknownVariableType]
+        for key, count in given.items():
+            if not isinstance(count, int) or isinstance(count, bool):
+                continue
+            if kind == "outcomes":
+                self.outcomes[key] += count
+            elif kind == "failures":
+                self.failures[key] += count
+            elif key.isascii() and key.isdigit() and len(key) < 5:
+                (self.run if kind == "run" else self.wait)[int(key)] += count
+
+
+@dataclass(slots=True)
+class Moment:
+    """One step; `backlog` jobs were available then, and the first of them had waited `oldest` seconds, at most.
+
+    Both are None where no node that leads has looked.
+    """
+
+    at: datetime
+    sums: Sums = field(default_factory=Sums)
+    backlog: int | None = None
+    oldest: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """What was read: moments, oldest first; workers by queue and name; all together.
+
+    `queues` are those that there is something of. `since` is where reading has ended before the beginning of the span,
+    as there are very many nodes or workers, for the moments and for the workers.
+    """
+
+    span: Span
+    now: datetime
+    moments: Sequence[Moment]
+    workers: Mapping[tuple[str, str], Sums]
+    all: Sums
+    queues: Sequence[str]
+    moments_since: datetime | None = None
+    workers_since: datetime | None = None
+
+
+def span_of(name: str) -> Span:
+    """Return a span by its name; raises InvalidOption for one that there is not."""
+    if name not in SPANS:
+        raise InvalidOption(f"the span is one of {', '.join(SPANS)}, not {name[:40]!r}{nearest(name, SPANS)}")
+    return SPANS[name]
+
+
+async def read_metrics(
+    reader: Oban, span: Span, *, queues: Collection[str] | None = None, worker: str | None = None
+) -> Metrics:
+    """Read what was done in a span, by some queues or all, and by one worker or all.
+
+    Two statements, whose cost is bounded by the numbers of queues, nodes and workers, and not by the jobs there are.
+    """
+    async with read_session(reader) as session:
+        now = await database_now(session)
+        first = _first(span, now)
+        given: dict[str, object] = {
+            "step": span.step,
+            "since": first.timestamp(),
+            "queues": None if queues is None else sorted(queues),
+            "queues_at_most": MOST_QUEUES,
+        }
+        of_time = {**given, "worker": worker or metrics.ALL, "at_most": MOST_ROWS}
+        rows = (await session.execute(metrics.by_time(reader.schema), of_time)).mappings().all()
+        of_workers = {**given, "worker": worker or None, "at_most": MOST_OF_WORKERS}
+        lines = (await session.execute(metrics.by_worker(reader.schema), of_workers)).mappings().all()
+    moments = {at: Moment(at) for at in (first + timedelta(seconds=span.step * n) for n in range(span.count))}
+    every, read = Sums(), Counter[str]()
+    for row in rows:
+        counts = json_text.read(row["counts"])
+        if row["kind"] == "read":
+            read.update(counts)
+        elif (moment := moments.get(_at(row["at"]))) is not None:
+            _put(moment, row["kind"], counts)
+            every.add(row["kind"], counts if row["kind"] in ("outcomes", "run", "wait") else {})
+    workers: dict[tuple[str, str], Sums] = {}
+    for line in lines:
+        counts = json_text.read(line["counts"])
+        workers.setdefault((line["queue"], line["worker"]), Sums()).add(line["kind"], counts)
+        every.add("failures", counts if line["kind"] == "failures" else {})
+    cut = any(count >= MOST_ROWS for count in read.values())
+    held = [moment.at for moment in moments.values() if moment.sums.total or moment.backlog is not None]
+    return Metrics(
+        span=span,
+        now=now,
+        moments=list(moments.values()),
+        workers=dict(sorted(workers.items(), key=lambda each: (-each[1].failed, -each[1].total, each[0]))),
+        all=every,
+        queues=sorted(read),
+        moments_since=min(held) if cut and held else None,
+        workers_since=_since(lines),
+    )
+
+
+def _first(span: Span, now: datetime) -> datetime:
+    seconds = int(now.timestamp()) // span.step * span.step
+    return datetime.fromtimestamp(seconds - span.step * (span.count - 1), UTC)
+
+
+def _at(seconds: int) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _put(moment: Moment, kind: str, counts: dict[str, int]) -> None:
+    if kind == "backlog":
+        moment.backlog = sum(counts.values())
+    elif kind == "oldest":
+        moment.oldest = max(counts.values()) / 1000
+    else:
+        moment.sums.add(kind, counts)
+
+
+def _since(lines: Sequence[RowMapping]) -> datetime | None:
+    first = lines[0]["first"] if lines else None
+    return None if first is None else _at(first)

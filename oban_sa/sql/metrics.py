@@ -1,0 +1,211 @@
+"""What runners did by minute, hour and day: add to it, forget the oldest, read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, Final
+
+from sqlalchemy import BindParameter, Double, Integer, Text, TextClause, Uuid, bindparam, text
+from sqlalchemy.dialects.postgresql import ARRAY
+
+from oban_sa.catalog.names import in_text
+
+MINUTE: Final = 60
+HOUR: Final = 3_600
+DAY: Final = 86_400
+
+KEPT: Final[Mapping[int, int]] = {MINUTE: 6 * HOUR, HOUR: 15 * DAY, DAY: 100 * DAY}
+"""The steps there are, and the seconds for which rows of each are kept."""
+
+ALL: Final = "*"
+"""Stands for all workers of a queue together."""
+
+_MAPS: Final = ("outcomes", "failures", "run", "wait")
+
+
+def _sums(column: str) -> str:
+    """The sum of a column as it was and as it is given, key by key; what is no count in it is none."""
+    return f"""(
+                SELECT coalesce(jsonb_object_agg(k, n), '{{}}') FROM (
+                    SELECT k, sum(CASE WHEN v ~ '^[0-9]{{1,15}}$' THEN CAST(v AS bigint) ELSE 0 END) AS n
+                    FROM (
+                        SELECT * FROM jsonb_each_text({_object(f"m.{column}")})
+                        UNION ALL SELECT * FROM jsonb_each_text(excluded.{column})
+                    ) AS e(k, v) GROUP BY k
+                ) AS s
+            )"""  # noqa: S608 - the columns are ours
+
+
+def _object(column: str) -> str:
+    """A column, or an empty object where another program has written something else."""
+    return f"CASE jsonb_typeof({column}) WHEN 'object' THEN {column} ELSE '{{}}' END"
+
+
+@lru_cache(maxsize=16)
+def add(schema: str) -> TextClause:
+    """Add counts to rows of a node, those of a batch once however often it is sent; a row of `now`.
+
+    `now` is the database's clock in seconds since 1970. Parameters: `rows`, a JSON array of objects with `step`, `at`
+    (seconds since 1970), `queue`, `worker`, `outcomes`, `failures`, `run`, `wait`, `backlog` and `oldest`; `node`; and
+    `flush`, which tells batches apart.
+    """
+    merged = ",\n            ".join(f"{column} = {_sums(column)}" for column in _MAPS)
+    return text(
+        f"""
+        WITH written AS (
+            INSERT INTO {in_text(schema)}.oban_sa_metrics AS m
+                (step, queue, worker, at, node, {", ".join(_MAPS)}, backlog, oldest, flush)
+            SELECT g.step, g.queue, g.worker, timezone('UTC', to_timestamp(g.at)), CAST(:node AS text),
+                {", ".join(f"g.{column}" for column in _MAPS)}, g.backlog, g.oldest, CAST(:flush AS uuid)
+            FROM jsonb_to_recordset(CAST(CAST(:rows AS text) AS jsonb)) AS g(
+                step integer, at bigint, queue text, worker text, {", ".join(f"{column} jsonb" for column in _MAPS)},
+                backlog integer, oldest double precision
+            )
+            ORDER BY g.step, g.queue, g.worker, g.at
+            ON CONFLICT (step, queue, worker, at, node) DO UPDATE SET
+            {merged},
+            backlog = greatest(m.backlog, excluded.backlog), oldest = greatest(m.oldest, excluded.oldest),
+            flush = excluded.flush
+            WHERE m.flush IS DISTINCT FROM excluded.flush
+        )
+        SELECT CAST(extract(epoch FROM clock_timestamp()) AS double precision) AS now
+        """  # noqa: S608 - the name of the schema is quoted
+    ).bindparams(bindparam("rows", type_=Text()), bindparam("node", type_=Text()), bindparam("flush", type_=Uuid()))
+
+
+def now() -> TextClause:
+    """The database's clock: a row of `now`, seconds since 1970."""
+    return text("SELECT CAST(extract(epoch FROM clock_timestamp()) AS double precision) AS now")
+
+
+@lru_cache(maxsize=16)
+def forget(schema: str) -> TextClause:
+    """Delete rows that are older than is kept of their step, `batch` of each step at most: a row of `count`."""
+    s = in_text(schema)
+    kept = ", ".join(f"({step}, interval '{seconds} seconds')" for step, seconds in KEPT.items())
+    return text(
+        f"""
+        WITH gone AS (
+            DELETE FROM {s}.oban_sa_metrics WHERE ctid = ANY (ARRAY(
+                SELECT o.ctid FROM (VALUES {kept}) AS k(step, kept) CROSS JOIN LATERAL (
+                    SELECT m.ctid FROM {s}.oban_sa_metrics m
+                    WHERE m.step = k.step AND m.at < timezone('UTC', now()) - k.kept
+                    ORDER BY m.at LIMIT CAST(:batch AS integer) FOR UPDATE SKIP LOCKED
+                ) AS o
+            ))
+            RETURNING 1
+        )
+        SELECT count(*) AS count FROM gone
+        """  # noqa: S608 - the name of the schema is quoted
+    ).bindparams(bindparam("batch", type_=Integer()))
+
+
+_WALK: Final = """
+        WITH RECURSIVE walk AS (
+            (SELECT m.queue FROM {table} m WHERE m.step = CAST(:step AS integer) ORDER BY m.queue LIMIT 1)
+            UNION ALL
+            SELECT (
+                SELECT m.queue FROM {table} m WHERE m.step = CAST(:step AS integer) AND m.queue > w.queue
+                ORDER BY m.queue LIMIT 1
+            ) FROM walk w WHERE w.queue IS NOT NULL
+        ),
+        queues AS MATERIALIZED (
+            SELECT queue FROM (SELECT queue FROM walk LIMIT CAST(:queues_at_most AS integer)) AS w
+            WHERE queue IS NOT NULL AND (CAST(:queues AS text[]) IS NULL OR queue = ANY (CAST(:queues AS text[])))
+        ),
+        clock AS (SELECT timezone('UTC', clock_timestamp()) AS now)"""
+"""The queues there are rows of, from one to the next along the index: a DISTINCT would read all of it."""
+
+_SINCE: Final = "timezone('UTC', to_timestamp(CAST(:since AS double precision)))"
+
+_SUMMED: Final = """
+        SELECT {group}, s.kind, CAST(jsonb_object_agg(s.k, s.n) AS text) AS counts FROM (
+            SELECT {each}, o.kind, e.k, sum(CAST(e.v AS bigint)) AS n
+            FROM some r
+            CROSS JOIN LATERAL (VALUES {kinds}) AS o(kind, map)
+            CROSS JOIN LATERAL jsonb_each_text({map}) AS e(k, v)
+            WHERE e.v ~ '^[0-9]{{1,15}}$'
+            GROUP BY {each}, o.kind, e.k
+        ) AS s GROUP BY {group}, s.kind"""
+
+_PARAMETERS: Final[tuple[BindParameter[Any], ...]] = (
+    bindparam("step", type_=Integer()),
+    bindparam("since", type_=Double()),
+    bindparam("queues", type_=ARRAY(Text())),
+    bindparam("queues_at_most", type_=Integer()),
+    bindparam("at_most", type_=Integer()),
+)
+
+
+@lru_cache(maxsize=16)
+def by_time(schema: str) -> TextClause:
+    """Sums by moment: rows of `at` in seconds since 1970, `kind` and `counts`, a JSON object as text.
+
+    `kind` is `outcomes`, `run` or `wait`; `backlog`, with a count by queue; `oldest`, with milliseconds by queue; or
+    `read`, with how many rows were read of each queue. Of each queue the newest `at_most` rows are read. Parameters:
+    `step`; `since`, seconds since 1970; `worker`, `ALL` for all; `queues`, NULL for all, and `queues_at_most`.
+    """
+    table = f"{in_text(schema)}.oban_sa_metrics"
+    kinds = ", ".join(f"('{kind}', r.{kind})" for kind in ("outcomes", "run", "wait"))
+    summed = _SUMMED.format(group="s.at", each="r.at", kinds=kinds, map=_object("o.map"))
+    return text(
+        f"""{_WALK.format(table=table)},
+        some AS MATERIALIZED (
+            SELECT q.queue, r.* FROM queues q CROSS JOIN clock c CROSS JOIN LATERAL (
+                SELECT CAST(extract(epoch FROM m.at) AS bigint) AS at, m.outcomes, m.run, m.wait, m.backlog, m.oldest
+                FROM {table} m
+                WHERE m.step = CAST(:step AS integer) AND m.queue = q.queue AND m.worker = CAST(:worker AS text)
+                    AND m.at >= {_SINCE} AND m.at <= c.now
+                ORDER BY m.at DESC LIMIT CAST(:at_most AS integer)
+            ) AS r
+        )
+        {summed}
+        UNION ALL
+        SELECT b.at, 'backlog', CAST(jsonb_object_agg(b.queue, b.backlog) AS text)
+        FROM (SELECT at, queue, max(backlog) AS backlog FROM some WHERE backlog >= 0 GROUP BY at, queue) AS b
+        GROUP BY b.at
+        UNION ALL
+        SELECT b.at, 'oldest', CAST(jsonb_object_agg(b.queue, b.oldest) AS text)
+        FROM (
+            SELECT at, queue, max(CAST(oldest * 1000 AS bigint)) AS oldest FROM some
+            WHERE oldest BETWEEN 0 AND 1e9 GROUP BY at, queue
+        ) AS b GROUP BY b.at
+        UNION ALL
+        SELECT 0, 'read', CAST(jsonb_object_agg(n.queue, n.count) AS text)
+        FROM (SELECT queue, count(*) AS count FROM some GROUP BY queue) AS n
+        HAVING count(*) > 0
+        """  # noqa: S608 - the name of the schema is quoted
+    ).bindparams(*_PARAMETERS, bindparam("worker", type_=Text()))
+
+
+@lru_cache(maxsize=16)
+def by_worker(schema: str) -> TextClause:
+    """Sums by worker: rows of `queue`, `worker`, `kind`, `counts` and `first`.
+
+    `kind` and `counts` are as in `by_time`, and `failures`. The newest `at_most` rows are read; `first` is the moment
+    of the oldest of these where there are more, in seconds since 1970, else NULL. Parameters: those of `by_time`, of
+    which `worker` is NULL for all.
+    """
+    table = f"{in_text(schema)}.oban_sa_metrics"
+    kinds = ", ".join(f"('{kind}', r.{kind})" for kind in _MAPS)
+    group = "s.queue, s.worker"
+    summed = _SUMMED.format(group=group, each="r.queue, r.worker", kinds=kinds, map=_object("o.map"))
+    return text(
+        f"""{_WALK.format(table=table)},
+        some AS MATERIALIZED (
+            SELECT m.queue, m.worker, m.at, {", ".join(f"m.{kind}" for kind in _MAPS)}
+            FROM {table} m
+            WHERE m.step = CAST(:step AS integer) AND m.at >= {_SINCE} AND m.at <= (SELECT now FROM clock)
+                AND m.queue = ANY (ARRAY(SELECT queue FROM queues)) AND m.worker <> '{ALL}'
+                AND (CAST(:worker AS text) IS NULL OR m.worker = CAST(:worker AS text))
+            ORDER BY m.at DESC LIMIT CAST(:at_most AS integer)
+        ),
+        edge AS (
+            SELECT CASE WHEN count(*) >= CAST(:at_most AS integer) THEN CAST(extract(epoch FROM min(at)) AS bigint) END
+                AS first
+            FROM some
+        )
+        SELECT t.*, edge.first FROM ({summed}) AS t CROSS JOIN edge
+        """  # noqa: S608 - the name of the schema is quoted
+    ).bindparams(*_PARAMETERS, bindparam("worker", type_=Text()))
