@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 
 from oban_sa.describe import callables
@@ -16,6 +16,9 @@ Hook: TypeAlias = Callable[[Any], object]
 
 Meta: TypeAlias = Callable[[], Mapping[str, Any]]
 """A function that returns what the meta of jobs is to hold besides."""
+
+Around: TypeAlias = Callable[[], AbstractContextManager[object]]
+"""A function that returns a context manager."""
 
 Entered: TypeAlias = Callable[[Any], AbstractContextManager[object]]
 """A function of one `Job` that returns a context manager."""
@@ -43,6 +46,16 @@ def before_insert(hook: Hook) -> Callable[[], None]:
     return BEFORE_INSERT.add(hook)
 
 
+def around_insert(hook: Around) -> Callable[[], None]:
+    """Call `hook` where jobs are about to be written together, and return a function that removes it again.
+
+    The jobs of a flush, of a statement, of a COPY or of a tick of the crontab are shown to hooks of `before_insert`,
+    and written, inside of the context manager that it returns. Jobs that SQLAlchemy's mapper inserts are written after
+    it, and those whose unique keys are claimed before the flush are shown to hooks before it.
+    """
+    return AROUND_INSERT.add(hook)
+
+
 def in_statement(hook: Meta) -> Callable[[], None]:
     """Call `hook` for each statement that makes jobs inside the database, and return a function that removes it again.
 
@@ -67,6 +80,16 @@ def said_for_all() -> dict[str, Any]:
     for _, hook in IN_STATEMENT.hooks:
         found.update(hook())
     return found
+
+
+def together() -> AbstractContextManager[object]:
+    """Return a context manager that is all those of `AROUND_INSERT` in one."""
+    if not AROUND_INSERT.hooks:
+        return _NOTHING
+    stack = ExitStack()
+    for _, hook in AROUND_INSERT.hooks:
+        stack.enter_context(hook())
+    return stack
 
 
 def entered(job: Any) -> AbstractContextManager[object]:
@@ -122,8 +145,22 @@ class Hooks(Generic[H]):
         return remove
 
 
+class Flag:
+    """Whether something is on."""
+
+    __slots__ = ("on",)
+
+    def __init__(self) -> None:
+        self.on = False
+
+
+JOBS_ENQUEUED: Final = Flag()
+"""Whether telemetry has handlers of jobs that are enqueued: set by it, and read where it may never be imported."""
+
+_NOTHING: Final = nullcontext()
 _lock = threading.Lock()
 AFTER_NEW: Final[Hooks[Hook]] = Hooks()
 BEFORE_INSERT: Final[Hooks[Hook]] = Hooks()
+AROUND_INSERT: Final[Hooks[Around]] = Hooks()
 IN_STATEMENT: Final[Hooks[Meta]] = Hooks()
 IN_PROCESS: Final[Hooks[Entered]] = Hooks()

@@ -12,12 +12,14 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.orm import Session
 
+from oban_sa import hooks
 from oban_sa.bulk.binary import COLUMNS, HEADER, TRAILER, Encode, encoder, fits
 from oban_sa.bulk.several import Jobs, Stream
 from oban_sa.errors import InvalidOption
 from oban_sa.jobs import values
 from oban_sa.jobs.states import JobState
 from oban_sa.models import Job
+from oban_sa.outbox import enqueued
 from oban_sa.outbox.admission import admit, plain
 from oban_sa.outbox.announcements import ANNOUNCE, is_announced
 from oban_sa.schedule import clock
@@ -43,6 +45,11 @@ OBJECTS: Final = 1_000
 
 async def copy(engine: AsyncEngine, jobs: Jobs, *, schema: str, announcing: bool) -> int:
     """Write jobs in one transaction and return how many; `engine` finds the tables in `schema`."""
+    with hooks.together():
+        return await _copy(engine, jobs, schema=schema, announcing=announcing)
+
+
+async def _copy(engine: AsyncEngine, jobs: Jobs, *, schema: str, announcing: bool) -> int:
     async with engine.connect() as connection, connection.begin():
         # SQLAlchemy begins the transaction with its own first statement; a COPY bypasses it, and would run outside.
         found: Any = (await connection.execute(layout(schema))).one()
@@ -64,6 +71,7 @@ async def copy(engine: AsyncEngine, jobs: Jobs, *, schema: str, announcing: bool
             await writing.end()
         if queues and announcing and await connection.run_sync(is_announced):
             await _announce(connection, queues, schema)
+    enqueued.tell(schema, writing.counts)
     return writing.stored
 
 
@@ -92,6 +100,9 @@ class _Writing(Stream):
         self._next = TURN
         self._objects: list[Job] = []  # to be flushed, once the rows before them are written
         self._copying: asyncio.Task[None] | None = None
+        self._is_told = hooks.JOBS_ENQUEUED.on
+        self.counts: enqueued.Counts = {}
+        """What was written, where anything listens."""
 
     async def finish(self) -> None:
         """Write all that is left."""
@@ -112,6 +123,8 @@ class _Writing(Stream):
             row = self._encode(job)
             self._rows.append(row)
             self._size += len(row)
+            if self._is_told:
+                enqueued.add_jobs(self.counts, (job,))
         else:
             plain(job.args, "args")  # now, while it is known which job it is
             plain(job.meta, "meta")
@@ -149,6 +162,8 @@ class _Writing(Stream):
             await self._connection.execute(lock(), {"key": claims_of_many(self._schema)})
         await self._connection.run_sync(_flush, objects)
         self._queues.update(job.queue for job in self.changed(objects) if job.state == JobState.AVAILABLE)
+        if self._is_told:
+            enqueued.add_jobs(self.counts, objects)
 
     async def _copied(self) -> None:
         if (copying := self._copying) is not None:

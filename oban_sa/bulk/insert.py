@@ -14,12 +14,13 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import Session, make_transient_to_detached
 
+from oban_sa import hooks
 from oban_sa.bulk.binary import fits
 from oban_sa.bulk.several import Jobs, Stream
 from oban_sa.errors import InvalidJob, InvalidOption, SessionEnded
 from oban_sa.jobs.values import has_references, is_flat, replace_references
 from oban_sa.models import Job
-from oban_sa.outbox import references
+from oban_sa.outbox import enqueued, references
 from oban_sa.outbox.admission import admit, plain
 from oban_sa.outbox.announcements import ANNOUNCE, schema_of
 from oban_sa.outbox.news import add_news
@@ -54,8 +55,9 @@ async def insert(
     found: AnySession = unscoped(session)
     await run_in(found, lambda sync: _check(sync, engine.sync_engine))
     writing = _Writing(found, announcing=announcing, returning=returning)
-    await writing.read(jobs)
-    await writing.write()
+    with hooks.together():
+        await writing.read(jobs)
+        await writing.write()
     return writing.stored, writing.written
 
 
@@ -80,6 +82,7 @@ class _Writing(Stream):
         self._referring: list[Job] = []  # those of `_fresh` with references, whose values only a flush may tell
         self._objects: list[Job] = []  # that a statement can't write, and those after them
         self._queues: dict[str, News] = {}
+        self._counts: enqueued.Counts = {}
         self._size = 0
 
     def take(self, job: Job) -> bool:
@@ -130,6 +133,8 @@ class _Writing(Stream):
         self._size += sum(len(args) for _, args in made)
         if self._announcing:
             add_news(self._queues, fresh)
+        if hooks.JOBS_ENQUEUED.on:
+            enqueued.add_jobs(self._counts, fresh)
         if self._returning:
             self._jobs += fresh
 
@@ -174,6 +179,7 @@ class _Writing(Stream):
             answer.close()
         if notice is not None:
             outbox.sent(connection)
+        outbox.count(session, connection, self._counts)
 
     def _flush(self, session: Session, connection: Connection) -> None:
         """Write unique jobs, and those with a past or an id of their own, by another session on the same connection."""
@@ -190,6 +196,8 @@ class _Writing(Stream):
             queues: dict[str, News] = {}
             add_news(queues, changed)
             Outbox.of(session).receive(session, connection, set(queues))
+        if hooks.JOBS_ENQUEUED.on:
+            Outbox.of(session).count(session, connection, enqueued.counted(objects))
         if self._returning:
             self.written += objects
 

@@ -136,22 +136,29 @@ def enqueue_select(
     """
     target = session_behind(session)
     statement = _statement(target, worker, rows, options)
+    name = _defined(worker)[0].name
     found = unscoped(session)
-    return found.run_sync(_written, statement) if isinstance(found, AsyncSession) else _written(target, statement)
+    if isinstance(found, AsyncSession):
+        return found.run_sync(_written, statement, name)
+    return _written(target, statement, name)
 
 
-def _written(session: Session, statement: Select[Any] | UniqueSelect) -> Enqueued:
+def _written(session: Session, statement: Select[Any] | UniqueSelect, worker: str) -> Enqueued:
     if session.autoflush:
         session.flush()
     connection = session.connection(bind_arguments={"mapper": Job.__mapper__})
     if isinstance(statement, UniqueSelect):
         written = statement.write(connection)
         if written.number:
-            Outbox.of(session).receive(session, connection, written.queues)
+            outbox = Outbox.of(session)
+            outbox.receive(session, connection, written.queues)
+            outbox.count(session, connection, {(queue, worker): number for queue, number in written.made.items()})
         return Enqueued(written.number, written.conflicts)
     found: Any = connection.execute(statement).all()
     if found:
-        Outbox.of(session).receive(session, connection, {row.queue for row in found if row.available})
+        outbox = Outbox.of(session)
+        outbox.receive(session, connection, {row.queue for row in found if row.available})
+        outbox.count(session, connection, {(row.queue, worker): row.number for row in found})
     return Enqueued(sum(row.number for row in found))
 
 

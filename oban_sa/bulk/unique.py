@@ -50,18 +50,23 @@ class UniqueSelect:
                     if is_available:
                         available.add(queue)
                 if answer["lost"] is None:
-                    return Written(made.total(), rows - made.total(), available)
+                    return Written(made, rows - made.total(), available)
                 statement, given = inserting_again(self.unique), {"rows": answer["lost"]}
         raise UniqueBusy("other transactions claim the unique keys of these jobs again and again; try it later")
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """How many jobs were written, how many rows became none, and the queues that have available ones of them."""
+    """How many jobs of each queue were written, how many rows became none, and the queues that have available ones."""
 
-    number: int
+    made: Mapping[str, int]
     conflicts: int
     queues: set[str]
+
+    @property
+    def number(self) -> int:
+        """How many jobs were written."""
+        return sum(self.made.values())
 
 
 def check(unique: Unique, *, worker: str, moment: str | None, by_row: bool, span: float | None) -> None:

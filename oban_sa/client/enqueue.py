@@ -11,14 +11,15 @@ from sqlalchemy.orm import Session, make_transient_to_detached
 from sqlalchemy.orm.attributes import instance_state
 from sqlalchemy.util import greenlet_spawn
 
+from oban_sa import hooks
 from oban_sa.client.driver import Driver
 from oban_sa.errors import InvalidJob
-from oban_sa.hooks import BEFORE_INSERT
 from oban_sa.jobs.values import has_references, is_flat, to_json
 from oban_sa.models import Job, validation
 from oban_sa.outbox import enqueue as in_session
+from oban_sa.outbox import enqueued
 from oban_sa.outbox.admission import admit, check, plain
-from oban_sa.outbox.announcements import ANNOUNCE, Announcement
+from oban_sa.outbox.announcements import ANNOUNCE, Announcement, schema_of
 from oban_sa.outbox.news import add_news
 from oban_sa.outbox.rows import Row, rows, take_in
 from oban_sa.outbox.save_action import is_plain
@@ -40,13 +41,15 @@ class Enqueue:
 
     async def write(self, job: Job) -> Job:
         """Store a job and return it, detached and with all that the database has set."""
-        row = None if _needs_session(job) else _row(job)
-        if row is None:
-            async with AsyncSession(self._transactions, expire_on_commit=False) as session, session.begin():
-                session.info[ANNOUNCE] = self._announce
-                return in_session.enqueue(session, job)
-        await greenlet_spawn(self._insert, job, row)
-        return job
+        if not _needs_session(job):
+            with hooks.together():
+                row = _row(job)
+                if row is not None:
+                    await greenlet_spawn(self._insert, job, row)
+                    return job
+        async with AsyncSession(self._transactions, expire_on_commit=False) as session, session.begin():
+            session.info[ANNOUNCE] = self._announce
+            return in_session.enqueue(session, job)
 
     def _insert(self, job: Job, row: Row) -> None:
         queues: dict[str, News] = {}
@@ -60,6 +63,8 @@ class Enqueue:
                 answer = opened.run(text, tuple([values[name] for name in names]) if names else values)
             take_in(answer, [job])
             make_transient_to_detached(job)
+        if hooks.JOBS_ENQUEUED.on:
+            enqueued.tell(schema_of(opened.engine), enqueued.counted([job]))
 
     def _text(self, engine: Engine, *, notifying: bool) -> tuple[str, Sequence[str] | None]:
         """Return the statement as the driver takes it, and the order of its parameters, or None where they are named.
@@ -102,7 +107,7 @@ def _row(job: Job) -> Row | None:
         written[column] = {} if value is None else value.copy()
     loaded.update(written)
     found = rows([job])
-    if found is not None and BEFORE_INSERT.hooks:
+    if found is not None and hooks.BEFORE_INSERT.hooks:
         admit(job)
         loaded.update({column: plain(loaded[column], column) for column in written})
         found = rows([job])

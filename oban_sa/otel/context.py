@@ -10,6 +10,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
 from oban_sa.jobs.values import TRACE_KEYS
+from oban_sa.models import Job
 
 TRACEPARENT: Final = TRACE_KEYS[0]
 
@@ -33,6 +34,15 @@ def read(meta: Mapping[str, Any]) -> Context | None:
         return None
     context = propagate.extract(carrier, Context())
     return context if trace.get_current_span(context).get_span_context().is_valid else None
+
+
+def add(job: Job, found: dict[str, str]) -> None:
+    """Write a context into the meta of a job, where the program has not chosen one."""
+    meta: Any = job.meta
+    if not meta:
+        job.meta = {**found}
+    elif TRACEPARENT not in meta:
+        job.meta = {**meta, **found}
 
 
 def _written(context: Context | None = None) -> dict[str, str]:

@@ -29,7 +29,7 @@ _LABELS: Final = {"queue": names.QUEUE, "worker": names.WORKER, "state": names.S
 
 
 class Metrics:
-    """Measures attempts from its making until it is closed."""
+    """Measures attempts, and counts jobs that are enqueued, from its making until it is closed."""
 
     def __init__(self, meter: Meter) -> None:
         self._duration = meter.create_histogram(
@@ -47,7 +47,27 @@ class Metrics:
         self._consumed = meter.create_counter(
             "messaging.client.consumed.messages", unit="{message}", description="Attempts that ended"
         )
-        self.close: Callable[[], None] = telemetry.attach(self._ended, telemetry.JobStop, telemetry.JobException)
+        self._sent = meter.create_counter(
+            "messaging.client.sent.messages", unit="{message}", description="Jobs that were enqueued and committed"
+        )
+        self._detach = (
+            telemetry.attach(self._ended, telemetry.JobStop, telemetry.JobException),
+            telemetry.attach(self._enqueued, telemetry.JobsEnqueued),
+        )
+
+    def close(self) -> None:
+        """Measure no more."""
+        for detach in self._detach:
+            detach()
+
+    def _enqueued(self, event: telemetry.JobsEnqueued) -> None:
+        attributes = {
+            names.SYSTEM: names.OBAN,
+            names.OPERATION: "send",
+            names.QUEUE: event.queue,
+            names.WORKER: event.worker,
+        }
+        self._sent.add(event.count, attributes)
 
     def _ended(self, event: telemetry.JobEvent) -> None:
         if not isinstance(event, (telemetry.JobStop, telemetry.JobException)):

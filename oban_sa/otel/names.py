@@ -9,6 +9,7 @@ OPERATION: Final = "messaging.operation.name"
 OPERATION_TYPE: Final = "messaging.operation.type"
 QUEUE: Final = "messaging.destination.name"
 MESSAGE: Final = "messaging.message.id"
+BATCH: Final = "messaging.batch.message_count"
 ERROR: Final = "error.type"
 
 WORKER: Final = "oban.job.worker"

@@ -1,4 +1,4 @@
-"""Spans: one for each attempt, and for each job that is made where that is wanted."""
+"""Spans: one for each attempt, and for jobs that are written where that is wanted."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ from oban_sa import hooks, telemetry
 from oban_sa.describe import exceptions
 from oban_sa.models import Job
 from oban_sa.otel import context, names
+from oban_sa.otel.sends import Sends
 from oban_sa.workers import middleware
 from oban_sa.workers.middleware import CallNext
 
 Links: TypeAlias = Literal["late", "always", "never"]
 """Which attempts begin a trace of their own, with a link to the one in which their job was made."""
+
+Creating: TypeAlias = Literal[False, True, "each"]
+"""Which spans are made where jobs are written: none, one for those that are written together, or one for each."""
 
 LATE: Final = timedelta(hours=1)
 """From when on an attempt counts as late: a trace that goes on after that long is of no use."""
@@ -28,13 +32,15 @@ LATE: Final = timedelta(hours=1)
 class Spans:
     """Makes spans from its making until it is closed."""
 
-    def __init__(self, tracer: Tracer, *, creating: bool, links: Links) -> None:
+    def __init__(self, tracer: Tracer, *, creating: Creating, links: Links) -> None:
         self._tracer = tracer
+        sends = Sends(tracer)
         self._links = links
         self._open: dict[int, Span] = {}
         """Of attempts that run, by the identity of their job, which is the attempt's own."""
         self._detach: Sequence[Callable[[], None]] = (
-            hooks.before_insert(self._create if creating else _inject),
+            hooks.before_insert(self._create if creating == "each" else sends.add if creating else _inject),
+            hooks.around_insert(sends.together) if creating is True else _nothing,
             hooks.in_statement(context.current),
             hooks.in_process(_entered),
             middleware.attach(self._around),
@@ -56,7 +62,7 @@ class Spans:
             names.WORKER: job.worker,
         }
         span = self._tracer.start_span(f"create {job.queue}", kind=SpanKind.PRODUCER, attributes=attributes)
-        _add(job, context.of(span))
+        context.add(job, context.of(span))
         span.end()
 
     async def _around(self, job: Job, call_next: CallNext) -> object:
@@ -120,18 +126,13 @@ def _is_late(job: Job) -> bool:
     return begun is not None and made is not None and begun - made >= LATE
 
 
+def _nothing() -> None: ...
+
+
 def _inject(job: Job) -> None:
     """Let a job that is written know the current span."""
     if found := context.current():
-        _add(job, found)
-
-
-def _add(job: Job, found: dict[str, str]) -> None:
-    meta: Any = job.meta
-    if not meta:
-        job.meta = {**found}
-    elif context.TRACEPARENT not in meta:  # else the program has chosen one
-        job.meta = {**meta, **found}
+        context.add(job, found)
 
 
 def _entered(job: Job) -> AbstractContextManager[object]:

@@ -24,21 +24,21 @@ from typing import Any, Final
 from weakref import ref
 
 from sqlalchemy import Connection, event
-from sqlalchemy.orm import InstanceState, Session, UOWTransaction, object_session
-from sqlalchemy.orm.interfaces import EXT_CONTINUE
+from sqlalchemy.orm import InstanceState, Session, UOWTransaction
 
+from oban_sa import hooks
 from oban_sa.errors import InvalidJob
 from oban_sa.jobs.values import is_flat
 from oban_sa.models import Job
 from oban_sa.models.later import Later
-from oban_sa.outbox import save_action, unwritten
+from oban_sa.outbox import enqueued, listeners, save_action, unwritten
 from oban_sa.outbox.admission import admit
 from oban_sa.outbox.announcements import Announcements, Notice
 from oban_sa.outbox.atomicity import Homes
 from oban_sa.outbox.claim import must_come_early
 from oban_sa.outbox.news import add_news, add_one, concerns_runners
 from oban_sa.outbox.resolution import Resolution
-from oban_sa.outbox.rows import rows, seal, take_in, written
+from oban_sa.outbox.rows import rows, take_in, written
 from oban_sa.outbox.unique import Claims, by_connection, check_known, refers
 from oban_sa.sql import notify
 from oban_sa.sql import references as resolved
@@ -55,6 +55,7 @@ class Outbox:
         "_announcements",
         "_at_once",
         "_claims",
+        "_enqueued",
         "_homes",
         "_is_prepared",
         "_owner",
@@ -77,6 +78,7 @@ class Outbox:
         # The flush may belong to a commit whose beginning was missed.
         self._at_once = flushing
         self._announcements = Announcements()
+        self._enqueued: enqueued.Enqueued | None = None  # until anything listens
 
     @classmethod
     def of(cls, session: Session, *, flushing: bool = False) -> Outbox:
@@ -184,6 +186,8 @@ class Outbox:
     def finish_flush(self, session: Session, context: UOWTransaction) -> None:
         """Write what references turned out to be, and announce: one statement on each connection that wrote jobs."""
         self._homes.check(session)
+        if hooks.JOBS_ENQUEUED.on:
+            self._told().flushed(session, context)
         queues, self._queues = self._queues, {}
         at_once, self._at_once = self._at_once, False
         self._is_prepared = False
@@ -223,6 +227,11 @@ class Outbox:
         """Say that a statement on `connection` announced what `join` returned for it."""
         self._announcements.sent(connection)
 
+    def count(self, session: Session, connection: Connection, counts: enqueued.Counts) -> None:
+        """Count jobs that a statement, and no flush, wrote on `connection`, where anything listens."""
+        if counts and hooks.JOBS_ENQUEUED.on:
+            enqueued.merge(self._told().here(session, connection), counts)
+
     def before_commit(self, session: Session) -> None:
         """Announce what earlier flushes wrote; raises `JobElsewhere` where they wrote apart from the data."""
         if session.get_nested_transaction() is None:
@@ -241,6 +250,8 @@ class Outbox:
         if self._resolution is not None and session.get_nested_transaction() is None:
             self._resolution.keep()
         self._announcements.after_commit(session)
+        if self._enqueued is not None:
+            self._enqueued.after_commit(session)
 
     def take_back(self, state: InstanceState[Any]) -> None:
         """Give a job its references back: it has no row any more, as what had written it was rolled back."""
@@ -269,6 +280,11 @@ class Outbox:
         if self._resolution is None:
             self._resolution = Resolution()
         return self._resolution
+
+    def _told(self) -> enqueued.Enqueued:
+        if self._enqueued is None:
+            self._enqueued = enqueued.Enqueued()
+        return self._enqueued
 
     def _prepare_unique(self, session: Session, connection: Connection, job: Job) -> None:
         """Admit a unique job and make JSON of it, as all of it may be part of its key."""
@@ -327,7 +343,11 @@ def _write(session: Session, states: list[InstanceState[Job]]) -> bool:
     if connection.dialect.name != "postgresql":
         return False
     jobs = [job for state in states if (job := state.obj()) is not None]  # always, as the session holds them
-    return Outbox.of(session, flushing=True).write(session, connection, jobs)
+    outbox = Outbox.of(session, flushing=True)
+    if hooks.AROUND_INSERT.hooks:
+        with hooks.together():
+            return outbox.write(session, connection, jobs)
+    return outbox.write(session, connection, jobs)
 
 
 def _claim(session: Session, states: list[InstanceState[Job]]) -> list[InstanceState[Job]]:
@@ -338,24 +358,6 @@ def _claim(session: Session, states: list[InstanceState[Job]]) -> list[InstanceS
 
 
 save_action.join(_write, _claim)
-
-
-# Raw, and with a value returned: SQLAlchemy then calls it without a function of its own in between, for each job.
-@event.listens_for(Job, "before_insert", propagate=True, raw=True, retval=True)
-def _insert(mapper: Any, connection: Connection, state: InstanceState[Job]) -> Any:
-    job: Any = state.obj()
-    if (session := state.session) is None:
-        admit(job)
-    else:
-        Outbox.of(session, flushing=True).insert_by_mapper(session, connection, job)
-    seal(job)
-    return EXT_CONTINUE
-
-
-@event.listens_for(Job, "before_update", propagate=True)
-def _update(mapper: Any, connection: Connection, job: Job) -> None:
-    if (session := object_session(job)) is not None:
-        Outbox.of(session, flushing=True).update(session, connection, job)
 
 
 # To all sessions, since to listen to each that has jobs costs it more than all others together: they return at once
@@ -387,14 +389,4 @@ def _after_commit(session: Session) -> None:
         outbox.after_commit(session)
 
 
-# Raw, for the object itself may be gone by then.
-@event.listens_for(Session, "pending_to_transient", raw=True)
-def _miss(session: Session, state: InstanceState[Any]) -> None:
-    if issubclass(state.class_, Job) and (outbox := Outbox.found(session)) is not None:
-        outbox.miss(session, state)
-
-
-@event.listens_for(Session, "persistent_to_transient", raw=True)
-def _take_back(session: Session, state: InstanceState[Any]) -> None:
-    if issubclass(state.class_, Job) and (outbox := Outbox.found(session)) is not None:
-        outbox.take_back(state)
+listeners.join(Outbox)

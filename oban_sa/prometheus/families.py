@@ -42,6 +42,9 @@ WAIT_SECONDS: Final = Family(
     "Seconds from when a job was due until it was fetched",
     ("queue", "worker"),
 )
+ENQUEUED: Final = Family(
+    "oban_jobs_enqueued_total", "counter", "Jobs that this program has enqueued and committed", ("queue", "worker")
+)
 RUNNING: Final = Family("oban_jobs_running", "gauge", "Attempts that are running", ("queue",))
 LIMIT: Final = Family("oban_queue_limit", "gauge", "Jobs that may run at once", ("queue",))
 PAUSED: Final = Family("oban_queue_paused", "gauge", "1 where the queue is paused", ("queue",), "max")
@@ -72,7 +75,7 @@ NOTIFIER: Final = Family("oban_notifier_up", "gauge", "1 where notifications arr
 FAMILIES: Final = {
     family.name: family
     for family in (
-        *(RUNS, RUN_SECONDS, WAIT_SECONDS, RUNNING, LIMIT, PAUSED, FETCH_SECONDS, ACK_SECONDS, STALE),
+        *(ENQUEUED, RUNS, RUN_SECONDS, WAIT_SECONDS, RUNNING, LIMIT, PAUSED, FETCH_SECONDS, ACK_SECONDS, STALE),
         *(JOBS, CAPPED, OLDEST, LEADER, NODES, RESCUED, PRUNED, TICKS, LAG, NOTIFIER),
     )
 }

@@ -90,6 +90,20 @@ class JobEvent(Event):
 
 
 @event
+class JobsEnqueued(Event):
+    """A commit has brought `count` jobs of one worker to a queue; told in the program that enqueued them.
+
+    One is told for each worker and queue of a commit. Jobs that are rolled back, also to a savepoint, are never told
+    of, nor are those of a session that was given a connection on which another began the transaction.
+    """
+
+    name: ClassVar[str] = "oban.job.enqueued"
+    queue: str
+    worker: str
+    count: int
+
+
+@event
 class JobStart(JobEvent):
     """An attempt begins."""
 

@@ -11,7 +11,8 @@ from typing import Any, Final, TypeVar, cast
 
 from oban_sa.describe import callables, exceptions
 from oban_sa.errors import InvalidOption
-from oban_sa.telemetry.events import Event
+from oban_sa.hooks import JOBS_ENQUEUED
+from oban_sa.telemetry.events import Event, JobsEnqueued
 
 logger = logging.getLogger("oban_sa.telemetry")
 
@@ -43,6 +44,11 @@ listeners: Final[Mapping[type[Event], tuple[Attachment, ...]]] = (_found := _Lis
 """What an event of each class reaches; `listeners[JobStart]` costs less than a call, where one is made for each job."""
 
 
+def _changed() -> None:
+    _found.clear()
+    JOBS_ENQUEUED.on = any(issubclass(JobsEnqueued, each.events) for each in _attached)
+
+
 def attach(handler: Callable[[E], object], *events: type[E]) -> Callable[[], None]:
     """Call `handler` with every event of these classes, or with every event where none is given, until detached.
 
@@ -60,13 +66,13 @@ def attach(handler: Callable[[E], object], *events: type[E]) -> Callable[[], Non
     attachment = Attachment(handler, events or (Event,))
     with _lock:
         _attached.append(attachment)
-        _found.clear()
+        _changed()
 
     def detach() -> None:
         with _lock:
             if attachment in _attached:
                 _attached.remove(attachment)
-                _found.clear()
+                _changed()
 
     return detach
 

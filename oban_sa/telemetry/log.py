@@ -15,6 +15,7 @@ from oban_sa.telemetry import log_guard
 from oban_sa.telemetry.sentences import sentence
 
 _LEVELS: Final[dict[type[telemetry.Event], int]] = {
+    telemetry.JobsEnqueued: logging.DEBUG,
     telemetry.JobStart: logging.DEBUG,
     telemetry.JobStop: logging.INFO,
     telemetry.JobException: logging.ERROR,  # a warning while attempts are left

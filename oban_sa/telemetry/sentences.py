@@ -18,6 +18,8 @@ def sentence(event: telemetry.Event) -> str:
 
 def _sentence(event: telemetry.Event) -> str:
     match event:
+        case telemetry.JobsEnqueued():
+            return f"enqueued {event.count} of {event.worker.rpartition('.')[2]} in queue {event.queue}"
         case telemetry.JobStart():
             return f"{_job(event)} started after {describe(event.queue_time)} in the queue"
         case telemetry.JobStop():

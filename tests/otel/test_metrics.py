@@ -32,6 +32,29 @@ async def test_attempts_are_measured_in_seconds(
     assert waited.count == 3
 
 
+async def test_jobs_are_counted_once_they_are_committed(
+    harness: Harness, traced: Traced, instrument: Callable[..., None]
+) -> None:
+    instrument()
+
+    @job(name="mail", registry=harness.registry)
+    async def mail() -> None: ...
+
+    await harness.enqueue(mail.new(), mail.new())
+    async with harness.sessions() as session:
+        session.add(mail.new())
+        await session.flush()
+        await session.rollback()
+    [sent] = traced.points("messaging.client.sent.messages")
+    assert sent.value == 2
+    assert dict(sent.attributes) == {
+        "messaging.system": "oban",
+        "messaging.operation.name": "send",
+        "messaging.destination.name": "default",
+        "oban.job.worker": "mail",
+    }
+
+
 async def test_metrics_can_be_left_out(harness: Harness, traced: Traced, instrument: Callable[..., None]) -> None:
     instrument(metrics=False)
 

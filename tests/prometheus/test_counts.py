@@ -9,7 +9,7 @@ import pytest
 from oban_sa import telemetry
 from oban_sa.jobs.states import JobState
 from oban_sa.prometheus import counts as module
-from oban_sa.prometheus.counts import OTHER, Counts
+from oban_sa.prometheus.counts import OTHER, Counts, Enqueued
 from oban_sa.prometheus.families import SECONDS
 
 SOURCE = telemetry.Source(node="one")
@@ -86,6 +86,35 @@ def test_other_events_are_counted_too(counts: Counts) -> None:
 def test_other_runners_of_the_process_are_not_counted(counts: Counts) -> None:
     telemetry.emit(stop(source=telemetry.Source(node="one")))  # equal, and another runner all the same
     assert counts.snapshot() == {}
+
+
+def enqueued(*, schema: str = "public") -> telemetry.JobsEnqueued:
+    source = telemetry.Source(node="the program", schema=schema)
+    return telemetry.JobsEnqueued(runner=source, queue="mailers", worker="shop.Mail", count=3)
+
+
+def test_of_several_runners_on_a_schema_one_counts_what_the_program_enqueues(counts: Counts) -> None:
+    second, elsewhere = Counts(telemetry.Source(node="two")), Counts(telemetry.Source(node="one", schema="billing"))
+    try:
+        telemetry.emit(enqueued())
+        telemetry.emit(enqueued(schema="billing"))
+        found = [each.snapshot().get("oban_jobs_enqueued_total") for each in (counts, second, elsewhere)]
+        assert found == [{("mailers", "shop.Mail"): 3}, None, {("mailers", "shop.Mail"): 3}]
+        counts.close()
+        telemetry.emit(enqueued())
+        assert second.snapshot()["oban_jobs_enqueued_total"] == {("mailers", "shop.Mail"): 3}
+    finally:
+        second.close()
+        elsewhere.close()
+
+
+def test_a_program_without_a_runner_counts_what_it_enqueues() -> None:
+    counter = Enqueued()
+    telemetry.emit(enqueued())
+    telemetry.emit(enqueued(schema="billing"))
+    counter.close()
+    telemetry.emit(enqueued())
+    assert counter.metrics() == {"oban_jobs_enqueued_total": {("mailers", "shop.Mail"): 6}}
 
 
 def test_a_program_that_makes_up_names_does_not_fill_the_memory(

@@ -32,6 +32,11 @@ PANELS: Final[list[tuple[str, str, list[tuple[str, str]]]]] = [
         [(f"sum by (state) (rate(oban_job_runs_total{{{_OF_QUEUE}}}[{_RATE}]))", "{{state}}")],
     ),
     (
+        "Jobs enqueued",
+        "ops",
+        [(f"sum by (queue) (rate(oban_jobs_enqueued_total{{{_OF_QUEUE}}}[{_RATE}]))", "{{queue}}")],
+    ),
+    (
         "Attempts that failed, by worker",
         "ops",
         [
