@@ -1,21 +1,23 @@
-"""`python -m oban_sa cron`: list the crontab, with the last and the next moment of each entry."""
+"""`python -m oban_sa cron`: list the crontab, with each entry's last and next moment; pause and resume entries."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 import click
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from oban_sa.cli._database import database_options, instance_option, json_option, run_with_client
 from oban_sa.cli._groups import CONTEXT, Suggesting
-from oban_sa.cli._output import document, table
+from oban_sa.cli._output import document, say, table
 from oban_sa.client import Oban
 from oban_sa.client.read import database_now, read_session
 from oban_sa.describe.spans import ago
 from oban_sa.errors import InvalidCron
+from oban_sa.outbox.sessions import AnySession
 from oban_sa.schedule.cron import Schedule, parse
 from oban_sa.service import imports
 from oban_sa.settings.settings import Settings
@@ -23,15 +25,34 @@ from oban_sa.sql import cron, overview
 from oban_sa.workers.crontab import resolved
 from oban_sa.workers.registry import registry
 
-HELP = """Look at the crontab: which jobs are made when.
+HELP = """Look at the crontab: which jobs are made when; pause and resume its entries.
 
 \b
 Examples:
   python -m oban_sa cron list                        # what runners have put into the database
   python -m oban_sa cron list --import myapp.jobs    # and what stands in the code and in oban.toml
+  python -m oban_sa cron pause nightly               # no jobs of it, until it is resumed
+  python -m oban_sa cron resume nightly
 """
 
-command = Suggesting("cron", help=HELP, short_help="Look at the crontab.", context_settings=CONTEXT)
+PAUSE = """Make no more jobs of entries, until they are resumed.
+
+Entries are named as `cron list` shows them. Jobs that were made already run. Ticks of a pause are not made up for.
+
+\b
+Examples:
+  python -m oban_sa cron pause nightly
+  python -m oban_sa cron pause nightly hourly
+"""
+
+RESUME = """Make jobs of entries again, from their next tick on.
+
+\b
+Examples:
+  python -m oban_sa cron resume nightly
+"""
+
+command = Suggesting("cron", help=HELP, short_help="Look at the crontab; pause it.", context_settings=CONTEXT)
 
 LIST_HELP = """Show each entry with its last and its next moment, in its own time zone.
 
@@ -40,6 +61,12 @@ the settings file too, and each is shown with where it is known from: one that i
 which makes no more jobs; one that is only in the code waits for a runner to lead with it. Entries of another instance
 than Oban are shown with --name; among Oban's own they stand as `<instance>: <name>`.
 """
+
+
+class Change(Protocol):
+    """What is done to an entry; a method of `Oban`."""
+
+    def __call__(self, oban: Oban, /, name: str, *, session: AnySession | None = None) -> Awaitable[None]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +81,7 @@ class _Entry:
     last_at: datetime | None
     schedule: Schedule | None
     known_from: tuple[str, ...]
+    paused_at: datetime | None = None
 
     def next_after(self, now: datetime) -> datetime | None:
         return None if self.schedule is None else self.schedule.next_after(now)
@@ -105,6 +133,7 @@ def list_(settings: Settings, *, modules: tuple[str, ...], as_json: bool) -> Non
             last_at=None if stored is None else stored.last_at,
             schedule=each.schedule,
             known_from=("code",) if stored is None else ("database", "code"),
+            paused_at=None if stored is None else stored.paused_at,
         )
     found = sorted(entries.values(), key=lambda entry: (entry.worker, entry.name))
     if as_json:
@@ -113,6 +142,40 @@ def list_(settings: Settings, *, modules: tuple[str, ...], as_json: bool) -> Non
         click.echo("No entries are known. Those that stand in the code are shown with --import myapp.jobs.")
     else:
         _print(found, now, compared=bool(named))
+
+
+@command.command("pause", help=PAUSE, short_help=PAUSE.partition("\n")[0], no_args_is_help=True)
+@click.argument("names", nargs=-1, metavar="NAME...", required=True)
+@json_option
+@instance_option
+@database_options
+def pause(settings: Settings, *, names: tuple[str, ...], as_json: bool) -> None:
+    """Pause entries."""
+    _change(settings, names, Oban.pause_cron, "paused", as_json=as_json)
+
+
+@command.command("resume", help=RESUME, short_help=RESUME.partition("\n")[0], no_args_is_help=True)
+@click.argument("names", nargs=-1, metavar="NAME...", required=True)
+@json_option
+@instance_option
+@database_options
+def resume(settings: Settings, *, names: tuple[str, ...], as_json: bool) -> None:
+    """Resume entries."""
+    _change(settings, names, Oban.resume_cron, "resumed", as_json=as_json)
+
+
+def _change(settings: Settings, names: tuple[str, ...], do: Change, done: str, *, as_json: bool) -> None:
+    async def change(oban: Oban) -> None:
+        # All or none, where one of the names is wrong.
+        async with AsyncSession(oban.engine) as session, session.begin():
+            for name in names:
+                await do(oban, name, session=session)
+
+    run_with_client(settings, change)
+    if as_json:
+        document({"instance": settings.name, done: list(names)})
+    else:
+        say(f"{done.capitalize()} {', '.join(names)}.")
 
 
 def _print(entries: list[_Entry], now: datetime, *, compared: bool) -> None:
@@ -133,6 +196,8 @@ def _print(entries: list[_Entry], now: datetime, *, compared: bool) -> None:
 
 
 def _next(entry: _Entry, now: datetime) -> str:
+    if entry.paused_at is not None:
+        return f"paused ({ago(entry.paused_at, now)})"
     if entry.schedule is None:
         return "can't be read"
     if entry.schedule.reboot:
@@ -161,6 +226,7 @@ def _from_row(row: Mapping[str, Any], instance: str) -> _Entry | None:
         last_at=row["last_at"],
         schedule=schedule,
         known_from=("database",),
+        paused_at=row["paused_at"],
     )
 
 
@@ -174,5 +240,6 @@ def _entry_as_json(entry: _Entry, now: datetime) -> dict[str, object]:
         "options": dict(entry.options),
         "last_at": entry.last_at,
         "next_at": next_at,
+        "paused_at": entry.paused_at,
         "known_from": list(entry.known_from),
     }

@@ -14,6 +14,7 @@ from sqlalchemy.orm import sessionmaker
 from oban_sa.bulk.copy import copy
 from oban_sa.bulk.insert import insert
 from oban_sa.bulk.several import Jobs, several
+from oban_sa.client.cron_pauses import CronControl
 from oban_sa.client.enqueue import Enqueue
 from oban_sa.client.jobs import JobControl, JobCount
 from oban_sa.client.journal import Journal, JournalControl, JournalEntry
@@ -44,6 +45,7 @@ _NOT_ALLOWED: Final = "42501"
 
 
 class Oban(
+    CronControl,
     JobControl,
     JournalControl,
     ProgressControl,

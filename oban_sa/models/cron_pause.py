@@ -12,8 +12,8 @@ from oban_sa.models.types import UTCDateTime
 class CronPause(Base):
     """While there is a row, the entry of that `name` in `oban_sa_crons` is paused, whether it is stored there or not.
 
-    It is a table of its own, since pausing an entry is a smaller right than changing what it runs, and since an entry
-    that leaves the crontab and comes back is still paused.
+    It is a table of its own, since pausing an entry is a smaller right than changing what it runs. A pause of an entry
+    that has left the crontab is deleted by a node that has led without it for an hour.
     """
 
     __tablename__ = "oban_sa_cron_pauses"

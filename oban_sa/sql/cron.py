@@ -27,6 +27,7 @@ from sqlalchemy import (
     case,
     cast,
     column,
+    delete,
     exists,
     func,
     insert,
@@ -45,6 +46,7 @@ from oban_sa.jobs.states import FINAL
 from oban_sa.models import Cron, Job, Leader
 from oban_sa.models.base import Expression
 from oban_sa.models.readable import readable, strange
+from oban_sa.sql.cron_pauses import SEPARATOR, is_paused, pauses
 from oban_sa.sql.expressions import array, materialized, parameter, utc_clock
 from oban_sa.sql.insert import insert_with_ids
 from oban_sa.sql.unique import claim as claim_keys
@@ -94,8 +96,8 @@ def look() -> Executable:
     """The database's clock, the lease, and the entries that are stored, in rows that repeat the first two.
 
     Columns: `now`, `node` and `elected_at` and `expires_at` of the lease, `key`, `expression`, `timezone`, `worker`,
-    `opts` as JSON text, `last_at`, `defined_at`. A lease that never ends counts as none. Parameters: `lease` and
-    `keys`.
+    `opts` as JSON text, `last_at`, `defined_at`, `paused`. A lease that never ends counts as none. Parameters: `lease`
+    and `keys`.
     """
     clock = materialized(select(utc_clock().label("now")).cte("clock"))
     lease = _leaders.alias("lease")
@@ -113,6 +115,7 @@ def look() -> Executable:
         readable(cron.c.last_at, DateTime()).label("last_at"),
         readable(cron.c.updated_at, DateTime()).label("defined_at"),
     ]
+    columns.append(is_paused(cron.c.name).label("paused"))
     return select(*columns).select_from(
         clock.outerjoin(
             lease, (lease.c.name == bindparam("lease", type_=Text())) & ~strange(lease.c.expires_at)
@@ -161,9 +164,10 @@ def claim(*, unique: bool = False) -> Executable:
     """Claim ticks, make their jobs and announce them; a row per claim that succeeded.
 
     Columns: `key`, `busy` (an entry that must not overlap, whose last job is unfinished: the ticks are spent without
-    jobs), `jobs` (how many were made). Parameters: `claims` and `jobs`, JSON arrays of `CLAIM` and `JOB`; `channel` to
-    announce on, or None; `lease` and `node`, which must lead. With `unique` the jobs are of `UNIQUE_JOB`, and no job is
-    made in whose way another stands. Nothing of that one is replaced.
+    jobs), `paused` (they are spent as well), `jobs` (how many were made). A pause that is committed before the
+    statement begins is seen by it, whatever its sender has read. Parameters: `claims` and `jobs`, JSON arrays of
+    `CLAIM` and `JOB`; `channel` to announce on, or None; `lease` and `node`, which must lead. With `unique` the jobs
+    are of `UNIQUE_JOB`, and no job is made in whose way another stands. Nothing of that one is replaced.
     """
     claim = _records("claims", CLAIM, "claim")
     cron = _crons.alias("cron")
@@ -173,7 +177,11 @@ def claim(*, unique: bool = False) -> Executable:
     final: list[ColumnElement[str]] = [literal_column(f"'{state}'") for state in sorted(FINAL)]
     unfinished = exists(select(_jobs.c.id).where(_jobs.c.id == last_job, _jobs.c.state.not_in(final)))
     claimed = (
-        select(claim.c.key, claim.c.name, claim.c.until, claim.c.overlap, (~claim.c.overlap & unfinished).label("busy"))
+        select(
+            *(claim.c[name] for name in ("key", "name", "until", "overlap")),
+            (~claim.c.overlap & unfinished).label("busy"),
+            is_paused(cron.c.name).label("paused"),
+        )
         .select_from(cron.join(claim, cron.c.name == claim.c.key))
         # As it was read: what Python has no moment for is moved on from there too.
         .where(readable(cron.c.last_at, DateTime()).is_not_distinct_from(claim.c.seen), _leads())
@@ -187,7 +195,7 @@ def claim(*, unique: bool = False) -> Executable:
     wanted = (
         select(*(job.c[name] for name in written))
         .select_from(job.join(claimed, job.c.key == claimed.c.key))
-        .where(~claimed.c.busy)
+        .where(~claimed.c.busy, ~claimed.c.paused)
         .order_by(job.c.at)
     )
     inserted = insert(_jobs).from_select(written, wanted)
@@ -204,7 +212,7 @@ def claim(*, unique: bool = False) -> Executable:
             last_at=claimed.c.until,
             opts=case(
                 (
-                    ~claimed.c.overlap & ~claimed.c.busy,
+                    ~claimed.c.overlap & ~claimed.c.busy & ~claimed.c.paused,
                     _crons.c.opts.op("||")(func.jsonb_build_object(literal_column(f"'{LAST_JOB}'"), last_made)),
                 ),
                 else_=_crons.c.opts,
@@ -221,11 +229,27 @@ def claim(*, unique: bool = False) -> Executable:
     columns: list[Expression] = [
         claimed.c.key,
         claimed.c.busy,
+        claimed.c.paused,
         count.label("jobs"),
         # A CTE that nothing reads is not run unless it writes.
         select(func.count(announced.c.sent)).scalar_subquery().label("announced"),
     ]
     return select(*columns).select_from(claimed.join(moved, moved.c.name == claimed.c.key))
+
+
+def forget(*, instance: bool) -> Executable:
+    """Delete the pauses of entries that are in no crontab any more; rows of `name`.
+
+    Parameters: `keys`, those that are in the crontab; `lease` and `node`, which must lead; and with `instance` the
+    `prefix` of an instance's names. Without it names that may be of another instance are left alone.
+    """
+    mine = (
+        func.starts_with(pauses.c.name, parameter("prefix", Text()))
+        if instance
+        else func.strpos(pauses.c.name, literal_column(f"'{SEPARATOR}'")) == literal_column("0")
+    )
+    gone = pauses.c.name != func.all(array("keys", Text()))
+    return delete(pauses).where(mine, gone, _leads()).returning(pauses.c.name)
 
 
 def _with_keys(wanted: Select[Any], job: TableValuedAlias, written: Sequence[str]) -> Select[Any]:

@@ -22,6 +22,7 @@ from sqlalchemy import (
 from oban_sa.jobs.states import JobState
 from oban_sa.models import Cron
 from oban_sa.sql.browse import walk
+from oban_sa.sql.cron_pauses import pauses
 from oban_sa.sql.expressions import array, seconds_between, utc_clock
 from oban_sa.sql.fetch import jobs
 from oban_sa.sql.lease import leaders
@@ -35,15 +36,17 @@ def now() -> Select[datetime]:
 
 
 def schedules() -> Executable:
-    """The entries of crontabs that are known, by name."""
-    return select(
+    """The entries of crontabs that are known, by name; `paused_at` is NULL where one is not paused."""
+    known = select(
         crons.c.name,
         crons.c.expression,
         crons.c.timezone,
         crons.c.worker,
         crons.c.opts,
         crons.c.last_at,
-    ).order_by(crons.c.name)
+        pauses.c.paused_at,
+    ).select_from(crons.outerjoin(pauses, pauses.c.name == crons.c.name))
+    return known.order_by(crons.c.name)
 
 
 def leases() -> Executable:

@@ -78,7 +78,7 @@ ROLES: Final[Mapping[str, Role]] = {
             "oban_peers": ("SELECT",),
             "oban_sa_queues": ("SELECT",),
             "oban_sa_crons": ("SELECT", "INSERT", "UPDATE"),
-            "oban_sa_cron_pauses": ("SELECT",),
+            "oban_sa_cron_pauses": ("SELECT", "DELETE"),
             "oban_sa_metrics": _ALL,
             **dict.fromkeys((*_LIMITS, *_FLOWS, *_STEPS), _ALL),
         },

@@ -261,13 +261,15 @@ class PrunerPrune(Event):
 class SchedulerTick(Event):
     """Entries of the crontab were due at `at`, by the database's clock: `count` jobs were made.
 
-    `skipped` is how many entries had none made because their job before is unfinished.
+    `skipped` is how many entries had none made because their job before is unfinished, and `paused` because they are
+    paused.
     """
 
     name: ClassVar[str] = "oban.scheduler.tick"
     at: datetime
     count: int
     skipped: int = 0
+    paused: int = 0
     duration: float
 
 

@@ -97,7 +97,8 @@ def _sentence(event: telemetry.Event) -> str:
             return f"pruned {event.count} jobs{trees} that were over, in {describe(event.duration)}"
         case telemetry.SchedulerTick():
             skipped = f", {event.skipped} skipped because their last job is unfinished" if event.skipped else ""
-            return f"jobs made by the crontab for {event.at:%Y-%m-%d %H:%M:%S}: {event.count}{skipped}"
+            paused = f", {event.paused} entries are paused" if event.paused else ""
+            return f"jobs made by the crontab for {event.at:%Y-%m-%d %H:%M:%S}: {event.count}{skipped}{paused}"
         case telemetry.NotifierConnected():
             return "listening for new jobs"
         case telemetry.NotifierDisconnected():

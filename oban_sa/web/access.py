@@ -5,15 +5,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, fields
-from typing import Final, Literal, TypeAlias, cast
+from typing import Final, Literal, TypeAlias, cast, get_args
 
 from starlette.requests import Request
 
 from oban_sa.errors import InvalidOption, nearest
 
-Verb: TypeAlias = Literal["cancel", "retry", "delete", "update", "pause", "scale", "stop", "run_cron"]
+Verb: TypeAlias = Literal["cancel", "retry", "delete", "update", "pause", "scale", "stop", "run_cron", "pause_cron"]
 
-VERBS: Final[tuple[Verb, ...]] = ("cancel", "retry", "delete", "update", "pause", "scale", "stop", "run_cron")
+VERBS: Final[tuple[Verb, ...]] = get_args(Verb)
 
 Right: TypeAlias = bool | Collection[str]
 """Whether something may be done; or the names of the queues in which it may."""
@@ -25,8 +25,9 @@ class Access:
 
     Each right is True, False, or the names of the queues in which it holds. `queues` are the only queues that are shown
     at all, None for all of them. Without `see_args` neither args, meta nor recorded values are shown or searched,
-    without `see_errors` no errors. `user` is who it is, for the page and for audit events. `resume` goes with `pause`,
-    and retrying or cancelling a workflow or resuming a sequence with `retry` and `cancel` of every queue it may be in.
+    without `see_errors` no errors. `user` is who it is, for the page and for audit events. Resuming goes with `pause`
+    and `pause_cron`, and retrying or cancelling a workflow or resuming a sequence with `retry` and `cancel` of every
+    queue it may be in.
     """
 
     user: str | None = None
@@ -39,6 +40,7 @@ class Access:
     scale: Right = False
     stop: Right = False
     run_cron: Right = False
+    pause_cron: Right = False
     see_args: bool = True
     see_errors: bool = True
     queues: frozenset[str] | None = None

@@ -145,7 +145,7 @@ def _routes(instance: Instance) -> list[BaseRoute]:
         post("/queues", queues.act),
         get("/nodes", nodes.nodes),
         get("/crons", crons.crons),
-        post("/crons", crons.run),
+        post("/crons", crons.act),
         get("/workflows", workflows.workflows),
         get("/workflows/{id}", workflows.workflow),
         post("/workflows/{id}", workflows.act),

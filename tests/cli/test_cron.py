@@ -40,7 +40,7 @@ def test_entries_of_the_database_have_their_moments_in_their_own_zone(shell: She
     assert lines[3].count("09:00:00 JST") == 2
     tokyo = shell.json("cron", "list")["entries"][2]
     assert tokyo.keys() == {
-        "name", "expression", "timezone", "worker", "options", "last_at", "next_at", "known_from",
+        "name", "expression", "timezone", "worker", "options", "last_at", "next_at", "paused_at", "known_from",
     }  # fmt: skip
     assert tokyo["last_at"] == "2024-01-01T00:00:00+00:00"
     assert tokyo["options"] == {"queue": "q"}
@@ -76,3 +76,27 @@ def test_the_entries_of_an_instance_are_shown_under_their_own_names(shell: Shell
 
 def test_a_module_that_is_not_there_is_named(shell: Shell) -> None:
     assert "there is no module 'nowhere'" in shell.refuses("cron", "list", "--import", "nowhere", code=2)
+
+
+def test_an_entry_is_paused_and_resumed_and_the_list_says_so(shell: Shell) -> None:
+    kept(shell, "nightly", "@daily")
+    kept(shell, "hourly", "@hourly")
+    assert shell.says("cron", "pause", "nightly", "hourly") == "Paused nightly, hourly.\n"
+    assert shell.says("cron", "list").count("paused (") == 2
+    assert shell.json("cron", "resume", "hourly") == {"instance": "Oban", "resumed": ["hourly"]}
+    found = {entry["name"]: entry["paused_at"] is not None for entry in shell.json("cron", "list")["entries"]}
+    assert found == {"nightly": True, "hourly": False}
+
+
+def test_an_unknown_entry_is_refused_and_none_is_changed(shell: Shell) -> None:
+    kept(shell, "nightly", "@daily")
+    assert "there is no crontab entry 'nighty'; there are nightly; did you mean" in shell.refuses(
+        "cron", "pause", "nightly", "nighty", code=2
+    )
+    assert shell.json("cron", "list")["entries"][0]["paused_at"] is None
+
+
+def test_an_entry_of_an_instance_is_paused_by_its_own_name(shell: Shell) -> None:
+    kept(shell, "billing: nightly", "@daily")
+    shell.says("cron", "pause", "nightly", "--name", "billing")
+    assert shell.json("cron", "list")["entries"][0]["paused_at"] is not None

@@ -242,17 +242,50 @@ async def test_an_entry_of_the_crontab_is_run_now_as_its_last_job_was(web: Web) 
         "VALUES ('daily', '0 9 * * *', 'shop.Report', 'Europe/Berlin', '{\"args\": {\"to\": \"ada\"}}')"
     )
     assert "Run now" in await web.get("/crons")
-    await web.post("/crons", name="daily")
+    await web.post("/crons", verb="run", name="daily")
     (first,) = await web.sql("SELECT worker, queue, args, meta ->> 'cron_name' FROM oban_jobs")
     assert tuple(first) == ("shop.Report", "default", {"to": "ada"}, "daily")
     await web.sql('UPDATE oban_jobs SET queue = \'reports\', meta = meta || \'{"cron_at": "x", "k": 1}\'')
-    await web.post("/crons", name="daily")
+    await web.post("/crons", verb="run", name="daily")
     last = (await web.sql("SELECT queue, meta FROM oban_jobs ORDER BY id DESC LIMIT 1"))[0]
     assert last[0] == "reports"
     assert last[1]["k"] == 1
     assert "cron_at" not in last[1]
     assert web.events[-1].target == "cron daily"
-    await web.post("/crons", 404, name="nosuch")
+    await web.post("/crons", 404, verb="run", name="nosuch")
+    await web.post("/crons", 400, verb="delete", name="daily")
+
+
+async def test_an_entry_of_the_crontab_is_paused_and_resumed(web: Web) -> None:
+    await web.sql("INSERT INTO oban_sa_crons (name, expression, worker) VALUES ('daily', '@daily', 'shop.Report')")
+    where = await web.post("/crons", verb="pause", name="daily")
+    text = await web.get(where)
+    assert "The entry is paused" in text
+    assert "state-paused" in text
+    assert 'value="resume"' in text
+    assert [each.name for each in await web.oban.check_cron_pauses()] == ["daily"]
+    assert (web.events[-1].action, web.events[-1].target) == ("pause_cron", "cron daily")
+    text = await web.get(await web.post("/crons", verb="resume", name="daily"))
+    assert "The entry is resumed" in text
+    assert "state-paused" not in text
+    assert await web.oban.check_cron_pauses() == []
+    assert web.events[-1].action == "resume_cron"
+    await web.post("/crons", 404, verb="pause", name="nosuch")
+
+
+async def test_an_entry_is_paused_only_by_who_may_in_its_queue(web: Web) -> None:
+    await web.sql(
+        "INSERT INTO oban_sa_crons (name, expression, worker, opts) VALUES "
+        "('mine', '@daily', 'shop.Report', '{\"queue\": \"mailers\"}'), ('other', '@daily', 'shop.Report', '{}')"
+    )
+    web.access = Access.read_only("bob", pause_cron={"mailers"})
+    text = await web.get("/crons")
+    assert text.count('value="pause"') == 1
+    assert "Run now" not in text
+    await web.post("/crons", 403, verb="pause", name="other")
+    await web.post("/crons", 403, verb="run", name="mine")
+    await web.post("/crons", verb="pause", name="mine")
+    assert [each.name for each in await web.oban.check_cron_pauses()] == ["mine"]
 
 
 async def test_a_workflow_is_drawn_cancelled_and_retried(web: Web) -> None:

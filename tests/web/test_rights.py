@@ -28,7 +28,9 @@ FORMS = {
     "scale": ("/queues", {"verb": "scale", "queue": "default", "limit": "3"}),
     "stop": ("/queues", {"verb": "stop", "queue": "default"}),
     "sequence": ("/queues", {"verb": "sequence", "queue": "default", "key": "17"}),
-    "cron": ("/crons", {"name": "daily"}),
+    "cron": ("/crons", {"verb": "run", "name": "daily"}),
+    "cron pause": ("/crons", {"verb": "pause", "name": "daily"}),
+    "cron resume": ("/crons", {"verb": "resume", "name": "daily"}),
     "workflow": ("/workflows/00000000-0000-7000-8000-000000000000", {"verb": "cancel"}),
     "workflow retry": ("/workflows/00000000-0000-7000-8000-000000000000", {"verb": "retry"}),
 }
@@ -93,6 +95,7 @@ async def test_every_form_is_refused_to_a_read_only_visitor_and_told_of(
     assert "bob at 127.0.0.1 was refused: retry jobs" in caplog.text
     assert await web.sql("SELECT CAST(j AS text) FROM oban_jobs j") == before
     assert await web.sql("SELECT name FROM oban_sa_queues WHERE meta <> '{}'") == []
+    assert await web.sql("SELECT name FROM oban_sa_cron_pauses") == []
 
 
 async def test_a_read_only_visitor_sees_no_button_and_no_form_but_the_search(web: Web) -> None:

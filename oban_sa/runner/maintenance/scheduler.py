@@ -5,22 +5,25 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final
 
-from oban_sa import telemetry
+from oban_sa import hooks, telemetry
 from oban_sa.describe.exceptions import describe
 from oban_sa.jobs import values
 from oban_sa.jobs.cron_entry import MOST_CAUGHT_UP, CronEntry, Due, Span, Written
 from oban_sa.jobs.unique import Unique
 from oban_sa.models import Job
 from oban_sa.models.types import args_from_database
+from oban_sa.outbox import enqueued
 from oban_sa.outbox.admission import admit, plain
 from oban_sa.outbox.rows import sealed
 from oban_sa.runner.database.database import Database
+from oban_sa.runner.maintenance.led import EVER, Led
 from oban_sa.schedule import clock
 from oban_sa.schedule.elixir_cron import for_elixir
 from oban_sa.sql import cron
+from oban_sa.sql.cron_pauses import cron_key
 from oban_sa.sql.lease import lease_name
 from oban_sa.wire import messages
 from oban_sa.workers.crontab import resolved
@@ -29,16 +32,13 @@ from oban_sa.workers.registry import Registry
 
 logger = logging.getLogger("oban_sa.runner")
 
-HANDOVER: Final = timedelta(seconds=5)
-"""How long the cluster may be without a leader, between two, before ticks count as missed."""
+GONE_AFTER: Final = 3600.0
+"""Seconds for which a node has led without an entry, after which the entry's pause is forgotten. Not at once: while a
+new version is rolled out, nodes with the entry and without it lead by turns."""
 
-_JUST_BEFORE: Final = timedelta(seconds=1)
-"""The same for a leader that has seen none before it, as after a restart of the only node."""
-
-_EVER: Final = datetime.min.replace(tzinfo=UTC)
 _NEVER: Final = datetime.max.replace(tzinfo=UTC)
-_FOLLOW_EVERY: Final = 1.0
-_LEAD_EVERY: Final = 5.0
+_FOLLOWEVERY: Final = 1.0
+_LEADEVERY: Final = 5.0
 
 
 class Scheduler:
@@ -67,12 +67,17 @@ class Scheduler:
         self._keyed = {self._key(entry): entry for entry in self.entries}
         self._booting = {key for key, entry in self._keyed.items() if entry.schedule.reboot}
         self._lease = lease_name(source.name)
-        self._led: _Led | None = None
+        self._schema = database.schema
+        self._led: Led | None = None
         self._line = database.shared
         self._looking = database.prepare(cron.look)
         self._defining = database.prepare(cron.define)
         self._claiming = database.prepare(cron.claim)
         self._claiming_unique = database.prepare(cron.claim, unique=True)
+        self._prefix = cron_key("", source.name)
+        self._forgetting = database.prepare(cron.forget, instance=bool(self._prefix))
+        self._forget_at: float | None = None
+        self._paused: set[str] = set()
 
     async def tick(self) -> float:
         """Make the jobs that are due and return the seconds until the next are."""
@@ -80,12 +85,15 @@ class Scheduler:
             return 3600.0
         seen = await self._look()
         if not seen.leads:
-            return _FOLLOW_EVERY
+            self._forget_at = None
+            return _FOLLOWEVERY
         if unknown := [key for key, entry in self._keyed.items() if not _same(entry, seen.known.get(key))]:
             await self._define(unknown)
             seen = await self._look()
         if claims := self._claims(seen):
-            self._booting -= await self._claim(claims, seen.now)
+            with hooks.together():
+                self._booting -= await self._claim(claims, seen.now)
+        await self._forget()
         return self._rest(seen)
 
     async def close(self) -> None:
@@ -96,12 +104,12 @@ class Scheduler:
         rows = await self._line.fetch(self._looking, lease=self._lease, keys=list(self._keyed))
         at = clock.monotonic()
         now, node = _aware(rows[0]["now"]), rows[0]["node"]
-        missed, leads = Span(_EVER, now), False
+        missed, leads = Span(EVER, now), False
         if node is not None:
             expires_at = _aware(rows[0]["expires_at"])
             leads = node == self._source.node and expires_at > now
             # An election in the future is an error of a clock; believed, all ticks until then would count as missed.
-            self._led = _Led.seen(now, min(_aware(rows[0]["elected_at"]), now), expires_at, self._led)
+            self._led = Led.seen(now, min(_aware(rows[0]["elected_at"]), now), expires_at, self._led)
             missed = self._led.without
         known = {row["key"]: _Known.of(dict(row)) for row in rows if row["key"] is not None}
         return _Seen(now=now, at=at, leads=leads, missed=missed, known=known)
@@ -119,6 +127,20 @@ class Scheduler:
         ]
         await self._line.fetch(self._defining, entries=values.dumps(rows), lease=self._lease, node=self._source.node)
 
+    async def _forget(self) -> None:
+        """Forget pauses of entries that are in no crontab, if this node has led for so long that it is no rollout."""
+        now = clock.monotonic()
+        if self._forget_at is not None and now >= self._forget_at:
+            given = {"prefix": self._prefix} if self._prefix else {}
+            rows = await self._line.fetch(
+                self._forgetting, keys=list(self._keyed), lease=self._lease, node=self._source.node, **given
+            )
+            for row in rows:
+                logger.info("cron %s: its pause is forgotten, as the entry is in the crontab no longer", row["name"])
+            self._forget_at = None
+        if self._forget_at is None:
+            self._forget_at = now + GONE_AFTER
+
     def _claims(self, seen: _Seen) -> list[_Claim]:
         claims: list[_Claim] = []
         for key, entry in self._keyed.items():
@@ -132,12 +154,13 @@ class Scheduler:
             if len(due.ticks) == MOST_CAUGHT_UP:
                 logger.warning("cron %s: ticks before %s were missed; they are dropped", entry.name, due.ticks[0])
             if due.until is not None:
-                claims.append(_Claim(key, entry, known.last_at, due.ticks, due.until))
+                claims.append(_Claim(key, entry, known.last_at, due.ticks, due.until, known.paused))
         return claims
 
     async def _claim(self, claims: Sequence[_Claim], now: datetime) -> set[str]:
         started = clock.monotonic()
-        jobs = [row for claim in claims for row in self._jobs(claim)]
+        # A paused entry spends its ticks, so that they are not made up for once it is resumed.
+        jobs = [row for claim in claims if not claim.paused for row in self._jobs(claim)]
         is_unique = any("subject" in row for row in jobs)
         if is_unique:
             for number, row in enumerate(jobs):
@@ -151,15 +174,43 @@ class Scheduler:
             node=self._source.node,
         )
         made = sum(row["jobs"] for row in rows)
-        skipped = [row["key"] for row in rows if row["busy"]]
+        if hooks.JOBS_ENQUEUED.on:
+            enqueued.tell(self._schema, self._counted(rows, jobs))
+        paused = {row["key"] for row in rows if row["paused"]}
+        self._tell_of_pauses(paused, {row["key"] for row in rows} - paused)
+        skipped = [row["key"] for row in rows if row["busy"] and not row["paused"]]
         for key in skipped:
             logger.info("cron %s: skipped, because the job of the tick before is unfinished", self._keyed[key].name)
         telemetry.emit(
             telemetry.SchedulerTick(
-                runner=self._source, at=now, count=made, skipped=len(skipped), duration=clock.monotonic() - started
+                runner=self._source,
+                at=now,
+                count=made,
+                skipped=len(skipped),
+                paused=len(paused),
+                duration=clock.monotonic() - started,
             )
         )
         return {row["key"] for row in rows}
+
+    def _tell_of_pauses(self, paused: set[str], others: set[str]) -> None:
+        for key in sorted(paused - self._paused):
+            logger.info("cron %s: is paused, and makes no jobs until it is resumed", self._keyed[key].name)
+        for key in sorted(others & self._paused):
+            logger.info("cron %s: is resumed", self._keyed[key].name)
+        self._paused = (self._paused | paused) - others
+
+    @staticmethod
+    def _counted(rows: Iterable[Any], jobs: Iterable[Mapping[str, Any]]) -> enqueued.Counts:
+        """Return how many jobs each queue got; all jobs of a claim have one worker, and hooks may have moved some."""
+        counts: enqueued.Counts = {}
+        wanted: dict[str, list[tuple[str, str]]] = {}
+        for job in jobs:
+            wanted.setdefault(job["key"], []).append((job["queue"], job["worker"]))
+        for row in rows:
+            for key in wanted.get(row["key"], ())[: row["jobs"]]:
+                enqueued.merge(counts, {key: 1})
+        return counts
 
     def told(self) -> list[list[Any]]:
         """The entries as dashboards read them: lists of expression, worker and options.
@@ -226,32 +277,11 @@ class Scheduler:
     def _rest(self, seen: _Seen) -> float:
         upcoming = (entry.schedule.next_after(seen.now) for entry in self.entries)
         waits = [(moment - seen.now).total_seconds() for moment in upcoming if moment is not None]
-        return max(0.0, min([*waits, _LEAD_EVERY]) - (clock.monotonic() - seen.at))
+        return max(0.0, min([*waits, _LEADEVERY]) - (clock.monotonic() - seen.at))
 
     def _key(self, entry: CronEntry) -> str:
         # Two applications that share tables under different instance names may name their entries alike.
-        return entry.name if self._source.name == "Oban" else f"{self._source.name}: {entry.name}"
-
-
-@dataclass(frozen=True, slots=True)
-class _Led:
-    """Until when at least the cluster has a leader, and the last time in which it had none."""
-
-    until: datetime
-    without: Span
-
-    @classmethod
-    def seen(cls, now: datetime, elected_at: datetime, expires_at: datetime, before: _Led | None) -> _Led:
-        """Take a lease into account: ticks that its node, frozen or dead, left undone while it ran were not missed."""
-        if before is None:
-            return cls(expires_at, Span(_EVER, max(elected_at, _EVER + _JUST_BEFORE) - _JUST_BEFORE))
-        until = max(before.until, expires_at)
-        if expires_at <= now or now <= before.until:
-            return cls(until, before.without)
-        # A node that renewed its lease after it had run out, since no other took it, was still elected long ago.
-        began = elected_at if elected_at > before.until else now
-        broken = began > before.until + HANDOVER
-        return cls(until, Span(before.until, began - _JUST_BEFORE) if broken else before.without)
+        return cron_key(entry.name, self._source.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +294,7 @@ class _Known:
     opts: Any
     last_at: datetime | None
     defined_at: datetime
+    paused: bool
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> _Known:
@@ -274,6 +305,7 @@ class _Known:
             args_from_database(row["opts"]),
             None if row["last_at"] is None else _aware(row["last_at"]),
             _aware(row["defined_at"]),
+            row["paused"],
         )
 
     @property
@@ -305,6 +337,7 @@ class _Claim:
     seen: datetime | None
     ticks: tuple[datetime, ...]
     until: datetime
+    paused: bool
 
     def row(self) -> dict[str, Any]:
         return {
@@ -317,7 +350,7 @@ class _Claim:
 
 
 def _same(entry: CronEntry, known: _Known | None) -> bool:
-    if known is None or known.defined_at in (_EVER, _NEVER) or type(known.opts) is not dict:
+    if known is None or known.defined_at in (EVER, _NEVER) or type(known.opts) is not dict:
         return False
     held: dict[str, Any] = known.opts  # pyright: ignore[reportUnknownVariableType]
     opts = {name: value for name, value in held.items() if name != cron.LAST_JOB}

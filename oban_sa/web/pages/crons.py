@@ -1,4 +1,4 @@
-"""The crontab: when each entry was due last and will be next, and its jobs run now."""
+"""The crontab: when each entry was due last and will be next; its jobs run now, or not until it is resumed."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from oban_sa.models import Job
 from oban_sa.schedule.cron import Schedule, parse
 from oban_sa.sql import overview
 from oban_sa.sql.browse import last_of_cron
+from oban_sa.web.access import Verb
 from oban_sa.web.audit import refuse, require, tell
 from oban_sa.web.form import read_form
 from oban_sa.web.page import Page
@@ -24,6 +25,7 @@ from oban_sa.web.pages.jobs import flash
 WINDOW: Final = 10_000
 """Newest jobs among which the last of an entry is looked for."""
 _AHEAD: Final = 3
+_VERBS: Final[dict[str, Verb]] = {"run": "run_cron", "pause": "pause_cron", "resume": "pause_cron"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class Entry:
     last_at: datetime | None
     schedule: Schedule | None
     last_job: Job | None = None
+    paused_at: datetime | None = None
 
     @property
     def queue(self) -> str:
@@ -98,21 +101,29 @@ async def crons(page: Page) -> Response:
     )
 
 
-async def run(page: Page) -> Response:
-    """Enqueue a job of an entry now, besides those of its ticks."""
+async def act(page: Page) -> Response:
+    """Enqueue a job of an entry now, besides those of its ticks; or pause or resume the entry."""
     form = await read_form(page.request)
-    name = form.one("name")
-    require(page, "run_cron", target=f"cron {name}")
+    verb, name = form.one("verb"), form.one("name")
+    if verb not in _VERBS:
+        raise HTTPException(400, "An entry can be run, paused and resumed.")
+    right = _VERBS[verb]
+    require(page, right, target=f"cron {name}")
     _, entries = await _entries(page)
     entry = next((each for each in entries if each.name == name), None)
     if entry is None:
         raise HTTPException(404, "There is no such entry.")
     made = entry.job()
-    if not page.access.may("run_cron", made.queue):
-        raise refuse(page, "run_cron", target=f"cron {name}")
-    job = await page.instance.oban.enqueue(made)
-    tell(page, "run_cron", target=f"cron {name}", job_ids=(job.id,), count=1)
-    return page.redirect("crons", done="cron")
+    if not page.access.may(right, made.queue):
+        raise refuse(page, right, target=f"cron {name}")
+    if verb == "run":
+        job = await page.instance.oban.enqueue(made)
+        tell(page, "run_cron", target=f"cron {name}", job_ids=(job.id,), count=1)
+        return page.redirect("crons", done="cron")
+    oban = page.instance.oban
+    await (oban.pause_cron(name) if verb == "pause" else oban.resume_cron(name))
+    tell(page, f"{verb}_cron", target=f"cron {name}")
+    return page.redirect("crons", done=f"cron_{verb}")
 
 
 async def _entries(page: Page) -> tuple[datetime, list[Entry]]:
@@ -135,11 +146,18 @@ async def _entries(page: Page) -> tuple[datetime, list[Entry]]:
             schedule = parse(row["expression"], timezone=row["timezone"], days="both" if days == "both" else "either")
         except InvalidCron:
             schedule = None
-        last_at: datetime | None = row["last_at"]
-        if last_at is not None and last_at.tzinfo is None:
-            last_at = last_at.replace(tzinfo=UTC)
+        moments: tuple[datetime | None, datetime | None] = (row["last_at"], row["paused_at"])
+        last_at, paused_at = (None if at is None else at.replace(tzinfo=at.tzinfo or UTC) for at in moments)
         entry = Entry(
-            name, row["expression"], row["timezone"], row["worker"], options, last_at, schedule, lasts.get(name)
+            name=name,
+            expression=row["expression"],
+            timezone=row["timezone"],
+            worker=row["worker"],
+            options=options,
+            last_at=last_at,
+            schedule=schedule,
+            last_job=lasts.get(name),
+            paused_at=paused_at,
         )
         if page.access.sees(entry.queue):
             found.append(entry)

@@ -147,6 +147,8 @@ def flash(done: str, number: str) -> str:
         "none": "No job was chosen.",
         "cron": "A job of the entry was enqueued.",
         "pause": "The queue is paused; nodes obey at once, or with their next heartbeat.",
+        "cron_pause": "The entry is paused, and makes no jobs until it is resumed.",
+        "cron_resume": "The entry is resumed, and makes jobs from its next tick on.",
         "resume": "The queue is resumed.",
         "scale": "The queue has its new limit.",
         "stop": "The queue stops once its running jobs have ended.",
