@@ -12,6 +12,7 @@ from oban_sa.web.redact import Redact
 
 if TYPE_CHECKING:
     from oban_sa.web.live import Live
+    from oban_sa.web.suggestions import Suggestions
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +29,13 @@ class Instance:
     rights: Rights
     redact: Redact
     live: Live
+    suggestions: Suggestions
 
     @classmethod
     def of(cls, name: str, names: tuple[str, ...], oban: Oban, rights: Rights, redact: Redact) -> Instance:
         """Make an instance of an `Oban`, on the same pool."""
         from oban_sa.web.live import Live
+        from oban_sa.web.suggestions import Suggestions
 
         reading = reader(oban)
-        return cls(name, names, oban, reading, rights, redact, Live(reading))
+        return cls(name, names, oban, reading, rights, redact, Live(reading), Suggestions(reading))

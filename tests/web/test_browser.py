@@ -12,6 +12,7 @@ from starlette.responses import HTMLResponse
 from starlette.routing import Mount, Route
 
 from oban_sa import Job, Runner
+from oban_sa.jobs.states import JobState
 from oban_sa.web import Access, Dashboard
 from oban_sa.workers import Registry
 from oban_sa.workers.function import job
@@ -76,6 +77,43 @@ async def test_a_queue_is_paused_on_one_node(web: Web, opened: Opened) -> None:
     await web.sql("UPDATE oban_producers SET meta = meta || '{\"paused\": true}' WHERE node = 'web.2'")
     await page.wait_for_selector("button:has-text('Resume mailers on web.2')")
     assert await page.locator("button:has-text('Pause mailers on web.1')").count() == 1
+    assert opened.said == []
+
+
+async def test_an_entry_of_the_crontab_is_paused_and_resumed_by_its_button(web: Web, opened: Opened) -> None:
+    await web.sql("INSERT INTO oban_sa_crons (name, expression, worker) VALUES ('daily', '@daily', 'shop.Report')")
+    page = await opened.page("/crons")
+    await page.click("button:has-text('Pause daily')")
+    await page.wait_for_selector(".flash:has-text('The entry is paused')")
+    assert [each.name for each in await web.oban.check_cron_pauses()] == ["daily"]
+    assert await page.inner_text("#cron-1 .state-paused") == "paused"
+    await page.click("button:has-text('Resume daily')")
+    await page.wait_for_selector(".flash:has-text('The entry is resumed')")
+    assert await web.oban.check_cron_pauses() == []
+    assert await page.locator("#cron-1 .state-paused").count() == 0
+    assert opened.said == []
+
+
+async def test_the_search_box_completes_the_last_word(web: Web, opened: Opened) -> None:
+    await web.add(Job("shop.Mail", queue="mailers"), Job("shop.Maintain", queue="ops"))
+    page = await opened.page("/")
+
+    async def options(typed: str) -> list[str]:
+        await page.fill("#q", typed)
+        found: list[str] = await page.evaluate("[...document.getElementById('q').list.options].map(o => o.value)")
+        return found
+
+    assert await options("sta") == ["state:", *(f"state:{state}" for state in JobState)]
+    assert await options("queue:mailers -worker:Mai") == [
+        "queue:mailers -worker:Mail",
+        "queue:mailers -worker:Maintain",
+    ]
+    assert await options("queue:ops,m") == ["queue:ops,mailers"]
+    assert await options("maint") == ["worker:Maintain"]  # the name alone is enough
+    assert await options("nosuch") == []
+    await page.keyboard.press("Enter")
+    await page.wait_for_selector(".empty")
+    assert await options("mail") == ["queue:mailers", "worker:Mail"]  # also once the page has changed
     assert opened.said == []
 
 
@@ -219,6 +257,12 @@ async def test_axe_finds_nothing_on_any_page(web: Web, opened: Opened, scheme: s
     await web.row(producer("web.1", limit=5))
     await web.row(producer("web.2", limit=5, silent_for=100, paused=True))
     await web.sql("INSERT INTO oban_sa_crons (name, expression, worker) VALUES ('daily', '@daily', 'shop.Report')")
+    await web.sql("INSERT INTO oban_sa_crons (name, expression, worker) VALUES ('weekly', '@weekly', 'shop.Report')")
+    await web.oban.pause_cron("weekly")
+    await web.sql(
+        "INSERT INTO oban_sa_metrics (step, queue, worker, at, node, outcomes) VALUES (60, 'default', '*', "
+        "date_trunc('minute', timezone('UTC', now())), 'web.1', '{\"completed\": 3, \"discarded\": 1}')"
+    )
     flow = "00000000-0000-7000-8000-000000000001"
     await web.sql(
         "INSERT INTO oban_sa_flows (id, root_id, path, kind, lane, name, total, unfinished, discarded) "

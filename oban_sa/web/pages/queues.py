@@ -16,6 +16,7 @@ from oban_sa.web.audit import require, tell
 from oban_sa.web.form import read_form
 from oban_sa.web.page import Page
 from oban_sa.web.pages.jobs import COUNTED, Tally, flash
+from oban_sa.web.sparklines import Sparkline, sparklines
 from oban_sa.wire.messages import EVERY
 
 SILENT: Final = 30.0
@@ -33,6 +34,8 @@ class Line:
     elsewhere: list[str] = field(default_factory=list[str])
     counts: dict[str, Tally] = field(default_factory=dict[str, Tally])
     waiting_for: float | None = None
+    spark: Sparkline | None = None
+    """What ended of late, as far as runners have counted it."""
     paused: bool = False
     """Whether it was decided for all nodes."""
 
@@ -87,6 +90,8 @@ async def queues(page: Page) -> Response:
             if line.counts.get("available", Tally("", 0, exact=True)).count:
                 found = (await session.execute(overview.waiting_longest(), {"queues": [name]})).mappings().first()
                 line.waiting_for = None if found is None else float(found["waiting_for"])
+        for name, spark in (await sparklines(session, sorted(lines))).items():
+            lines[name].spark = spark
     params = page.request.query_params
     return page.render(
         "queues.html",

@@ -83,6 +83,23 @@
     if (event.target.matches("[data-choose-all], input[name=id]")) count();
   });
 
+  // Suggestions: a list holds whole values, so its options are the query so far with its last word completed.
+  const most = 20;
+  const suggest = (input) => {
+    const list = input.list;
+    if (!list) return;
+    const [, head, minus, part] = /^((?:.*\s)?)(-?)(.*)$/s.exec(input.value);
+    const comma = part.includes(":") ? part.lastIndexOf(",") + 1 : 0;
+    const field = comma ? part.slice(0, part.indexOf(":") + 1) : "";
+    const wanted = (field + part.slice(comma)).toLowerCase();
+    const rest = part.slice(comma).toLowerCase();
+    const fits = (word) => word.toLowerCase().startsWith(wanted) || (!field && rest && word.toLowerCase().split(":").pop().startsWith(rest));
+    const words = JSON.parse(list.dataset.words).filter((word) => word.toLowerCase() !== wanted && fits(word)).slice(0, most);
+    const kept = head + minus + part.slice(0, comma);
+    list.replaceChildren(...words.map((word) => new Option("", kept + word.slice(field.length))));
+  };
+  document.addEventListener("input", (event) => { if (event.target.id === "q") suggest(event.target); });
+
   // Keys.
   let before = "";
   const rows = () => [...document.querySelectorAll("[data-row]")];
