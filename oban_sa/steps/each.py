@@ -71,6 +71,8 @@ class _Place(Generic[T]):
     async def done(self) -> bool:
         """Whether all items were gone through before."""
         entry = await self._journal.find(self._key, CODE)
+        if entry is not None:
+            self._journal.use(None)
         self._value = None if entry is None else entry.value
         # Before a cursor is there that the next attempt has to know as it begins.
         await self._journal.mark()

@@ -91,6 +91,7 @@ class Journal:
         """Whether this attempt has written something."""
         self._known: dict[str, Entry] = {}
         self._asked: Counter[str] = Counter()
+        self._used: set[str] | None = set()
         self._unread = not fresh
         self._reading: asyncio.Task[None] | None = None
         self.told_at = -math.inf
@@ -170,6 +171,7 @@ class Journal:
 
     def known(self, key: str) -> Entry | None:
         """Return what is known under a key without asking the database."""
+        self.use((key,))
         return self._known.get(key)
 
     def key(self, name: object) -> str:
@@ -180,7 +182,26 @@ class Journal:
             raise InvalidOption(f"the name of a step can't begin with ':' or end with a number like '#2', as {name!r}")
         self._asked[name] += 1
         count = self._asked[name]
-        return name if count == 1 else f"{name}#{count}"
+        key = name if count == 1 else f"{name}#{count}"
+        self.use((key,))
+        return key
+
+    @property
+    def used(self) -> frozenset[str] | None:
+        """The keys that the code has asked for; None where it did not come to all that earlier attempts have."""
+        return None if self._used is None else frozenset(self._used)
+
+    def use(self, keys: Iterable[str] | None) -> None:
+        """Note that the code has asked for keys; None that it went on behind items, whose steps it does not ask for."""
+        if keys is None:
+            self._used = None
+        elif self._used is not None:
+            self._used.update(keys)
+
+    @property
+    def unused(self) -> list[str]:
+        """Entries that the code has not asked for, as where it was changed meanwhile; none where that can't be told."""
+        return [] if self._used is None else sorted(self._known.keys() - self._used - {PROGRESS})
 
     def next_key(self, name: str) -> str:
         """Return the key that the next use of a name will have."""

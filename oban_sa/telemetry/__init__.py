@@ -50,7 +50,7 @@ from oban_sa.telemetry.limits import (
     SequenceResumed,
     UniqueConflict,
 )
-from oban_sa.telemetry.steps import SignalReceived, StepChanged, StepStart, StepStop, Suspended
+from oban_sa.telemetry.steps import SignalReceived, StepChanged, StepStart, StepStop, StepsUnused, Suspended
 from oban_sa.telemetry.web import WebAction
 
 __all__ = [
@@ -90,6 +90,7 @@ __all__ = [
     "StepChanged",
     "StepStart",
     "StepStop",
+    "StepsUnused",
     "Suspended",
     "UniqueConflict",
     "WebAction",

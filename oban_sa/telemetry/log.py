@@ -24,6 +24,7 @@ _LEVELS: Final[dict[type[telemetry.Event], int]] = {
     telemetry.StepStart: logging.DEBUG,
     telemetry.StepStop: logging.DEBUG,
     telemetry.StepChanged: logging.WARNING,
+    telemetry.StepsUnused: logging.WARNING,
     telemetry.Suspended: logging.DEBUG,
     telemetry.SignalReceived: logging.DEBUG,
     telemetry.WorkerUnknown: logging.WARNING,

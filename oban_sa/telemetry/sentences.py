@@ -10,6 +10,9 @@ from oban_sa.describe.exceptions import named
 from oban_sa.jobs.states import JobState
 from oban_sa.schedule.periods import describe
 
+_FEW: Final = 5
+"""Names that are told of many."""
+
 
 def sentence(event: telemetry.Event) -> str:
     """Say in a few words, and on one line, what happened."""
@@ -52,6 +55,12 @@ def _sentence(event: telemetry.Event) -> str:
             return (
                 f"{_job(event)} takes step {event.step} from its journal as the result of {event.called}(), "
                 f"but {event.recorded}() had written it; give what means something else a name of its own"
+            )
+        case telemetry.StepsUnused():
+            more = f" and {len(event.steps) - _FEW} more" if len(event.steps) > _FEW else ""
+            return (
+                f"{_job(event)} is completed by code that did not ask for {', '.join(event.steps[:_FEW])}{more} of its "
+                "journal; where a step was renamed, it has run under both names"
             )
         case telemetry.WorkerUnknown():
             version = "" if event.version is None else f" with args of version {event.version}"

@@ -51,3 +51,11 @@ class StepChanged(JobEvent):
     step: str
     recorded: str
     called: str
+
+
+@event
+class StepsUnused(JobEvent):
+    """A job is completed by code that has not asked for these `steps` of its journal: most likely it was changed."""
+
+    name: ClassVar[str] = "oban.steps.unused"
+    steps: tuple[str, ...]

@@ -341,6 +341,20 @@ def book(session: Session) -> int:
     return 1
 
 
+@job(registry=registry, executor="process", backoff=no_wait)
+def renames() -> None:
+    step("kept", int, 1)
+    step(f"charge {current_job().attempt}", int, 1)
+    fails_first()
+
+
+@job(registry=registry, executor="process", backoff=no_wait)
+def takes_no_step_any_more() -> None:
+    if current_job().attempt == 1:
+        step("gone", int, 1)
+    fails_first()
+
+
 @job(registry=registry, executor="process")
 def tells_its_progress() -> None:
     progress(0.5, "half")

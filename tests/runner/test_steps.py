@@ -13,7 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from oban_sa import Snooze, current_job, step, telemetry
+from oban_sa import Snooze, current_job, progress, step, telemetry
 from oban_sa.errors import AttemptLost
 from oban_sa.workers import Registry, job
 from tests.runner.conftest import Harness
@@ -409,6 +409,60 @@ async def test_events_tell_of_steps(
         await harness.becomes(job_id, "completed")
     assert [(each.step, each.replayed) for each in of(telemetry.StepStart)] == [("one", False), ("one", True)]
     assert [(each.step, each.job_id) for each in of(telemetry.StepStop)] == [("one", job_id)]
+
+
+async def test_what_a_completed_job_has_not_asked_its_journal_for_is_told(
+    harness: Harness, registry: Registry, of: Callable[[type[telemetry.Event]], list[Any]]
+) -> None:
+    async def one() -> int:
+        return 1
+
+    async def rows() -> AsyncIterator[int]:
+        yield 1
+        yield 2
+
+    @job(registry=registry, backoff=lambda _: 0)
+    async def renamed() -> None:
+        attempt = current_job().attempt
+        await progress(0.5)
+        await step("kept", one)
+        await step(f"charge {attempt}", one)
+        if attempt == 2:
+            await asyncio.gather(step("late", one), step("late", one))
+        fails_first(2)
+
+    @job(registry=registry, backoff=lambda _: 0)
+    async def takes_no_step_any_more() -> None:
+        if current_job().attempt == 1:
+            await step("gone", one)
+        fails_first()
+
+    @job(registry=registry, backoff=lambda _: 0)
+    async def goes_on_behind_items() -> None:
+        async for row in step.each("rows", rows()):
+            await step(f"row {row}", one)
+        fails_first()
+
+    @job(registry=registry, backoff=lambda _: 0)
+    async def asks_for_all() -> None:
+        await step("one", one)
+        await step.version("v2")
+        step.cursor("rows")
+        fails_first()
+
+    @job(registry=registry, max_attempts=2, backoff=lambda _: 0)
+    async def fails() -> None:
+        await step(f"charge {current_job().attempt}", one)
+        raise RuntimeError
+
+    workers = (renamed, takes_no_step_any_more, goes_on_behind_items, asks_for_all, fails)
+    ids = await harness.enqueue(*(each.new() for each in workers))
+    async with harness.runner():
+        for job_id in ids[:-1]:
+            await harness.becomes(job_id, "completed")
+        await harness.becomes(ids[-1], "discarded")
+    told = {each.job_id: each.steps for each in of(telemetry.StepsUnused)}
+    assert told == {ids[0]: ("charge 1", "charge 2", "late", "late#2"), ids[1]: ("gone",)}
 
 
 async def test_a_job_without_steps_has_no_mark_and_no_journal(harness: Harness, registry: Registry) -> None:

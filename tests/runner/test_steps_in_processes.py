@@ -293,6 +293,21 @@ async def test_no_step_is_committed_with_a_session_of_another_process(harness: H
     assert await journal(harness) == []
 
 
+async def test_what_a_completed_job_has_not_asked_its_journal_for_is_told(
+    harness: Harness, path: str, of: Callable[[type[telemetry.Event]], list[Any]]
+) -> None:
+    renames, takes_none, _ = ids = await harness.enqueue(
+        jobs.renames.new(), jobs.takes_no_step_any_more.new(), jobs.goes_through.new(path)
+    )
+    async with harness.runner():
+        for job_id in ids:
+            await harness.becomes(job_id, "completed", WITHIN)
+    assert {each.job_id: each.steps for each in of(telemetry.StepsUnused)} == {
+        renames: ("charge 1",),
+        takes_none: ("gone",),
+    }
+
+
 async def test_progress_is_told_beside_the_journal(harness: Harness) -> None:
     [job_id] = await harness.enqueue(jobs.tells_its_progress.new())
     async with harness.runner():

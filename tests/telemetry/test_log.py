@@ -220,6 +220,7 @@ def test_every_event_has_a_sentence_of_its_own_and_a_level() -> None:
             telemetry.Suspended(**FACTS, signal="approval", delay=86400.0),
             telemetry.SignalReceived(**FACTS, signal="approval"),
             telemetry.StepChanged(**FACTS, step="charge", recorded="charge", called="bill"),
+            telemetry.StepsUnused(**FACTS, steps=("charge", "ship")),
             telemetry.WorkerUnknown(runner=SOURCE, queue="q", worker="w", version=None, error=WorkerNotFound("x")),
             telemetry.ProducerFetch(runner=SOURCE, queue="q", demand=2, count=1, duration=0.1),
             telemetry.ProducerAck(runner=SOURCE, queue="q", count=2, stale=1, duration=0.1),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from oban_sa.errors import AttemptLost, InvalidOption
 from oban_sa.models import Job
-from oban_sa.runner.concurrency.processes.protocol import Ask, AskJournal, Happened, Question, Told
+from oban_sa.runner.concurrency.processes.protocol import Ask, AskJournal, Happened, Question, Told, Used
 from oban_sa.telemetry import JobEvent
 
 if TYPE_CHECKING:
@@ -80,6 +80,9 @@ class ProcessAttempt:
         """Wait for nothing any more: the code has ended, and threads that it has left behind are told so."""
         self._ended = True
         self._give_up()
+        journal: ChannelJournal | None = vars(self).get("journal")
+        if journal is not None:
+            self._send(Used(self._number, journal.used))
 
     def _give_up(self) -> None:
         for number in list(self._waiting):

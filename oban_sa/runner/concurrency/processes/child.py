@@ -35,6 +35,7 @@ from oban_sa.runner.concurrency.processes.protocol import (
     Plan,
     Ready,
     Seen,
+    Used,
 )
 from oban_sa.runner.concurrency.processes.questions import Journalling, Questions
 from oban_sa.schedule.periods import describe
@@ -266,8 +267,10 @@ class Child:
                     call.timer = self._loop.call_later(call.within, self._interrupt, up)
             case AskJournal(number) if call is not None and call.number == number and call.questions is not None:
                 call.questions.asked(message, call.context)
-            case Happened(number) if call is not None and call.number == number and call.questions is not None:
-                call.questions.happened(message, call.context)
+            case Happened(number) | Used(number) if (
+                call is not None and call.number == number and call.questions is not None
+            ):
+                call.questions.told(message, call.context)
             case Answer(number) | Failure(number) if call is not None and call.number == number:
                 _set_result(call.future, message)
             case _:

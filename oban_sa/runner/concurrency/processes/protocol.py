@@ -180,6 +180,14 @@ class Happened:
 
 
 @dataclass(frozen=True, slots=True)
+class Used:
+    """The code has ended, and has asked the journal for these keys; None where that can't be told."""
+
+    number: int
+    keys: frozenset[str] | None
+
+
+@dataclass(frozen=True, slots=True)
 class Said:
     """A log record, pickled."""
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextvars import Context
+from functools import partial
 from typing import TYPE_CHECKING, Protocol, cast
 
 from oban_sa.describe import exceptions
 from oban_sa.runner.concurrency.processes import protocol
-from oban_sa.runner.concurrency.processes.protocol import AskJournal, Happened, PlainEntry, Told
+from oban_sa.runner.concurrency.processes.protocol import AskJournal, Happened, PlainEntry, Told, Used
 
 if TYPE_CHECKING:
     from oban_sa.steps.journal import Journal
@@ -50,11 +51,13 @@ class Questions:
         self._answering.add(task)
         task.add_done_callback(self._answering.discard)
 
-    def happened(self, message: Happened, context: Context) -> None:
-        """Tell of something that happened to the job."""
-        from oban_sa.runner.concurrency.processes import steps
-
-        context.run(steps.tell, cast("Journal", self._attempt.journal), message)
+    def told(self, message: Happened | Used, context: Context) -> None:
+        """Take note of what the process tells of the job."""
+        journal = cast("Journal", self._attempt.journal)
+        if isinstance(message, Used):
+            journal.use(message.keys)
+        else:
+            context.run(partial(journal.emit, message.event, **message.facts))
 
     def close(self) -> None:
         """Answer no more: the code has ended."""

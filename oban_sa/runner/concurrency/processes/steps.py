@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar, cast
 from oban_sa import telemetry
 from oban_sa.jobs.durable import JOURNAL, PROGRESS
 from oban_sa.models import Job
-from oban_sa.runner.concurrency.processes.protocol import AskJournal, Happened, PlainEntry, Question
+from oban_sa.runner.concurrency.processes.protocol import AskJournal, PlainEntry, Question
 from oban_sa.steps.journal import Entry, Journal, driven, on_loop
 from oban_sa.telemetry import JobEvent
 
@@ -114,8 +114,3 @@ async def answered(journal: Journal, asked: AskJournal) -> object:
             return None
         case _:
             raise AssertionError(f"a process asked its journal for {asked.what}")
-
-
-def tell(journal: Journal, happened: Happened) -> None:
-    """Tell of something that happened to a job in its process."""
-    journal.emit(happened.event, **happened.facts)
