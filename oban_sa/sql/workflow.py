@@ -213,7 +213,7 @@ def retry(schema: str) -> TextClause:
     cancelled while it waited for a signal waits for other members now, and the signal must not wake it. The rows come
     in the order in which the members are counted. Parameters: `ids`, each after those that it waits for, since notes
     may be booked in several statements; `states`, `attempts`, the least that each has left, `lane`, and `anew`: the id
-    of the flow where callbacks are to run again, else NULL.
+    of the flow where callbacks are to run again, else NULL, as it is where it is not given.
     """
     s = in_text(schema)
     return text(
@@ -248,7 +248,7 @@ def retry(schema: str) -> TextClause:
         bindparam("states", type_=ARRAY(Text())),
         bindparam("attempts", type_=Integer()),
         bindparam("lane", type_=Integer()),
-        bindparam("anew", type_=Uuid()),
+        bindparam("anew", None, type_=Uuid()),
     )
 
 
