@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from oban_sa import Oban, signal, telemetry
+from oban_sa.runner.concurrency.processes.child import Child
 from oban_sa.runner.execution.journals import Journals
 from tests.runner import step_process_jobs as jobs
 from tests.runner.conftest import Harness
@@ -333,3 +334,26 @@ async def test_the_journal_is_read_once_in_later_attempts_and_not_at_all_without
             await harness.becomes(job_id, "completed", WITHIN)
     assert reads == [(pays, 2), (pays, 3)]
     assert [(await harness.job(job_id)).meta for job_id in others] == [{}, {}]
+
+
+async def test_code_without_steps_says_no_more_than_it_ever_did(
+    harness: Harness, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    receive = Child._receive
+
+    def noted(self: Child, message: object) -> None:
+        said.append(type(message).__name__)
+        receive(self, message)
+
+    monkeypatch.setattr(Child, "_receive", noted)
+    [takes_none] = await harness.enqueue(jobs.takes_none.new())
+    async with harness.runner():
+        await harness.becomes(takes_none, "completed", WITHIN)
+        assert said == ["Ready", "Begun", "Answer"]
+        said.clear()
+        [takes_one] = await harness.enqueue(jobs.is_too_slow.options(max_attempts=1).new(path))
+        await harness.becomes(takes_one, "discarded", WITHIN)
+    # Asked once for the journal, once for each step; of the second one there is no end.
+    started = ["AskJournal", "Happened", "AskJournal", "Happened"]
+    assert said == ["Begun", *started, "Happened", "Used", "Failure"]
