@@ -91,6 +91,7 @@ async def client(settings: Settings, url: str) -> AsyncGenerator[Oban]:
 
     Raises ObanError where they are not, and as `engine` does.
     """
+    service.take_keys(settings)
     async with engine(settings, url) as made:
         oban = Oban(made, schema=settings.schema, name=settings.name)
         await verify(made, settings.schema, limits=False)  # commands call none of their functions

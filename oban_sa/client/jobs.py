@@ -8,6 +8,7 @@ from typing import Any, TypeVar, cast
 
 from sqlalchemy import ColumnElement, Double, literal
 
+from oban_sa.client.encryption import concerns, sealed
 from oban_sa.client.retry import Retried, retry
 from oban_sa.client.selection import Selection, Which, one, parameters, selection
 from oban_sa.client.transactions import Transactions, Work
@@ -116,7 +117,8 @@ class JobControl:
 
         `changes` are keywords of `Job`: `{"priority": 0, "schedule_in": "5 minutes"}`. A job that this schedules for
         later becomes `scheduled`, for a past moment `available`; spans are counted from the database's clock. The code
-        of an executing job keeps the args it was called with.
+        of an executing job keeps the args it was called with. Args of an encrypted job are encrypted; raises
+        `KeyMissing` where this process has no key.
         """
         changing = _Changes.read(changes)
         return await self._change_one(job, lambda work, chosen: _update(work, chosen, changing), session)
@@ -215,8 +217,11 @@ def _update(work: Work, chosen: Selection, changes: _Changes) -> int:
     given = parameters(work, update, chosen, insert=channel)
     if given is None:
         return 0
-    statement = update(given[0], changes.columns, moment=changes.moment, announcing=channel is not None)
-    row = work.execute(statement, given[1]).mappings().one()
+    (wanted, values), columns = given, changes.columns
+    if concerns(columns):
+        wanted, values, columns = sealed(work, wanted, values, columns)
+    statement = update(wanted, columns, moment=changes.moment, announcing=channel is not None)
+    row = work.execute(statement, values).mappings().one()
     limit = changes.columns.get("max_attempts")
     if limit is not None and row["attempt"] is not None and row["attempt"] > limit:
         raise InvalidJob(f"max_attempts can't be {limit}: one of these jobs is at attempt {row['attempt']} already")

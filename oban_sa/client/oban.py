@@ -15,6 +15,7 @@ from oban_sa.bulk.copy import copy
 from oban_sa.bulk.insert import insert
 from oban_sa.bulk.several import Jobs, several
 from oban_sa.client.cron_pauses import CronControl
+from oban_sa.client.encryption import EncryptionControl
 from oban_sa.client.enqueue import Enqueue
 from oban_sa.client.jobs import JobControl, JobCount
 from oban_sa.client.journal import Journal, JournalControl, JournalEntry
@@ -46,6 +47,7 @@ _NOT_ALLOWED: Final = "42501"
 
 class Oban(
     CronControl,
+    EncryptionControl,
     JobControl,
     JournalControl,
     ProgressControl,
@@ -67,7 +69,8 @@ class Oban(
     and there is nothing to close. `name` is the instance whose queues are controlled, on all its nodes; a runner and a
     dashboard have the same default, "Oban". With `announce=False` runners are not told of jobs that become available,
     and find them by polling; signals to nodes always go out. `keys` are those of encrypted args, the newest first, for
-    this whole process; by default those in OBAN_KEYS. Raises `InvalidOption` for options that can't be used.
+    this whole process; by default those in OBAN_KEYS, or in the file that OBAN_KEYS_FILE names. Raises `InvalidOption`
+    for options that can't be used.
     """
 
     def __init__(

@@ -12,8 +12,10 @@ from base64 import b64decode, b64encode
 from binascii import Error as NotBase64
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
+from oban_sa.describe.exceptions import describe
 from oban_sa.errors import InvalidOption, KeyMissing
 from oban_sa.jobs import values
 from oban_sa.jobs.values import JSONDict
@@ -25,6 +27,7 @@ DATA: Final = "data"
 """The one arg that such a row has: `<id of the key>:<base64 of nonce and text>`."""
 
 VARIABLE: Final = "OBAN_KEYS"
+FILE: Final = "OBAN_KEYS_FILE"
 _NONCE: Final = 12
 _HOW: Final = (
     "a key is 32 random bytes in base64; make one with: "
@@ -48,6 +51,24 @@ def use(keys: Iterable[str | bytes]) -> None:
     kept = {**{_id(key): key for key in read}, **{name: key for name, key in _keys.items() if key not in read}}
     _keys.clear()
     _keys.update(kept)
+
+
+def use_file(path: str | Path) -> None:
+    """Take the keys in a file, one in each line, the newest first; empty lines, and those that begin with #, are none.
+
+    Raises `InvalidOption` where it can't be read, and for what is no key, without showing it.
+    """
+    try:
+        lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidOption(f"the file with keys can't be read: {describe(error)}") from None
+    use([line.strip() for line in lines if line.strip() and not line.strip().startswith("#")])
+
+
+def newest() -> str:
+    """Return the id of the key that writes; raises as `check` does."""
+    check()
+    return _writing()[0]
 
 
 def check() -> None:
@@ -96,13 +117,19 @@ def unseal(worker: str, args: Mapping[str, object]) -> JSONDict:
 def _writing() -> tuple[str, bytes]:
     _load()
     if not _keys:
-        raise KeyMissing(f"args are to be encrypted, and there is no key; set {VARIABLE}, or Oban(..., keys=[key])")
+        raise KeyMissing(
+            f"args are to be encrypted, and there is no key; set {VARIABLE}, or {FILE}, or Oban(..., keys=[key])"
+        )
     return next(iter(_keys.items()))
 
 
 def _load() -> None:
-    if not _keys and (given := os.environ.get(VARIABLE, "").strip()):
+    if _keys:
+        return
+    if given := os.environ.get(VARIABLE, "").strip():
         use([each.strip() for each in given.split(",") if each.strip()])
+    elif path := os.environ.get(FILE, "").strip():
+        use_file(path)
 
 
 def _key(given: object, place: int) -> bytes:

@@ -7,9 +7,11 @@ from datetime import UTC, datetime, timedelta
 from operator import itemgetter
 from typing import Any, Final, TypeAlias, cast
 
-from sqlalchemy import Connection, CursorResult
+from sqlalchemy import Connection, CursorResult, event
+from sqlalchemy.orm.attributes import instance_state
 from sqlalchemy.orm.exc import FlushError
 
+from oban_sa.errors import InvalidArguments
 from oban_sa.jobs import values
 from oban_sa.jobs.states import JobState
 from oban_sa.jobs.values import JSONDict
@@ -94,6 +96,17 @@ def seal(job: Job) -> None:
     args, meta = loaded.get("args"), loaded.get("meta")
     if isinstance(args, dict) and isinstance(meta, dict) and meta:
         loaded["args"] = sealed(job.worker, cast("JSONDict", args), cast("JSONDict", meta))
+
+
+@event.listens_for(Job, "before_update", propagate=True)
+def _seal_again(mapper: object, connection: Connection, job: Job) -> None:
+    """Seal args that a session has changed."""
+    if "args" in instance_state(job).committed_state and job.meta.get("encrypted") is True:  # which may be loaded now
+        if values.has_references(job.args):
+            raise InvalidArguments(
+                "args of a stored job that is encrypted can't hold ref(...); write the value", path="args"
+            )
+        seal(job)
 
 
 def written(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Coroutine, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import replace
@@ -134,6 +135,15 @@ def database(settings: Settings) -> Generator[str]:
         yield running.url
 
 
+def take_keys(settings: Settings) -> None:
+    """Take the keys of encrypted args, where a file is named, for this process and those that it starts."""
+    if settings.keys_file is not None:
+        from oban_sa.jobs import encryption  # where nothing is encrypted, nothing of it is loaded
+
+        encryption.use_file(settings.keys_file)
+        os.environ[encryption.FILE] = str(settings.keys_file.absolute())
+
+
 def _sessions(settings: Settings) -> Any:
     """Import the application's sessionmaker, where one is named."""
     if settings.sessions is None:
@@ -144,7 +154,8 @@ def _sessions(settings: Settings) -> Any:
 
 
 def _named(settings: Settings) -> tuple[Prune | None, list[Any]]:
-    """Import what settings can only name."""
+    """Import what settings can only name, and take keys."""
+    take_keys(settings)
     origin = settings.origins.get("middleware", "--middleware")
     middleware = [imports.attribute(name, origin=origin) for name in settings.middleware]
     Chain(middleware)  # refuses what could not stand around an attempt

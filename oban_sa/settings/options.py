@@ -45,6 +45,7 @@ def _above_zero(zero: str) -> Kind[float]:
 
 URL: Final = Kind(parsers.url, "URL")
 FOLDER: Final = Kind(parsers.folder, "[FOLDER]", bare=parsers.EMBEDDED_FOLDER)
+FILE: Final = Kind(parsers.file, "FILE")
 SCHEMAS: Final = Kind(parsers.schemas, "NAME", keyword=keywords.schemas, many=True)
 MODEL_SCHEMAS: Final = Kind(parsers.translate, "NAME", keyword=keywords.translate, many=True)
 QUEUES: Final = Kind(parse_queues, "QUEUES", keyword=keywords.queues)
@@ -115,6 +116,7 @@ class Options:
         "Put this function around every attempt",
         repeatable="repeatable, the outermost first",
     )
+    keys_file: Path | None = option(None, FILE, WORK, "The keys of encrypted args, a line for each, the newest first")
     until_idle: bool = option(False, SWITCH, WORK, "Exit once nothing is available, executing or due", only="flag")
     dry_run: bool = option(False, SWITCH, WORK, "Check settings, imports and tables, print them, and exit", only="flag")
 

@@ -263,6 +263,11 @@ def folder(value: object) -> Path | None:
     return value if isinstance(value, Path) else Path(nonempty(value)).expanduser()
 
 
+def file(value: object) -> Path:
+    """Read the path of a file."""
+    return value if isinstance(value, Path) else Path(nonempty(value)).expanduser()
+
+
 def choice(choices: Sequence[str]) -> Callable[[object], str]:
     """Return what reads one of these words."""
 

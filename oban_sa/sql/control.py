@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import (
     CTE,
@@ -39,6 +39,7 @@ from sqlalchemy import delete as sql_delete
 from sqlalchemy import update as sql_update
 from sqlalchemy.dialects.postgresql import JSONB
 
+from oban_sa.jobs.hidden import ENCRYPTED
 from oban_sa.jobs.unique import MARK as UNIQUE
 from oban_sa.jobs.unique import WHILE
 from oban_sa.models import Job
@@ -245,6 +246,13 @@ def _told_of(chosen: CTE) -> CTE:
 def lock(command: Callable[..., Executable], wanted: Select[int]) -> Select[int]:
     """Lock the jobs that `command`, one of the above, would change: their ids."""
     return select(_chosen(wanted, _guard(command)).c.id)
+
+
+def lock_to_seal(wanted: Select[int]) -> Select[Any]:
+    """Lock the jobs that `update` would change: their `id`, `worker`, and whether their args are `encrypted`."""
+    encrypted = _meta().op("@>", return_type=Boolean())(inline(f"'{{\"{ENCRYPTED}\": true}}'::jsonb"))
+    chosen = _chosen(wanted, _guard(update), jobs.c.worker, encrypted.label(ENCRYPTED))
+    return select(chosen.c.id, chosen.c.worker, chosen.c[ENCRYPTED])
 
 
 def _guard(command: Callable[..., Executable]) -> ColumnElement[bool] | None:

@@ -79,6 +79,13 @@ def test_commands_hide_what_rows_of_other_programs_have(shell: Any, sync_session
     shown = json.loads(shell.says("jobs", "show", str(number), "--json"))
     assert shown["args"] == {"card": "[redacted]", "customer": {"name": "Ada", "pin": "[redacted]"}}
     assert shown["errors"][0]["error"] == "ValueError: [redacted], [redacted]"
+    for more in (("--dry-run",), ()):
+        new = {"card": "5555-1111-2222", "customer": {"name": "Bob", "pin": PIN}}
+        printed = shell.says("jobs", "update", str(number), "--args", json.dumps(new), *more)
+        assert "[redacted]" in printed
+        assert "Bob" in printed
+        for hidden in (CARD, str(PIN), "5555-1111-2222"):
+            assert hidden not in printed
 
 
 @pytest.mark.parametrize("meta", [None, [], "x", {"redacted": 7}, {"redacted": [None, "", ".", "a..b", "none.of"]}])

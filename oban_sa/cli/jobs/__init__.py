@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from oban_sa.cli._groups import CONTEXT, Suggesting
-from oban_sa.cli.jobs import change, enqueue, listing, show, update
+from oban_sa.cli.jobs import change, enqueue, listing, reseal, show, update
 
 HELP = """Look at jobs, enqueue and change them, try them again, cancel them or delete them.
 
@@ -35,5 +35,6 @@ for each in (
     change.retry,
     change.cancel,
     change.delete,
+    reseal.command,
 ):
     command.add_command(each)

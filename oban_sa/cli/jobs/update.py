@@ -17,6 +17,7 @@ from oban_sa.client import Oban
 from oban_sa.client.read import read_session
 from oban_sa.describe.spans import count
 from oban_sa.errors import InvalidOption
+from oban_sa.jobs import redaction
 from oban_sa.jobs.states import JobState
 from oban_sa.models import Job
 from oban_sa.settings.settings import Settings
@@ -85,11 +86,16 @@ def command(
 
 
 def _changed(job: Job, options: Options) -> dict[str, list[Any]]:
-    """Change a job in memory alone; return its value before and after, by the column's name."""
+    """Change a job in memory alone; return its value before and after, by the column's name, as it may be shown."""
     names = {"scheduled_at" if name == "schedule_in" else name for name in options}
-    before = {name: getattr(job, name) for name in names}
+    before, meta = {name: getattr(job, name) for name in names}, job.meta
     job.update(options)
-    return {name: [before[name], getattr(job, name)] for name in sorted(names) if before[name] != getattr(job, name)}
+    changed = [name for name in sorted(names) if before[name] != getattr(job, name)]
+    return {name: [_shown(name, each, meta) for each in (before[name], getattr(job, name))] for name in changed}
+
+
+def _shown(name: str, value: object, meta: object) -> object:
+    return redaction.args(value, meta) if name == "args" else value
 
 
 def _text(value: object) -> str:
