@@ -12,7 +12,7 @@ from typing import Any, Final
 from sqlalchemy import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.orm import Session, make_transient_to_detached
+from sqlalchemy.orm import Session
 
 from oban_sa import hooks
 from oban_sa.bulk.binary import fits
@@ -22,10 +22,9 @@ from oban_sa.jobs.values import has_references, is_flat, replace_references
 from oban_sa.models import Job
 from oban_sa.outbox import enqueued, references
 from oban_sa.outbox.admission import admit, plain
-from oban_sa.outbox.announcements import ANNOUNCE, schema_of
-from oban_sa.outbox.news import add_news
+from oban_sa.outbox.announcements import ANNOUNCE, add_news, schema_of
 from oban_sa.outbox.outbox import Outbox
-from oban_sa.outbox.rows import Row, rows, take_in, written
+from oban_sa.outbox.rows import Row, let_go, rows, take_in, written
 from oban_sa.outbox.sessions import AnySession, run_in, session_behind, unscoped
 from oban_sa.outbox.unwritten import refuse_ended
 from oban_sa.sql.errors import sqlstate
@@ -174,7 +173,7 @@ class _Writing(Stream):
                 jobs = self._jobs[these]
                 take_in(answer.all(), jobs)
                 for job in jobs:
-                    make_transient_to_detached(job)
+                    let_go(job)
                 self.written += jobs
             answer.close()
         if notice is not None:

@@ -4,16 +4,24 @@ SQLAlchemy's `Connection` costs several times as much as asyncpg does: for each 
 and a result, switches AUTOCOMMIT on and off, and begins and commits a transaction, which sends nothing. Without it the
 pool stays, with its limits, events and checks. Where a `Connection` matters, it is made of what was checked out: for
 errors, of which SQLAlchemy then makes its own and gives up connections that are broken or still busy.
+
+A greenlet, in which SQLAlchemy waits for what is asynchronous, costs as much as the statement does. So there is one
+only for what may have to wait: a `Connection`, an error, and a pool that has to connect or to ask the server, or that
+the program listens to.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol, Self, TypeAlias, cast
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+from typing import Any, Final, NoReturn, Protocol, Self, TypeAlias, TypeGuard, cast
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.pool import NullPool, PoolProxiedConnection, QueuePool
+from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool, PoolProxiedConnection, QueuePool
+from sqlalchemy.util import greenlet_spawn
 
 Rows: TypeAlias = Sequence[Sequence[object]]
 
@@ -28,59 +36,71 @@ class _Asyncpg(Protocol):
 class _Adapter(Protocol):
     """What SQLAlchemy makes a DBAPI's connection of it with."""
 
-    def run_async(self, fn: Callable[[_Asyncpg], Awaitable[Rows]]) -> Rows: ...
     def _handle_exception(self, error: Exception) -> None: ...
 
 
 class Opened:
     """A connection of a pool for one statement; leave its block to give it back."""
 
-    __slots__ = ("_connection", "_pooled", "engine")
+    __slots__ = ("_alone", "_connection", "_pooled", "engine")
 
     def __init__(self, engine: Engine, pooled: PoolProxiedConnection, *, alone: bool) -> None:
         """`pooled` was checked out of the pool of `engine`; with `alone` asyncpg may run the statement by itself."""
         self.engine = engine
         self._pooled = pooled
-        self._connection = None if alone else Connection(engine, pooled)
+        self._alone = alone
+        self._connection: Connection | None = None
 
     def connection(self) -> Connection:
-        """Return the `Connection`, which is made now if there was none."""
+        """Return the `Connection`, which is made now if there was none; to be called in a greenlet."""
         if self._connection is None:
             self._connection = Connection(self.engine, self._pooled)
         return self._connection
 
-    def run(self, text: str, parameters: tuple[object, ...] | dict[str, object]) -> Rows:
+    async def run(self, text: str, parameters: tuple[object, ...] | dict[str, object]) -> Rows:
         """Run a statement as its driver takes it, commit, and return the rows."""
-        # A listener to checkouts may have begun a transaction, which a Connection on AUTOCOMMIT rolls back.
-        if self._connection is None and not cast(_Asyncpg, self._pooled.driver_connection).is_in_transaction():
-            return self._fetch(text, tuple(parameters))
+        if self._alone:
+            asyncpg = cast(_Asyncpg, self._pooled.driver_connection)
+            # A listener to checkouts may have begun a transaction, which a Connection on AUTOCOMMIT rolls back.
+            if not asyncpg.is_in_transaction():
+                try:
+                    return await asyncpg.fetch(text, *parameters)
+                except BaseException as error:
+                    await greenlet_spawn(self._fail, error, text, tuple(parameters))
+        return await greenlet_spawn(self._run, text, parameters)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._alone and self._connection is None and _keeps(self.engine.pool):
+            self._pooled.close()
+        else:
+            await greenlet_spawn((self._connection or self._pooled).close)
+
+    def _run(self, text: str, parameters: tuple[object, ...] | dict[str, object]) -> Rows:
         connection = self.connection()
         rows = connection.exec_driver_sql(text, parameters).all()
         connection.commit()  # sends nothing where the statement has committed by itself
         return rows
 
-    def _fetch(self, text: str, parameters: tuple[object, ...]) -> Rows:
+    def _fail(self, error: BaseException, text: str, parameters: tuple[object, ...]) -> NoReturn:
+        """Raise what SQLAlchemy makes of an error of asyncpg, and give up the connection where it would."""
         adapter = cast(_Adapter, self._pooled.dbapi_connection)
         try:
             try:
-                return adapter.run_async(lambda asyncpg: asyncpg.fetch(text, *parameters))
-            except Exception as error:
+                raise error
+            except Exception as raised:
                 # Raises the DBAPI's error of one of asyncpg, or the same.
-                adapter._handle_exception(error)  # pyright: ignore[reportPrivateUsage]
+                adapter._handle_exception(raised)  # pyright: ignore[reportPrivateUsage]
                 raise
-        except BaseException as error:
+        except BaseException as raised:
             # After these the connection may be broken, or still busy with the statement of a task that was cancelled.
             known = (self.engine.dialect.loaded_dbapi.Error, TimeoutError)
-            if isinstance(error, known) or not isinstance(error, Exception):
+            if isinstance(raised, known) or not isinstance(raised, Exception):
                 handle = self.connection()._handle_dbapi_exception  # pyright: ignore[reportPrivateUsage]
-                handle(error, text, parameters, None, None)
+                handle(raised, text, parameters, None, None)
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        (self._connection or self._pooled).close()
 
 
 class Driver:
@@ -95,25 +115,24 @@ class Driver:
         self._prepares = True
         """Whether connections keep prepared statements, as they do unless the engine is made for a pooler."""
 
-    def open(self) -> Opened:
+    async def open(self) -> Opened:
         """Check a connection out of the pool."""
         # What the application does when a transaction begins, such as SET LOCAL, has to hold for the statement.
         if self._prepares and not self._events.begin:
-            pooled = self._check_out(self._statements)
-            if _is_prepared(pooled, self._statements.dialect.driver):
-                return Opened(self._statements, pooled, alone=self._is_unwatched())
+            engine = self._statements
+            if (pooled := _at_once(engine)) is None:
+                pooled = await greenlet_spawn(_check_out, engine)
+            if _is_prepared(pooled, engine.dialect.driver):
+                return Opened(engine, pooled, alone=self._is_unwatched())
             # A statement without a name is prepared by one message and run by another, between which a pooler may
             # change the connection of the server; not so within a transaction.
             self._prepares = False
-            pooled.close()
-        return Opened(self._transactions, self._check_out(self._transactions), alone=False)
+            await greenlet_spawn(pooled.close)
+        return await self.open_in_transaction()
 
-    def _check_out(self, engine: Engine) -> PoolProxiedConnection:
-        try:
-            return engine.raw_connection()
-        except engine.dialect.loaded_dbapi.Error:
-            # Nothing was sent yet. A Connection tries again, and makes what goes wrong an error of SQLAlchemy.
-            return engine.connect().connection
+    async def open_in_transaction(self) -> Opened:
+        """Check a connection out of the pool on which a statement begins a transaction."""
+        return Opened(self._transactions, await greenlet_spawn(_check_out, self._transactions), alone=False)
 
     def _is_unwatched(self) -> bool:
         """Whether nothing listens to what asyncpg alone skips, nor logs it."""
@@ -131,6 +150,51 @@ class Driver:
             or of_dialect.do_execute
             or of_dialect.handle_error
         )
+
+
+def _check_out(engine: Engine) -> PoolProxiedConnection:
+    try:
+        return engine.raw_connection()
+    except engine.dialect.loaded_dbapi.Error:
+        # Nothing was sent yet. A Connection tries again, and makes what goes wrong an error of SQLAlchemy.
+        return engine.connect().connection
+
+
+def _at_once(engine: Engine) -> PoolProxiedConnection | None:
+    """Check out a connection where that takes no waiting; None elsewhere, and where a pool keeps them otherwise."""
+    pool = engine.pool
+    if not _is_unheard(pool) or not pool.checkedin():
+        return None
+    try:
+        if _pings(pool):
+            return None
+        waiting = _waiting(pool)
+        record = waiting[0 if isinstance(waiting, deque) else -1]  # a list is that of a pool that uses the last first
+        lives_for = _recycle(pool)
+        if record._is_hard_or_soft_invalidated() or -1 < lives_for < time.time() - record.starttime + 1:
+            return None
+        return engine.raw_connection()
+    except (AttributeError, IndexError):
+        return None
+
+
+# There is no public way to ask a pool whether its next connection can be had without waiting.
+_waiting: Final = attrgetter("_pool._queue._queue")
+_pings: Final = attrgetter("_pre_ping")
+_recycle: Final = attrgetter("_recycle")
+
+
+def _keeps(pool: object) -> bool:
+    """Whether a pool takes a connection back, on which no transaction is open, without waiting."""
+    return _is_unheard(pool) and pool.checkedin() < pool.size()  # a full one closes it
+
+
+def _is_unheard(pool: object) -> TypeGuard[AsyncAdaptedQueuePool]:
+    """Whether a pool keeps connections, and no program listens to them coming and going, which might use them."""
+    if not isinstance(pool, AsyncAdaptedQueuePool):
+        return False
+    events: Any = pool.dispatch
+    return not (events.checkout or events.checkin or events.reset)
 
 
 def _is_prepared(pooled: PoolProxiedConnection, driver: str) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from operator import itemgetter
+from typing import Any, Final, TypeAlias
 
 from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
-from sqlalchemy.orm import Session, make_transient_to_detached
+from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import instance_state
 from sqlalchemy.util import greenlet_spawn
 
@@ -19,12 +20,14 @@ from oban_sa.models import Job, validation
 from oban_sa.outbox import enqueue as in_session
 from oban_sa.outbox import enqueued
 from oban_sa.outbox.admission import admit, check, plain
-from oban_sa.outbox.announcements import ANNOUNCE, Announcement, schema_of
-from oban_sa.outbox.news import add_news
-from oban_sa.outbox.rows import Row, rows, take_in
+from oban_sa.outbox.announcements import ANNOUNCE, Announcement, add_one, announce_late, schema_of
+from oban_sa.outbox.rows import Row, let_go, rows, take_in
 from oban_sa.outbox.save_action import is_plain
-from oban_sa.sql.insert import inserting_values, one
+from oban_sa.sql.insert import inserting_values
 from oban_sa.wire.messages import News
+
+_Ordered: TypeAlias = Callable[[dict[str, Any]], tuple[object, ...]]
+"""Returns the values of parameters in the order in which a statement has them."""
 
 
 class Enqueue:
@@ -37,7 +40,7 @@ class Enqueue:
         self._driver = Driver(engine.sync_engine, statements.sync_engine, transactions.sync_engine)
         self._transactions = transactions
         self._announce = announce
-        self._texts: dict[bool, tuple[str, Sequence[str] | None]] = {}
+        self._texts: dict[bool, tuple[str, _Ordered | None]] = {}
 
     async def write(self, job: Job) -> Job:
         """Store a job and return it, detached and with all that the database has set."""
@@ -45,29 +48,34 @@ class Enqueue:
             with hooks.together():
                 row = _row(job)
                 if row is not None:
-                    await greenlet_spawn(self._insert, job, row)
+                    await self._insert(job, row)
                     return job
         async with AsyncSession(self._transactions, expire_on_commit=False) as session, session.begin():
             session.info[ANNOUNCE] = self._announce
             return in_session.enqueue(session, job)
 
-    def _insert(self, job: Job, row: Row) -> None:
+    async def _insert(self, job: Job, row: Row) -> None:
         queues: dict[str, News] = {}
         if self._announce:
-            add_news(queues, [job])
-        with self._driver.open() as opened:
-            with Announcement(opened.engine, opened.connection, queues) as announcement:
+            add_one(queues, vars(job))
+        async with await self._driver.open() as opened:
+            with Announcement(opened.engine, queues) as announcement:
                 notice = announcement.notice
-                text, names = self._text(opened.engine, notifying=notice is not None)
-                values: dict[str, object] = {**one(*row), **(notice or {})}
-                answer = opened.run(text, tuple([values[name] for name in names]) if names else values)
+                text, ordered = self._text(opened.engine, notifying=notice is not None)
+                kind, args = row
+                values: dict[str, object] = {**kind._asdict(), "args": args}
+                if notice is not None:
+                    values |= notice.parameters_of_one()
+                answer = await opened.run(text, values if ordered is None else ordered(values))
+            if late := announcement.late:
+                await greenlet_spawn(lambda: announce_late(opened.connection(), late))
             take_in(answer, [job])
-            make_transient_to_detached(job)
+            let_go(job)
         if hooks.JOBS_ENQUEUED.on:
             enqueued.tell(schema_of(opened.engine), enqueued.counted([job]))
 
-    def _text(self, engine: Engine, *, notifying: bool) -> tuple[str, Sequence[str] | None]:
-        """Return the statement as the driver takes it, and the order of its parameters, or None where they are named.
+    def _text(self, engine: Engine, *, notifying: bool) -> tuple[str, _Ordered | None]:
+        """Return the statement as the driver takes it, and what puts its parameters in order, unless they are named.
 
         SQLAlchemy would look it up, put the schema in, and convert the parameters for each job, which takes as long as
         all the rest.
@@ -78,7 +86,8 @@ class Enqueue:
                 schema_translate_map=engine.get_execution_options()["schema_translate_map"],
                 render_schema_translate=True,
             )
-            found = self._texts[notifying] = str(compiled), getattr(compiled, "positiontup", None)
+            names: Sequence[str] | None = getattr(compiled, "positiontup", None)
+            found = self._texts[notifying] = str(compiled), None if names is None else itemgetter(*names)
         return found
 
 

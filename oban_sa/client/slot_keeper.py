@@ -18,7 +18,6 @@ from uuid import UUID, uuid4
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.sql import ClauseElement
-from sqlalchemy.util import greenlet_spawn
 
 from oban_sa.client.driver import Driver, Opened, Rows
 from oban_sa.client.transactions import Transactions
@@ -58,23 +57,23 @@ class Line:
 
     async def take(self, values: dict[str, object]) -> Rows:
         """Take a slot or a ticket: a row of `TAKEN`."""
-        return await greenlet_spawn(self._run, take, {**values, "of_holder": self._holder})
+        return await self._run(take, {**values, "of_holder": self._holder})
 
     async def keep(self, ids: list[int], holds: float) -> set[int]:
         """Keep slots for so many seconds: those that are still held."""
-        rows = await greenlet_spawn(self._run, keep, {"ids": ids, "holds": holds, "of_holder": self._holder})
+        rows = await self._run(keep, {"ids": ids, "holds": holds, "of_holder": self._holder})
         return {int(str(row[0])) for row in rows}
 
     async def give_back(self, slot: int) -> bool:
         """Give a slot or a ticket back; False where it was lost."""
-        return bool(await greenlet_spawn(self._run, give_back, {"slot": slot, "of_holder": self._holder}))
+        return bool(await self._run(give_back, {"slot": slot, "of_holder": self._holder}))
 
-    def _run(self, statement: Callable[[], ClauseElement], values: dict[str, object]) -> Rows:
+    async def _run(self, statement: Callable[[], ClauseElement], values: dict[str, object]) -> Rows:
         text, names = self._text(statement)
         given = tuple([values[name] for name in names]) if names else values
         try:
-            with self._open() as opened:
-                return opened.run(text, given)
+            async with await self._open() as opened:
+                return await opened.run(text, given)
         except DBAPIError as error:
             if not self._alone or sqlstate(error) != _ANOTHER_ISOLATION:
                 raise
@@ -83,12 +82,10 @@ class Line:
             if not self._alone or getattr(error, "sqlstate", None) != _ANOTHER_ISOLATION:
                 raise
         self._alone = False
-        return self._run(statement, values)
+        return await self._run(statement, values)
 
-    def _open(self) -> Opened:
-        if self._alone:
-            return self._driver.open()
-        return Opened(self._in_transaction, self._in_transaction.raw_connection(), alone=False)
+    async def _open(self) -> Opened:
+        return await (self._driver.open() if self._alone else self._driver.open_in_transaction())
 
     def _text(self, statement: Callable[[], ClauseElement]) -> tuple[str, list[str] | None]:
         if (found := self._texts.get(statement)) is None:

@@ -1,5 +1,7 @@
 """What one session announces: each queue that received an available job, once in each transaction.
 
+An announcement says how many jobs became available (`News`), and whether some are due soon.
+
 It is only the shortcut: a runner that hears nothing finds the job by polling. PostgreSQL delivers a notification when
 its transaction commits, and forgets it with what rolls back. When a queue is announced:
 
@@ -22,7 +24,8 @@ writes nothing and so does not wait for the disk.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
 from typing import Any, Final, Self, TypeAlias
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
@@ -30,18 +33,25 @@ from sqlalchemy import Connection, Engine, Pool, TwoPhaseTransaction
 from sqlalchemy.orm import Session, SessionTransaction
 
 from oban_sa.errors import InvalidOption
+from oban_sa.jobs.states import JobState
 from oban_sa.models import Job
+from oban_sa.models.later import Later
 from oban_sa.outbox import concurrent_commits as commits
 from oban_sa.outbox.concurrent_commits import Commit, Transaction
+from oban_sa.schedule import clock
 from oban_sa.sql import notify
+from oban_sa.sql.notify import Notice
 from oban_sa.wire.messages import News
 
 ANNOUNCE: Final = "oban_announce"
 """False under this name switches announcements off: in a session's `info`, or in the execution options of an engine,
 a session or a connection."""
 
-Notice: TypeAlias = Mapping[str, str]
-"""The parameters of `sql.notify.NOTIFY`: what is to be announced."""
+SOON: Final = timedelta(seconds=0.95)
+"""Scheduled jobs that are due within this time are announced like available ones; a runner finds later ones in time by
+itself, for it looks every second."""
+
+_AVAILABLE: Final = JobState.AVAILABLE  # Python 3.11 takes longer to find a member than to compare it
 
 _Queues: TypeAlias = dict[tuple[Connection, str], News | None]
 """Which queues received jobs on which connection: what is to be said of them, or None where that was announced."""
@@ -60,6 +70,36 @@ def is_announced(bind: Connection | Engine, session: Session | None = None) -> b
     if isinstance(bind, Connection):
         return not isinstance(bind.get_transaction(), TwoPhaseTransaction)
     return session is None or not session.twophase
+
+
+def concerns_runners(loaded: Mapping[str, Any]) -> bool:
+    """Whether runners are to hear of a job: it is available, or due before they look for due jobs by themselves."""
+    state = loaded.get("state", _AVAILABLE)
+    if state != JobState.SCHEDULED:
+        return state == _AVAILABLE  # type: ignore[no-any-return]
+    moment = loaded.get("scheduled_at")
+    if isinstance(moment, Later):
+        return moment.span <= SOON
+    return moment is not None and moment <= clock.now() + SOON
+
+
+def add_news(queues: dict[str, News], jobs: Iterable[Job]) -> None:
+    """Add to `queues` what runners are to hear of new jobs."""
+    for loaded in map(vars, jobs):
+        add_one(queues, loaded)
+
+
+def add_one(queues: dict[str, News], loaded: Mapping[str, Any]) -> None:
+    """Add to `queues` what runners are to hear of a new job, whose attributes are `loaded`."""
+    if not concerns_runners(loaded):
+        return
+    queue = loaded.get("queue", "default")
+    if (news := queues.get(queue)) is None:
+        news = queues[queue] = News()
+    if loaded.get("state", _AVAILABLE) != _AVAILABLE:
+        news.due = True
+    elif news.jobs is not None:
+        news.jobs += 1
 
 
 class Announcements:
@@ -138,7 +178,7 @@ class Announcements:
             if news is not None:  # committed over savepoints that nothing had released
                 late.setdefault(connection, set()).add((schema_of(connection), queue))
         for connection, keys in late.items():
-            _announce_late(connection, keys)
+            announce_late(connection, keys)
 
     def _share(self, transactions: list[SessionTransaction], connection: Connection) -> Notice | None:
         """Return this commit's share of what is to be announced; other commits under way announce the rest."""
@@ -166,17 +206,17 @@ class Announcement:
     """What one statement announces that commits by itself, as the commit of a session would.
 
     Enter it right before the statement, which is to send `notice`; when it is left without an error, the jobs are
-    committed, and what other commits had left to each other is announced where no other will do so.
+    committed, and `late` has what other commits had left to each other and no other will announce: `announce_late` it.
     """
 
-    def __init__(self, engine: Engine, connect: Callable[[], Connection], queues: Mapping[str, News]) -> None:
-        """`queues` are those that the statement writes jobs for, with what runners are to hear of them.
+    __slots__ = ("__weakref__", "_commit", "is_active", "late", "notice")
 
-        `connect` returns the connection of `engine` that the statement ran on, for what is announced late.
-        """
+    def __init__(self, engine: Engine, queues: Mapping[str, News]) -> None:
+        """`queues` are those that the statement writes jobs for, with what runners are to hear of them."""
         self.notice: Notice | None = None
+        self.late: set[tuple[str, str]] = set()
+        """Schemas and queues."""
         self.is_active = True
-        self._connect = connect
         self._commit: Commit | None = None
         if queues and is_announced(engine):
             schema = schema_of(engine)
@@ -190,8 +230,8 @@ class Announcement:
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         self.is_active = False
-        if self._commit is not None and error is None and (late := self._commit.committed()):
-            _announce_late(self._connect(), set(late))
+        if self._commit is not None and error is None:
+            self.late.update(self._commit.committed())
 
 
 def _shared(commit: Commit, queues: Mapping[str, News], schema: str, transaction: Transaction) -> Notice | None:
@@ -203,7 +243,8 @@ def _shared(commit: Commit, queues: Mapping[str, News], schema: str, transaction
     return _notice(said, schema)
 
 
-def _announce_late(connection: Connection, keys: set[tuple[str, str]]) -> None:
+def announce_late(connection: Connection, keys: set[tuple[str, str]]) -> None:
+    """Announce queues of schemas after their jobs were committed, in a transaction of its own; never raises."""
     # Where something else goes on with the connection by now, that is not ours to commit.
     if not keys or connection.closed or connection.invalidated or connection.in_transaction():
         return
@@ -211,7 +252,7 @@ def _announce_late(connection: Connection, keys: set[tuple[str, str]]) -> None:
         for schema in {schema for schema, _ in keys}:
             # Jobs of other commits as well, of which it is not known how many they are, nor whether some are due soon.
             if notice := _notice({queue: News(jobs=None, due=True) for each, queue in keys if each == schema}, schema):
-                connection.execute(notify.NOTIFY, notice)
+                connection.execute(notify.NOTIFY, notice.parameters())
         connection.commit()
     except Exception:  # the jobs are committed, and runners find them by polling
         with contextlib.suppress(Exception):

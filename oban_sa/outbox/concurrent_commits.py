@@ -39,7 +39,7 @@ import os
 import threading
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any, Final, Protocol, TypeVar
-from weakref import WeakKeyDictionary, WeakSet, ref
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 from oban_sa.schedule import clock
 
@@ -66,10 +66,23 @@ class Commit:
     neither is kept alive. Keys are queues. Safe to be used from any thread.
     """
 
-    __slots__ = ("__weakref__", "_announced", "_began_at", "_database", "_joined", "_left", "_sent", "_transaction")
+    __slots__ = (
+        "__weakref__",
+        "_announced",
+        "_began_at",
+        "_database",
+        "_joined",
+        "_left",
+        "_queues",
+        "_self",
+        "_sent",
+        "_transaction",
+    )
 
     def __init__(self, database: Any, transaction: Transaction) -> None:
         self._database = ref(database)
+        self._queues: dict[Any, _Queue] = {}  # those of the database, once it has joined
+        self._self: ReferenceType[Commit] = ref(self)
         self._transaction = ref(transaction)
         self._began_at = clock.monotonic()
         self._joined: dict[Any, _Queue] = {}
@@ -99,7 +112,7 @@ class Commit:
                 if _is_under_way(queue.announcer(), now):
                     self._left.add(key)
                 else:
-                    queue.announcer = ref(self)
+                    queue.announcer = self._self
                     self._announced[key] = queue.left
                     mine.append(key)
         return mine
@@ -112,13 +125,17 @@ class Commit:
         return transaction is not None and transaction.is_active
 
     def _join(self, keys: Iterable[Key]) -> list[tuple[Key, _Queue]]:
-        queues = _queues_of(self._database())
+        if not self._joined:
+            self._queues = _queues_of(self._database())
+        queues = self._queues
         found: list[tuple[Key, _Queue]] = []
         for key in keys:
             queue = self._joined.get(key)
             if queue is None:
-                queue = self._joined[key] = queues.setdefault(key, _Queue())
-                queue.committing.add(self)
+                if (queue := queues.get(key)) is None:
+                    queue = queues[key] = _Queue()
+                self._joined[key] = queue
+                queue.committing.add(self._self)
             found.append((key, queue))
         return found
 
@@ -130,7 +147,7 @@ class Commit:
         """Say that it is over and has no connection to announce late on."""
         with _lock:
             for queue in self._joined.values():
-                queue.committing.discard(self)
+                queue.committing.discard(self._self)
             self._joined = {}
 
     def committed(self) -> list[Any]:
@@ -138,9 +155,9 @@ class Commit:
         late: list[Any] = []
         now = clock.monotonic()
         with _lock:
-            queues = _queues_of(self._database())
+            queues = self._queues
             for key, queue in self._joined.items():
-                queue.committing.discard(self)
+                queue.committing.discard(self._self)
                 announcer = queue.announcer()
                 if announcer is self:
                     queue.announcer = _no_commit
@@ -150,7 +167,9 @@ class Commit:
                     queue.left += 1
                     if announcer is not None and not announcer._sent:
                         announcer._announced[key] = queue.left  # it can't have committed before this one
-                if queue.left > queue.covered and not any(_is_under_way(other, now) for other in queue.committing):
+                if queue.committing:  # those that are gone without a word don't count
+                    queue.committing = {other for other in queue.committing if other() is not None}
+                if queue.left > queue.covered and not any(_is_under_way(other(), now) for other in queue.committing):
                     queue.covered = queue.left
                     late.append(key)
                 if not queue.committing and queue.left == queue.covered and queues.get(key) is queue:
@@ -181,7 +200,7 @@ class _Queue:
 
     def __init__(self) -> None:
         self.announcer: Callable[[], Commit | None] = _no_commit
-        self.committing: WeakSet[Commit] = WeakSet()
+        self.committing: set[ReferenceType[Commit]] = set()
         self.left = 0
         self.covered = 0
 

@@ -29,10 +29,11 @@ def enqueue(session: AnySession, job: J) -> J:
     session's commit or rollback; nothing was staged then. Where the session is closed without having written the job,
     other than by an error, a `JobNeverWritten` warns of it.
     """
+    target = session if isinstance(session, Session) else session_behind(session)
     if isinstance(job, Flow):
-        job.stage(session_behind(session))
+        job.stage(target)
     else:
-        _stage(session_behind(session), [job])
+        _stage(target, [job])
     return job
 
 

@@ -33,15 +33,15 @@ from oban_sa.models import Job
 from oban_sa.models.later import Later
 from oban_sa.outbox import enqueued, listeners, save_action, unwritten
 from oban_sa.outbox.admission import admit
-from oban_sa.outbox.announcements import Announcements, Notice
+from oban_sa.outbox.announcements import Announcements, add_news, add_one, concerns_runners
 from oban_sa.outbox.atomicity import Homes
 from oban_sa.outbox.claim import must_come_early
-from oban_sa.outbox.news import add_news, add_one, concerns_runners
 from oban_sa.outbox.resolution import Resolution
 from oban_sa.outbox.rows import rows, take_in, written
 from oban_sa.outbox.unique import Claims, by_connection, check_known, refers
 from oban_sa.sql import notify
 from oban_sa.sql import references as resolved
+from oban_sa.sql.notify import Notice
 from oban_sa.wire.messages import News
 
 KEY: Final = "oban"
@@ -201,7 +201,7 @@ class Outbox:
             told = queues.get(connection)
             notice = self._announcements.receive(session, connection, told, at_once=at_once) if told else None
             if rows and notice:
-                connection.execute(resolved.RESOLVE_AND_NOTIFY, {**resolved.rows(rows), **notice})
+                connection.execute(resolved.RESOLVE_AND_NOTIFY, {**resolved.rows(rows), **notice.parameters()})
                 self._announcements.sent(connection)
             elif rows:
                 connection.execute(resolved.RESOLVE, resolved.rows(rows))
@@ -329,12 +329,12 @@ class Outbox:
                 take_in(answer.all(), these[some])
         if notice is not None:
             if not parts:
-                connection.execute(notify.NOTIFY, notice)
+                connection.execute(notify.NOTIFY, notice.parameters())
             self._announcements.sent(connection)
         return True
 
     def _announce(self, connection: Connection, notice: Notice) -> None:
-        connection.execute(notify.NOTIFY, notice)
+        connection.execute(notify.NOTIFY, notice.parameters())
         self._announcements.sent(connection)
 
 

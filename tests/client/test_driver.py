@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator
+from operator import attrgetter
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from oban_sa import Job, Oban
+from oban_sa.client import driver
 from tests.support import eventually
 
 
@@ -102,6 +105,134 @@ async def test_a_transaction_that_a_checkout_has_begun_loses_no_job(engine: Asyn
 
     await Oban(engine).enqueue(Job("w"))
     assert await count(engine) == 1
+
+
+@pytest.fixture
+def greenlets(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The functions that greenlets were made for."""
+    made: list[str] = []
+    spawn = driver.greenlet_spawn
+
+    async def note(fn: Any, *given: Any) -> Any:
+        made.append(fn.__name__)
+        return await spawn(fn, *given)
+
+    monkeypatch.setattr(driver, "greenlet_spawn", note)
+    return made
+
+
+async def test_a_connection_at_rest_takes_no_greenlet(engine: AsyncEngine, greenlets: list[str]) -> None:
+    oban = Oban(engine)
+    await oban.enqueue(Job("w"))
+    assert greenlets == ["_check_out"]  # it had to connect
+    for _ in range(3):
+        await oban.enqueue(Job("w"))
+    assert greenlets == ["_check_out"]
+    assert await count(engine) == 4
+
+
+@pytest.mark.parametrize("name", ["checkout", "checkin", "reset"])
+async def test_who_listens_to_a_pool_may_use_its_connections(
+    engine: AsyncEngine, greenlets: list[str], name: str
+) -> None:
+    asked: list[str] = []
+
+    def ask(connection: Any, *_: Any) -> None:
+        asked.append(name)
+        cursor = connection.cursor()
+        cursor.execute("SELECT 1")
+        connection.rollback()
+
+    oban = Oban(engine)
+    await oban.enqueue(Job("w"))
+    event.listen(engine.sync_engine, name, ask)
+    greenlets.clear()
+    await oban.enqueue(Job("w"))
+    event.remove(engine.sync_engine, name, ask)
+    assert asked == [name]
+    assert greenlets == ["_check_out", "close"]
+    assert await count(engine) == 2
+
+
+@pytest.mark.parametrize("lifo", [False, True])
+@pytest.mark.parametrize("made_bad", ["invalid", "softly", "all", "old"])
+async def test_a_connection_that_is_to_be_replaced_is_replaced_in_a_greenlet(
+    database_url: str, greenlets: list[str], made_bad: str, lifo: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recycle = 3600 if made_bad == "old" else -1
+    engine = create_async_engine(database_url, pool_size=2, pool_use_lifo=lifo, pool_recycle=recycle)
+    oban = Oban(engine)
+    async with engine.connect() as last, engine.connect() as first:  # as they come back to the pool
+        raw = await (last if lifo else first).get_raw_connection()
+        if made_bad == "all":
+            engine.pool._invalidate(raw)  # pyright: ignore[reportPrivateUsage] - as after an error that tells that the server is gone
+        elif made_bad == "softly":
+            raw.invalidate(soft=True)
+        elif made_bad == "invalid":  # these come back at once
+            for each in (last, first):
+                (await each.get_raw_connection()).invalidate()
+    greenlets.clear()
+    if made_bad == "old":
+        now = time.time()
+        monkeypatch.setattr(time, "time", lambda: now + 4000)
+    await oban.enqueue(Job("w"))
+    assert greenlets == ["_check_out"]
+    await oban.enqueue(Job("w"))
+    assert len(greenlets) <= 2
+    await oban.enqueue(Job("w"))
+    await oban.enqueue(Job("w"))
+    assert len(greenlets) <= 2, greenlets
+    assert await count(engine) == 4
+    await engine.dispose()
+
+
+async def test_a_pool_that_asks_the_server_does_so_in_a_greenlet(database_url: str, greenlets: list[str]) -> None:
+    engine = create_async_engine(database_url, pool_pre_ping=True)
+    connected: list[Any] = []
+    event.listen(engine.sync_engine, "connect", lambda *given: connected.append(given))
+    for _ in range(2):
+        await Oban(engine).enqueue(Job("w"))
+    assert greenlets == ["_check_out"] * 2
+    assert len(connected) == 1
+    await end_connections(database_url, OTHERS)
+    await Oban(engine).enqueue(Job("w"))  # the pool has noticed
+    await engine.dispose()
+
+
+async def test_a_version_of_sqlalchemy_that_keeps_its_connections_otherwise_takes_greenlets(
+    engine: AsyncEngine, greenlets: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await Oban(engine).enqueue(Job("w"))
+    for name in ("_waiting", "_pings", "_recycle"):
+        with monkeypatch.context() as patched:
+            patched.setattr(driver, name, attrgetter("unheard_of"))
+            greenlets.clear()
+            await Oban(engine).enqueue(Job("w"))
+        assert greenlets == ["_check_out"]
+
+
+async def test_a_full_pool_closes_what_comes_back(database_url: str, greenlets: list[str]) -> None:
+    engine = create_async_engine(database_url, pool_size=1, max_overflow=1)
+    async with engine.connect():
+        pass
+    locking = create_async_engine(database_url)
+    async with locking.connect() as other:
+        await other.execute(text("LOCK oban_jobs"))
+        waiting = asyncio.create_task(Oban(engine).enqueue(Job("w")))
+
+        async def waits() -> None:
+            asked = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'oban_jobs'::regclass"
+            assert (await other.execute(text(asked))).scalar_one() == 1
+
+        await eventually(waits)
+        async with engine.connect():  # one more than the pool keeps, which it has by now
+            pass
+    await waiting
+    assert greenlets == ["close"]
+    assert engine.pool.checkedin() == 1  # type: ignore[attr-defined]
+    assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+    await locking.dispose()
+    await engine.dispose()
 
 
 def told(error: BaseException | None) -> list[Any]:

@@ -17,7 +17,7 @@ from tests.performance.trips import Trip, counted
 from tests.places import AppDatabase
 
 REGISTRY = Registry()
-MOST_FILES = {"a function": 17, "a class": 17, "no worker": 12}
+MOST_FILES = {"a function": 14, "a class": 14, "no worker": 10}
 
 
 @job(name="trips.send", registry=REGISTRY)

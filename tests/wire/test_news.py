@@ -40,8 +40,8 @@ def test_each_message_gets_the_next_turn() -> None:
     found: list[News] = []
     for _ in range(3):
         given = notify.counted({"b": News(2), "ü\"'": News(1, due=True), "c": News(None)}, "jobs")
-        assert given["channel"] == "jobs.oban_insert"
-        told = [decode(text) or {} for text in json.loads(given["payloads"])]
+        assert given.channel == "jobs.oban_insert"
+        told = [decode(text) or {} for text in json.loads(given.parameters()["payloads"])]
         assert [each["queue"] for each in told] == ["b", "ü\"'", "c"]
         found += map(news_of, told)
     assert [(each.jobs, each.due) for each in found] == [(2, False), (1, True), (None, False)] * 3
