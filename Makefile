@@ -36,7 +36,7 @@ help:
 	@echo 'make lint      the checks alone: ruff, mypy, pyright, import-linter, tools/check-house'
 	@echo 'make check     the tests alone; PYTEST_ARGS="tests/outbox -x" chooses, WORKERS=0 runs them in one process'
 	@echo 'make bench     measure, beside the floor and other queues; BENCH_ARGS="--only drain_50 --quick" chooses'
-	@echo 'make chaos     break everything at random, check every promise; SEEDS=20 FIRST=1 SECONDS=60 KIND=stalls MUTANTS=1'
+	@echo 'make chaos     break everything at random, check every promise; SEEDS=20 FIRST=1 SECONDS=60 KIND=stalls|flows MUTANTS=1'
 	@echo 'make matrix    the tests on each of Python 3.11, 3.12, 3.13 that is found, with SQLAlchemy 2.0 and 2.1'
 	@echo 'make coverage  the tests under coverage, on Python 3.11 and 3.13 where found, and a report; PYTEST_ARGS chooses'
 	@echo 'make venv      the virtual environment they all use, .venv; PYTHON=python3.12 chooses what it is made with'

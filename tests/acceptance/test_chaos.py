@@ -19,17 +19,17 @@ NODE, HOLDER, OTHER = "n0.0", "a", "b"
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize(("seed", "kind"), [(1, "mixed")])
-def test_a_short_run_under_random_faults_breaks_no_promise(seed: int, kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("seed", "kind", "seconds"), [(1, "mixed", 10), (282, "flows", 8)])
+def test_a_short_run_under_random_faults_breaks_no_promise(seed: int, kind: str, seconds: int, tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
-    words = ("--seed", str(seed), "--kind", kind, "--seconds", "10")
+    words = ("--seed", str(seed), "--kind", kind, "--seconds", str(seconds))
     run = run_python("-m", "tests.acceptance.chaos", *words, timeout=400)
     assert run.returncode == 0, run.stdout + run.stderr
 
 
 def test_a_seed_makes_the_same_plan_again_and_another_one_another() -> None:
     assert plan.make(7, kind="mixed") == plan.make(7, kind="mixed")
-    assert len({str(plan.make(seed, kind=kind).faults) for seed in range(20) for kind in plan.KINDS}) == 60
+    assert len({str(plan.make(seed, kind=kind).faults) for seed in range(20) for kind in plan.KINDS}) == 80
 
 
 @pytest.mark.parametrize("kind", plan.KINDS)
@@ -54,7 +54,7 @@ def test_every_mutant_replaces_something_that_is_there_by_something_called_alike
 
 
 def test_every_rule_of_the_checker_stands_for_a_promise_on_the_page() -> None:
-    assert {rule for _, _, rules in page._PROMISES for rule in rules} == set(checker.RULES)
+    assert {rule for _, _, rules in page._PROMISES for rule in rules} == {*checker.RULES, *checker.RULES_OF_FLOWS}
 
 
 def test_the_page_is_what_the_kept_results_make() -> None:
@@ -286,7 +286,7 @@ def test_attempts_that_nothing_tells_of_are_seen(told: Told) -> None:
     told.completed(attempt=2)
     told.row(2, "discarded", attempt=2, errors=[{"error": "a"}, {"error": "b"}])
     told.row(3, "completed", attempt=21, errors=[{"error": "a"}] * 20)
-    assert told.broken(checker.shutdown) == {
+    assert told.broken(checker.spent) == {
         "P6 a completed job has spent attempts that nothing tells of",
         "P7 a job had more attempts than its most",
     }
@@ -305,7 +305,7 @@ def test_runners_that_end_by_themselves_or_not_at_all_are_seen(told: Told) -> No
     told.line(3, "exited", node=NODE, slot=0, code=1, told="")
     told.line(3, "exited", node="n1.0", slot=1, code=1, told="")  # it never worked: its database was away
     told.line(4, "stuck", node="n2.0")
-    assert told.broken(checker.shutdown) == {f"P6 runner {NODE} ended by itself with 1", "P6 runner n2.0 did not stop"}
+    assert told.broken(checker.stopped) == {f"P6 runner {NODE} ended by itself with 1", "P6 runner n2.0 did not stop"}
 
 
 def test_poison_that_goes_on_or_ends_otherwise_is_seen(told: Told) -> None:
@@ -416,6 +416,18 @@ def test_results_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert _again(results.Result, kept["runs"]) == [run]
     assert _again(results.Caught, kept["mutants"]) == [caught]
     assert str(run).endswith("5 unknown commits: 2 x P5")
+
+
+def test_runs_of_flows_and_of_jobs_alone_do_not_replace_each_other(tmp_path: Path) -> None:
+    job, flow = (results.Result(1, kind, 60.0, 3, 40, 100, 9, 500, 700, 20, 5) for kind in ("mixed", "flows"))
+    newer = dataclasses.replace(job, seed=2)
+    for each in (flow, job, newer):
+        results.write([each], None, tmp_path / "kept.json")
+    assert _again(results.Result, results.read(tmp_path / "kept.json")["runs"]) == [newer, flow]
+    for name, promise in (("b", "P4"), ("a", "P2"), ("b", "P5")):
+        results.write(None, [results.Caught(name, "mixed", 1, 1, promise)], tmp_path / "kept.json")
+    kept = results.read(tmp_path / "kept.json")["mutants"]
+    assert [(each["name"], each["promise"]) for each in kept] == [("a", "P2"), ("b", "P5")]
 
 
 def _again(kind: Any, kept: Iterable[dict[str, Any]]) -> list[Any]:

@@ -2,6 +2,7 @@
 
     python -m tests.acceptance.chaos --seeds 20          # the seeds from 1 on, two at a time, a minute each
     python -m tests.acceptance.chaos --seed 7 --kind stalls
+    python -m tests.acceptance.chaos --seeds 20 --kind flows  # workflows and batches
     python -m tests.acceptance.chaos --mutants           # runs that have to break something
     python -m tests.acceptance.chaos --page              # docs/reliability.md of what was kept
     python -m tests.acceptance.chaos --check FOLDER      # check a run again that was kept
@@ -49,12 +50,11 @@ def main() -> int:
     wanted = many.Wanted(given.seconds, given.side_by_side, folder)
     seeds = range(given.first, given.first + given.seeds)
     if given.mutants:
-        chosen = [mutant for mutant in mutants() if given.only in (None, mutant.name)]
+        chosen = [mutant for mutant in mutants() if given.only is None or mutant.name in given.only]
         caught = asyncio.run(many.hunt(chosen, seeds, wanted))
         print(page.mutant_table(caught))
-        if given.only is None:
-            results.write(None, caught)
-            page.write()
+        results.write(None, caught)
+        page.write()
         return any(each.seed is None for each in caught)
     runs = asyncio.run(many.runs(seeds, given.kind, wanted))
     print(page.run_table(runs))
@@ -83,10 +83,15 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=4, help="how many seeds to run; 4")
     parser.add_argument("--first", type=int, default=1, help="the first of them; 1")
     parser.add_argument("--seconds", type=float, default=60.0, help="how long faults go on in each run; 60")
-    parser.add_argument("--kind", choices=(*KINDS, "all"), default="all", help="which faults; all kinds in turn")
+    parser.add_argument(
+        "--kind",
+        choices=(*KINDS, "all"),
+        default="all",
+        help="which faults; all but flows in turn",
+    )
     parser.add_argument("--side-by-side", type=int, default=2, help="runs at a time; 2")
     parser.add_argument("--mutants", action="store_true", help="run each mutant until it is caught")
-    parser.add_argument("--only", help="this mutant alone")
+    parser.add_argument("--only", nargs="+", metavar="MUTANT", help="these mutants alone")
     parser.add_argument("--page", action="store_true", help="make docs/reliability.md of what was kept")
     parser.add_argument("--check", type=Path, metavar="FOLDER", help="check a run again")
     parser.add_argument("--story", nargs="+", metavar=("FOLDER", "JOB"), help="tell what happened to jobs of a run")

@@ -52,14 +52,29 @@ KIN = f"""INSERT INTO oban_producers (uuid, name, node, queue, meta, started_at,
     (gen_random_uuid(), 'Oban', '{KIN_NODE}', 'theirs', '{{}}', timezone('UTC', now()), timezone('UTC', now()))"""
 """A node of Oban for Python, as the tables show it: one that takes jobs for lost which began long ago."""
 
-QUESTIONS = {
+_OF_ALL = {
     "rows": "SELECT id, state::text, queue, worker, args, meta, attempt, max_attempts, to_jsonb(errors) AS errors,"
     " attempted_by, priority, cancelled_at IS NOT NULL AS cancelled_at, completed_at IS NOT NULL AS completed_at,"
     " discarded_at IS NOT NULL AS discarded_at FROM oban_jobs ORDER BY id",
     "changes": "SELECT n, extract(epoch FROM at)::float8 AS at, txid, backend, job, before, after, attempt_before,"
     " attempt, holder, marked FROM chaos_changes ORDER BY n",
     "beats": "SELECT extract(epoch FROM at)::float8 AS at, what, holder, node, queue FROM chaos_beats ORDER BY n",
-    "effects": "SELECT job_id, attempt, holder, txid FROM chaos_effects",
     "producers": f"SELECT uuid::text AS holder, node, queue FROM oban_producers WHERE node <> '{KIN_NODE}'",
 }
+
+QUESTIONS = {**_OF_ALL, "effects": "SELECT job_id, attempt, holder, txid FROM chaos_effects"}
 """What is kept of the database at the end of a run, one file for each."""
+
+QUESTIONS_OF_FLOWS = {
+    **_OF_ALL,
+    "effects": "SELECT job_id, txid FROM chaos_effects",
+    "steps": "SELECT job_id, name FROM chaos_steps",
+    "flows": "SELECT id::text, root_id::text, path::text[], kind, total, unfinished, completed, cancelled, discarded,"
+    " completed_at IS NOT NULL AS over FROM oban_sa_flows ORDER BY id",
+    "members": "SELECT job_id, flow_id::text, name, waiting, settled::text, holds::text[] FROM oban_sa_members",
+    "edges": "SELECT parent_id, child_id, forgives FROM oban_sa_edges",
+    "gates": "SELECT flow_id::text, child_id, forgives FROM oban_sa_gates",
+    "notes": "SELECT lane, job_id, flow_id::text FROM oban_sa_endings",
+    "signals": "SELECT job_id, name, payload FROM oban_sa_signals",
+}
+"""The same for workflows and batches."""

@@ -16,6 +16,9 @@ FINAL: Final = ("completed", "cancelled", "discarded")
 SLACK: Final = 0.05
 """Seconds by which two clocks, and two writers, may differ."""
 
+OF_FLOWS: Final = ("flows", "members", "edges", "gates", "notes", "steps", "signals")
+"""Tables that are kept of runs about workflows and batches."""
+
 STANDSTILLS: Final = ("freeze", "stall", "stopped backends", "outage")
 """Faults after which a node has missed something."""
 
@@ -89,6 +92,8 @@ class Evidence:
     effects: list[dict[str, Any]] = field(default_factory=list)
     producers: list[dict[str, Any]] = field(default_factory=list)
     logs: dict[str, str] = field(default_factory=dict)
+    tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """Those of workflows and batches; none where a run is not about them."""
     began: float = 0.0
 
     def said(self, *whats: str) -> list[dict[str, Any]]:
@@ -125,6 +130,22 @@ class Evidence:
             return False
         return not any(line["node"] == node and since <= line["at"] <= until for line in self.said("hampered"))
 
+    def roots(self) -> dict[int, str]:
+        """The workflow or batch that each member belongs to in the end, with all that is around it."""
+        roots = {row["id"]: row["root_id"] for row in self.tables.get("flows", ())}
+        return {row["job_id"]: roots[row["flow_id"]] for row in self.tables.get("members", ())}
+
+    def cancelling(self) -> dict[int, list[float]]:
+        """When the cancellation of each job was asked for, by itself, by a person, or with its workflow."""
+        members: dict[str, list[int]] = defaultdict(list)
+        for job, root in self.roots().items():
+            members[root].append(job)
+        moments: dict[int, list[float]] = defaultdict(list)
+        for line in self.said("cancelling", "cutting"):
+            for job in members[line["root"]] if "root" in line else [line["job"]]:
+                moments[job].append(line["at"])
+        return moments
+
     def hampered(self, node: str, moment: float) -> float | None:
         """When a node last stood still by the doing of a fault, by `moment`; None while any fault touches it."""
         last, open_ = float("-inf"), 0
@@ -149,6 +170,8 @@ def load(folder: Path) -> Evidence:
     found.rows = {row["id"]: row for row in _lines(folder / "rows.jsonl")}
     found.effects = _lines(folder / "effects.jsonl")
     found.producers = _lines(folder / "producers.jsonl")
+    if (folder / "flows.jsonl").exists():
+        found.tables = {name: _lines(folder / f"{name}.jsonl") for name in OF_FLOWS}
     found.logs = {path.stem: path.read_text() for path in sorted((folder / "logs").glob("*.log"))}
     beats: dict[str, list[float]] = defaultdict(list)
     seen: dict[str, list[tuple[float, float]]] = defaultdict(list)

@@ -223,11 +223,32 @@ class Faults:
             # While they connect anew.
             await asyncio.sleep(1)
 
+    async def _kill_backend(self, slot: int) -> None:
+        # What it shares with the others may be broken by now: so the server ends all of them, and recovers.
+        life = self._life(slot)
+        async with self._lock:
+            self._wake(self._stopped)
+            with self._hampering(self._lives("all"), "outage"):
+                ledger.write("server ends")
+                for pid in (await self._backends([life], "producers") or await self._backends([life]))[:1]:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                await asyncio.sleep(0.2)
+                await self._patiently(self._answers)
+                ledger.write("server is back")
+
+    async def _answers(self) -> None:
+        async with self._engine.connect() as connection:
+            await connection.execute(text("SELECT 1"))
+
     async def _restart(self, seconds: float) -> None:
         await self._away(self._server.stop, seconds)
 
     async def _crash(self, seconds: float) -> None:
         await self._away(self._server.kill, seconds)
+
+    async def _kill_server(self, seconds: float) -> None:
+        await self._crash(seconds)
 
     async def _away(self, end: Any, seconds: float) -> None:
         async with self._lock:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.acceptance.chaos import ledger
 from tests.acceptance.chaos.nursery import Child, Nursery
-from tests.acceptance.chaos.plan import QUEUES
 from tests.acceptance.chaos.proxy import CuttingProxy
 from tests.support import plain_url
 
@@ -19,11 +18,10 @@ DEAD_AFTER = 2.0
 """Seconds of silence after which a node is dead."""
 
 FLAGS = (
-    *("--queues", ",".join(f"{queue}:{limit}" for queue, limit in QUEUES.items())),
     *("--heartbeat-every", "0.4", "--dead-after", str(DEAD_AFTER), "--grace", "0.5", "--prune", "never"),
     *("--poll-every", "0.5", "--stage-every", "0.5", "--log-level", "info", "--log-format", "json"),
     *("--keep-young-after", "0.4"),  # which is with every beat, where it is done at all
-    *("--process-pool", "2", "--import", "tests.acceptance.chaos.workers"),
+    *("--process-pool", "2"),
 )
 
 
@@ -53,6 +51,9 @@ class Herd:
     nursery: Nursery
     proxied: Callable[[str], Awaitable[CuttingProxy]]
     logs: Path
+    queues: Mapping[str, int]
+    imported: str
+    """The module that has the jobs."""
     mutants: Sequence[str] = ()
     lives: list[Life] = field(default_factory=list)
     resting: dict[int, float] = field(default_factory=dict)
@@ -64,7 +65,8 @@ class Herd:
         proxy = await self.proxied(node)
         url = plain_url(proxy.url) + "?sslmode=disable"
         imports = [word for name in self.mutants for word in ("--import", f"tests.acceptance.chaos.mutants.{name}")]
-        words = ["--database-url", url, "--node", node, *imports, *FLAGS]
+        queues = ",".join(f"{queue}:{limit}" for queue, limit in self.queues.items())
+        words = ["--database-url", url, "--node", node, "--queues", queues, "--import", self.imported, *imports, *FLAGS]
         life = Life(node, slot, await self.nursery.start(words, log=self.logs / f"{node}.log"), proxy)
         self.lives.append(life)
         ledger.write("started", node=node, slot=slot, process=life.process.pid)

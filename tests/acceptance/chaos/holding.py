@@ -19,7 +19,7 @@ def fenced(found: Evidence) -> Iterator[Violation]:
             yield Violation("P3", "an attempt ran that never held its job", run.job, run.begin, str(run))
         elif run.execution.run is not run:
             yield Violation("P3", "one fetch began an attempt twice", run.job, run.begin, str(run))
-    cancelling = _moments(found, "cancelling")
+    cancelling = found.cancelling()
     for execution in found.executions:
         if execution.released is None:
             continue
@@ -39,9 +39,14 @@ def _released(found: Evidence, execution: Execution, cancelling: dict[int, list[
 
     silent = found.silent(execution.holder, since=execution.fetched, until=released + SLACK)
     match execution.became:
-        case "completed" | "scheduled":
-            # What a session commits, it commits when its code is over.
-            if run is None or not over or run.how != "done":
+        case "completed" | "scheduled" | "suspended":
+            # What a session commits, it commits when its code is over. That which waits ends by an exception.
+            if (
+                run is None
+                or not over
+                or (run.how != "done" and execution.became == "completed")
+                or (run.how not in ("done", "Suspended"))
+            ):
                 return broken("P3", f"a job became {execution.became} without the attempt that held it saying so")
         case "retryable":
             if not over:
@@ -139,10 +144,3 @@ def _pairs(runs: list[Run]) -> Iterable[tuple[Run, Run]]:
 
 def _described(execution: Execution) -> str:
     return f"attempt {execution.attempt} held by {execution.holder[:8]} since {execution.fetched:.3f}"
-
-
-def _moments(found: Evidence, what: str) -> dict[int, list[float]]:
-    moments: dict[int, list[float]] = defaultdict(list)
-    for line in found.said(what):
-        moments[line["job"]].append(line["at"])
-    return moments

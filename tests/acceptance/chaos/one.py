@@ -46,6 +46,6 @@ def put_away(folder: Path, *, keep: bool) -> None:
     if not keep:
         shutil.rmtree(folder, ignore_errors=True)
         return
-    for path in (folder / "server").rglob("*.log"):
-        shutil.copy(path, folder / f"postgresql-{path.name}")
+    for path in run.logs_of_server(folder):
+        shutil.copy(path, folder / "postgresql.log")
     shutil.rmtree(folder / "server", ignore_errors=True)

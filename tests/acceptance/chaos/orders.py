@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from math import inf
 from typing import Final
 
+from tests.acceptance.chaos import flow_jobs
 from tests.acceptance.chaos.evidence import Evidence, Run
 from tests.acceptance.chaos.plan import QUEUES
 from tests.acceptance.chaos.violation import Violation
+
+_LIMITS: Final = {**QUEUES, **flow_jobs.QUEUES}
 
 OBEYS_WITHIN: Final = 5.0
 """Seconds in which a node that nothing hampers obeys a pause, its loop being blocked for a while included."""
@@ -83,6 +86,6 @@ def limited(found: Evidence) -> Iterator[Violation]:
         count = 0
         for moment, step, run in sorted(each, key=lambda step: (step[0], step[1])):
             count += step
-            if step > 0 and count > QUEUES[queue]:
-                told = f"{count} at once on {node}, whose limit is {QUEUES[queue]}"
+            if step > 0 and count > _LIMITS[queue]:
+                told = f"{count} at once on {node}, whose limit is {_LIMITS[queue]}"
                 yield Violation("limit", f"too many jobs of queue {queue} ran at once", run.job, moment, told)

@@ -78,8 +78,8 @@ def effects(found: Evidence) -> Iterator[Violation]:
             yield Violation("P4", f"a job that is {row['state']} left {count} children", job)
 
 
-def shutdown(found: Evidence) -> Iterator[Violation]:
-    """A runner that is told to stop does, and by itself none ends; attempts are spent that ended, and no others."""
+def stopped(found: Evidence) -> Iterator[Violation]:
+    """A runner that is told to stop does, and by itself none ends."""
     for line in found.said("stuck"):
         yield Violation("P6", f"runner {line['node']} did not stop", at=line["at"])
     poisoned = {line["node"] for line in found.said("poison")}
@@ -92,6 +92,10 @@ def shutdown(found: Evidence) -> Iterator[Violation]:
         if life.code == 1 and life.node not in began:
             continue  # it needs a database to start with, and says so
         yield Violation("P6", f"runner {life.node} ended by itself with {life.code}", at=life.ended)
+
+
+def spent(found: Evidence) -> Iterator[Violation]:
+    """Attempts are spent that ended, and no others."""
     for row in found.rows.values():
         texts = [error["error"] for error in row["errors"]]
         counted = sum(not text.startswith(_EXHAUSTED) for text in texts) + (row["state"] == "completed")

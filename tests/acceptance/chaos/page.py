@@ -21,18 +21,22 @@ MADE: Final = (
 _Rules = tuple[Callable[..., Any], ...]
 
 _PROMISES: Final[tuple[tuple[str, str, _Rules], ...]] = (
-    ("P1", "A job exists if and only if the transaction that enqueued it committed", (checker.atomic,)),
-    ("P2", "A committed job ends, whatever crashes", (checker.nothing_lost,)),
+    ("P1", "A job exists if and only if the transaction that enqueued it committed", (checker.atomic, checker.whole)),
+    ("P2", "A committed job ends, whatever crashes", (checker.nothing_lost, checker.over)),
     ("P3", "Only the attempt that holds a job says how it ended", (checker.fenced,)),
-    ("P4", "What a worker writes in its session happens exactly once", (checker.effects,)),
+    ("P4", "What a worker writes in its session happens exactly once", (checker.effects, checker.in_sessions)),
     ("P5", "A job whose runner lives is never started by another", (checker.never_twice_at_once, checker.alive)),
-    ("P6", "A shutdown gives back, and spends no attempt", (checker.shutdown,)),
+    ("P6", "A shutdown gives back, and spends no attempt", (checker.stopped, checker.spent)),
     ("P7", "A job that kills its runner ends, after its attempts and no more", (checker.poison,)),
-    ("cancel", "A cancelled job is not run", (checker.cancelled,)),
+    ("order", "A member of a workflow begins after what it waits for", (checker.in_order,)),
+    ("booked", "What a workflow counts is so", (checker.booked,)),
+    ("callbacks", "A batch makes one job for each event", (checker.callbacks,)),
+    ("steps", "A durable step is taken once", (checker.steps,)),
+    ("cancel", "A cancelled job is not run", (checker.cancelled, checker.cut_short)),
     ("pause", "A paused queue rests", (checker.paused,)),
     ("limit", "No node runs more jobs of a queue at once than its limit", (checker.limited,)),
     ("rows", "Rows agree with themselves, and the dead leave none", (checker.sane,)),
-    ("logs", "Whatever happens, a runner has no error of its own", (checker.logs,)),
+    ("logs", "Whatever happens, a runner has no error of its own", (checker.logs, checker.deadlocks)),
 )
 
 
@@ -55,7 +59,10 @@ def make(kept: dict[str, Any]) -> str:
         mutant_table(caught) if caught else "",
         "## Runs",
         _written("runs.md"),
-        f"{_totals(runs)}\n\n{run_table(runs)}" if runs else "",
+        *_runs([run for run in runs if run.kind != "flows"]),
+        "### Workflows and batches",
+        _written("flows.md"),
+        *_runs([run for run in runs if run.kind == "flows"]),
         _written("again.md"),
     )
     return "\n\n".join(section.strip() for section in sections if section.strip()) + "\n"
@@ -90,17 +97,28 @@ def mutant_table(caught: Iterable[Caught]) -> str:
 
 def run_table(runs: Sequence[Result]) -> str:
     """A row for each run."""
-    names = ("seed", "kind", "runners", "processes", "faults", "cuts", "jobs", "attempts", "rescues", "unknown")
+    names = ["seed", "kind", "runners", "processes", "faults", "cuts", "jobs", "attempts", "rescues", "unknown"]
+    if any(run.trees for run in runs):
+        names[1], names[5:6] = "outages", ["cuts", "trees"]
     rows = [[*(str(getattr(run, name)) for name in names), _broken(run)] for run in runs]
     return _table([*names[:-1], "unknown commits", "violations"], rows)
+
+
+def _runs(runs: Sequence[Result]) -> Iterator[str]:
+    if runs:
+        yield _totals(runs)
+        yield run_table(runs)
 
 
 def _totals(runs: Sequence[Result]) -> str:
     total: Callable[[str], int] = lambda name: sum(getattr(run, name) for run in runs)  # noqa: E731
     broken = sum(len(run.violations) for run in runs)
+    are_flows = any(run.trees for run in runs)
+    outages = f", {total('outages')} of them outages of PostgreSQL" if are_flows else ""
+    flows = f"{total('trees')} workflows and batches with " if are_flows else ""
     return (
-        f"{len(runs)} runs: {total('faults')} faults, {total('cuts')} connections cut, {total('processes')} runner "
-        f"processes, {total('jobs')} jobs, {total('attempts')} attempts, {total('rescues')} rescues, "
+        f"{len(runs)} runs: {total('faults')} faults{outages}, {total('cuts')} connections cut, {total('processes')} "
+        f"runner processes, {flows}{total('jobs')} jobs, {total('attempts')} attempts, {total('rescues')} rescues, "
         f"{total('unknown')} commits that were never answered, {broken or 'no'} violations."
     )
 

@@ -6,7 +6,10 @@ import random
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-KINDS: Final = ("mixed", "connections", "stalls")
+KINDS: Final = ("mixed", "connections", "stalls", "flows")
+
+IN_TURN: Final = KINDS[:3]
+"""Those that runs of all kinds take in turn: with jobs that know nothing of each other."""
 
 QUEUES: Final = {"quick": 6, "slow": 4, "sessions": 5, "single": 1, "odd": 3}
 """Queues of every runner and their limits."""
@@ -21,6 +24,11 @@ _WEIGHTS: Final[dict[str, dict[str, int]]] = {
         "lost_fetch": 5,
     },
     "stalls": {"stop_backends": 8, "stall": 5, "late": 3, "freeze": 3, "term": 2, "pause": 1, "cancel": 4},
+    "flows": {
+        "kill": 5, "term": 4, "freeze": 4, "stall": 2, "cuts": 3, "late": 2, "storm": 1, "stop_backends": 2,
+        "terminate": 2, "restart": 1, "kill_server": 3, "kill_backend": 3, "cut_flow": 4, "retry_flow": 9, "append": 4,
+        "lock_rows": 5,
+    },
 }  # fmt: skip
 
 _ONCE: Final = ("restart", "crash")
@@ -116,6 +124,24 @@ def _how(what: str, draw: random.Random, runners: int) -> dict[str, Any]:
             return {"slot": slot, "count": draw.randint(1, 3), "which": which, "then": then, "seconds": seconds}
         case "terminate":
             return {"share": _some(draw, 0.1, 1)}
+        case "kill_server":
+            return {"seconds": draw.choice((0, 0, 0.5, 2.5))}
+        case "kill_backend":
+            # Then the server ends all other sessions too, and recovers.
+            return {"slot": slot}
+        case "cut_flow":
+            return {"newest": 8}
+        case "retry_flow":
+            return {
+                "newest": draw.choice((8, 40)),
+                "cut": draw.random() < 0.4,
+                "from_": draw.choice((None, None, None, "m0", "m1")),
+            }
+        case "append":
+            hold = draw.choice((0, 0.1, 0.4, 1.5))
+            return {"newest": 4, "deps": draw.choice(("", "", "m0")), "seconds": hold}
+        case "lock_rows":
+            return {"count": 30, "times": draw.randint(5, 20), "seconds": _some(draw, 0.05, 0.4)}
         case "restart" | "crash":
             return {"seconds": _some(draw, 0.2, 3)}
         case "pause":

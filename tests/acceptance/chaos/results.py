@@ -35,6 +35,10 @@ class Result:
     """Transactions whose commit was never answered."""
     violations: tuple[str, ...] = ()
     mutants: tuple[str, ...] = ()
+    outages: int = 0
+    """How often PostgreSQL was restarted or killed, or a process of it."""
+    trees: int = 0
+    """Workflows and batches, without those inside of others."""
 
     @classmethod
     def of(cls, plan: dict[str, Any], counts: dict[str, Any], found: Evidence, broken: Sequence[Violation]) -> Result:
@@ -51,6 +55,8 @@ class Result:
             attempts=len(found.runs),
             rescues=sum("stopped beating" in error["error"] for row in found.rows.values() for error in row["errors"]),
             unknown=len(found.said("unknown")),
+            outages=len(found.said("server ends")),
+            trees=sum(row["id"] == row["root_id"] for row in found.tables.get("flows", ())),
             violations=tuple(violation.promise for violation in broken),
             mutants=tuple(plan["mutants"]),
         )
@@ -65,7 +71,8 @@ class Result:
         return (
             f"seed {self.seed:3} {self.kind:11} {self.runners} runners, {self.processes:3} processes, "
             f"{self.faults:3} faults, {self.cuts:4} cuts, {self.jobs:5} jobs, {self.attempts:5} attempts, "
-            f"{self.rescues:4} rescues, {self.unknown:3} unknown commits: {broken or 'no violation'}"
+            f"{self.rescues:4} rescues, {self.unknown:3} unknown commits"
+            f"{f', {self.outages} outages, {self.trees} trees' if self.trees else ''}: {broken or 'no violation'}"
         )
 
 
@@ -81,12 +88,18 @@ class Caught:
 
 
 def write(runs: Sequence[Result] | None, caught: Sequence[Caught] | None, path: Path = KEPT) -> None:
-    """Keep results; what is None stays as it was."""
+    """Keep results; what they say nothing of stays as it was.
+
+    Runs replace those of the same sort: about workflows, or about jobs alone.
+    """
     kept = read(path)
-    if runs is not None:
-        kept["runs"] = [asdict(run) for run in runs]
+    if runs:
+        of_flows = runs[0].kind == "flows"
+        others = [run for run in kept["runs"] if (run["kind"] == "flows") != of_flows]
+        kept["runs"] = sorted([*others, *map(asdict, runs)], key=lambda run: run["kind"] == "flows")
     if caught is not None:
-        kept["mutants"] = [asdict(each) for each in caught]
+        known = {each["name"]: each for each in kept["mutants"]} | {each.name: asdict(each) for each in caught}
+        kept["mutants"] = sorted(known.values(), key=lambda each: each["name"])
     path.write_text(json.dumps(kept, indent=1) + "\n")
 
 

@@ -13,34 +13,29 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from tests.acceptance.chaos import audit, ledger, workers
-from tests.acceptance.chaos.enqueuing import Crowd, Enqueuer, Recent
-from tests.acceptance.chaos.faults import Faults
+from tests.acceptance.chaos import audit, ledger
+from tests.acceptance.chaos.enqueuing import Crowd
 from tests.acceptance.chaos.herd import DEAD_AFTER, Herd
 from tests.acceptance.chaos.nursery import Nursery
 from tests.acceptance.chaos.plan import Plan
 from tests.acceptance.chaos.proxy import COMMIT, Cutting, CuttingProxy, proxied
+from tests.acceptance.chaos.scene import FLOWS, JOBS, Scene
 from tests.databases import migrate
 from tests.ownserver import OwnServer
-
-ENQUEUERS: Final = 3
 
 QUIET: Final = 45.0
 """Seconds without any fault and without any progress after which a job counts as lost; rows that a lost answer left
 behind are looked for every half minute."""
 
-_LEFT: Final = text(
-    "SELECT count(*) AS left, (SELECT max(n) FROM chaos_changes) AS last, count(*) FILTER (WHERE state = 'executing' "
-    "AND EXISTS (SELECT FROM oban_producers WHERE uuid::text = attempted_by[2])) AS held FROM oban_jobs "
-    "WHERE state::text NOT IN ('completed', 'cancelled', 'discarded')"
-)
+_DURABLE: Final = text("SELECT current_setting('fsync'), current_setting('synchronous_commit')")
 
 
 async def run(plan: Plan, folder: Path, *, mutants: Sequence[str] = (), quiet: float = QUIET) -> None:
     """Do what the plan says and leave everything that the checker needs in `folder`."""
+    scene = FLOWS if plan.kind == "flows" else JOBS
     for name in ("ledger", "logs"):
         (folder / name).mkdir(parents=True)
     (folder / "plan.json").write_text(json.dumps({**plan.as_json(), "mutants": list(mutants)}, indent=1))
@@ -51,18 +46,29 @@ async def run(plan: Plan, folder: Path, *, mutants: Sequence[str] = (), quiet: f
         await asyncio.to_thread(migrate, server.url)
         async with _engine(server.url) as engine:
             async with engine.begin() as connection:
+                # Else a crash of the server would lose what it said was committed.
+                assert (await connection.execute(_DURABLE)).one() == ("on", "on")
                 if plan.beside:
                     await connection.execute(text(audit.KIN))
-                for statement in (*workers.TABLES, *audit.STATEMENTS):
+                for statement in (*scene.tables, *audit.STATEMENTS):
                     await connection.execute(text(statement))
-            await _storm(plan, folder, server, engine, mutants, quiet)
-            await _keep(folder, engine)
+            await _storm(plan, scene, folder, server, engine, mutants, quiet)
+            await _keep(folder, scene, engine)
     finally:
         await asyncio.to_thread(server.__exit__, None, None, None)
+        for path in logs_of_server(folder):
+            for line in path.read_text(errors="replace").splitlines():
+                if "deadlock detected" in line:
+                    ledger.write("deadlock", text=line)
+
+
+def logs_of_server(folder: Path) -> list[Path]:
+    """What PostgreSQL has said in a run, while its data are there."""
+    return [path for path in (folder / "server").rglob("log") if path.is_file()]
 
 
 async def _storm(
-    plan: Plan, folder: Path, server: OwnServer, engine: AsyncEngine, mutants: Sequence[str], quiet: float
+    plan: Plan, scene: Scene, folder: Path, server: OwnServer, engine: AsyncEngine, mutants: Sequence[str], quiet: float
 ) -> None:
     async with AsyncExitStack() as stack:
         proxies: list[CuttingProxy] = []
@@ -76,39 +82,32 @@ async def _storm(
         lossy.cutting = Cutting(("before", "amid", "after"), 0.08, only=COMMIT)
         enqueuing = await stack.enter_async_context(_engine(lossy.url))
         nursery = await stack.enter_async_context(Nursery({ledger.FOLDER: str(folder / "ledger")}))
-        herd = Herd(plan.runners, nursery, way, folder / "logs", mutants)
-        recent, crowd = Recent(), Crowd()
-        enqueuers = [
-            Enqueuer(
-                f"{number}",
-                enqueuing,
-                draw=random.Random(f"enqueuer {plan.seed} {number}"),
-                enqueued=recent.add,
-                crowd=crowd,
-            )
-            for number in range(ENQUEUERS)
-        ]
-        faults = Faults(
-            herd=herd, server=server, engine=engine, recent=recent, draw=random.Random(f"faults {plan.seed}")
-        )
+        herd = Herd(plan.runners, nursery, way, folder / "logs", scene.queues, scene.jobs, mutants)
+        crowd = Crowd()
+        people = scene.people(plan.seed, crowd, enqueuing, engine)
+        faults = people.faults(herd=herd, server=server, engine=engine, draw=random.Random(f"faults {plan.seed}"))
         watching = asyncio.create_task(herd.watch())
         counting = asyncio.create_task(crowd.count(engine))
+        lasting = [asyncio.create_task(each) for each in people.lasting]
         try:
             await _up(herd)
             async with asyncio.TaskGroup() as group:
-                for enqueuer in enqueuers:
-                    group.create_task(enqueuer.run())
+                for each in people.enqueuing:
+                    group.create_task(each)
                 await faults.run(plan.faults, seconds=plan.seconds)
                 crowd.over = True
-            await _quiet(engine, herd, quiet)
+            await _quiet(engine, scene.left, quiet)
             await _buried(engine, herd)
             await herd.end(30)
         finally:
-            for task in (watching, counting):
+            for task in (watching, counting, *lasting):
                 task.cancel()
-            await asyncio.gather(watching, counting, return_exceptions=True)
+            ended = await asyncio.gather(watching, counting, *lasting, return_exceptions=True)
             cuts = sum((proxy.cuts for proxy in proxies), start=type(lossy.cuts)())
             (folder / "counts.json").write_text(json.dumps({"faults": faults.counts, "cuts": cuts}))
+    for error in ended:
+        if isinstance(error, Exception):  # of this program, and no finding
+            raise error
 
 
 async def _up(herd: Herd) -> None:
@@ -118,14 +117,14 @@ async def _up(herd: Herd) -> None:
             await asyncio.sleep(0.05)
 
 
-async def _quiet(engine: AsyncEngine, herd: Herd, quiet: float) -> None:
+async def _quiet(engine: AsyncEngine, left: TextClause, quiet: float) -> None:
     """Wait until every job has ended, or until nothing has changed for so long."""
     last, since = None, time.monotonic()
     # A job that goes round and round is lost as well.
     until = since + 4 * quiet
     while time.monotonic() < until:
         async with engine.connect() as connection:
-            row = (await connection.execute(_LEFT)).one()
+            row = (await connection.execute(left)).one()
         if row.left == 0:
             return
         if row.last != last:
@@ -151,11 +150,11 @@ async def _buried(engine: AsyncEngine, herd: Herd) -> None:
         ledger.write("unburied", node=row.node, queue=row.queue, holder=row.uuid)
 
 
-async def _keep(folder: Path, engine: AsyncEngine) -> None:
+async def _keep(folder: Path, scene: Scene, engine: AsyncEngine) -> None:
     # The difference between the database's clock and the machine's monotonic one, in which everything else is told.
     offset = time.time() - time.monotonic()
     async with engine.connect() as connection:
-        for name, question in audit.QUESTIONS.items():
+        for name, question in scene.questions.items():
             rows = (await connection.execute(text(question))).mappings().all()
             with (folder / f"{name}.jsonl").open("w") as file:
                 for row in rows:

@@ -7,13 +7,15 @@ from typing import Any
 
 from tests.acceptance.chaos.evidence import Evidence
 
-_ABOUT_JOBS = ("begin", "end", "cancelling", "cancelled", "poison")
+_ABOUT_JOBS = ("begin", "end", "cancelling", "cancelled", "poison", "answered", "step begins", "step is over")
+_ROOTS = ("cutting", "cut", "retrying flow")
 _KEYS = ("about", "committed", "unknown", "failed", "undone")
 
 
 def story(found: Evidence, jobs: Collection[int]) -> Iterator[str]:
     """Tell it line by line: seconds since the beginning, and what the database, a process or a fault did."""
-    keys = {found.rows[job]["args"]["key"] for job in jobs if job in found.rows}
+    roots = found.roots()
+    keys = {roots.get(job) or found.rows[job]["args"].get("key") for job in jobs if job in found.rows}
     told: list[tuple[float, str]] = []
     for job in jobs:
         for change in found.changes.get(job, ()):
@@ -28,6 +30,8 @@ def story(found: Evidence, jobs: Collection[int]) -> Iterator[str]:
             wanted = line["job"] in jobs
         elif what in _KEYS:
             wanted = not keys.isdisjoint(line["keys"])
+        elif what in _ROOTS:
+            wanted = line["root"] in keys
         elif what == "retrying":
             wanted = not set(jobs).isdisjoint(line["jobs"])
         else:

@@ -1,0 +1,19 @@
+"""That a dependency failed is forgotten where the job's row is locked just then, and so can't be cancelled."""
+
+from __future__ import annotations
+
+from oban_sa.sql import settle
+
+PROMISES = ("P2", "order")
+KIND = "flows"
+
+_WRITTEN = {
+    "doomed = coalesce(m.doomed, t.failure)": "doomed = NULL",
+    "m.waiting, m.doomed\n),\nready": "m.waiting, t.failure AS doomed\n),\nready",
+    "doomed = n.failure": "doomed = NULL",
+    "m.waiting, m.doomed\n),\nchildren": "m.waiting, n.failure AS doomed\n),\nchildren",
+}
+
+for found, instead in _WRITTEN.items():
+    assert settle._SETTLE.count(found) == 1, found
+    settle._SETTLE = settle._SETTLE.replace(found, instead)  # type: ignore[misc]
