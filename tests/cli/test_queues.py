@@ -109,13 +109,13 @@ def test_status_shows_nodes_the_leader_the_backlog_and_what_waits_longest(shell:
            ('oban_sa.Billing', 'web.9', timezone('UTC', now()), timezone('UTC', now()) - interval '1 minute')"""
     )
     ids = shell.enqueue(*(Job("app.A", priority=n, queue=queue) for n in (0, 9) for queue in ("default", "b")))
-    shell.sql("UPDATE oban_jobs SET scheduled_at = scheduled_at - interval '90 seconds' WHERE id = :id", id=ids[3])
+    shell.sql("UPDATE oban_jobs SET scheduled_at = scheduled_at - interval '25 hours' WHERE id = :id", id=ids[3])
     shell.sql("UPDATE oban_jobs SET state = 'discarded' WHERE id = :id", id=ids[0])
     shown = shell.says("status")
     for part in (
         "  nodes    1 running, 1 silent\n",
         "  leader   web.1\n",
-        f"  waiting  1 min 30 s: job {ids[3]}, app.A in b\n",
+        f"  waiting  1 d 1 h: job {ids[3]}, app.A in b\n",
         "No node is known to work on the queue b, which has 2 available.\n",
         "available      3\n",
         "discarded      1\n",

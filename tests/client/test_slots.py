@@ -485,7 +485,7 @@ async def keeps(connection: asyncpg.Connection) -> bool:
 async def test_nothing_is_left_once_nothing_is_held(
     engine: AsyncEngine, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quick(monkeypatch)
+    quick(monkeypatch, holds=10)
     monkeypatch.setattr(slot_keeper, "IDLE", 0.1)
     async with Oban(engine).limit("api", limit=1):
         assert [each.name for each in threading.enumerate()].count("oban_sa limits") == 1

@@ -31,7 +31,7 @@ NO_SPAN: list[tuple[Any, str]] = [
     (math.nan, "not a finite span of time"),
     (math.inf, "not a finite span of time"),
     (1e300, "longer than a thousand years"),
-    ("2 years", "no fixed length: count it in days"),
+    ("2 years", "no fixed length; count it in days"),
     ("400 days", "longer than a year"),
     ("soon", "'soon' is not a span of time; write seconds (90)"),
     (True, "True is not a span of time"),

@@ -424,7 +424,7 @@ async def test_the_jobs_of_a_dead_node_are_given_to_others_with_a_word_about_it(
 
 async def test_nobody_else_is_taken_for_dead(harness: Harness, lifeline: Lifeline) -> None:
     holders = {
-        "living": await producer_row(harness, silent_for=1),
+        "living": await producer_row(harness, silent_for=1, meta={"dead_after": 60}),
         "patient": await producer_row(harness, silent_for=500, meta={"dead_after": 1000}),
         "of the family": await producer_row(harness, silent_for=500, meta={"limit": 10, "paused": False}),
         "odd": await producer_row(harness, silent_for=500, meta={"dead_after": "soon"}),
