@@ -11,6 +11,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
 from sqlalchemy import literal, select
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session, sessionmaker
 
 from oban_sa import Cancel, Job, Oban, Snooze, enqueue, enqueue_select, job
 from oban_sa.errors import InvalidOption
@@ -303,6 +304,22 @@ async def test_jobs_that_can_not_be_written_have_their_error(
     # What is written after it is no part of it.
     await harness.enqueue(Job(worker="mail"))
     assert len(traced.spans("send default")) == 2
+
+
+async def test_a_session_that_flushes_while_jobs_are_streamed_sends_its_own(
+    harness: Harness, traced: Traced, instrument: Instrument, sync_sessions: sessionmaker[Session]
+) -> None:
+    instrument(create_spans=True)
+
+    def streamed() -> Iterator[Job]:
+        yield Job(worker="mail")
+        with sync_sessions.begin() as session:
+            session.add_all([Job(worker="other") for _ in range(3)])
+        yield Job(worker="mail")
+
+    await Oban(harness.engine).enqueue_many(streamed())
+    counts = [(span.attributes or {})["messaging.batch.message_count"] for span in traced.spans("send default")]
+    assert counts == [3, 2]
 
 
 async def test_without_jobs_there_is_no_span(harness: Harness, traced: Traced, instrument: Instrument) -> None:
