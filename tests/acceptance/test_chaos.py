@@ -49,7 +49,7 @@ def test_every_mutant_breaks_promises_that_a_rule_looks_at() -> None:
 
 
 def test_every_mutant_replaces_something_that_is_there_by_something_called_alike() -> None:
-    run = run_python("-m", "tests.acceptance.chaos.applies")
+    run = run_python("-m", "tests.acceptance.chaos.applies", timeout=300)
     assert (run.returncode, run.stdout) == (0, ""), run.stdout + run.stderr
 
 
