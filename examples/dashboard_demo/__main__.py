@@ -22,7 +22,7 @@ from oban_sa.web import Access, Dashboard
 
 PROJECT: Final = Path(__file__).resolve().parents[2]
 BROWSER: Final = "/usr/bin/chromium-headless-shell"
-PICTURES: Final = {"light": ("jobs", "job", "queues"), "dark": ("jobs", "workflow")}
+PICTURES: Final = {"light": ("jobs", "job", "queues"), "dark": ("jobs", "workflow", "metrics")}
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})

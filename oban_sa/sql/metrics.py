@@ -122,7 +122,7 @@ _SINCE: Final = "timezone('UTC', to_timestamp(CAST(:since AS double precision)))
 _SUMMED: Final = """
         SELECT {group}, s.kind, CAST(jsonb_object_agg(s.k, s.n) AS text) AS counts FROM (
             SELECT {each}, o.kind, e.k, sum(CAST(e.v AS bigint)) AS n
-            FROM some r
+            FROM read r
             CROSS JOIN LATERAL (VALUES {kinds}) AS o(kind, map)
             CROSS JOIN LATERAL jsonb_each_text({map}) AS e(k, v)
             WHERE e.v ~ '^[0-9]{{1,15}}$'
@@ -151,7 +151,7 @@ def by_time(schema: str) -> TextClause:
     summed = _SUMMED.format(group="s.at", each="r.at", kinds=kinds, map=_object("o.map"))
     return text(
         f"""{_WALK.format(table=table)},
-        some AS MATERIALIZED (
+        read AS MATERIALIZED (
             SELECT q.queue, r.* FROM queues q CROSS JOIN clock c CROSS JOIN LATERAL (
                 SELECT CAST(extract(epoch FROM m.at) AS bigint) AS at, m.outcomes, m.run, m.wait, m.backlog, m.oldest
                 FROM {table} m
@@ -163,17 +163,17 @@ def by_time(schema: str) -> TextClause:
         {summed}
         UNION ALL
         SELECT b.at, 'backlog', CAST(jsonb_object_agg(b.queue, b.backlog) AS text)
-        FROM (SELECT at, queue, max(backlog) AS backlog FROM some WHERE backlog >= 0 GROUP BY at, queue) AS b
+        FROM (SELECT at, queue, max(backlog) AS backlog FROM read WHERE backlog >= 0 GROUP BY at, queue) AS b
         GROUP BY b.at
         UNION ALL
         SELECT b.at, 'oldest', CAST(jsonb_object_agg(b.queue, b.oldest) AS text)
         FROM (
-            SELECT at, queue, max(CAST(oldest * 1000 AS bigint)) AS oldest FROM some
+            SELECT at, queue, max(CAST(oldest * 1000 AS bigint)) AS oldest FROM read
             WHERE oldest BETWEEN 0 AND 1e9 GROUP BY at, queue
         ) AS b GROUP BY b.at
         UNION ALL
         SELECT 0, 'read', CAST(jsonb_object_agg(n.queue, n.count) AS text)
-        FROM (SELECT queue, count(*) AS count FROM some GROUP BY queue) AS n
+        FROM (SELECT queue, count(*) AS count FROM read GROUP BY queue) AS n
         HAVING count(*) > 0
         """  # noqa: S608 - the name of the schema is quoted
     ).bindparams(*_PARAMETERS, bindparam("worker", type_=Text()))
@@ -193,7 +193,7 @@ def by_worker(schema: str) -> TextClause:
     summed = _SUMMED.format(group=group, each="r.queue, r.worker", kinds=kinds, map=_object("o.map"))
     return text(
         f"""{_WALK.format(table=table)},
-        some AS MATERIALIZED (
+        read AS MATERIALIZED (
             SELECT m.queue, m.worker, m.at, {", ".join(f"m.{kind}" for kind in _MAPS)}
             FROM {table} m
             WHERE m.step = CAST(:step AS integer) AND m.at >= {_SINCE} AND m.at <= (SELECT now FROM clock)
@@ -204,7 +204,7 @@ def by_worker(schema: str) -> TextClause:
         edge AS (
             SELECT CASE WHEN count(*) >= CAST(:at_most AS integer) THEN CAST(extract(epoch FROM min(at)) AS bigint) END
                 AS first
-            FROM some
+            FROM read
         )
         SELECT t.*, edge.first FROM ({summed}) AS t CROSS JOIN edge
         """  # noqa: S608 - the name of the schema is quoted

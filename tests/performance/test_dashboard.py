@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 
 from benchmarks.full.explain import buffers, explaining
 from oban_sa import Oban
 from oban_sa.cli import _database
 from oban_sa.cli._database import dispose
+from oban_sa.client.metrics import MOST_OF_WORKERS
 from oban_sa.client.read import read_session
 from oban_sa.client.search import LATEST, NEWEST
 from oban_sa.sql.pulse import pulse
@@ -23,6 +25,8 @@ BY_INDEX = 4_000
 """Buffers that a statement reads that an index leads to what it shows, the counts of states and queues among them."""
 BY_ID = NEWEST // 15
 """The same for one that looks at the newest jobs."""
+BY_METRICS = 4 * MOST_OF_WORKERS
+"""The same for one that adds up what was done by the workers there are."""
 BY_PLACE = 6 * LATEST
 """The same for one that looks at jobs of a state or a queue."""
 
@@ -75,6 +79,7 @@ def assert_bounded(found: list[tuple[str, Plan]], bound: int) -> None:
         "/queues",
         "/nodes",
         "/health",
+        "/metrics",
     ],
 )
 async def test_a_page_reads_no_more_however_many_jobs_have_ended(table: str, path: str) -> None:
@@ -89,6 +94,27 @@ async def test_what_no_index_serves_is_looked_for_among_the_newest(table: str, p
 @pytest.mark.parametrize("path", ["/?q=state:completed worker:Nope", "/?q=queue:queue1 error:Nope"])
 async def test_jobs_of_a_state_or_queue_are_looked_at_up_to_a_bound(table: str, path: str) -> None:
     assert_bounded(await read(table, path), BY_PLACE)
+
+
+@pytest.mark.parametrize(
+    "path", ["?span=1h", "?span=7d", "?span=1h&worker=w7", "?span=1h&queue=q3", "?span=1h&queue=x"]
+)
+async def test_metrics_read_no_more_however_much_was_done(database_url: str, path: str) -> None:
+    # A hundred workers of four queues on each of two nodes, for six hours and for fifteen days.
+    with psycopg.connect(plain_url(database_url), autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO oban_sa_metrics (step, queue, worker, at, node, outcomes, run) "
+            "SELECT step, 'q' || w % 4, CASE w WHEN 0 THEN '*' ELSE 'w' || w END, "
+            "date_bin(step * interval '1 second', timezone('UTC', now()), '2000-01-01') "
+            "- n * step * interval '1 second', "
+            "'web.' || node, '{\"completed\": 3}', '{\"500\": 3}' "
+            "FROM unnest(ARRAY[60, 3600]) step, generate_series(0, 359) n, generate_series(0, 99) w, "
+            "generate_series(1, 2) node"
+        )
+        connection.execute("ANALYZE oban_sa_metrics")
+    for statement, plan in await read(database_url, f"/metrics{path}"):
+        assert plan.buffers <= BY_METRICS, (plan.buffers, plan.indexes, plan.scanned, statement[:4000])
+        assert "oban_sa_metrics" not in plan.scanned, statement
 
 
 async def test_whether_something_has_changed_is_seen_by_a_few_looks(table: str) -> None:
