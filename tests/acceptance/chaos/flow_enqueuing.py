@@ -164,7 +164,7 @@ class Sender:
         async with AsyncSession(self._engine) as session, session.begin():
             for row in (await session.execute(_WAITING)).all():
                 # Most while they run, as they may just be about to wait.
-                share = 0.3 if row.state == "executing" else 0.1 if row.begun else 0.01
+                share = 0.5 if row.state == "executing" else 0.1 if row.begun else 0.01
                 if self._crowd.over or self._draw.random() < share:
                     payload = f"{row.id} {self._draw.random()}"
                     try:

@@ -129,7 +129,8 @@ async def signalled(seconds: float, within: float | None) -> None:
         try:
             answer = await wait_for("go", within=within)
         except Suspended:
-            await asyncio.sleep(seconds)
+            # Long enough that a signal often comes, and is booked, just now.
+            await asyncio.sleep(max(seconds, 1.0))
             raise
         ledger.write("answered", job=job.id, payload=answer and answer.payload)
 
