@@ -46,7 +46,6 @@ from typing import Final
 from sqlalchemy import BigInteger, Boolean, Integer, SmallInteger, Text, TextClause, bindparam, text
 
 from oban_sa.catalog.names import in_text
-from oban_sa.jobs.durable import WAKING
 from oban_sa.jobs.flow import ATTEMPT, RETRIED
 from oban_sa.sql.callbacks import COUNTERS, EVENTS, FIRED, OVER, by, now
 from oban_sa.sql.flow import WAITS
@@ -54,12 +53,6 @@ from oban_sa.sql.notify import TURNS
 
 LIMIT: Final = 1000
 """Notes that one statement books."""
-
-
-def lanes(schema: str) -> TextClause:
-    """The lanes that have notes: rows of `lane`; the last one is that of `oban_sa.sql.signals.wake`."""
-    noted = f"SELECT FROM {in_text(schema)}.oban_sa_endings e WHERE e.lane = each.lane"
-    return text(f"SELECT lane FROM generate_series(0, {WAKING}) AS each(lane) WHERE EXISTS ({noted})")  # noqa: S608
 
 
 @lru_cache(maxsize=16)

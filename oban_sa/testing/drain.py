@@ -28,10 +28,11 @@ from oban_sa.sql.ack import as_arrays
 from oban_sa.sql.expressions import array, utc_clock
 from oban_sa.sql.fetch import jobs
 from oban_sa.sql.flow import note
+from oban_sa.sql.lanes import lanes
 from oban_sa.sql.locks import lane_key, lock
 from oban_sa.sql.plan import Plan
 from oban_sa.sql.sequences import release, turn
-from oban_sa.sql.settle import LIMIT, lanes, settle
+from oban_sa.sql.settle import LIMIT, settle
 from oban_sa.sql.signals import note_wait, wake
 from oban_sa.testing.binds import Binding
 from oban_sa.testing.dependencies import BoundDependencies

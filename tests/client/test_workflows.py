@@ -13,7 +13,8 @@ from oban_sa import Job, JobState, Oban, Workflow, chain, enqueue
 from oban_sa.errors import InvalidJob, InvalidOption, JobNotFound, WorkflowNotFound
 from oban_sa.jobs.durable import WAKING, waiting
 from oban_sa.jobs.flow import lane_of
-from oban_sa.sql.settle import LIMIT, lanes, settle
+from oban_sa.sql.lanes import lanes
+from oban_sa.sql.settle import LIMIT, settle
 from oban_sa.sql.signals import wake
 from oban_sa.sql.workflow import retry
 

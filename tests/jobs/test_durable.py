@@ -7,7 +7,7 @@ from oban_sa.jobs.durable import resumed, suspension, waiting
 from oban_sa.jobs.flow import LANES
 from oban_sa.jobs.states import JobState
 from oban_sa.jobs.verdicts import Attempt, judge
-from oban_sa.sql.settle import lanes
+from oban_sa.sql.lanes import lanes
 
 ATTEMPT = Attempt(1, 1, 1, {})
 SLEEPS = Suspended("sleeps", delay=60.0, meta=waiting(until=5_000))

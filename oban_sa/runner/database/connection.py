@@ -9,13 +9,17 @@ from types import TracebackType
 from typing import Final, NamedTuple
 
 import asyncpg
+from asyncpg.prepared_stmt import PreparedStatement
 
 from oban_sa.describe.exceptions import describe
 from oban_sa.runner.database.availability import Availability
 from oban_sa.runner.database.errors import is_away, is_misled
 from oban_sa.runner.database.prepared import Prepared, Text
-from oban_sa.runner.database.server_settings import WITHIN, planning_anew
+from oban_sa.runner.database.server_settings import ENOUGH, WITHIN, planning_anew
 from oban_sa.schedule import clock
+
+LARGE: Final = 15 * 1024
+"""Characters of a statement above which asyncpg does not keep it prepared by itself, unless it was told otherwise."""
 
 CLOSE_WITHIN: Final = 2.0
 """Seconds in which a connection must have been closed; then it's cut off."""
@@ -32,12 +36,24 @@ class Line:
     """
 
     def __init__(
-        self, connect: Callable[[], Awaitable[asyncpg.Connection]], availability: Availability, *, table: str
+        self,
+        connect: Callable[[], Awaitable[asyncpg.Connection]],
+        availability: Availability,
+        *,
+        table: str,
+        enough: int = ENOUGH,
+        prepares: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`connect` opens a connection; `table` is the name of the jobs' table, a literal of SQL."""
+        """`connect` opens a connection, and `prepares` tells whether statements are prepared on it under names.
+
+        Plans are kept while a table is `enough` bytes large; `table` is its name, a literal of SQL.
+        """
         self._connect = connect
         self._availability = availability
         self._table = table
+        self._enough = enough
+        self._prepares = prepares
+        self._large: dict[str, PreparedStatement[asyncpg.Record]] = {}
         self._connection: asyncpg.Connection | None = None
         self._planned: asyncpg.Connection | None = None
         self.lock = asyncio.Lock()
@@ -50,9 +66,20 @@ class Line:
 
         When it raises an error for which `is_away` holds, the statement may have been committed all the same.
         """
-        text = prepared.text
         async with _Use(self, within) as connection:
-            return await connection.fetch(text.sql, *in_order(text, values), timeout=within)
+            return await self.run(connection, prepared.text, values, timeout=within)
+
+    async def run(
+        self, connection: asyncpg.Connection, text: Text, values: dict[str, object], *, timeout: float | None = None
+    ) -> list[asyncpg.Record]:
+        """Run a statement on the line's connection, which its caller is using."""
+        given = in_order(text, values)
+        if len(text.sql) <= LARGE or not self._prepares():
+            return await connection.fetch(text.sql, *given, timeout=timeout)
+        # The driver would have it parsed and planned each time, which for the largest takes longer than running it.
+        if (statement := self._large.get(text.sql)) is None:
+            statement = self._large[text.sql] = await connection.prepare(text.sql, timeout=timeout)
+        return await statement.fetch(*given, timeout=timeout)
 
     async def plan_anew(self) -> None:
         """Drop the plans of all statements; each is planned when it is run next, for the table as it is by then.
@@ -61,7 +88,8 @@ class Line:
         the last call of this, and none is kept while the table is small.
         """
         async with _Use(self, WITHIN) as connection:
-            await connection.execute(planning_anew(self._table, connection.get_server_pid()), timeout=WITHIN)
+            planning = planning_anew(self._table, connection.get_server_pid(), enough=self._enough)
+            await connection.execute(planning, timeout=WITHIN)
             self._planned = connection
 
     @property
@@ -76,7 +104,7 @@ class Line:
             transaction = connection.transaction()
             await transaction.start()
             try:
-                yield Transaction(connection)
+                yield Transaction(connection, self)
             except asyncio.CancelledError:
                 # Time is up, or the caller was cancelled: the connection is closed. A silent server would not answer.
                 raise
@@ -121,10 +149,11 @@ class Line:
     def take(self, connection: asyncpg.Connection) -> None:
         """Use a connection that was opened elsewhere."""
         self._connection = connection
+        self._large.clear()
 
     async def open(self) -> asyncpg.Connection:
         """Open the connection, or another one where it was closed."""
-        self._connection = connection = await self._connected()
+        self.take(connection := await self._connected())
         return connection
 
     def worked(self) -> None:
@@ -221,9 +250,10 @@ class _NotHeard(TimeoutError):
 
 
 class Transaction(NamedTuple):
-    """One open transaction."""
+    """One open transaction, on a line or on a connection of a session."""
 
     connection: asyncpg.Connection
+    line: Line | None = None
 
     def savepoint(self) -> AbstractAsyncContextManager[object]:
         """Return an `async with` block: an error in it rolls back the statements in it, and no others."""
@@ -232,6 +262,8 @@ class Transaction(NamedTuple):
     async def fetch(self, prepared: Prepared, **values: object) -> list[asyncpg.Record]:
         """Run a statement in this transaction."""
         text = prepared.text
+        if self.line is not None:
+            return await self.line.run(self.connection, text, values)
         return await self.connection.fetch(text.sql, *in_order(text, values))
 
 

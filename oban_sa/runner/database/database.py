@@ -17,7 +17,7 @@ from oban_sa.errors import RunnerError, articled
 from oban_sa.runner.database.availability import Availability
 from oban_sa.runner.database.connection import Line, in_order
 from oban_sa.runner.database.prepared import Prepared, prepared
-from oban_sa.runner.database.server_settings import WITHIN, on_connect
+from oban_sa.runner.database.server_settings import ENOUGH, WITHIN, on_connect
 from oban_sa.runner.database.start_steps import copied
 from oban_sa.schedule import clock
 
@@ -45,7 +45,7 @@ class Database:
         self.engine = engine
         self.schema = schema
         self.availability = Availability(quiet=quiet)
-        self.prepares = True
+        self.prepares: bool = True
         """Whether its connections prepare statements under names, as they do unless a pooler was told of."""
         self.pool = copied(engine.pool)
         """Makes its connections, and keeps none."""
@@ -81,9 +81,19 @@ class Database:
             self._shared = self.line()
         return self._shared
 
-    def line(self, *, keeps_plans: bool = False) -> Line:
-        """A connection of its own, opened when first used; with `keeps_plans` for those who call `Line.plan_anew`."""
-        line = Line(lambda: self.connect(keeps_plans=keeps_plans), self.availability, table=self.table)
+    def line(self, *, keeps_plans: bool = False, table: str = "oban_jobs", enough: int = ENOUGH) -> Line:
+        """A connection of its own, opened when first used.
+
+        `Line.plan_anew` has plans kept while the `table` is `enough` bytes large; with `keeps_plans` those of
+        producers, which join jobs with arrays and with nothing else.
+        """
+        line = Line(
+            lambda: self.connect(keeps_plans=keeps_plans),
+            self.availability,
+            table=self.literal(table),
+            enough=enough,
+            prepares=lambda: self.prepares,
+        )
         self._lines.add(line)
         return line
 
@@ -106,11 +116,10 @@ class Database:
             raise
         return raw
 
-    @property
-    def table(self) -> str:
-        """The name of the jobs' table, a literal of SQL as `to_regclass` takes it."""
-        table = self.named("oban_jobs").replace("'", "''")
-        return f"'{table}'"
+    def literal(self, table: str) -> str:
+        """Return the name of a table in this schema, a literal of SQL as `to_regclass` takes it."""
+        name = self.named(table).replace("'", "''")
+        return f"'{name}'"
 
     def named(self, table: str) -> str:
         """Return the name of a table in this schema, as the value that `to_regclass` takes."""

@@ -79,9 +79,9 @@ def on_connect(pid: int, *, keeps_plans: bool) -> str:
     return ";\n".join(f"{each} pg_backend_pid() = {pid}" for each in statements)
 
 
-def planning_anew(table: str, pid: int) -> str:
+def planning_anew(table: str, pid: int, *, enough: int = ENOUGH) -> str:
     """Return the statements that drop the plans of the server process `pid`, and keep the next if `table` is large.
 
-    `table` is the name of the table, a literal of SQL as `to_regclass` takes it.
+    `table` is the name of the table, a literal of SQL as `to_regclass` takes it, and `enough` its size in bytes.
     """
-    return _PLAN_ANEW.format(enough=ENOUGH, table=table, pid=pid)
+    return _PLAN_ANEW.format(enough=enough, table=table, pid=pid)

@@ -7,14 +7,18 @@ from oban_sa.jobs.durable import WAKING
 from oban_sa.runner.cluster.leader import Leader
 from oban_sa.runner.database.database import Database
 from oban_sa.schedule import clock
+from oban_sa.sql.lanes import lanes
 from oban_sa.sql.locks import lane_key, try_lock
-from oban_sa.sql.settle import LIMIT, lanes, settle
+from oban_sa.sql.settle import LIMIT, settle
 from oban_sa.sql.signals import wake
 from oban_sa.sql.workflow import sweep
 from oban_sa.wire import messages
 
 EVERY = 1.0
 """Seconds after which each node looks for notes that no node has booked, as those of one that died."""
+
+PLANS_LAST = 1.0
+"""Seconds for which a plan of the booking is kept: making one takes several times as long as booking a few notes."""
 
 SWEEP_EVERY = 5.0
 """Seconds after which the leader looks for members that ended without a note."""
@@ -42,7 +46,8 @@ class Settler:
         self._leader = leader
         self._source = source
         # Its own, as one booking may release thousands of jobs; and none before there is a note.
-        self._line = database.line()
+        self.line = database.line(table="oban_sa_members", enough=0)
+        """The connection that books."""
         self._look = database.shared
         self._lanes = database.prepare(lanes, source.schema)
         self._lock = database.prepare(try_lock)
@@ -54,6 +59,9 @@ class Settler:
         self._swept_at = clock.monotonic() - SWEEP_EVERY
         self._after: dict[int, int] = {}
         self._from_the_beginning_at = -EVERY
+        self._planned_at = -PLANS_LAST
+        self._planned_for: tuple[int, int] = 0, 0
+        """How large the tables were then."""
 
     async def tick(self) -> float:
         """Book what there is: seconds until the next look."""
@@ -64,8 +72,11 @@ class Settler:
         if self._leader.leading and started - self._swept_at >= SWEEP_EVERY:
             self._swept_at = started
             await self._note_others()
+        rows = await self._look.fetch(self._lanes)
+        if rows:
+            await self._plan(rows[0]["members"], rows[0]["jobs"])
         rest = EVERY
-        for lane in [row["lane"] for row in await self._look.fetch(self._lanes)]:
+        for lane in [row["lane"] for row in rows]:
             while (pause := await self._book(lane)) == 0:
                 pass
             rest = min(rest, pause)
@@ -73,7 +84,7 @@ class Settler:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._line.close()
+        await self.line.close()
         await self._look.close()
 
     async def _note_others(self) -> None:
@@ -81,10 +92,19 @@ class Settler:
         [row] = await self._look.fetch(self._sweep, after=self._swept_to, limit=SWEPT)
         self._swept_to = row["last"] or 0
 
+    async def _plan(self, members: int, jobs: int) -> None:
+        """Have the booking planned anew, unless that was done just now for tables of about these sizes."""
+        now = clock.monotonic()
+        # A plan for a small table may read all of it, which a large one must not be.
+        grown = any(size > 2 * then for size, then in zip((members, jobs), self._planned_for, strict=True))
+        if grown or now - self._planned_at >= PLANS_LAST or not self.line.is_planned:
+            self._planned_at, self._planned_for = now, (members, jobs)
+            await self.line.plan_anew()
+
     async def _book(self, lane: int) -> float:
         """Book notes of a lane: seconds until there is more to book, 0 where there is now."""
         started = clock.monotonic()
-        async with self._line.transaction() as transaction:
+        async with self.line.transaction() as transaction:
             [locked] = await transaction.fetch(self._lock, key=lane_key(self._schema, lane))
             if not locked[0]:
                 return TAKEN_EVERY

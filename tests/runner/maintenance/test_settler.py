@@ -15,7 +15,9 @@ from sqlalchemy.orm import Session
 from oban_sa import Cancel, Job, Oban, Snooze, Workflow, chain, enqueue, telemetry
 from oban_sa.jobs.flow import lane_of
 from oban_sa.runner.cluster.leader import Leader
+from oban_sa.runner.database.connection import Line
 from oban_sa.runner.database.database import Database
+from oban_sa.runner.maintenance import settler as settling
 from oban_sa.runner.maintenance.settler import Settler
 from oban_sa.sql.locks import lane_key
 from oban_sa.workers import Registry, job
@@ -350,3 +352,50 @@ async def test_a_node_is_not_idle_while_there_are_notes(
     flow = await written(harness, chain(work.new(), work.new()))
     await harness.drain()
     assert await flow_row(harness, flow) == (2, 0, 2, 0, 0, 1)
+
+
+async def test_the_booking_is_planned_once_for_tables_of_about_the_same_size(
+    harness: Harness, settler: Settler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the largest statement of a runner: the driver would have it parsed, and the server planned, each time."""
+    monkeypatch.setattr(settling, "PLANS_LAST", 600.0)
+    planned = 0
+    plan_anew = Line.plan_anew
+
+    async def counted(self: Line) -> None:
+        nonlocal planned
+        planned += 1
+        await plan_anew(self)
+
+    monkeypatch.setattr(Line, "plan_anew", counted)
+    for _ in range(4):
+        flow = await written(harness, chain(Job("w"), Job("w")))
+        await harness.sql(
+            "UPDATE oban_jobs SET state = 'completed' WHERE meta ->> 'name' = '1' AND state = 'available'"
+        )
+        await harness.sql(
+            "INSERT INTO oban_sa_endings (lane, job_id) SELECT :lane, job_id FROM oban_sa_members "
+            "WHERE flow_id = :id AND name = '1'",
+            lane=lane_of(flow.id),
+            id=flow.id,
+        )
+        await settler.tick()
+        assert (await flow_row(harness, flow))[2] == 1
+    assert planned == 1
+    connection = settler.line.connection
+    assert connection is not None
+    [(kept, custom)] = await connection.fetch(
+        "SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE statement LIKE '%DELETE FROM %_endings%' "
+        "AND statement NOT LIKE '%pg_prepared_statements%'"
+    )
+    assert (kept, custom) == (4, 0)
+
+    flow = Workflow()
+    flow.add_many("many", [Job("w") for _ in range(500)])
+    await written(harness, flow)
+    await harness.sql(
+        "INSERT INTO oban_sa_endings (lane, job_id) SELECT :lane, max(job_id) FROM oban_sa_members",
+        lane=lane_of(flow.id),
+    )
+    await settler.tick()
+    assert planned == 2
