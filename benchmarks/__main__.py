@@ -31,7 +31,8 @@ from benchmarks.contest import Arena, Refused, Taken
 from benchmarks.full import measure as full
 from benchmarks.ground import SETTINGS, server
 from benchmarks.machine import machine
-from benchmarks.scenarios import BY_NAME, SCENARIOS, Scenario
+from benchmarks.scenario import Scenario
+from benchmarks.scenarios import BY_NAME, SCENARIOS
 from benchmarks.turn import loop_factory
 
 TOLD = (
@@ -224,11 +225,13 @@ class Progress:
 
 
 def _shown(scenario: Scenario, answer: dict[str, Any]) -> str:
-    if samples := sorted(answer.get("samples", [])):
+    samples = sorted(answer.get("samples", []))
+    if samples and scenario.measures != "rate":
         return f"{samples[len(samples) // 2]:,.2f} ms"
     if scenario.measures == "rest":
         return f"{(answer['statements'] or 0) / answer['seconds']:,.1f} {scenario.unit}"
-    return f"{answer['jobs'] / answer['seconds']:,.0f} {scenario.unit}"
+    cycles = f", the longest cycle {samples[-1]:,.1f} ms" if samples else ""
+    return f"{answer['jobs'] / answer['seconds']:,.0f} {scenario.unit}{cycles}"
 
 
 def _clock(seconds: float) -> str:

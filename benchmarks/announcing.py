@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.ground import Ground
-from benchmarks.ours import engine_for
 from benchmarks.turn import Turn, play
+from benchmarks.working import engine_for
 from benchmarks.writers import Base, round_of, through_connection, through_sessions
 
 

@@ -8,8 +8,8 @@ from sqlalchemy.ext.asyncio import async_sessionmaker
 
 from benchmarks.beside import BEAT, WARM, asks, measured, registry, sleeps
 from benchmarks.ground import Ground
-from benchmarks.ours import engine_for
 from benchmarks.turn import Turn, play
+from benchmarks.working import engine_for
 from oban_sa import Runner, enqueue_many
 
 

@@ -18,7 +18,7 @@ from sqlalchemy import make_url
 from benchmarks import filling, gauges
 from benchmarks.environments import ROOT
 from benchmarks.ground import migrated
-from benchmarks.scenarios import Scenario
+from benchmarks.scenario import Scenario
 from benchmarks.turn import percentile
 
 WITHIN, QUICKLY = 300.0, 60.0

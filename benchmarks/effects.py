@@ -16,8 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from benchmarks import filling, floor
 from benchmarks.application import Base, Order
-from benchmarks.ours import engine_for
 from benchmarks.turn import Turn, play
+from benchmarks.working import engine_for
 from oban_sa import Job, Runner, job, telemetry
 from oban_sa.workers import Registry
 

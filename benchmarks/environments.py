@@ -38,6 +38,7 @@ PEERS_KNOWN = (
     Contender("pgqueuer", "benchmarks.peers.pgqueuer", ("pgqueuer~=1.6", "asyncpg", "uvloop")),
     Contender("procrastinate", "benchmarks.peers.procrastinate", ("procrastinate~=3.10", PSYCOPG, "uvloop")),
     Contender("chancy", "benchmarks.peers.chancy", ("chancy~=0.26.0", PSYCOPG, "uvloop")),
+    Contender("dbos", "benchmarks.peers.dbos", ("dbos~=3.4", "uvloop")),
 )
 
 

@@ -11,8 +11,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import make_url
-from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
 from benchmarks import filling
 from benchmarks.command.drain import drained_by_command, runner_command
@@ -21,8 +20,9 @@ from benchmarks.nodes.crowd import kinds_of_nodes
 from benchmarks.nodes.lone import WARM, Enqueue, Lone
 from benchmarks.shares import Progress, Share, drained
 from benchmarks.turn import Turn, play, queue_names
+from benchmarks.working import engine_for, worked
 from benchmarks.writing import writer
-from oban_sa import Job, Oban, Queue, Runner, enqueue, enqueue_many, job, telemetry, worker
+from oban_sa import Job, Oban, Queue, Runner, enqueue, enqueue_many, job, worker
 from oban_sa.jobs.limits import QueueLimits
 from oban_sa.workers import Registry
 
@@ -60,10 +60,6 @@ class Send:
 @worker(queue="bench", registry=registry, name="benchmarks.send_once", unique=True)
 class SendOnce:
     async def process(self, job: Job) -> None: ...
-
-
-def engine_for(url: str, **options: Any) -> AsyncEngine:
-    return create_async_engine(make_url(url).set(drivername="postgresql+asyncpg"), **options)
 
 
 async def ready(turn: Turn, engine: AsyncEngine) -> None:
@@ -104,38 +100,11 @@ async def _work_within_limits(
     options: dict[str, Any], progress: Progress, go: Callable[[], Coroutine[Any, Any, None]]
 ) -> Share:
     limits: QueueLimits = options["limits"]
-    return await _drained(options, progress, go, Queue(options["concurrency"], **limits))
+    return await worked(options, progress, go, Queue(options["concurrency"], **limits), registry, executed)
 
 
 async def _work(options: dict[str, Any], progress: Progress, go: Callable[[], Coroutine[Any, Any, None]]) -> Share:
-    return await _drained(options, progress, go, options["concurrency"])
-
-
-async def _drained(
-    options: dict[str, Any], progress: Progress, go: Callable[[], Coroutine[Any, Any, None]], queue: Queue | int
-) -> Share:
-    """From the beginning of the first fetch to the last written outcome."""
-    share = Share(executed)
-
-    def fetched(event: telemetry.ProducerFetch) -> None:
-        share.began(time.perf_counter() - event.duration)
-
-    def written(event: telemetry.ProducerAck) -> None:
-        share.ended()
-        progress.add(event.count - event.stale)
-
-    detaches = [telemetry.attach(fetched, telemetry.ProducerFetch), telemetry.attach(written, telemetry.ProducerAck)]
-    engine = engine_for(options["url"])
-    await go()
-    queues = dict.fromkeys(queue_names(options), queue)
-    async with Runner(engine, queues=queues, registry=registry, node=f"bench.{id(share)}.{time.time_ns()}"):
-        async with asyncio.timeout(300):
-            await progress.over()
-        share.over()
-    for detach in detaches:
-        detach()
-    await engine.dispose()
-    return share
+    return await worked(options, progress, go, options["concurrency"], registry, executed)
 
 
 @asynccontextmanager

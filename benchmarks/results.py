@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.scenarios import BY_NAME, Scenario
+from benchmarks.scenario import Scenario
+from benchmarks.scenarios import BY_NAME
 
 LATEST = Path("benchmarks") / "results" / "latest.json"
 OWN = ("floor", "oban_sa")

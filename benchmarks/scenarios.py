@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
+
+from benchmarks.flows.scenarios import FLOWS
+from benchmarks.scenario import Scenario
 
 ALL = ("floor", "oban_sa", "oban", "pgqueuer", "procrastinate", "chancy")
 BOTH = ("floor", "oban_sa")
@@ -12,49 +13,11 @@ SLOW = {"oban": 0.5, "procrastinate": 0.2, "chancy": 0.5}
 """Shares of the jobs that slow contenders get, so that a run ends; less work makes none of them slower."""
 
 
-@dataclass(frozen=True)
-class Scenario:
-    """One thing that is measured.
-
-    `rate` is jobs per second, `latency` percentiles of milliseconds, `rest` what nodes with nothing to do cost in a
-    second, and `crowd` both the latency and what a job costs all nodes. `kinds` names the kind of turn for those whose
-    kind is another than `kind`. `finished` rows of jobs that are over are in the table before. With `counted` the
-    server counts statements. `about` is how many seconds a turn takes, roughly; progress goes by it.
-    """
-
-    name: str
-    title: str
-    kind: str
-    measures: Literal["rate", "latency", "rest", "crowd"] = "rate"
-    contenders: tuple[str, ...] = BOTH
-    kinds: Mapping[str, str] = field(default_factory=dict)
-    modules: Mapping[str, str] = field(default_factory=dict)
-    called: Mapping[str, str] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
-    finished: int = 0
-    large: bool = False
-    held: bool = False
-    counted: bool = False
-    unit: str = "jobs/s"
-    about: float = 3.0
-
-    def asked(self, contender: str, *, quick: bool) -> dict[str, Any]:
-        """The options of one turn."""
-        options = dict(self.options)
-        jobs = options["jobs"] * (SLOW.get(contender, 1.0) if self.kind in ("drain", "enqueue_copy") else 1.0)
-        options["jobs"] = max(1, int(jobs / (20 if quick else 1)))
-        if quick and "over" in options:
-            options["over"] = min(options["over"], 1.0)
-        if quick and "nodes" in options:
-            options["nodes"] = min(options["nodes"], 3)
-        return {"kind": self.kinds.get(contender, self.kind), **options}
-
-
 def _drain(name: str, title: str, *, about: float = 3.0, **given: Any) -> Scenario:
     known = ("contenders", "kinds", "finished", "large", "held")
     fields = {key: given.pop(key) for key in known if key in given}
     options = {"jobs": 20_000, "concurrency": 50, **given}
-    return Scenario(name, title, "drain", options=options, about=about, **fields)
+    return Scenario(name, title, "drain", options=options, shares=SLOW, about=about, **fields)
 
 
 def _flush(size: int, jobs: int) -> Scenario:
@@ -93,6 +56,7 @@ def _limited(name: str, title: str, called: str, *, about: float = 8, **given: A
         modules=dict.fromkeys(BOTH, "benchmarks.ours"),
         called={"floor": "a plain queue", "oban_sa": called},
         options={"jobs": 20_000, "concurrency": 50, "processes": 2, **given},
+        shares=SLOW,
         about=about,
     )
 
@@ -274,6 +238,7 @@ SCENARIOS = (
         contenders=ALL,
         kinds=dict.fromkeys(ALL[2:], "enqueue_many"),
         options={"jobs": 50_000},
+        shares=SLOW,
         about=5,
     ),
     Scenario(
@@ -345,6 +310,7 @@ SCENARIOS = (
         unit="commits/s",
         about=5,
     ),
+    *FLOWS,
 )
 
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}

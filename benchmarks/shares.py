@@ -14,9 +14,13 @@ from benchmarks.turn import Turn, loop_factory
 
 @dataclass
 class Share:
-    """What one process did: which jobs, and its clock at the first fetch and at the last written outcome."""
+    """What one process did: which jobs, and its clock at the first fetch and at the last written outcome.
+
+    `cycles` are the milliseconds of each statement that wrote outcomes, with those in which it waited for its turn.
+    """
 
     executed: list[int] = field(default_factory=list)
+    cycles: list[float] = field(default_factory=list)
     first: float = 0.0
     last: float = 0.0
     cpu: float = 0.0
@@ -36,7 +40,7 @@ class Share:
 
 
 class Progress:
-    """How many outcomes are written, by all processes together."""
+    """How many outcomes are written and workflows over, by all processes together."""
 
     def __init__(self, wanted: int, shared: Any = None) -> None:
         self._wanted = wanted
@@ -66,31 +70,37 @@ Work = Callable[[dict[str, Any], Progress, Callable[[], Coroutine[Any, Any, None
 """Prepare, wait for the word, and work until all is done."""
 
 
-async def drained(turn: Turn, work: Work) -> None:
-    """Let the work be done by as many processes as the options say, and answer with what they did together."""
+async def drained(turn: Turn, work: Work, *, flows: int = 0) -> None:
+    """Let the work be done by as many processes as the options say, and answer with what they did together.
+
+    It is done once the outcomes of all jobs are written and so many `flows` are over. With the option `cycles` the
+    answer has those of all processes as samples.
+    """
     processes = turn.options.get("processes", 1)
+    options = {**turn.options, "outcomes": turn.jobs + flows}
     if processes == 1:
 
         async def go() -> None:
             turn.ready()
 
-        shares = [await work(dict(turn.options), Progress(turn.jobs), go)]
+        shares = [await work(options, Progress(options["outcomes"]), go)]
     else:
-        shares = await asyncio.to_thread(_together, turn, work, processes)
+        shares = await asyncio.to_thread(_together, turn, work, options, processes)
     turn.once([number for share in shares for number in share.executed])
     busy = [share for share in shares if share.executed]
     turn.done(
         seconds=max(share.last for share in busy) - min(share.first for share in busy),
         cpu=sum(share.cpu for share in shares),
         shares=[len(share.executed) for share in shares],
+        **({"samples": [each for share in shares for each in share.cycles]} if options.get("cycles") else {}),
     )
 
 
-def _together(turn: Turn, work: Work, processes: int) -> list[Share]:
+def _together(turn: Turn, work: Work, options: dict[str, Any], processes: int) -> list[Share]:
     context = multiprocessing.get_context("spawn")
     written, word, done, prepared = context.Value("q", 0), context.Event(), context.Queue(), context.Queue()
     children = [
-        context.Process(target=_child, args=(work, dict(turn.options), written, prepared, word, done), daemon=True)
+        context.Process(target=_child, args=(work, options, written, prepared, word, done), daemon=True)
         for _ in range(processes)
     ]
     for child in children:
@@ -111,7 +121,7 @@ def _child(work: Work, options: dict[str, Any], written: Any, prepared: Any, wor
         await asyncio.to_thread(word.wait)
 
     async def run() -> Share:
-        return await work(options, Progress(options["jobs"], written), go)
+        return await work(options, Progress(options["outcomes"], written), go)
 
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         done.put(runner.run(run()))

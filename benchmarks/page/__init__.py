@@ -3,8 +3,8 @@
     python -m benchmarks.page [RESULTS [FOLDER]]
 
 Without RESULTS they are those of benchmarks/results/latest.json; in FOLDER it makes docs/, instead of here. What people
-write goes into docs/performance/: `introduction.md`, `steps.md` and `limits.md` are put into the page as they are.
-Everything else in the page is overwritten.
+write goes into docs/performance/: `introduction.md`, `workflows.md`, `steps.md` and `limits.md` are put into the page
+as they are. Everything else in the page is overwritten.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from benchmarks.environments import ROOT
 from benchmarks.page import plots, tables
 from benchmarks.page.plots import Bar, Group
 from benchmarks.page.tables import Figures, Found
-from benchmarks.scenarios import BY_NAME, Scenario
+from benchmarks.scenario import Scenario
+from benchmarks.scenarios import BY_NAME
 
 PAGE = Path("docs") / "performance.md"
 WRITTEN = Path("docs") / "performance"
@@ -66,6 +67,20 @@ SECTIONS = (
         ("limit_global", "limit_keys", "limit_keys_2ms", "limit_rate", "unique_drain"),
         tables.rate_bars,
         tables.beside_unlimited,
+    ),
+    Section(
+        "Workflows",
+        "workflows",
+        ("flow_pairs", "flow_fan_in", "flow_fan_out", "flow_graft", "flow_enqueue", "steps"),
+        tables.rate_bars,
+        tables.workflows,
+    ),
+    Section(
+        "Latency in workflows",
+        "workflow_latency",
+        ("flow_chain", "signals"),
+        tables.latency_bars,
+        tables.latencies,
     ),
     Section(
         "Latency",
@@ -127,6 +142,7 @@ def make(document: dict[str, Any], root: Path = ROOT) -> str:
         _written(root, "introduction.md"),
         _notice(document),
         *(_section(root, known, section) for section in SECTIONS),
+        _written(root, "workflows.md"),
         _written(root, "steps.md"),
         _written(root, "limits.md"),
         _conditions(document),

@@ -14,6 +14,7 @@ COLOURS = {
     "pgqueuer": "#4b8bf4",
     "procrastinate": "#bf6bd6",
     "chancy": "#e0703c",
+    "dbos": "#1f9ea8",
 }
 STYLE = """
 text { font: 13px system-ui, -apple-system, 'Segoe UI', sans-serif; fill: #424a53 }

@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 
 from benchmarks import results
 from benchmarks.page.plots import Bar
-from benchmarks.scenarios import BY_NAME, Scenario
+from benchmarks.scenario import Scenario
+from benchmarks.scenarios import BY_NAME
 
 Figures: TypeAlias = Mapping[str, Any]
 """What is known of one scenario, by contender."""
@@ -134,6 +135,41 @@ def beside_unlimited(found: Found, known: Mapping[str, Figures]) -> str:
     )
     heads = ["", "to a plain queue", "plain: PostgreSQL µs/job", "limited: PostgreSQL µs/job"]
     return f"{text}\n\n{_table(heads, rows)}"
+
+
+def workflows(found: Found, known: Mapping[str, Figures]) -> str:
+    """What members cost beside plain jobs of the same turns, and how long statements that write outcomes take."""
+    columns = [
+        Column("jobs", lambda figure: figure.get("jobs"), 0),
+        Column("Python µs/job", median("python_us")),
+        Column("PostgreSQL µs/job", median("postgres_us")),
+        Column("WAL bytes/job", median("wal_bytes")),
+        Column("cycle p99 ms", latency("p99"), 1),
+        Column("cycle max ms", latency("max"), 1),
+    ]
+    rows = []
+    for scenario, figures in found:
+        plain, ours = (figures.get(name, {}) for name in results.OWN)
+        ratios = [
+            theirs / mine if theirs is not None and mine else None
+            for mine, theirs in (
+                (results.median(plain, "rate"), results.median(ours, "rate")),
+                (results.median(plain, "postgres_us"), results.median(ours, "postgres_us")),
+                (latency("p99")(plain), latency("p99")(ours)),
+            )
+        ]
+        if any(ratio is not None for ratio in ratios):
+            rows.append([scenario.title, *map(_times, ratios)])
+    text = (
+        "Each is played in turns with what the first line says. A cycle is a statement that writes outcomes and "
+        "fetches jobs. Others get a part of the work where they are slow, which the column of jobs tells; of them only "
+        "the rate is comparable, and what each makes of a shape is told in its file in `benchmarks/peers`."
+    )
+    heads = ["", "rate", "PostgreSQL µs/job", "cycle p99"]
+    parts = [f"{text}\n\n{_by_columns(found, columns)}"]
+    if rows:
+        parts.append(f"oban_sa's as ratios to the first line:\n\n{_table(heads, rows, named=1)}")
+    return "\n\n".join(parts)
 
 
 def latencies(found: Found, known: Mapping[str, Figures]) -> str:

@@ -18,7 +18,8 @@ from benchmarks.contest import Arena, Refused, Taken
 from benchmarks.full import measure as full
 from benchmarks.full import table as full_table
 from benchmarks.page import tables
-from benchmarks.scenarios import BY_NAME, SCENARIOS, Scenario
+from benchmarks.scenario import Scenario
+from benchmarks.scenarios import BY_NAME, SCENARIOS
 from benchmarks.turn import Turn
 from oban_sa import Oban
 from tests.databases import Server
@@ -40,6 +41,9 @@ TINY = {
     "bare": {"jobs": 30, "concurrency": 4},
     "silent": {"over": 0.1, "writers": 3},
     "bare_silent": {"over": 0.1, "writers": 3},
+    "by_hand": {"jobs": 12},
+    "steps": {"jobs": 6, "steps": 3},
+    "signals": {"jobs": 5},
 }
 
 
@@ -137,7 +141,7 @@ def test_a_run_writes_results_and_the_page_is_made_of_them(server: Server, tmp_p
     figures = document["scenarios"]["drain_50"]["figures"]
     assert len(figures["oban_sa"]["values"]["rate"]) == 2
     assert results.to_floor(BY_NAME["drain_50"], figures, "oban_sa") is not None
-    assert document["left_out"].keys() == {"oban", "pgqueuer", "procrastinate", "chancy"}
+    assert document["left_out"].keys() == {"oban", "pgqueuer", "procrastinate", "chancy", "dbos"}
     (tmp_path / "docs" / "performance").mkdir(parents=True)
     (tmp_path / "docs" / "performance" / "steps.md").write_text("## What was made faster\n\nBy hand.\n")
     made = page.make(document, tmp_path)

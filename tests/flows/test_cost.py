@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 from sqlalchemy import Engine, text
@@ -13,6 +14,8 @@ from oban_sa.jobs.flow import new_id
 from oban_sa.sql.settle import settle
 
 LANE = 3
+MEMBERS = int(os.environ.get("OBAN_TEST_ROWS", "1000000"))
+"""Members that others have; fewer while you work."""
 
 
 def in_lane(flow: Workflow) -> Workflow:
@@ -126,14 +129,16 @@ def test_a_booking_costs_the_same_beside_many_members(sync_engine: Engine) -> No
         connection.execute(
             text(
                 "INSERT INTO oban_sa_members (job_id, flow_id, name, waiting, settled) "
-                "SELECT 1000000 + n, gen_random_uuid(), 'x', 0, 'c' FROM generate_series(1, 100000) AS n"
-            )
+                "SELECT 1000000 + n, gen_random_uuid(), 'x', 0, 'c' FROM generate_series(1, :rows) AS n"
+            ),
+            {"rows": MEMBERS},
         )
         connection.execute(
             text(
                 "INSERT INTO oban_sa_edges (parent_id, child_id) "
-                "SELECT 1000000 + n, 1000001 + n FROM generate_series(1, 100000) AS n"
-            )
+                "SELECT 1000000 + n, 1000001 + n FROM generate_series(1, :rows) AS n"
+            ),
+            {"rows": MEMBERS},
         )
     with sync_engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("ANALYZE"))
