@@ -7,6 +7,7 @@ noted as it is, and it is measured later, many at once.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
@@ -31,7 +32,7 @@ MINUTES: Final = 120
 """Minutes that are kept apart while nothing can be written; what comes later counts in the last of them."""
 
 AT_ONCE: Final = 1_000
-"""Attempts of a worker that are noted before they are measured, where they are not written before."""
+"""Attempts that are noted before they are measured, where they are not written before."""
 
 OF_MANY: Final = 8
 """Of so many each eighth is measured and counts for eight; all of them are counted."""
@@ -73,20 +74,26 @@ Minute = dict[tuple[str, str], Counts]
 """The counts of a minute by queue and worker."""
 
 _Notes = list[Any]
-"""Four for each attempt, one after the other: when the code began and ended, by the monotonic clock; when the job was
-due and fetched. As lists of their own they would be objects that the garbage collector looks at."""
 
-_EACH: Final = 4
+_EACH: Final = 6
+
+FULL: Final = _EACH * AT_ONCE
+"""The length of a list of notes that is to be measured."""
 
 
 class Tally:
     """Counts each attempt as it ends; of one thread, the loop's."""
 
     def __init__(self) -> None:
+        self.completed: Final[_Notes] = []
+        """Of attempts that were completed, six for each, one after the other: queue and worker; when the code began and
+        ended, by the monotonic clock; when the job was due and fetched. The executor adds to it while it is not `FULL`.
+
+        As lists of their own the notes would be objects that the garbage collector looks at.
+        """
+        self._others: dict[str, _Notes] = {}
+        """The same of other states."""
         self._minutes: dict[int, Minute] = {}
-        self._completed: dict[tuple[str, str], _Notes] = {}
-        self._others: dict[tuple[str, str, str], _Notes] = {}
-        """Also by state."""
         # Until the database has said its own.
         self._offset = clock.now().timestamp() - clock.monotonic()
 
@@ -95,20 +102,13 @@ class Tally:
 
         `loaded` are the columns of its job.
         """
-        at = clock.monotonic()
-        key = (loaded["queue"], loaded["worker"])
-        if state is _COMPLETED:  # as of most
-            notes = self._completed.get(key)
-            if notes is None:
-                notes = self._completed[key] = []
-        else:
-            notes = self._others.setdefault((*key, state.value), [])
-            if state in _FAILED and is_error(answer):
-                _of(self._minute(int((at + self._offset) // 60)), *key).fail(kind(answer)[:_LONGEST])
-        notes += (began, at, loaded["scheduled_at"], loaded["attempted_at"])
-        if len(notes) >= _EACH * AT_ONCE:
-            self._measure(*key, state.value, notes)
-            notes.clear()
+        at, queue, worker = clock.monotonic(), loaded["queue"], loaded["worker"]
+        if state in _FAILED and is_error(answer):
+            _of(self._minute(int((at + self._offset) // 60)), queue, worker).fail(kind(answer)[:_LONGEST])
+        notes = self.completed if state is _COMPLETED else self._others.setdefault(state.value, [])
+        notes += (queue, worker, began, at, loaded["scheduled_at"], loaded["attempted_at"])
+        if len(notes) >= FULL:
+            self._measure(state.value, notes)
 
     def set_clock(self, epoch: float, *, at: float) -> None:
         """Take note of the database's clock, seconds since 1970, as it was `at` a moment of the monotonic clock."""
@@ -120,37 +120,42 @@ class Tally:
 
     def take(self) -> Mapping[int, Minute]:
         """Return what was counted since this was last called, by the minute since 1970."""
-        completed, self._completed = self._completed, {}
-        others, self._others = self._others, {}
-        for key, notes in completed.items():
-            self._measure(*key, _COMPLETED.value, notes)
-        for other, notes in others.items():
-            self._measure(*other, notes)
+        for state, notes in ((_COMPLETED.value, self.completed), *self._others.items()):
+            self._measure(state, notes)
         taken, self._minutes = self._minutes, {}
         return taken
 
-    def _measure(self, queue: str, worker: str, state: str, notes: _Notes) -> None:
-        """Count what was noted, in the order in which it ended."""
-        every = OF_MANY if len(notes) >= _EACH * AT_ONCE else 1
+    def _measure(self, state: str, noted: _Notes) -> None:
+        """Count what was noted, in the order in which it ended, and forget the notes."""
+        notes = noted.copy()
+        noted.clear()
+        every = OF_MANY if len(notes) >= FULL else 1
         while notes:
-            number = int((notes[1] + self._offset) // 60)
+            number = int((notes[3] + self._offset) // 60)
             turns_at = (number + 1) * 60 - self._offset
-            count = len(notes) // _EACH
-            if notes[1 - _EACH] >= turns_at:
-                count = max(bisect_left(notes[1::_EACH], turns_at), 1)
-            counts = _of(self._minute(number), queue, worker)
-            counts.outcomes[state] = counts.outcomes.get(state, 0) + count
-            for place in range(0, count * _EACH, _EACH * every):
-                began, at, due_at, fetched_at = notes[place : place + _EACH]
-                _count(counts.run, at - began, every)
-                if due_at is not None and fetched_at is not None:
-                    _count(counts.wait, (fetched_at - due_at).total_seconds(), every)
-            notes = notes[count * _EACH :]
+            size = len(notes)
+            if notes[3 - _EACH] >= turns_at:
+                size = _EACH * max(bisect_left(notes[3::_EACH], turns_at), 1)
+            _measure(self._minute(number), state, notes[:size], every)
+            notes = notes[size:]
 
     def _minute(self, number: int) -> Minute:
         if number not in self._minutes and len(self._minutes) >= MINUTES:
             number = max(self._minutes)
         return self._minutes.setdefault(number, {})
+
+
+def _measure(minute: Minute, state: str, notes: _Notes, every: int) -> None:
+    """Count all attempts of a minute, and the durations of one in so many, which counts for as many."""
+    for (queue, worker), count in Counter(zip(notes[::_EACH], notes[1::_EACH], strict=True)).items():
+        outcomes = _of(minute, queue, worker).outcomes
+        outcomes[state] = outcomes.get(state, 0) + count
+    for place in range(0, len(notes), _EACH * every):
+        queue, worker, began, at, due_at, fetched_at = notes[place : place + _EACH]
+        counts = _of(minute, queue, worker)
+        _count(counts.run, at - began, every)
+        if due_at is not None and fetched_at is not None:
+            _count(counts.wait, (fetched_at - due_at).total_seconds(), every)
 
 
 def _count(bins: dict[int, int], seconds: float, weight: int) -> None:

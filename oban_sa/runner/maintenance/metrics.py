@@ -87,7 +87,8 @@ class Metrics:
         self._minutes: dict[_Key, _Row] = {}
         self._longer: dict[_Key, _Row] = {}
         self._longer_at = 0.0
-        self._looked_at: float | None = None
+        # Not at once: a node that starts has better things to do.
+        self._looked_at = clock.monotonic()
         self._waited: set[str] = set()
         self._synchronized = False
         self._told = False
@@ -97,7 +98,7 @@ class Metrics:
         try:
             if not self._synchronized:
                 self._synchronize(await self._line.fetch(self._now))
-            if self._leader.leading and (self._looked_at is None or clock.monotonic() - self._looked_at >= EVERY):
+            if self._leader.leading and clock.monotonic() - self._looked_at >= EVERY:
                 self._looked_at = clock.monotonic()
                 await self._look()
                 await self._forget()
@@ -118,11 +119,10 @@ class Metrics:
 
     async def close(self) -> None:
         """Write what is left, where the database answers soon."""
-        with suppress(Exception):
-            async with asyncio.timeout(CLOSING):
-                if not self._synchronized:
-                    self._synchronize(await self._line.fetch(self._now))
-                await self._flush(everything=True)
+        if self._synchronized:  # else the runner has not begun, or never reached the database
+            with suppress(Exception):
+                async with asyncio.timeout(CLOSING):
+                    await self._flush(everything=True)
         await self._line.close()
 
     def _synchronize(self, rows: list[Any]) -> None:

@@ -191,6 +191,7 @@ async def test_the_node_that_leads_writes_what_waits_and_that_it_has_come_down(
         await made.tick()
     assert await harness.sql("SELECT * FROM oban_sa_metrics") == []
     monkeypatch.setattr(part, "MOST", 5)
+    monkeypatch.setattr(part, "EVERY", 0.0)
     async with writing(harness, leads=True) as (made, _):
         await made.tick()
         rows = await harness.sql("SELECT step, queue, worker, backlog, oldest >= 90 FROM oban_sa_metrics ORDER BY 1, 2")
@@ -199,7 +200,6 @@ async def test_the_node_that_leads_writes_what_waits_and_that_it_has_come_down(
         ]
         await harness.sql("DELETE FROM oban_jobs")
         await harness.sql("UPDATE oban_sa_metrics SET at = at - interval '1 day'")
-        monkeypatch.setattr(part, "EVERY", 0.0)
         await made.tick()
         [row] = await harness.sql(
             "SELECT backlog, oldest FROM oban_sa_metrics WHERE step = 60 AND queue = 'mailers' ORDER BY at DESC LIMIT 1"
@@ -211,6 +211,7 @@ async def test_the_node_that_leads_forgets_what_is_old_of_each_step(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(part, "BATCH", 10)
+    monkeypatch.setattr(part, "EVERY", 0.0)
     await harness.sql(
         "INSERT INTO oban_sa_metrics (step, queue, worker, at, node) "
         "SELECT step, 'q', 'w', timezone('UTC', now()) - number * interval '1 hour', 'n' "
