@@ -162,9 +162,9 @@ def take_in(answer: Sequence[Any], jobs: Sequence[Job]) -> None:
 def let_go(job: Job) -> None:
     """Make a job that `take_in` was given a detached one, as if a session had written it and let it go."""
     state = instance_state(job)
-    if state.modified:
+    if state.modified or state.unloaded:  # such as columns of the program's, which it is to be told are not there
         make_transient_to_detached(job)
-    else:  # the same, as none of its columns is missing, in a third of the time
+    else:  # the same, where there is nothing to forget
         state.key = (Job, (job.id,), None)
 
 

@@ -155,7 +155,9 @@ _SUBCLASS = """
 import sys
 from sqlalchemy import create_engine, event, literal, select
 from sqlalchemy.orm import Session, column_property
+from sqlalchemy.orm.exc import DetachedInstanceError
 from oban_sa import Job, enqueue
+from oban_sa.outbox.rows import let_go
 
 sent = []
 engine = create_engine(sys.argv[1])
@@ -176,6 +178,14 @@ Job.__mapper__.add_property("shown", column_property(Job.__table__.c.queue + "!"
 print(write(Job("w")))
 with Session(engine) as session:
     print(session.query(Job).count(), {job.shown for job in session.query(Job)})
+
+job = Job("w")
+vars(job).update(id=1, errors=[])
+let_go(job)
+try:
+    print(job.shown)
+except DetachedInstanceError:
+    print("detached")
 """
 
 
@@ -188,6 +198,7 @@ def test_subclasses_and_columns_of_the_program_are_the_mappers(database_url: str
         "['INSERT'] ['INSERT', 'SELECT'] SELECT",
         "['INSERT', 'SELECT']",
         "5 {'default!'}",
+        "detached",
     ]
 
 
