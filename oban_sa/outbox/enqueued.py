@@ -7,11 +7,11 @@ session that was given a connection, whose transaction another ends, doesn't lea
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection
-from sqlalchemy.orm import Session, SessionTransaction, UOWTransaction
+from sqlalchemy.orm import InstanceState, Session, SessionTransaction, UOWTransaction
 
 from oban_sa.jobs.states import FINAL, JobState
 from oban_sa.models import Job
@@ -68,9 +68,10 @@ class Enqueued:
 
     def flushed(self, session: Session, context: UOWTransaction) -> None:
         """Count the jobs that a flush has inserted, at its end."""
-        states = [
+        saved: Any = context.states
+        states: list[InstanceState[Job]] = [
             state
-            for state, (is_deleted, is_only_listed) in context.states.items()
+            for state, (is_deleted, is_only_listed) in saved.items()
             if state.key is None and not (is_deleted or is_only_listed) and issubclass(state.class_, Job)
         ]
         for connection, jobs in by_connection(session, states).items():
