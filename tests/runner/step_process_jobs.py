@@ -269,7 +269,7 @@ def cleans_up_when_suspended(path: str) -> None:
         raise
 
 
-@job(registry=registry, executor="process", timeout=0.5, backoff=no_wait, max_attempts=2)
+@job(registry=registry, executor="process", timeout=3, backoff=no_wait, max_attempts=10)
 def is_too_slow(path: str) -> None:
     step("charge", note, path, "charge")
     if current_job().attempt == 1:
@@ -355,10 +355,11 @@ def takes_no_step_any_more() -> None:
     fails_first()
 
 
-@job(registry=registry, executor="process")
+@job(registry=registry, executor="process", backoff=no_wait)
 def tells_its_progress() -> None:
     progress(0.5, "half")
     progress(1, "all")
+    fails_first()
 
 
 @job(registry=registry, executor="process")

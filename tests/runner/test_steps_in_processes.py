@@ -234,6 +234,7 @@ async def test_a_timeout_strikes_while_a_step_waits_for_the_journal(
     [job_id] = await harness.enqueue(jobs.is_too_slow.new(path))
     async with harness.runner():
         done = await harness.becomes(job_id, "completed", WITHIN)
+        assert "oban_sa answer" not in {task.get_name() for task in asyncio.all_tasks()}
     assert hung.is_set()
     assert lines(path) == ["charge", "charge"]
     assert done.errors[0]["error"].startswith("AttemptTimedOut")
@@ -315,7 +316,7 @@ async def test_progress_is_told_beside_the_journal(harness: Harness) -> None:
         done = await harness.becomes(job_id, "completed", WITHIN)
     [(name, _, value, _)] = await journal(harness)
     assert (name, value) == (":progress", {"done": 1.0, "note": "all"})
-    assert done.meta == {}
+    assert (done.attempt, done.meta) == (2, {})  # which says of no journal
 
 
 async def test_the_journal_is_read_once_in_later_attempts_and_not_at_all_without_steps(
