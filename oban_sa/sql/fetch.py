@@ -86,7 +86,8 @@ class Filter:
     All `conditions` hold for each job that is taken; a CTE that they refer to becomes part of the statement. `at_most`
     is how many jobs are taken at once, an integer of SQL such as a subquery; NULL sets no limit. `then` are made of the
     CTE `taken`, rows of `FETCHED`, as one that counts what was taken in another table; like a follower they are
-    data-modifying CTEs and write no jobs.
+    data-modifying CTEs and write no jobs. `leaves` says that the conditions are those of workers that this program does
+    not know, which a `pick` has to hear of, since it chooses jobs before the conditions are asked.
 
     Two fetches at once see the same tables. Where both must not count on the same number, the subquery locks its row.
 
@@ -98,6 +99,7 @@ class Filter:
     """
 
     conditions: tuple[ColumnElement[bool], ...] = ()
+    leaves: bool = False
     at_most: ColumnElement[int] | None = None
     then: tuple[Callable[[CTE], CTE], ...] = ()
     looks: tuple[Callable[[CTE], CTE], ...] = ()
@@ -112,10 +114,14 @@ class Filter:
 
 
 class Asked(NamedTuple):
-    """What a `pick` has to observe: `conditions` on each job, and `room`, whose `granted` is how many are picked."""
+    """What a `pick` has to observe: `conditions` on each job, and `room`, whose `granted` is how many are picked.
+
+    It picks only where the producer is `registered`. With `leaves` one of the conditions is that of unknown workers.
+    """
 
     conditions: tuple[ColumnElement[bool], ...]
     room: CTE
+    leaves: bool
 
 
 class Picked(NamedTuple):

@@ -53,7 +53,6 @@ from sqlalchemy.types import TypeEngine
 from oban_sa.models.base import Expression
 from oban_sa.sql.expressions import inline, materialized, utc_clock
 from oban_sa.sql.fetch import FETCHED, NOT_SPENT, Asked, Filter, Taken, begin, of_producer, pick, then
-from oban_sa.sql.producers import registered
 
 TOLD: Final[Mapping[str, TypeEngine[int] | TypeEngine[float] | TypeEngine[str]]] = {
     "granted": Integer(),
@@ -109,7 +108,7 @@ def within(filters: Sequence[Filter], acked: CTE | None) -> Within:
     if picks:
         [picking] = picks
         conditions = (condition for each in filters for condition in each.conditions)
-        picked, tells = picking(Asked((NOT_SPENT, registered(), *conditions), room))
+        picked, tells = picking(Asked((NOT_SPENT, *conditions), room, any(each.leaves for each in filters)))
         told.update(tells)
     else:
         picked = pick(of_producer(), filters, granted)

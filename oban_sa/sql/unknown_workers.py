@@ -40,7 +40,7 @@ def known() -> ColumnElement[bool]:
 @cache
 def only_known() -> Filter:
     """The filter of a fetch with the condition `known`."""
-    return Filter(conditions=(known(),))
+    return Filter(conditions=(known(),), leaves=True)
 
 
 def named(noted: object) -> list[str]:

@@ -283,7 +283,10 @@ def test_a_dry_run_as_a_role_that_may_not_enter_the_schema_fails_with_words(
 FUNCTIONS = (
     "oban_sa_free(text, integer)",
     "oban_sa_rate(text, text, integer, float8, text, integer, bigint, integer, timestamp)",
-    "oban_sa_ring(text, integer, integer, boolean, text[], integer[], text, timestamp, text)",
+    (
+        "oban_sa_ring(text, integer, integer, boolean, boolean, text[], integer[], text, text[], text[], text[], "
+        "float8, timestamp, text)"
+    ),
     "oban_sa_slot(text, text, integer, bigint, uuid, float8, float8, integer, float8, text, integer)",
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import time
 from collections import Counter
 from contextlib import AsyncExitStack
@@ -14,6 +15,7 @@ import pytest
 from sqlalchemy import Integer, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from oban_sa.catalog.functions.partitions import KEYS
 from oban_sa.jobs.limits import Queue, Rate
 from oban_sa.runner.queue.partitions import LAPS_END, Ring
 from oban_sa.sql.expressions import inline
@@ -26,6 +28,10 @@ from tests.support import eventually
 
 BY: Any = {"by": "partition"}
 RUNNING = "SELECT count(*) FROM oban_jobs WHERE state = 'executing' AND meta ->> 'partition' = $1"
+
+
+NO_UNKNOWN: Any = {"unknown": [], "overdue": [], "unknown_after": 3600.0}
+"""With which a fetch asks for unknown workers, and walks: there are none."""
 
 
 # Fairness
@@ -72,6 +78,13 @@ async def test_priorities_go_first_between_keys_and_within_one(engine: AsyncEngi
         assert await one.fetch(50) == []
 
 
+async def test_all_jobs_of_a_priority_go_before_keys_of_the_next(engine: AsyncEngine) -> None:
+    async with Fetcher.on(engine, Queue(50, **BY)) as one:
+        await fill(one.connection, "a", 2)
+        await fill(one.connection, "b", priority=1)
+        assert keys(await one.fetch(2)) == {"a": 2}
+
+
 async def test_without_turns_the_oldest_are_taken(engine: AsyncEngine) -> None:
     async with Fetcher.on(engine, Queue(50, **BY, each=3, fair=False)) as one:
         for priority in (1, 0):
@@ -84,6 +97,13 @@ async def test_without_turns_the_oldest_are_taken(engine: AsyncEngine) -> None:
         ]
         assert await one.fetch(5) == []
         assert one.limited.skipped == 0
+
+
+async def test_without_turns_a_key_has_two_before_others_have_one(engine: AsyncEngine) -> None:
+    async with Fetcher.on(engine, Queue(50, **BY, fair=False)) as one:
+        for key in "aabc":
+            await fill(one.connection, key)
+        assert keys(await one.fetch(2)) == {"a": 2}
 
 
 async def test_of_many_keys_without_turns_all_are_looked_at_in_time(engine: AsyncEngine) -> None:
@@ -165,6 +185,44 @@ async def test_what_was_committed_since_a_statement_began_counts(engine: AsyncEn
         assert await one.connection.fetchval(RUNNING, "a") == 3
 
 
+GATE = """
+CREATE FUNCTION pg_try_advisory_xact_lock(key bigint) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_catalog.pg_advisory_xact_lock(1);
+    RETURN pg_catalog.pg_try_advisory_xact_lock(key);
+END $$
+"""
+"""In the place of the function that locks a key, for those who look here first: it waits at a gate before."""
+
+
+@pytest.mark.parametrize("way", ["usual", "walk"])
+async def test_what_was_committed_before_a_key_was_locked_counts(engine: AsyncEngine, way: str) -> None:
+    """Whether a key is full is asked before it is locked, and once more after that."""
+    queue, more = Queue(50, **BY, each=1), NO_UNKNOWN if way == "walk" else {}
+    plan = Plan().with_filter(only_known()) if way == "walk" else None
+    async with Fetcher.on(engine, queue) as one, Fetcher.on(engine, queue, plan) as other:
+        await one.connection.execute(GATE)
+        await fill(one.connection, "a", 4)
+        await other.connection.execute("SET search_path = public, pg_catalog")
+        await one.connection.execute("SELECT pg_advisory_lock(1)")
+        waiting = asyncio.create_task(other.fetch(1, **more))
+
+        async def is_waiting() -> None:
+            found = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            assert await one.connection.fetchval(found) == 1
+
+        await eventually(is_waiting)
+        # One that goes before those that the waiting statement knows: it would find all of these available.
+        await fill(one.connection, "a")
+        await one.connection.execute(
+            "UPDATE oban_jobs SET scheduled_at = scheduled_at - interval '1 hour' WHERE id = 5"
+        )
+        assert [row["id"] for row in await one.fetch(1)] == [5]
+        await one.connection.execute("SELECT pg_advisory_unlock(1)")
+        assert await waiting == []
+        assert await one.connection.fetchval(RUNNING, "a") == 1
+
+
 async def test_a_key_may_burst_while_no_other_one_waits(engine: AsyncEngine) -> None:
     async with Fetcher.on(engine, Queue(50, **BY, each=2, burst=True)) as one:
         await fill(one.connection, "a", 20, priority=3)
@@ -213,6 +271,14 @@ async def test_a_key_starts_no_more_than_its_rate(engine: AsyncEngine) -> None:
         assert await one.fetch(50) == []
         assert one.limited.skipped == 0
         assert one.limited.resume_at < float("inf")
+
+
+async def test_rates_of_keys_hold_where_fewer_jobs_are_wanted_than_there_are_keys(engine: AsyncEngine) -> None:
+    async with Fetcher.on(engine, Queue(50, **BY, rate=Rate(1, per=60))) as one:
+        for _ in range(2):
+            await fill(one.connection, "k", 3, numbered=True)
+        found = [await one.fetch(1, ring="{}") for _ in range(4)]
+        assert [[key_of(row) for row in rows] for rows in found] == [["k1"], ["k2"], ["k3"], []]
 
 
 @pytest.mark.parametrize("fair", [True, False])
@@ -294,6 +360,78 @@ async def test_partitions_stand_within_the_limit_of_the_queue(engine: AsyncEngin
         rows = await one.fetch(50)
         assert len(rows) == 4
         assert len(await one.fetch(50, rows[:3])) == 3
+
+
+# The usual case, which has statements of its own
+
+
+@pytest.mark.parametrize(("each", "fair"), [(None, True), (1, True), (3, True), (None, {"c": 3}), (3, {"c": 3})])
+async def test_the_usual_case_takes_what_a_walk_would(engine: AsyncEngine, each: int | None, fair: Any) -> None:
+    queue, chance = Queue(50, **BY, each=each, fair=fair), random.Random(each or 0)
+    async with Fetcher.on(engine, queue) as usual, Fetcher.on(engine, queue, Plan().with_filter(only_known())) as walk:
+        for key in "abcdefghij":
+            for priority in (0, 0, 0, 1):
+                await fill(usual.connection, key, chance.randrange(6), priority=priority)
+        await usual.connection.execute("UPDATE oban_jobs SET attempt = max_attempts WHERE id % 9 = 0")
+        await usual.connection.execute("UPDATE oban_jobs SET state = 'executing' WHERE id % 7 = 0")
+        cursor, taken = "{}", -1
+        while taken:
+            demand = chance.randrange(1, 8)
+            found: list[tuple[list[int], str | None, bool]] = []
+            for one, more in ((usual, {}), (walk, NO_UNKNOWN)):
+                transaction = one.connection.transaction()
+                await transaction.start()
+                rows = await one.fetch(demand, ring=cursor, **more)
+                found.append(
+                    (sorted(row["id"] for row in rows), one.limited.given()["ring"], bool(one.limited.skipped))
+                )
+                await transaction.rollback()
+            assert found[0] == found[1], (cursor, demand)
+            rows = await usual.fetch(demand, ring=cursor)
+            cursor, taken = usual.limited.given()["ring"], len(rows) + usual.limited.skipped
+
+
+async def test_a_fetch_locks_no_more_keys_than_the_server_has_room_for(engine: AsyncEngine) -> None:
+    async with Fetcher.on(engine, Queue(500, **BY, each=5)) as one:
+        await fill(one.connection, "k", 300, numbered=True)
+        async with one.connection.transaction():
+            assert len(await one.fetch(260)) == KEYS
+            held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
+            assert await one.connection.fetchval(held) == KEYS
+
+
+async def test_a_job_is_left_to_others_or_given_up_in_each_key(engine: AsyncEngine) -> None:
+    """The function and the statement around it both ask; what one of them refuses is not taken."""
+    known: Any = {"unknown": ["odd\n2", "stranger"], "overdue": ["stranger"], "unknown_after": 3600.0}
+    async with Fetcher.on(engine, Queue(50, **BY, each=9), Plan().with_filter(only_known())) as one:
+        await fill(one.connection, "a", 6)
+        await one.connection.execute(
+            "UPDATE oban_jobs SET worker = CASE id % 3 WHEN 0 THEN 'odd' WHEN 1 THEN 'stranger' ELSE worker END, "
+            "meta = meta || CASE WHEN id = 3 THEN '{\"args_version\": 2}' ELSE '{}' END::jsonb, "
+            "scheduled_at = scheduled_at - CASE WHEN id = 1 THEN interval '2 hours' ELSE interval '0' END"
+        )
+        # 3 has args of another version, and 4 is not due for long enough.
+        found = [await one.fetch(1, **known) for _ in range(4)]
+        assert [[row["id"] for row in rows] for rows in found] == [[1], [2], [5], [6]]
+        assert await one.fetch(50, **known) == []
+        assert one.limited.skipped == 0
+
+
+async def test_producers_begin_at_different_keys(engine: AsyncEngine) -> None:
+    async with Fetcher.on(engine, Queue(50, **BY, each=5)) as one:
+        await fill(one.connection, "k", 500, numbered=True)
+        begun: set[str] = set()
+        for _ in range(12):
+            transaction = one.connection.transaction()
+            await transaction.start()
+            begun |= {key_of(row) for row in await one.fetch(1, ring=None)}
+            await transaction.rollback()
+        assert len(begun) > 3
+        # Wherever it begins, it comes round.
+        found = await one.fetch(2, ring=None)
+        while rows := await one.fetch(40, ring=one.limited.given()["ring"]):
+            found += rows
+        assert len(found) == len(keys(found)) == 500
 
 
 # Keys of which nothing can be taken
