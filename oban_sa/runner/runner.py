@@ -273,9 +273,11 @@ class Runner:
             await self._begin()
 
     async def _begin(self) -> None:
-        first = compiled(of_beginning(self._database))  # while the server connects
+        within = limits_of(self._settings.queues)
+        limits = [within.get(name) for name in self._settings.queues]
+        first = compiled(of_beginning(self._database, limits))  # while the server connects
         has, _ = await asyncio.gather(self._taken(self._database.begin), first)
-        check(has, self.schema, limits=bool(limits_of(self._settings.queues)))
+        check(has, self.schema, limits=bool(within))
         if self._sessions is not None:
             engine = await self._sessions.check(self._registry, schema=self.schema)
             if engine is not None:
@@ -296,7 +298,7 @@ class Runner:
         await self._parts.start()
         self._working = True
         telemetry.emit(telemetry.RunnerStart(runner=self._source, queues=dict(self.queues)))
-        await compiled(of_completion(self._database))
+        await compiled(of_completion(self._database, limits))
 
     def stop(self) -> None:
         """Ask the runner to stop; returns at once, and may be called from a signal handler, and more than once."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -36,6 +36,7 @@ from oban_sa.sql.unknown_workers import only_known, review
 
 if TYPE_CHECKING:
     from oban_sa.jobs.keys import Paths
+    from oban_sa.jobs.limits import Limits
     from oban_sa.runner.queue.limits import Limited
 
 logger = logging.getLogger("oban_sa.runner")
@@ -275,14 +276,28 @@ def in_order(rows: list[asyncpg.Record]) -> list[asyncpg.Record]:
 _URGENCY: Final = itemgetter("priority", "scheduled_at", "id")
 
 
-def of_beginning(database: Database) -> tuple[Prepared, ...]:
-    """Return the statements that each producer begins with, for those who compile them ahead."""
-    return database.prepare(register), database.prepare(Plan.fetch, Plan())
+def of_beginning(database: Database, limits: Collection[Limits | None]) -> list[Prepared]:
+    """Return the statements that producers begin with, for those who compile them ahead.
+
+    `limits` are those of each queue. Statements within limits take twice as long to compile as plain ones.
+    """
+    return [database.prepare(register), *(database.prepare(Plan.fetch, plan) for plan in _plans(limits))]
 
 
-def of_completion(database: Database) -> tuple[Prepared, ...]:
+def of_completion(database: Database, limits: Collection[Limits | None]) -> list[Prepared]:
     """Return what each producer says once its first jobs are completed."""
-    return (database.prepare(Plan.complete_and_fetch, Plan()),)
+    return [database.prepare(Plan.complete_and_fetch, plan) for plan in _plans(limits)]
+
+
+def _plans(limits: Collection[Limits | None]) -> set[Plan]:
+    within = [each for each in limits if each is not None]
+    plans = {Plan()} if len(within) < len(limits) else set[Plan]()
+    if within:
+        # Where no queue has limits, nothing of them is loaded.
+        from oban_sa.sql.limits import Bounds
+
+        plans |= {Plan().within(Bounds.of(each, "").filters, {}) for each in within}
+    return plans
 
 
 class _Statements(NamedTuple):
