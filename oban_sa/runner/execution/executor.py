@@ -206,8 +206,7 @@ class Executor:
         """Return the outcome of a row that can't be read: it fails by itself, and delays no other."""
         job = attempt.job
         facts = {"job_id": job.id, "worker": job.worker, "queue": job.queue, "attempt": job.attempt}
-        said = exceptions.describe(error)
-        logger.error("job %d of queue %s can't be read: %s", job.id, job.queue, said, extra=facts)
+        logger.error("job %d of queue %s can't be read: %s", job.id, job.queue, exceptions.describe(error), extra=facts)
         return Outcome(attempt, judge(attempt.attempt, error))
 
     def _call(self, attempt: Running, definition: Definition, seconds: float | None) -> Callable[[], Awaitable[Any]]:
@@ -372,10 +371,10 @@ class Dispatch:
 
     def session(self, definition: Definition, attempt: Running) -> AttemptSession:
         """Return what runs code that takes a session, and commits what it wrote together with the outcome."""
-        job = attempt.job
         if definition.session == "async":
-            return SessionOnLoop(self._sessions, definition, job, time_limit=attempt.time_limit)
-        return SessionInThread(self._sessions, definition, job, time_limit=attempt.limited(), threads=self._threads)
+            return SessionOnLoop(self._sessions, definition, attempt.job, time_limit=attempt.time_limit)
+        limit = attempt.limited()
+        return SessionInThread(self._sessions, definition, attempt.job, time_limit=limit, threads=self._threads)
 
     def journal(self, running: Running, *, source: telemetry.Source) -> Journal:
         """Return what the durable steps of an attempt are written into."""
@@ -388,8 +387,7 @@ class Dispatch:
         thread_id = self._threads.working_on(job)
         if thread_id is not None:
             return frames.of_thread(thread_id)
-        stack = await self._processes.stack(job)
-        return frames.of_task(task) if stack is None else stack
+        return await self._processes.stack(job) or frames.of_task(task)
 
     async def close(self) -> None:
         """Let threads and processes go; code that still runs in a thread is left behind."""
