@@ -78,6 +78,14 @@ async def test_priorities_go_first_between_keys_and_within_one(engine: AsyncEngi
         assert await one.fetch(50) == []
 
 
+async def test_a_heavy_key_has_its_weight_where_fewer_jobs_are_wanted_than_there_are_keys(engine: AsyncEngine) -> None:
+    async with Fetcher.on(engine, Queue(50, **BY, fair={"c": 3})) as one:
+        for key in "abcde":
+            await fill(one.connection, key, 5)
+        assert keys(await one.fetch(4)) == {"a": 1, "b": 1, "c": 2}
+        assert keys(await one.fetch(2)) == {"c": 1, "d": 1}
+
+
 async def test_all_jobs_of_a_priority_go_before_keys_of_the_next(engine: AsyncEngine) -> None:
     async with Fetcher.on(engine, Queue(50, **BY)) as one:
         await fill(one.connection, "a", 2)
@@ -411,7 +419,7 @@ async def test_a_job_is_left_to_others_or_given_up_in_each_key(engine: AsyncEngi
             "scheduled_at = scheduled_at - CASE WHEN id = 1 THEN interval '2 hours' ELSE interval '0' END"
         )
         # 3 has args of another version, and 4 is not due for long enough.
-        found = [await one.fetch(1, **known) for _ in range(4)]
+        found = [await one.fetch(1, ring="{}", **known) for _ in range(4)]
         assert [[row["id"] for row in rows] for rows in found] == [[1], [2], [5], [6]]
         assert await one.fetch(50, **known) == []
         assert one.limited.skipped == 0
