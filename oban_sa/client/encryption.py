@@ -83,7 +83,7 @@ def _reseal(work: Work, key: str, after: int) -> tuple[int | None, Resealed]:
 
 def _anew(row: RowMapping) -> str:
     args, worker = values.from_json(row["args"]), row["worker"]
-    if not isinstance(args, dict):
+    if not values.is_object(args):
         raise KeyMissing("these args are no object")  # and none of ours
     plain = encryption.unseal(worker, args) if encryption.is_sealed(args) else args
     return values.dumps(encryption.seal(worker, plain))

@@ -248,7 +248,7 @@ def lock(command: Callable[..., Executable], wanted: Select[int]) -> Select[int]
     return select(_chosen(wanted, _guard(command)).c.id)
 
 
-def lock_to_seal(wanted: Select[int]) -> Select[Any]:
+def lock_to_seal(wanted: Select[int]) -> Select[Any, Any, Any]:
     """Lock the jobs that `update` would change: their `id`, `worker`, and whether their args are `encrypted`."""
     encrypted = _meta().op("@>", return_type=Boolean())(inline(f"'{{\"{ENCRYPTED}\": true}}'::jsonb"))
     chosen = _chosen(wanted, _guard(update), jobs.c.worker, encrypted.label(ENCRYPTED))
