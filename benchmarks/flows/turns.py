@@ -111,7 +111,19 @@ async def _graft(turn: Turn, *, held: bool) -> None:
     closing = await flows.fill(turn, [flow])
     # The outcome of the one that grafts is written by its session's commit, and not by its queue.
     await drained(turn, _graft_work, flows=closing - 1)
+    await _book_rest(turn)
     await flows.check(turn)
+
+
+async def _book_rest(turn: Turn) -> None:
+    """Have a node book what others have left: they end with the last outcome, whose note may still be there."""
+    engine = engine_for(turn.url)
+    connection = await asyncpg.connect(turn.url)
+    async with Runner(engine, queues={"nothing": 1}, registry=registry), asyncio.timeout(60):
+        while await connection.fetchval("SELECT EXISTS (SELECT FROM oban_sa_endings)"):  # noqa: ASYNC110 - not measured
+            await asyncio.sleep(0.1)
+    await connection.close()
+    await engine.dispose()
 
 
 async def chain(turn: Turn) -> None:

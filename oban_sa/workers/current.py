@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Protocol
 
@@ -69,11 +67,18 @@ class running:  # noqa: N801 - used like the function that contextlib would make
         CURRENT.reset(self._token)
 
 
-@contextmanager
-def attempting(attempt: Attempting) -> Generator[None]:
+class attempting:  # noqa: N801 - as `running`; contextlib's would also set the traceback of an error, which may refuse it
     """Have the code inside the block be that of an attempt."""
-    token = ATTEMPT.set(attempt)
-    try:
-        yield
-    finally:
-        ATTEMPT.reset(token)
+
+    __slots__ = ("_attempt", "_token")
+
+    def __init__(self, attempt: Attempting) -> None:
+        self._attempt = attempt
+
+    def __enter__(self) -> None:
+        """Begin; the block ends in the same context."""
+        self._token = ATTEMPT.set(self._attempt)
+
+    def __exit__(self, *_: object) -> None:
+        """End."""
+        ATTEMPT.reset(self._token)

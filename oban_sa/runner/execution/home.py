@@ -94,7 +94,8 @@ def remembering(running: Running, verdict: Verdict, source: telemetry.Source) ->
     if meta.get(WAIT_UNTIL) is not None:
         event = telemetry.Suspended.of(source, running.job, signal=meta.get(WAITS_FOR), delay=verdict.delay)
         telemetry.emit(event)
-    if verdict.state is JobState.COMPLETED and (unused := cast("Journal", running.durable).unused):
+    journal = cast("Journal | None", running.durable)  # a chunk has none
+    if verdict.state is JobState.COMPLETED and journal is not None and (unused := journal.unused):
         telemetry.emit(telemetry.StepsUnused.of(source, running.job, steps=tuple(unused)))
     if verdict.state in _GOES_ON:
         meta.update(mark(running) or {})

@@ -246,9 +246,7 @@ async def test_more_jobs_than_the_message_tells_of_are_passed_on(crowd: Crowd, m
     """As where a transaction announces the first of many flushes."""
     monkeypatch.setattr(election, "LOOK_AFTER", (3600.0, 3600.0))
     async with crowd.working():
-        monkeypatch.setattr(
-            notify, "_before_turn", lambda *_: ('"{\\"queue\\":\\"default\\",\\"jobs\\":1,\\"turn\\":', False)
-        )
+        monkeypatch.setattr(notify, "_before_turn", lambda *_: ('{"queue":"default","jobs":1,"turn":', False))
         await crowd.told(monkeypatch, 0, *(Job("waits") for _ in range(NODES)))
         await eventually(lambda: all(len(each._queues.all[0].running) == 1 for each in crowd.runners))
 
