@@ -212,9 +212,8 @@ metrics = st.fixed_dictionaries(
         "flush": st.none() | uuids,
     }
 )
-cron_pauses = st.fixed_dictionaries(
-    {"name": st.just("tick") | texts | st.just(Long("n" * 1_000)), "paused_at": moments}
-)
+# Not of "tick": a row of that name is a pause, whoever has written it.
+cron_pauses = st.fixed_dictionaries({"name": texts | st.just(Long("n" * 1_000)), "paused_at": moments})
 
 TABLES = {
     "oban_jobs": jobs,
