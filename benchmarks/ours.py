@@ -19,7 +19,7 @@ from benchmarks.command.startup import first_job
 from benchmarks.nodes.crowd import kinds_of_nodes
 from benchmarks.nodes.lone import WARM, Enqueue, Lone
 from benchmarks.shares import Progress, Share, drained
-from benchmarks.turn import Turn, play, queue_names
+from benchmarks.turn import Turn, play, queue_names, until
 from benchmarks.working import engine_for, worked
 from benchmarks.writing import writer
 from oban_sa import Job, Oban, Queue, Runner, enqueue, enqueue_many, job, worker
@@ -149,7 +149,7 @@ async def loaded(turn: Turn) -> None:
     turn.ready()
     async with Runner(engine, queues={"bench": turn.concurrency}, registry=registry):
         async with writer(turn):
-            await _until(lambda: len(samples) >= turn.jobs)
+            await until(lambda: len(samples) >= turn.jobs, within=120, every=0.02)
         turn.done(samples=samples)
     await engine.dispose()
     await filling.check(turn)
@@ -165,7 +165,7 @@ async def schedule(turn: Turn) -> None:
         await Oban(engine).enqueue_many(Job("benchmarks.due", queue="bench", scheduled_at=moment) for moment in moments)
         if datetime.now(UTC) > begin:
             raise SystemExit("writing the jobs took longer than the second that was left for it")
-        await _until(lambda: len(samples) >= turn.jobs)
+        await until(lambda: len(samples) >= turn.jobs, within=120, every=0.02)
         turn.done(samples=samples)
     await engine.dispose()
     await filling.check(turn)
@@ -261,12 +261,6 @@ async def drain_command(turn: Turn) -> None:
     turn.once(told.pop("executed"))
     turn.done(**told)
     await filling.check(turn)
-
-
-async def _until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(120):
-        while not holds():  # noqa: ASYNC110 - nothing is measured by it
-            await asyncio.sleep(0.02)
 
 
 KINDS = {

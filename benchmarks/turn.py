@@ -77,6 +77,13 @@ def queue_names(options: Mapping[str, Any]) -> list[str]:
     return ["bench"] if count == 1 else [f"bench{number}" for number in range(count)]
 
 
+async def until(holds: Callable[[], bool], *, within: float, every: float = 0.01) -> None:
+    """Return once `holds()` is true, which is asked each `every` seconds; raises `TimeoutError` after `within`."""
+    async with asyncio.timeout(within):
+        while not holds():  # noqa: ASYNC110 - nothing is measured by it, and the work takes seconds
+            await asyncio.sleep(every)
+
+
 def play(
     kinds: Mapping[str, Callable[[Turn], Coroutine[Any, Any, None]]], *packages: str, loop: str = "uvloop"
 ) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from benchmarks import filling
 from benchmarks.flows import filling as flows
 from benchmarks.shares import Progress, Share, drained
-from benchmarks.turn import Turn, play, queue_names
+from benchmarks.turn import Turn, play, queue_names, until
 from benchmarks.working import engine_for, worked
 from oban_sa import Job, Runner, Workflow, deps, enqueue, enqueue_many, job
 from oban_sa import chain as in_a_row
@@ -51,7 +51,7 @@ async def lists(job: Job, session: AsyncSession, count: int, queue: str) -> None
     await session.flush()
     grafted.set()
     if holding is not None:
-        await _until(lambda: len(executed) >= holding)
+        await until(lambda: len(executed) >= holding, within=240)
         # Their outcomes are written, and what follows from these is booked.
         await asyncio.sleep(0.2)
     executed.append(job.id)
@@ -147,7 +147,7 @@ async def _follow(turn: Turn) -> None:
     engine = engine_for(turn.url)
     turn.ready()
     async with Runner(engine, queues={"bench": turn.concurrency}, registry=registry):
-        await _until(lambda: len(executed) >= turn.jobs)
+        await until(lambda: len(executed) >= turn.jobs, within=240)
         turn.done(samples=[(then - now) * 1000 for now, then in pairwise(moments)])
         await asyncio.sleep(0.2)  # its outcome is written, and the workflow is over
     await engine.dispose()
@@ -200,12 +200,6 @@ async def _graft_work(
     options: dict[str, Any], progress: Progress, go: Callable[[], Coroutine[Any, Any, None]]
 ) -> Share:
     return await _work({**options, "besides": {"grafting": 2}}, progress, go)
-
-
-async def _until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(240):
-        while not holds():  # noqa: ASYNC110 - nothing is measured by it
-            await asyncio.sleep(0.01)
 
 
 KINDS = {

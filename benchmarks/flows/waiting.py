@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 
 import asyncpg
 
 from benchmarks import filling
-from benchmarks.turn import Turn, play
+from benchmarks.turn import Turn, play, until
 from benchmarks.working import engine_for
 from oban_sa import Job, Oban, Runner, job, step, telemetry, wait_for
 from oban_sa.workers import Registry
@@ -50,7 +49,7 @@ async def steps(turn: Turn) -> None:
     detach = telemetry.attach(written, telemetry.ProducerAck)
     turn.ready()
     async with Runner(engine, queues={"bench": turn.concurrency}, registry=registry):
-        await _until(lambda: left <= 0)
+        await until(lambda: left <= 0, within=120)
         turn.done(jobs=turn.jobs * count)
     detach()
     await engine.dispose()
@@ -91,12 +90,6 @@ async def _suspended(connection: asyncpg.Connection, count: int) -> list[int]:
             if len(rows) == count:
                 return [row["id"] for row in rows]
             await asyncio.sleep(0.05)
-
-
-async def _until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(120):
-        while not holds():  # noqa: ASYNC110 - it is looked at a hundred times a second, and the work takes seconds
-            await asyncio.sleep(0.01)
 
 
 KINDS = {"steps": steps, "signals": signals}

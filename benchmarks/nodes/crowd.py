@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 from benchmarks.nodes.another import Another, another
 from benchmarks.nodes.lone import WARM, Application, Kind, Lone, apart, kinds_of
-from benchmarks.turn import Turn, say
+from benchmarks.turn import Turn, say, until
 
 SETTLE = 2.0
 """Seconds that nodes get after they have started, until one leads and all have looked at the database."""
@@ -111,10 +111,10 @@ async def _crowd(turn: Turn, completed: Completed) -> None:
     async with _nodes(turn) as nodes, apart(turn) as (enqueue, asked):
         hearing = [asyncio.create_task(hear(each)) for each in nodes]
         await _paced(enqueue, warm, every=turn.options["every"])
-        await _until(lambda: len(arrivals) >= warm)
+        await until(lambda: len(arrivals) >= warm, within=60)
         turn.ready(nodes=[each.pid for each in nodes])
         await _paced(enqueue, turn.jobs, every=turn.options["every"])
-        await _until(lambda: len(arrivals) >= warm + turn.jobs)
+        await until(lambda: len(arrivals) >= warm + turn.jobs, within=60)
         await asyncio.sleep(AFTER)
         moments = await asked()
         pairs = zip(moments, sorted(arrivals), strict=True)
@@ -140,9 +140,3 @@ async def _all_completed(turn: Turn, completed: Completed, wanted: int) -> None:
     while (found := await completed(turn)) < wanted and time.perf_counter() < deadline:  # noqa: ASYNC110
         await asyncio.sleep(0.1)
     turn.check("completed", found, wanted)
-
-
-async def _until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not holds():  # noqa: ASYNC110 - the loop that is measured is another process's
-            await asyncio.sleep(0.01)
