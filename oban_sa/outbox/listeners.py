@@ -10,7 +10,7 @@ from sqlalchemy.orm.interfaces import EXT_CONTINUE
 
 from oban_sa.models import Job
 from oban_sa.outbox.admission import admit
-from oban_sa.outbox.rows import seal
+from oban_sa.outbox.rows import seal, seal_again
 
 if TYPE_CHECKING:
     from oban_sa.outbox.outbox import Outbox
@@ -32,6 +32,7 @@ def join(outboxes: type[Outbox]) -> None:
 
     @event.listens_for(Job, "before_update", propagate=True)
     def update(mapper: Any, connection: Any, job: Job) -> None:
+        seal_again(job)
         if (session := object_session(job)) is not None:
             outboxes.of(session, flushing=True).update(session, connection, job)
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from operator import itemgetter
 from typing import Any, Final, TypeAlias, cast
 
-from sqlalchemy import Connection, CursorResult, event
+from sqlalchemy import Connection, CursorResult
 from sqlalchemy.orm import make_transient_to_detached
 from sqlalchemy.orm.attributes import instance_state
 from sqlalchemy.orm.exc import FlushError
@@ -100,9 +100,8 @@ def seal(job: Job) -> None:
         loaded["args"] = sealed(job.worker, cast("JSONDict", args), cast("JSONDict", meta))
 
 
-@event.listens_for(Job, "before_update", propagate=True)
-def _seal_again(mapper: object, connection: Connection, job: Job) -> None:
-    """Seal args that a session has changed."""
+def seal_again(job: Job) -> None:
+    """Seal args that a session has changed; raises `InvalidArguments` where they hold references."""
     if "args" in instance_state(job).committed_state and job.meta.get("encrypted") is True:  # which may be loaded now
         if values.has_references(job.args):
             raise InvalidArguments(
