@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
@@ -20,6 +19,7 @@ from oban_sa import Batch, Cancel, Job, Workflow, current_job, deps, enqueue, jo
 from oban_sa.errors import Suspended
 from oban_sa.jobs.flow import EVENTS, Forgivable
 from tests.acceptance.chaos import ledger
+from tests.acceptance.chaos.attempts import FOREVER, Planned, busy, recorded
 
 Forgiven: TypeAlias = Forgivable | Iterable[Forgivable]
 
@@ -37,39 +37,13 @@ STEP = text("INSERT INTO chaos_steps (job_id, name) VALUES (:job_id, :name)")
 
 FORGIVEN: tuple[Forgiven, ...] = ((), (), (), ("discarded",), ("cancelled",), ("all",))
 
-FOREVER = 1000
-"""Attempts of jobs that are to be completed whatever happens: each kill spends one."""
-
-
-class Planned(RuntimeError):
-    """An attempt that fails on purpose."""
-
 
 @contextmanager
 def attempt() -> Iterator[Job]:
-    """Write down when an attempt begins and when it ends, and how."""
+    """Write down the attempt that runs here."""
     job = current_job()
-    node, holder = (job.attempted_by or ["", ""])[:2]
-    about = {"job": job.id, "attempt": job.attempt, "node": node, "holder": holder, "queue": job.queue}
-    ledger.write("begin", key=str(job.id), worker=job.worker.rpartition(".")[2], **about)
-    how = "done"
-    try:
+    with recorded(job, str(job.id)):
         yield job
-    except Planned:
-        how = "failed"
-        raise
-    except BaseException as error:
-        how = type(error).__name__
-        raise
-    finally:
-        ledger.write("end", how=how, **about)
-
-
-def busy(seconds: float) -> None:
-    """Rest in a thread, in steps between which an interruption is noticed."""
-    until = time.monotonic() + seconds
-    while (left := until - time.monotonic()) > 0:
-        time.sleep(min(left, 0.02))
 
 
 @job(queue="members", max_attempts=FOREVER, backoff=0)

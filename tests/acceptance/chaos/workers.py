@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from oban_sa import Job, Record, Snooze, enqueue, worker
 from tests.acceptance.chaos import ledger
+from tests.acceptance.chaos.attempts import FOREVER, Planned, busy, recorded
 
 TABLES = (
     # Without a key: what happens twice has to show, not to fail.
@@ -26,46 +27,20 @@ TABLES = (
 
 EFFECT = text("INSERT INTO chaos_effects (job_id, attempt, holder) VALUES (:job_id, :attempt, :holder)")
 
-FOREVER = 1000
-"""Attempts of jobs that are to be completed whatever happens: each kill spends one."""
-
-
-class Planned(RuntimeError):
-    """An attempt that fails on purpose."""
-
 
 @contextmanager
 def attempt(job: Job) -> Iterator[None]:
-    """Write down when an attempt begins and when it ends, and how."""
-    node, holder = (job.attempted_by or ["", ""])[:2]
-    about: dict[str, Any] = {"job": job.id, "attempt": job.attempt, "node": node, "holder": holder, "queue": job.queue}
-    ledger.write("begin", key=job.args["key"], worker=job.worker.rpartition(".")[2], **about)
-    how = "done"
-    try:
+    """Write down an attempt, which fails where its job's args say so."""
+    with recorded(job, job.args["key"]):
         if job.attempt in job.args.get("fail", ()):
             # Before the code's own rest, so that an attempt that fails leaves nothing to be told apart.
             raise Planned(f"attempt {job.attempt} fails on purpose")
         yield
-    except Planned:
-        how = "failed"
-        raise
-    except BaseException as error:
-        how = type(error).__name__
-        raise
-    finally:
-        ledger.write("end", how=how, **about)
 
 
 def effect(job: Job) -> dict[str, Any]:
     """The parameters of `EFFECT`."""
     return {"job_id": job.id, "attempt": job.attempt, "holder": (job.attempted_by or ["", ""])[1]}
-
-
-def busy(seconds: float) -> None:
-    """Rest in a thread, in steps between which an interruption is noticed."""
-    until = time.monotonic() + seconds
-    while (left := until - time.monotonic()) > 0:
-        time.sleep(min(left, 0.02))
 
 
 class Often:
