@@ -106,7 +106,6 @@ class AppDatabase:
     def __init__(self, url: str, driver: str) -> None:
         self.url = url
         self.driver = driver
-        self.statements: list[str] = []
         self.news: list[messages.News] = []
         """What the notifications that were heard last say beside their queues."""
         self._loop = asyncio.Runner() if driver == "asyncpg" else None
@@ -118,7 +117,6 @@ class AppDatabase:
         self._ears.execute('LISTEN "jobs.oban_insert"')
         self._ears.execute("LISTEN done")
         self._counter = itertools.count()
-        event.listen(self.engine, "before_cursor_execute", self._note)
         self.work_on_engine(Base.metadata.create_all)
 
     @property
@@ -142,7 +140,6 @@ class AppDatabase:
     def empty(self) -> None:
         self._admin.execute("TRUNCATE oban_jobs, users, orders, accounts, documents, lazies, pairs, reports CASCADE")
         self.heard()
-        self.statements.clear()
 
     def run(
         self, work: Callable[[Session], T], *, bind: Any = None, kind: type[Session] = Session, **options: Any
@@ -204,11 +201,14 @@ class AppDatabase:
 
     @contextmanager
     def counting(self) -> Iterator[list[str]]:
-        """Collect the statements that are sent inside the block."""
-        start = len(self.statements)
+        """Collect the statements that are sent inside the block; no other is listened to."""
         collected: list[str] = []
-        yield collected
-        collected.extend(self.statements[start:])
 
-    def _note(self, connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
-        self.statements.append(statement)
+        def note(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+            collected.append(statement)
+
+        event.listen(self.engine, "before_cursor_execute", note)
+        try:
+            yield collected
+        finally:
+            event.remove(self.engine, "before_cursor_execute", note)

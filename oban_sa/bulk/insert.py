@@ -171,11 +171,10 @@ class _Writing(Stream):
         for answer, these in written(connection, self._rows, notice, returning=self._returning):
             if self._returning:
                 jobs = self._jobs[these]
-                take_in(answer.all(), jobs)
+                take_in(answer, jobs)
                 for job in jobs:
                     let_go(job)
                 self.written += jobs
-            answer.close()
         if notice is not None:
             outbox.sent(connection)
         outbox.count(session, connection, self._counts)

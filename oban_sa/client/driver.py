@@ -23,6 +23,8 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool, PoolProxiedConnection, QueuePool
 from sqlalchemy.util import greenlet_spawn
 
+from oban_sa.sql.rendered import fail
+
 Rows: TypeAlias = Sequence[Sequence[object]]
 
 
@@ -95,12 +97,7 @@ class Opened:
                 adapter._handle_exception(raised)  # pyright: ignore[reportPrivateUsage]
                 raise
         except BaseException as raised:
-            # After these the connection may be broken, or still busy with the statement of a task that was cancelled.
-            known = (self.engine.dialect.loaded_dbapi.Error, TimeoutError)
-            if isinstance(raised, known) or not isinstance(raised, Exception):
-                handle = self.connection()._handle_dbapi_exception  # pyright: ignore[reportPrivateUsage]
-                handle(raised, text, parameters, None, None)
-            raise
+            fail(self.connection(), raised, text, parameters)
 
 
 class Driver:

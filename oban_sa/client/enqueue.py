@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from operator import itemgetter
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
@@ -23,11 +21,8 @@ from oban_sa.outbox.admission import admit, check, plain
 from oban_sa.outbox.announcements import ANNOUNCE, Announcement, add_one, announce_late, schema_of
 from oban_sa.outbox.rows import Row, let_go, rows, take_in
 from oban_sa.outbox.save_action import is_plain
-from oban_sa.sql.insert import inserting_values
+from oban_sa.sql.rendered import Rendered, rendered, schema_named
 from oban_sa.wire.messages import News
-
-_Ordered: TypeAlias = Callable[[dict[str, Any]], tuple[object, ...]]
-"""Returns the values of parameters in the order in which a statement has them."""
 
 
 class Enqueue:
@@ -40,7 +35,7 @@ class Enqueue:
         self._driver = Driver(engine.sync_engine, statements.sync_engine, transactions.sync_engine)
         self._transactions = transactions
         self._announce = announce
-        self._texts: dict[bool, tuple[str, _Ordered | None]] = {}
+        self._texts: dict[bool, Rendered] = {}  # by whether it notifies
 
     async def write(self, job: Job) -> Job:
         """Store a job and return it, detached and with all that the database has set."""
@@ -61,12 +56,12 @@ class Enqueue:
         async with await self._driver.open() as opened:
             with Announcement(opened.engine, queues) as announcement:
                 notice = announcement.notice
-                text, ordered = self._text(opened.engine, notifying=notice is not None)
+                text, given = self._rendered(opened.engine, notifying=notice is not None)
                 kind, args = row
                 values: dict[str, object] = {**kind._asdict(), "args": args}
                 if notice is not None:
                     values |= notice.parameters_of_one()
-                answer = await opened.run(text, values if ordered is None else ordered(values))
+                answer = await opened.run(text, given(values))
             if late := announcement.late:
                 await greenlet_spawn(lambda: announce_late(opened.connection(), late))
             take_in(answer, [job])
@@ -74,20 +69,11 @@ class Enqueue:
         if hooks.JOBS_ENQUEUED.on:
             enqueued.tell(schema_of(opened.engine), enqueued.counted([job]))
 
-    def _text(self, engine: Engine, *, notifying: bool) -> tuple[str, _Ordered | None]:
-        """Return the statement as the driver takes it, and what puts its parameters in order, unless they are named.
-
-        SQLAlchemy would look it up, put the schema in, and convert the parameters for each job, which takes as long as
-        all the rest.
-        """
+    def _rendered(self, engine: Engine, *, notifying: bool) -> Rendered:
         if (found := self._texts.get(notifying)) is None:
-            compiled = inserting_values("one", returning=True, notifying=notifying).compile(
-                dialect=engine.dialect,
-                schema_translate_map=engine.get_execution_options()["schema_translate_map"],
-                render_schema_translate=True,
+            found = self._texts[notifying] = rendered(
+                engine.dialect, schema_named(engine), "one", returning=True, notifying=notifying
             )
-            names: Sequence[str] | None = getattr(compiled, "positiontup", None)
-            found = self._texts[notifying] = str(compiled), None if names is None else itemgetter(*names)
         return found
 
 

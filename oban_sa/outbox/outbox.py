@@ -149,7 +149,7 @@ class Outbox:
         queues, self._queues[connection] = self._queues[connection], {}
         notice = self._announcements.receive(session, connection, queues, at_once=self._at_once)
         for answer, these in written(connection, found, notice, returning=True):
-            take_in(answer.all(), jobs[these])
+            take_in(answer, jobs[these])
         if notice is not None:
             self._announcements.sent(connection)
         return True
@@ -326,7 +326,7 @@ class Outbox:
         for these, found, identities in parts:
             told = notice if these is parts[-1][0] else None
             for answer, some in written(connection, found or [], told, returning=True, ids=identities):
-                take_in(answer.all(), these[some])
+                take_in(answer, these[some])
         if notice is not None:
             if not parts:
                 connection.execute(notify.NOTIFY, notice.parameters())

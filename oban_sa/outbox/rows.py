@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from operator import itemgetter
 from typing import Any, Final, TypeAlias, cast
 
-from sqlalchemy import Connection, CursorResult
+from sqlalchemy import Connection
 from sqlalchemy.orm import make_transient_to_detached
 from sqlalchemy.orm.attributes import instance_state
 from sqlalchemy.orm.exc import FlushError
@@ -18,7 +18,7 @@ from oban_sa.jobs.states import JobState
 from oban_sa.jobs.values import JSONDict
 from oban_sa.models import Job
 from oban_sa.models.later import Later
-from oban_sa.sql import insert
+from oban_sa.sql import insert, rendered
 from oban_sa.sql.insert import Form, Kind
 from oban_sa.sql.notify import Notice
 
@@ -117,21 +117,26 @@ def written(
     *,
     returning: bool,
     ids: Sequence[int] | None = None,
-) -> Iterator[tuple[CursorResult[Any], slice]]:
-    """Insert `rows` by as few statements as they need, and yield for each its answer and which rows it has inserted.
+) -> Iterator[tuple[rendered.Rows, slice]]:
+    """Insert `rows` by as few statements as they need; yield for each what it returns and which rows it has inserted.
 
-    The last one, which mostly is the only one, sends what `notice` announces; with `returning` the answers are for
-    `take_in`. `ids` are those that the rows get, ascending; without them the database makes them.
+    The last one, which mostly is the only one, sends what `notice` announces; with `returning` what they return is
+    for `take_in`. `ids` are those that the rows get, ascending; without them the database makes them.
     """
     several = notice is not None and len(notice.payloads) > 1
     for form, parameters, these in _batches(rows, ids, several=several):
         told = notice if these.stop == len(rows) else None
-        statement = insert.inserting_values(
-            form, returning=returning, notifying=told is not None, with_ids=ids is not None
-        )
         if told is not None:
             parameters |= told.parameters_of_one() if form == "one" else told.parameters()
-        yield connection.execute(statement, parameters), these
+        answer = rendered.insert(
+            connection,
+            form,
+            parameters,
+            returning=returning,
+            notifying=told is not None,
+            with_ids=ids is not None,
+        )
+        yield answer, these
 
 
 def take_in(answer: Sequence[Any], jobs: Sequence[Job]) -> None:

@@ -48,10 +48,11 @@ def test_enqueue_returns_the_job_it_was_given(app_db: AppDatabase) -> None:
 
 def test_nothing_is_written_before_the_flush(app_db: AppDatabase) -> None:
     def work(session: Session) -> None:
-        enqueue(session, a_job())
-        assert app_db.statements == []
-        session.flush()
-        assert app_db.statements
+        with app_db.counting() as sent:
+            enqueue(session, a_job())
+            assert sent == []
+            session.flush()
+            assert sent
 
     app_db.run(work)
 
@@ -178,9 +179,10 @@ def test_no_jobs_are_enqueued_without_a_trace(app_db: AppDatabase) -> None:
         session.commit()
         assert session.info == {}
 
-    app_db.run(work)
+    with app_db.counting() as sent:
+        app_db.run(work)
 
-    assert app_db.statements == []
+    assert sent == []
 
 
 def test_a_job_may_bring_its_own_id(app_db: AppDatabase) -> None:
