@@ -40,6 +40,8 @@ Claim: TypeAlias = Callable[[Session, list[InstanceState[Job]]], list[InstanceSt
 
 _NAMES: Final = ("_SaveUpdateAll", "SaveUpdateAll")  # in SQLAlchemy 2.1, and in 2.0
 _Action: _Private = next((getattr(unitofwork, name) for name in _NAMES if hasattr(unitofwork, name)), None)
+_DELETES: Final = ("_DeleteAll", "DeleteAll")
+_Delete: _Private = next((getattr(unitofwork, name) for name in _DELETES if hasattr(unitofwork, name)), None)
 
 _COLUMNS: Final = len(Job.__mapper__.column_attrs)
 """How many columns a job has here; a program may add some."""
@@ -70,6 +72,7 @@ class _Join:
 
     def __init__(self, write: Write, claim: Claim) -> None:
         self._action = _action(write, claim)
+        self._deletion = _deletion()
 
     def add_to(self, mapper: Mapper[Job], _: type[Job] = Job) -> None:
         """Have a flush ask this one for its actions when it meets the first object of a mapper."""
@@ -86,6 +89,7 @@ class _Join:
             last = _Last(action, uow.postsort_actions, uow.dependencies)
             uow.presort_actions[last] = last
             action.__class__ = self._action
+            uow.postsort_actions[_Delete, Job.__mapper__].__class__ = self._deletion
         except (AttributeError, KeyError, TypeError) as missing:
             _leave_to_mapper(missing)
 
@@ -143,6 +147,27 @@ def _action(write: Write, claim: Claim) -> type[_Private]:
                 uow.states[state] = False, False
 
     return SaveJobs
+
+
+def _deletion() -> type[_Private]:
+    """Return the class of actions that delete jobs, where there are any: the mapper prepares to in each flush."""
+
+    class DeleteJobs(_Delete):  # type: ignore[misc]
+        __slots__ = ()
+
+        def execute(self, uow: _Private) -> None:
+            if _has_deleted(self, uow):
+                super().execute(uow)
+
+    return DeleteJobs
+
+
+def _has_deleted(action: _Private, uow: _Private) -> bool:
+    try:
+        return any(uow.states_for_mapper_hierarchy(action.mapper, True, False))
+    except (AttributeError, TypeError) as missing:
+        _leave_to_mapper(missing)
+        return True
 
 
 def _new_jobs(action: _Private, uow: _Private) -> list[InstanceState[Job]] | None:

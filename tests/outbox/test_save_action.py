@@ -51,10 +51,10 @@ class Without:
 def take_away(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let it seem to the outbox that this version of SQLAlchemy has no such name."""
     monkeypatch.setattr(save_action, "_told", False)
-    if name in ("_dependency_processors", "SaveUpdateAll"):
+    if name in ("_dependency_processors", "SaveUpdateAll", "DeleteAll"):
         with monkeypatch.context() as importing:
-            if name == "SaveUpdateAll":
-                importing.setattr(save_action, "_Action", None)
+            if name != "_dependency_processors":
+                importing.setattr(save_action, "_Action" if name == "SaveUpdateAll" else "_Delete", None)
             else:
                 importing.delattr(Job.__mapper__, name)
             save_action.join(lambda session, states: False, lambda session, states: [])
@@ -67,14 +67,24 @@ def take_away(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     elif name == "insert_order":
         monkeypatch.setattr(save_action, "_order", lambda state: Without(state, name).insert_order)
     else:
-        found = save_action._new_jobs
-        monkeypatch.setattr(save_action, "_new_jobs", lambda action, uow: found(action, Without(uow, name)))
+        for function in "_new_jobs", "_has_deleted":
+            found = getattr(save_action, function)
+            monkeypatch.setattr(
+                save_action, function, lambda action, uow, found=found: found(action, Without(uow, name))
+            )
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        *("SaveUpdateAll", "_dependency_processors", "postsort_actions", "presort_actions", "dependencies"),
+        *(
+            "SaveUpdateAll",
+            "DeleteAll",
+            "_dependency_processors",
+            "postsort_actions",
+            "presort_actions",
+            "dependencies",
+        ),
         *("states_for_mapper_hierarchy", "session", "insert_order"),
     ],
 )
@@ -224,6 +234,26 @@ def test_a_program_that_listens_to_inserts_hears_of_those_of_jobs(app_db: AppDat
 
     assert seen == jobs
     assert set(writers(sent)) == {"mapper"}
+
+
+def test_a_flush_writes_new_jobs_and_deletes_others(app_db: AppDatabase) -> None:
+    def work(session: Session) -> None:
+        old, *_ = enqueue_many(session, [a_job("old"), a_job("kept")])
+        session.flush()
+        session.delete(old)
+        enqueue(session, a_job("new"))
+        with app_db.counting() as sent:
+            session.flush()
+        assert writers(sent) == ["outbox"]
+        assert len(sent) == 2
+        assert inspect(old).deleted
+        enqueue(session, a_job("next"))
+        with app_db.counting() as sent:
+            session.commit()
+        assert len(sent) == 1
+
+    app_db.run(work)
+    assert [job["queue"] for job in app_db.jobs()] == ["kept", "new", "next"]
 
 
 def test_a_flush_that_changes_a_job_writes_the_new_ones_by_the_mapper(app_db: AppDatabase) -> None:
