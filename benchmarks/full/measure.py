@@ -24,6 +24,7 @@ from typing import Any
 
 from click.testing import CliRunner
 
+from benchmarks.full import pages
 from benchmarks.full.explain import buffers, explaining
 from benchmarks.full.table import full
 from benchmarks.ground import Ground, table
@@ -57,6 +58,8 @@ LOOKS = (
     "queues list",
     "status",
     "cron list",
+    "metrics",
+    "metrics --since 7d --by queue",
 )
 
 registry = Registry()
@@ -92,6 +95,7 @@ async def measure(server_url: str, rows: int, *, keep: bool, results: Path | Non
     async with full(server_url, rows, keep=keep) as ground:
         sizes = await _sizes(ground)
         found = [await _looked(ground, words) for words in LOOKS]
+        found += [await _paged(ground, path) for path in pages.PAGES]
         found += [await _counted(ground), await _drained(ground), await _picked_up(ground), await _staged(ground)]
         found += [await _rescued(ground), await _pruned(ground)]
         server = await _asked(ground, "SELECT current_setting('server_version')")
@@ -146,6 +150,14 @@ def _run(words: list[str]) -> float:
     if answer.exit_code:
         raise SystemExit(f"{' '.join(words[:-2])} failed: {answer.output}")
     return time.perf_counter() - began
+
+
+async def _paged(ground: Ground, path: str) -> Measured:
+    """Ask for a page of the dashboard: p50, and once more to count its buffers."""
+    first, half, most = await pages.timed(ground, path)
+    read = await pages.read(ground, path)
+    what = f"{len(read)} statements; the first time {first * 1000:,.0f} ms, p95 {most * 1000:,.0f} ms"
+    return Measured(path, what, half, sum(count for count, _ in read))
 
 
 async def _counted(ground: Ground) -> Measured:

@@ -20,6 +20,7 @@ from benchmarks.ground import Ground, migrated
 
 AT_ONCE = 1_000_000
 QUEUES, WORKERS = 8, 20
+WAITING = 200_000
 # Of a hundred, one was cancelled and one given up, with an error as long as a short traceback.
 FILL = """
 INSERT INTO oban_jobs (worker, state, queue, priority, attempt, attempted_by, args, errors,
@@ -40,6 +41,31 @@ INSERT INTO oban_jobs (worker, state, queue, attempt, args, scheduled_at)
 SELECT 'app.jobs.Worker' || n % 20, $2::text::oban_job_state, 'queue' || n % 8, 0, jsonb_build_object('n', n),
        timezone('UTC', now()) + $3::int * (86400 + n) * interval '1 second'
 FROM generate_series(1, $1::bigint) AS n
+"""
+# What two nodes counted: of each minute, hour and day that is kept, for each worker of a queue and for all of it.
+METRICS = """
+INSERT INTO oban_sa_metrics (step, queue, worker, at, node, outcomes, failures, run, wait, backlog, oldest)
+SELECT kept.step, of.queue, of.worker,
+       date_bin(kept.step * interval '1 second', timezone('UTC', now()), '2000-01-01')
+           - ago * kept.step * interval '1 second',
+       'node.' || node, '{"completed": 98, "cancelled": 1, "discarded": 1}', '{"ValueError": 1}', bins.map, bins.map,
+       CASE WHEN of.worker = '*' THEN 10000 END, CASE WHEN of.worker = '*' THEN 5 END
+FROM (VALUES (60, 360), (3600, 360), (86400, 100)) AS kept(step, count),
+     LATERAL generate_series(0, kept.count - 1) AS ago, generate_series(1, 2) AS node,
+     (SELECT DISTINCT 'queue' || n % 8 AS queue, 'app.jobs.Worker' || n % 20 AS worker FROM generate_series(1, 40) AS n
+      UNION ALL SELECT 'queue' || n, '*' FROM generate_series(0, 7) AS n) AS of,
+     (SELECT jsonb_object_agg(400 + n * 7, 5) AS map FROM generate_series(1, 20) AS n) AS bins
+"""
+FLOWS = """
+INSERT INTO oban_sa_flows (id, root_id, path, kind, lane, name, total, completed, inserted_at, started_at, completed_at)
+SELECT id, id, ARRAY[id], 'workflow', n % 8, 'flow' || n % 10, 3, 3, at, at, at
+FROM generate_series(1, $1::bigint) AS n,
+     LATERAL (SELECT lpad(to_hex(n), 32, '0')::uuid AS id,
+                     timezone('UTC', now()) - ($1::bigint - n) * interval '1 second' AS at) AS of
+"""
+MEMBERS = """
+INSERT INTO oban_sa_members (job_id, flow_id, name, waiting, settled)
+SELECT n, lpad(to_hex((n + 2) / 3), 32, '0')::uuid, 'step' || n % 3, 0, 'c' FROM generate_series(1, $1::bigint * 3) AS n
 """
 INDEXES = """
 SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid) FROM pg_index
@@ -91,14 +117,19 @@ async def _fill(url: str, rows: int) -> None:
         last = min(first + AT_ONCE - 1, rows)
         await connection.execute(FILL, first, last, rows, timeout=3600)
         _say(f"{last:,} of {rows:,} rows, {last / (time.monotonic() - began):,.0f} a second")
-    for state, count, after in (("available", 20_000, -1), ("scheduled", 2_000, 1), ("retryable", 2_000, 1)):
+    for state, count, after in (("available", WAITING, -1), ("scheduled", 2_000, 1), ("retryable", 2_000, 1)):
         await connection.execute(LIVE, count, state, after)
+    # Every hundredth job is a member of a workflow.
+    await connection.execute(FLOWS, rows // 300)
+    await connection.execute(MEMBERS, rows // 300)
+    await connection.execute(METRICS)
     await connection.execute("SET maintenance_work_mem = '1GB'")
     for name, definition in indexes:
         _say(f"making {name}")
         await connection.execute(definition, timeout=4 * 3600)
     _say("VACUUM ANALYZE")
-    await connection.execute("VACUUM (ANALYZE) oban_jobs", timeout=4 * 3600)
+    for name in ("oban_jobs", "oban_sa_metrics", "oban_sa_flows", "oban_sa_members"):
+        await connection.execute(f"VACUUM (ANALYZE) {name}", timeout=4 * 3600)
     await connection.execute("ALTER TABLE oban_jobs RESET (autovacuum_enabled)")
     database = await connection.fetchval("SELECT current_database()")
     await connection.execute(f"COMMENT ON DATABASE {database} IS 'full'")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from oban_sa.client.oban import Oban
 from oban_sa.client.read import database_now, read_session
 from oban_sa.errors import InvalidOption, nearest
 from oban_sa.jobs.states import JobState
+from oban_sa.schedule.periods import Period, describe, seconds
 from oban_sa.sql import metrics
 from oban_sa.wire import json_text
 from oban_sa.wire.sketches import quantile
@@ -78,6 +80,13 @@ class Sums:
         """Return the same of the time between the moment a job was due and its fetch."""
         return [quantile(self.wait, share) for share in SHARES]
 
+    def merge(self, other: Sums) -> None:
+        """Add what another one has."""
+        self.outcomes += other.outcomes
+        self.failures += other.failures
+        self.run += other.run
+        self.wait += other.wait
+
     def add(self, kind: str, counts: object) -> None:
         """Add counts as the database has them; what is no count adds nothing."""
         if not isinstance(counts, dict):
@@ -96,15 +105,25 @@ class Sums:
 
 @dataclass(slots=True)
 class Moment:
-    """One step; `backlog` jobs were available then, and the first of them had waited `oldest` seconds, at most.
+    """One step; by queue, how many jobs were available then, and the seconds that the first had waited, at most.
 
-    Both are None where no node that leads has looked.
+    Both are empty where no node that leads has looked.
     """
 
     at: datetime
     sums: Sums = field(default_factory=Sums)
-    backlog: int | None = None
-    oldest: float | None = None
+    backlogs: dict[str, int] = field(default_factory=dict[str, int])
+    ages: dict[str, float] = field(default_factory=dict[str, float])
+
+    @property
+    def backlog(self) -> int | None:
+        """How many jobs were available in all queues together; None where no node has looked."""
+        return sum(self.backlogs.values()) if self.backlogs else None
+
+    @property
+    def oldest(self) -> float | None:
+        """How many seconds the first of these had waited; None where no node has looked."""
+        return max(self.ages.values()) if self.ages else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +142,38 @@ class Metrics:
     queues: Sequence[str]
     moments_since: datetime | None = None
     workers_since: datetime | None = None
+
+    def by_queue(self) -> dict[str, Sums]:
+        """Return what the workers of each queue did, those with the most failures first; all queues that are known."""
+        found: dict[str, Sums] = {queue: Sums() for queue in self.queues}
+        for (queue, _), sums in self.workers.items():
+            found.setdefault(queue, Sums()).merge(sums)
+        return dict(sorted(found.items(), key=lambda each: (-each[1].failed, -each[1].total, each[0])))
+
+    def waiting(self, queue: str | None = None) -> tuple[int | None, float | None]:
+        """Return how many jobs of a queue, or of all, were available at last, and the seconds the first had waited.
+
+        Both are None where no node has looked.
+        """
+        for moment in reversed(self.moments):
+            if queue is None and moment.backlogs:
+                return moment.backlog, moment.oldest
+            if queue in moment.backlogs:
+                return moment.backlogs[queue], moment.ages.get(queue)
+        return None, None
+
+
+def span_back(period: Period) -> Span:
+    """Return the span that reaches so far back, in the shortest step that is kept for as long.
+
+    Raises InvalidOption for what is no period, and for one that nothing is kept for.
+    """
+    within = seconds(period)
+    for step, kept in metrics.KEPT.items():
+        if within <= kept:
+            return Span(describe(within), step, max(1, math.ceil(within / step)))
+    most = describe(max(metrics.KEPT.values()))
+    raise InvalidOption(f"what runners did is kept for {most}; {describe(within)} is further back")
 
 
 def span_of(name: str) -> Span:
@@ -191,9 +242,9 @@ def _at(seconds: int) -> datetime:
 
 def _put(moment: Moment, kind: str, counts: dict[str, int]) -> None:
     if kind == "backlog":
-        moment.backlog = sum(counts.values())
+        moment.backlogs = counts
     elif kind == "oldest":
-        moment.oldest = max(counts.values()) / 1000
+        moment.ages = {queue: milliseconds / 1000 for queue, milliseconds in counts.items()}
     else:
         moment.sums.add(kind, counts)
 

@@ -26,6 +26,11 @@ def span(seconds: float) -> str:
     return " ".join(parts[:2])
 
 
+def duration(seconds: float) -> str:
+    """Return how long something lasted, in milliseconds where that is short: "12 ms", "3 min 20 s"."""
+    return f"{seconds * 1000:,.0f} ms" if 0 <= seconds < 1 else span(seconds)
+
+
 def ago(moment: datetime | None, now: datetime) -> str:
     """Return how long ago a moment was, or how far ahead it is: "3 min ago", "in 2 h"; "-" for None."""
     if moment is None:

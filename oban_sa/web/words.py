@@ -76,9 +76,7 @@ def since(began: datetime | None, ended: datetime | None) -> str:
 
 def duration(seconds: float | None) -> str:
     """Return a span: "12 ms", "3 min 20 s"."""
-    if seconds is None:
-        return "–"
-    return f"{seconds * 1000:,.0f} ms" if 0 <= seconds < 1 else spans.span(seconds)
+    return "–" if seconds is None else spans.duration(seconds)
 
 
 def moment_of(job: Job) -> datetime | None:
