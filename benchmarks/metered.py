@@ -1,10 +1,10 @@
 """What counting attempts for the dashboard's metrics costs a runner: drains with it and without, in turns.
 
-    python -m benchmarks.metered [--jobs 100000] [--pairs 8] [--concurrency 50]
+    python -m benchmarks.metered [--jobs 50000] [--pairs 12] [--concurrency 50]
 
-Each pair drains the same jobs, which do nothing, once with `metrics_every` as it is by default and once with None, the
-first of the two in turns. A drain runs from the runner's start to its end, so what it writes when it stops is in it. CPU
-is that of this process, and that of the server with all its processes.
+Each pair drains the same jobs, which do nothing, once with `metrics_every` as it is by default and once with None, in
+this order and the other in turns. A drain runs from the runner's start to its end, so what it writes when it stops is in
+it. CPU is that of this process, and that of the server with all its processes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ async def drained(ground: Ground, options: argparse.Namespace, *, counted: bool)
     await ground.clear()
     connection = await ground.connect()
     await connection.execute(
-        "INSERT INTO oban_jobs (worker, queue) SELECT 'benchmarks.nothing', 'bench' FROM generate_series(1, $1::bigint)",
+        "INSERT INTO oban_jobs (worker, queue) "
+        "SELECT 'benchmarks.nothing', 'bench' FROM generate_series(1, $1::bigint)",
         options.jobs,
     )
     await connection.execute("VACUUM ANALYZE oban_jobs")
@@ -51,7 +52,8 @@ async def drained(ground: Ground, options: argparse.Namespace, *, counted: bool)
         await runner.run(until_idle=True)
     after = await _server(ground, postmaster)
     written = await connection.fetchval(
-        "SELECT sum(CAST(outcomes ->> 'completed' AS bigint))::bigint FROM oban_sa_metrics WHERE step = 60 AND worker = '*'"
+        "SELECT sum(CAST(outcomes ->> 'completed' AS bigint))::bigint FROM oban_sa_metrics "
+        "WHERE step = 60 AND worker = '*'"
     )
     if (written or 0) != (options.jobs if counted else 0):
         raise SystemExit(f"{written} of {options.jobs} attempts were counted; nothing is measured")
@@ -91,8 +93,8 @@ async def measure(ground: Ground, options: argparse.Namespace) -> None:
 
 def run(arguments: list[str] | None = None) -> None:
     options = parser(__doc__ or "")
-    options.add_argument("--jobs", type=int, default=100_000)
-    options.add_argument("--pairs", type=int, default=8)
+    options.add_argument("--jobs", type=int, default=50_000)
+    options.add_argument("--pairs", type=int, default=12)
     options.add_argument("--concurrency", type=int, default=50)
     main(options.parse_args(arguments), measure)
 

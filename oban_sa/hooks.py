@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 
 from oban_sa.describe import callables
@@ -19,6 +20,9 @@ Meta: TypeAlias = Callable[[], Mapping[str, Any]]
 
 Around: TypeAlias = Callable[[], AbstractContextManager[object]]
 """A function that returns a context manager."""
+
+AroundStatement: TypeAlias = "Callable[[Statement], AbstractContextManager[Mapping[str, Any]]]"
+"""A function of a `Statement` that returns a context manager, whose value becomes part of the meta of its jobs."""
 
 Entered: TypeAlias = Callable[[Any], AbstractContextManager[object]]
 """A function of one `Job` that returns a context manager."""
@@ -65,6 +69,15 @@ def in_statement(hook: Meta) -> Callable[[], None]:
     return IN_STATEMENT.add(hook)
 
 
+def around_statement(hook: AroundStatement) -> Callable[[], None]:
+    """Call `hook` where a statement makes jobs inside the database, and return a function that removes it again.
+
+    The statement is made and run inside of the context manager that it returns, and what that gives, JSON, becomes part
+    of the meta of all its jobs. At the end `made` of the `Statement` says how many these are.
+    """
+    return AROUND_STATEMENT.add(hook)
+
+
 def in_process(hook: Entered) -> Callable[[], None]:
     """Call `hook` in a process, with each job whose code begins there, and return a function that removes it again.
 
@@ -74,11 +87,28 @@ def in_process(hook: Entered) -> Callable[[], None]:
     return IN_PROCESS.add(hook)
 
 
-def said_for_all() -> dict[str, Any]:
-    """Return what all hooks of `IN_STATEMENT` add to the meta of jobs."""
+@dataclass(slots=True)
+class Statement:
+    """A statement that makes jobs inside the database.
+
+    `queue` is None where each row chooses its own. `made` is how many jobs it made, by queue, once it has run.
+    """
+
+    worker: str
+    queue: str | None
+    made: Mapping[str, int] = field(default_factory=dict[str, int])
+
+
+def said_for_all(statement: Statement, stack: ExitStack) -> dict[str, Any]:
+    """Return what all hooks of `IN_STATEMENT` and `AROUND_STATEMENT` add to the meta of jobs.
+
+    The context managers of the second are entered, and left with the stack.
+    """
     found: dict[str, Any] = {}
     for _, hook in IN_STATEMENT.hooks:
         found.update(hook())
+    for _, around in AROUND_STATEMENT.hooks:
+        found.update(stack.enter_context(around(statement)))
     return found
 
 
@@ -163,4 +193,5 @@ AFTER_NEW: Final[Hooks[Hook]] = Hooks()
 BEFORE_INSERT: Final[Hooks[Hook]] = Hooks()
 AROUND_INSERT: Final[Hooks[Around]] = Hooks()
 IN_STATEMENT: Final[Hooks[Meta]] = Hooks()
+AROUND_STATEMENT: Final[Hooks[AroundStatement]] = Hooks()
 IN_PROCESS: Final[Hooks[Entered]] = Hooks()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine, Iterable, Mapping
+from contextlib import ExitStack
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypedDict, cast, overload
 
@@ -127,7 +128,8 @@ def enqueue_select(
     Unique jobs claim their keys in the same statement, and those in whose way another stands are not made; the answer
     is an int, and its `conflicts` says how many these were. Of several rows with one key the first becomes a job.
 
-    No `Job` is made in this process, so hooks see none, but those of `hooks.in_statement`. Where jobs need what another
+    No `Job` is made in this process, so hooks see none, but those of `hooks.in_statement` and
+    `hooks.around_statement`. Where jobs need what another
     adds, give it as `meta` or select it as a column, or make the jobs here, with enqueue_many.
 
     Raises before anything is sent: `InvalidArguments` for a column that the worker doesn't take, one that it lacks, or
@@ -135,26 +137,42 @@ def enqueue_select(
     statement can't decide. A NaN in a row fails the statement. Raises `UniqueBusy` as a flush does.
     """
     target = session_behind(session)
-    statement = _statement(target, worker, rows, options)
-    name = _defined(worker)[0].name
-    found = unscoped(session)
-    if isinstance(found, AsyncSession):
-        return found.run_sync(_written, statement, name)
-    return _written(target, statement, name)
+    definition, given = _defined(worker)
+    options = {**definition.options.for_job(), **definition.stamped({**given, **options})}
+    _check_options(options, definition)
+    queue = options["queue"]
+    told = hooks.Statement(definition.name, None if _is_expression(queue) else queue)
+    with ExitStack() as stack:
+        said = plain(hooks.said_for_all(told, stack), "meta")
+        statement = _statement(target, definition, rows, options, said)
+        found = unscoped(session)
+        if isinstance(found, AsyncSession):
+            return _awaited(found, statement, told, stack.pop_all())
+        return _written(target, statement, told)
 
 
-def _written(session: Session, statement: Select[Any] | UniqueSelect, worker: str) -> Enqueued:
+async def _awaited(
+    session: AsyncSession, statement: Select[Any] | UniqueSelect, told: hooks.Statement, stack: ExitStack
+) -> Enqueued:
+    with stack:
+        return await session.run_sync(_written, statement, told)
+
+
+def _written(session: Session, statement: Select[Any] | UniqueSelect, told: hooks.Statement) -> Enqueued:
+    worker = told.worker
     if session.autoflush:
         session.flush()
     connection = session.connection(bind_arguments={"mapper": Job.__mapper__})
     if isinstance(statement, UniqueSelect):
         written = statement.write(connection)
+        told.made = written.made
         if written.number:
             outbox = Outbox.of(session)
             outbox.receive(session, connection, written.queues)
             outbox.count(session, connection, {(queue, worker): number for queue, number in written.made.items()})
         return Enqueued(written.number, written.conflicts)
     found: Any = connection.execute(statement).all()
+    told.made = {row.queue: row.number for row in found}
     if found:
         outbox = Outbox.of(session)
         outbox.receive(session, connection, {row.queue for row in found if row.available})
@@ -162,11 +180,10 @@ def _written(session: Session, statement: Select[Any] | UniqueSelect, worker: st
     return Enqueued(sum(row.number for row in found))
 
 
-def _statement(session: Session, worker: Any, rows: Any, options: Mapping[str, Any]) -> Select[Any] | UniqueSelect:
-    definition, given = _defined(worker)
+def _statement(
+    session: Session, definition: Definition, rows: Any, options: dict[str, Any], said: Mapping[str, Any]
+) -> Select[Any] | UniqueSelect:
     signature = definition.body.signature()
-    options = {**definition.options.for_job(), **definition.stamped({**given, **options})}
-    _check_options(options, definition)
     keys = definition.keys if OPTIONS.isdisjoint(options) else (definition.keys or NONE).replaced(options)
     _check_rows(session, rows)
     by_row = {name: value for name in _BY_ROW if _is_expression(value := options.get(name))}
@@ -186,9 +203,11 @@ def _statement(session: Session, worker: Any, rows: Any, options: Mapping[str, A
     args = {key: _converted(column, key, signature) for key, column in columns.items()}
     args |= {name: constant(value) for name, value in signature.defaults.items() if name not in args}
     chosen: dict[str, Any] = {"worker": text(definition.name), "args": document(args)}
-    chosen |= _described(options, {name: made.c[_PREFIX + name] for name in by_row})
+    # What all of them have in common.
+    meta: dict[str, Any] = {**said, **plain(options.get("meta"), "meta")}
+    chosen |= _described(options, meta, {name: made.c[_PREFIX + name] for name in by_row})
     if keys is not None:
-        chosen["meta"] = _with_keys(keys, chosen, args, _meta(options))
+        chosen["meta"] = _with_keys(keys, chosen, args, meta)
     return inserting(made, chosen) if unique is None else UniqueSelect(made, chosen, unique)
 
 
@@ -264,20 +283,16 @@ def _converted(column: ColumnElement[Any], name: str, signature: Signature) -> C
     return document({"entity": constant(entity_name(mapper)), "id": written})
 
 
-def _meta(options: Mapping[str, Any]) -> dict[str, object]:
-    """Return what the meta of all jobs has in common."""
-    meta = plain(options.get("meta"), "meta")
-    return {**plain(hooks.said_for_all(), "meta"), **meta} if hooks.IN_STATEMENT.hooks else meta
-
-
-def _described(options: Mapping[str, Any], by_row: Mapping[str, ColumnElement[Any]]) -> dict[str, Any]:
+def _described(
+    options: Mapping[str, Any], meta: Mapping[str, Any], by_row: Mapping[str, ColumnElement[Any]]
+) -> dict[str, Any]:
     """Return the columns of the jobs that are not args."""
     described: dict[str, Any] = {
         "queue": by_row["queue"] if "queue" in by_row else text(validation.name(options["queue"], "queue")),
         "priority": by_row["priority"] if "priority" in by_row else integer(validation.priority(options["priority"])),
         "max_attempts": integer(validation.max_attempts(options["max_attempts"])),
         "tags": labels(validation.tags(options.get("tags"))),
-        "meta": constant(_meta(options)),
+        "meta": constant(meta),
     }
     if "scheduled_at" in by_row:
         described["scheduled_at"] = _moment(by_row["scheduled_at"])

@@ -1,14 +1,15 @@
-"""A span for the jobs of a queue that are written together: by one flush, statement or COPY."""
+"""A span for the jobs of a queue that are written together by one flush or COPY, and for those of one statement."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from typing import Final
+from typing import Any, Final
 
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
+from oban_sa import hooks
 from oban_sa.describe import exceptions
 from oban_sa.models import Job
 from oban_sa.otel import context, names
@@ -48,6 +49,27 @@ class Sends:
             alone.add(job)
             alone.end()
 
+    def statement(self, statement: hooks.Statement) -> AbstractContextManager[Mapping[str, Any]]:
+        """Return a block in which a statement makes jobs, with the context that they carry.
+
+        A hook of `around_statement`: one span, since its jobs have one meta, also where each chooses its queue.
+        """
+        return self._statement(statement)
+
+    @contextmanager
+    def _statement(self, statement: hooks.Statement) -> Generator[Mapping[str, Any]]:
+        span = _begun(self._tracer, statement.queue)
+        span.set_attribute(names.WORKER, statement.worker)
+        failed: BaseException | None = None
+        try:
+            yield context.of(span)
+        except BaseException as error:
+            failed = error
+            raise
+        finally:
+            span.set_attribute(names.BATCH, 0 if failed else sum(statement.made.values()))
+            _end(span, failed)
+
 
 class _Sending:
     """What is being sent, by queues."""
@@ -70,13 +92,7 @@ class _Queue:
     """The span of one queue, and how many jobs it is of."""
 
     def __init__(self, tracer: Tracer, first: Job) -> None:
-        attributes = {
-            names.SYSTEM: names.OBAN,
-            names.OPERATION: "send",
-            names.OPERATION_TYPE: "send",
-            names.QUEUE: first.queue,
-        }
-        self._span: Span = tracer.start_span(f"send {first.queue}", kind=SpanKind.PRODUCER, attributes=attributes)
+        self._span: Span = _begun(tracer, first.queue)
         self._context = context.of(self._span)
         self._first = first
         self._count = 0
@@ -96,11 +112,22 @@ class _Queue:
             span.set_attribute(names.WORKER, self._first.worker)
             if (identity := vars(self._first).get("id")) is not None:
                 span.set_attribute(names.MESSAGE, str(identity))
-        if error is not None:
-            span.set_attribute(names.ERROR, exceptions.kind(error))
-            span.record_exception(error)
-            span.set_status(Status(StatusCode.ERROR, exceptions.describe(error)))
-        span.end()
+        _end(span, error)
+
+
+def _begun(tracer: Tracer, queue: str | None) -> Span:
+    attributes = {names.SYSTEM: names.OBAN, names.OPERATION: "send", names.OPERATION_TYPE: "send"}
+    if queue is None:
+        return tracer.start_span("send", kind=SpanKind.PRODUCER, attributes=attributes)
+    return tracer.start_span(f"send {queue}", kind=SpanKind.PRODUCER, attributes={**attributes, names.QUEUE: queue})
+
+
+def _end(span: Span, error: BaseException | None) -> None:
+    if error is not None:
+        span.set_attribute(names.ERROR, exceptions.kind(error))
+        span.record_exception(error)
+        span.set_status(Status(StatusCode.ERROR, exceptions.describe(error)))
+    span.end()
 
 
 _sending: Final[ContextVar[_Sending | None]] = ContextVar("oban_sending", default=None)

@@ -41,7 +41,7 @@ class Spans:
         self._detach: Sequence[Callable[[], None]] = (
             hooks.before_insert(self._create if creating == "each" else sends.add if creating else _inject),
             hooks.around_insert(sends.together) if creating is True else _nothing,
-            hooks.in_statement(context.current),
+            hooks.around_statement(sends.statement) if creating is True else hooks.in_statement(context.current),
             hooks.in_process(_entered),
             middleware.attach(self._around),
             telemetry.attach(self._ended, telemetry.JobStop, telemetry.JobException, telemetry.JobStale),

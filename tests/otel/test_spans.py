@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
-from sqlalchemy import literal, select
+from sqlalchemy import Integer, case, column, literal, select, values
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, sessionmaker
 
 from oban_sa import Cancel, Job, Oban, Snooze, enqueue, enqueue_select, job
-from oban_sa.errors import InvalidOption
+from oban_sa.errors import InvalidArguments, InvalidOption
 from oban_sa.otel import ObanInstrumentor
 from oban_sa.runner.execution.attempt import Interrupted
 from tests.otel import jobs
@@ -273,6 +274,129 @@ async def test_jobs_that_are_written_together_have_one_span_for_each_queue(
         )
         [(traceparent, number)] = found
         assert (traceparent.split("-")[1:3], number) == ([trace_id(request), span_id(send)], count)
+
+
+@pytest.mark.parametrize("queue", ["default", None])
+@pytest.mark.parametrize("driven", ["async", "sync"])
+async def test_a_statement_has_one_span_for_all_its_jobs(
+    harness: Harness,
+    traced: Traced,
+    instrument: Instrument,
+    sync_sessions: sessionmaker[Session],
+    queue: str | None,
+    driven: str,
+) -> None:
+    instrument(create_spans=True)
+
+    @job(name="mail", registry=harness.registry)
+    async def mail(number: int) -> None: ...
+
+    rows = values(column("number", Integer), name="rows").data([(1,), (2,), (3,)])
+    by_row = {} if queue else {"queue": case((rows.c.number == 1, "default"), else_="slow")}
+    with traced.tracer.start_as_current_span("request"):
+        if driven == "sync":
+            with sync_sessions.begin() as sync_session:
+                assert enqueue_select(sync_session, mail, select(rows.c.number), **by_row) == 3
+        else:
+            async with harness.sessions.begin() as session:
+                assert await enqueue_select(session, mail, select(rows.c.number), **by_row) == 3
+    await harness.drain(queues={"default": 1, "slow": 1})
+    request, send = traced.span("request"), traced.span("send default" if queue else "send")
+    assert (parent(send), send.kind) == (span_id(request), SpanKind.PRODUCER)
+    assert dict(send.attributes or {}) == {
+        "messaging.system": "oban",
+        "messaging.operation.name": "send",
+        "messaging.operation.type": "send",
+        **({"messaging.destination.name": queue} if queue else {}),
+        "messaging.batch.message_count": 3,
+        "oban.job.worker": "mail",
+    }
+    attempts = [span for span in traced.spans() if span.name.startswith("process ")]
+    assert [parent(each) for each in attempts] == [span_id(send)] * 3
+    assert {span.name for span in attempts} == ({"process default"} if queue else {"process default", "process slow"})
+
+
+async def test_a_statement_counts_what_it_made(harness: Harness, traced: Traced, instrument: Instrument) -> None:
+    from oban_sa import Unique
+
+    instrument(create_spans=True)
+
+    @job(name="mail", registry=harness.registry, unique=Unique(fields=("worker", "args")))
+    async def mail(number: int) -> None: ...
+
+    @job(name="plain", registry=harness.registry)
+    async def plain(number: int) -> None: ...
+
+    rows = values(column("number", Integer), name="rows").data([(1,), (1,), (2,)])
+    async with harness.sessions.begin() as session:
+        await enqueue_select(session, mail, select(rows.c.number))
+        await enqueue_select(session, plain, select(rows.c.number).where(rows.c.number > 5))
+    counts = [(span.attributes or {})["messaging.batch.message_count"] for span in traced.spans("send default")]
+    assert counts == [2, 0]
+
+
+@pytest.mark.parametrize("when", ["made", "run"])
+async def test_a_statement_that_fails_has_its_error(
+    harness: Harness, traced: Traced, instrument: Instrument, when: str
+) -> None:
+    instrument(create_spans=True)
+
+    @job(name="mail", registry=harness.registry)
+    async def mail(number: int) -> None: ...
+
+    async with harness.sessions() as session:
+        if when == "made":
+            with pytest.raises(InvalidArguments):
+                await enqueue_select(session, mail, select(literal(1).label("other")))
+        else:
+            with pytest.raises(DBAPIError):
+                await enqueue_select(session, mail, select((literal(1) / literal(0)).label("number")))
+    failed = traced.span("send default")
+    assert failed.status.status_code is StatusCode.ERROR
+    assert (failed.attributes or {})["error.type"] == ("InvalidArguments" if when == "made" else "DBAPIError")
+
+
+@pytest.mark.parametrize("creating", [False, "each"])
+async def test_a_statement_has_no_span_where_that_is_not_wanted(
+    harness: Harness, traced: Traced, instrument: Instrument, creating: Any
+) -> None:
+    instrument(create_spans=creating)
+
+    @job(name="mail", registry=harness.registry)
+    async def mail(number: int) -> None: ...
+
+    with traced.tracer.start_as_current_span("request"):
+        async with harness.sessions.begin() as session:
+            await enqueue_select(session, mail, select(literal(5).label("number")))
+    request = traced.span("request")
+    assert traced.spans() == [request]
+    [(traceparent,)] = await harness.sql("SELECT meta->>'traceparent' FROM oban_jobs")
+    assert traceparent.split("-")[1:3] == [trace_id(request), span_id(request)]
+
+
+@pytest.mark.parametrize(("creating", "name"), [(False, None), (True, "send default"), ("each", "create default")])
+async def test_jobs_of_the_crontab_begin_a_trace_of_their_own(
+    harness: Harness, traced: Traced, instrument: Instrument, creating: Any, name: str | None
+) -> None:
+    instrument(create_spans=creating)
+
+    @job(name="mail", registry=harness.registry)
+    async def mail() -> None: ...
+
+    async with harness.runner(crontab=[("@reboot", "mail")]):
+
+        async def worked() -> None:
+            assert len(traced.spans("process default")) == 1
+
+        await eventually(worked)
+    process = traced.span("process default")
+    if name is None:
+        assert parent(process) is None
+        assert traced.spans() == [process]
+    else:
+        made = traced.span(name)
+        assert (made.kind, parent(made), parent(process)) == (SpanKind.PRODUCER, None, span_id(made))
+        assert (made.attributes or {})["oban.job.worker"] == "mail"
 
 
 async def test_a_batch_is_of_those_that_were_inserted(harness: Harness, traced: Traced, instrument: Instrument) -> None:

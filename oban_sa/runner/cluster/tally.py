@@ -1,7 +1,7 @@
 """What the attempts of this node came to, counted in memory by minute until it is written.
 
-It is on the way of each job, and a job costs the runner some thirty microseconds. So what is known of an attempt is
-noted as it is, and it is measured later, many at once.
+It is on the way of each job, and a job costs the runner some thirty microseconds. So the name of its worker is noted and
+counted later, many at once; and where there are very many, the time of a few is taken for all.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ MINUTES: Final = 120
 """Minutes that are kept apart while nothing can be written; what comes later counts in the last of them."""
 
 AT_ONCE: Final = 1_000
-"""Attempts that are noted before they are measured, where they are not written before."""
+"""Attempts of a queue that are noted before they are measured, where they are not written before."""
 
-OF_MANY: Final = 8
-"""Of so many each eighth is measured and counts for eight; all of them are counted."""
+OF_MANY: Final = 16
+"""Beyond `AT_ONCE` the time of one in so many is taken, which counts for all of these; a power of two."""
 
 _LONGEST: Final = 100
 """Characters of the name of a class that are kept."""
@@ -73,26 +73,36 @@ class Counts:
 Minute = dict[tuple[str, str], Counts]
 """The counts of a minute by queue and worker."""
 
-_Notes = list[Any]
+_TIMES: Final = 5
 
-_EACH: Final = 6
 
-FULL: Final = _EACH * AT_ONCE
-"""The length of a list of notes that is to be measured."""
+class Ended:
+    """Attempts of a queue that came to the same state and are not counted yet.
+
+    Their lists are flat: as lists of their own the notes would be objects that the garbage collector looks at.
+    """
+
+    __slots__ = ("mask", "queue", "state", "times", "workers")
+
+    def __init__(self, queue: str, state: str) -> None:
+        self.queue: Final = queue
+        self.state: Final = state
+        self.workers: Final[list[str]] = []
+        """The worker of each."""
+        self.times: Final[list[Any]] = []
+        """Of those whose time was taken five each: where in `workers` it stands; when the code began and ended, by the
+        monotonic clock; when the job was due and fetched."""
+        self.mask = 0
+        """The time of an attempt is taken where the length of `workers` has none of these bits."""
 
 
 class Tally:
     """Counts each attempt as it ends; of one thread, the loop's."""
 
     def __init__(self) -> None:
-        self.completed: Final[_Notes] = []
-        """Of attempts that were completed, six for each, one after the other: queue and worker; when the code began and
-        ended, by the monotonic clock; when the job was due and fetched. The executor adds to it while it is not `FULL`.
-
-        As lists of their own the notes would be objects that the garbage collector looks at.
-        """
-        self._others: dict[str, _Notes] = {}
-        """The same of other states."""
+        self.completed: Final[dict[str, Ended]] = {}
+        """By queue the attempts that were completed; the executor adds the workers of those that need no time."""
+        self._others: dict[tuple[JobState, str], Ended] = {}
         self._minutes: dict[int, Minute] = {}
         # Until the database has said its own.
         self._offset = clock.now().timestamp() - clock.monotonic()
@@ -105,10 +115,14 @@ class Tally:
         at, queue, worker = clock.monotonic(), loaded["queue"], loaded["worker"]
         if state in _FAILED and is_error(answer):
             _of(self._minute(int((at + self._offset) // 60)), queue, worker).fail(kind(answer)[:_LONGEST])
-        notes = self.completed if state is _COMPLETED else self._others.setdefault(state.value, [])
-        notes += (queue, worker, began, at, loaded["scheduled_at"], loaded["attempted_at"])
-        if len(notes) >= FULL:
-            self._measure(state.value, notes)
+        ended = self._ended(queue, state)
+        workers = ended.workers
+        if not len(workers) & ended.mask:
+            ended.times += (len(workers), began, at, loaded["scheduled_at"], loaded["attempted_at"])
+        workers.append(worker)
+        if len(workers) >= AT_ONCE:
+            self._measure(ended)
+            ended.mask = OF_MANY - 1
 
     def set_clock(self, epoch: float, *, at: float) -> None:
         """Take note of the database's clock, seconds since 1970, as it was `at` a moment of the monotonic clock."""
@@ -120,24 +134,38 @@ class Tally:
 
     def take(self) -> Mapping[int, Minute]:
         """Return what was counted since this was last called, by the minute since 1970."""
-        for state, notes in ((_COMPLETED.value, self.completed), *self._others.items()):
-            self._measure(state, notes)
+        for ended in (*self.completed.values(), *self._others.values()):
+            self._measure(ended)
+        # Not only emptied: the queues of a runner may come and go.
+        self.completed.clear()
+        self._others.clear()
         taken, self._minutes = self._minutes, {}
         return taken
 
-    def _measure(self, state: str, noted: _Notes) -> None:
+    def _ended(self, queue: str, state: JobState) -> Ended:
+        if state is _COMPLETED:
+            if (ended := self.completed.get(queue)) is None:
+                ended = self.completed[queue] = Ended(queue, state.value)
+        elif (ended := self._others.get((state, queue))) is None:
+            ended = self._others[state, queue] = Ended(queue, state.value)
+        return ended
+
+    def _measure(self, ended: Ended) -> None:
         """Count what was noted, in the order in which it ended, and forget the notes."""
-        notes = noted.copy()
-        noted.clear()
-        every = OF_MANY if len(notes) >= FULL else 1
-        while notes:
-            number = int((notes[3] + self._offset) // 60)
+        workers, times = ended.workers, ended.times
+        first = 0
+        while first < len(times):
+            number = int((times[first + 2] + self._offset) // 60)
             turns_at = (number + 1) * 60 - self._offset
-            size = len(notes)
-            if notes[3 - _EACH] >= turns_at:
-                size = _EACH * max(bisect_left(notes[3::_EACH], turns_at), 1)
-            _measure(self._minute(number), state, notes[:size], every)
-            notes = notes[size:]
+            after = len(times)
+            if times[2 - _TIMES] >= turns_at:
+                after = first + _TIMES * max(bisect_left(times[first + 2 :: _TIMES], turns_at), 1)
+            # Those between two whose time was taken are counted with the first of them.
+            until = times[after] if after < len(times) else len(workers)
+            _measure(self._minute(number), ended, first, after, until)
+            first = after
+        workers.clear()
+        times.clear()
 
     def _minute(self, number: int) -> Minute:
         if number not in self._minutes and len(self._minutes) >= MINUTES:
@@ -145,17 +173,19 @@ class Tally:
         return self._minutes.setdefault(number, {})
 
 
-def _measure(minute: Minute, state: str, notes: _Notes, every: int) -> None:
-    """Count all attempts of a minute, and the durations of one in so many, which counts for as many."""
-    for (queue, worker), count in Counter(zip(notes[::_EACH], notes[1::_EACH], strict=True)).items():
+def _measure(minute: Minute, ended: Ended, first: int, after: int, until: int) -> None:
+    """Count the attempts of a minute, and the durations of those whose time was taken, each for all up to the next."""
+    queue, state, workers, times = ended.queue, ended.state, ended.workers, ended.times
+    for worker, count in Counter(workers[times[first] : until]).items():
         outcomes = _of(minute, queue, worker).outcomes
         outcomes[state] = outcomes.get(state, 0) + count
-    for place in range(0, len(notes), _EACH * every):
-        queue, worker, began, at, due_at, fetched_at = notes[place : place + _EACH]
-        counts = _of(minute, queue, worker)
-        _count(counts.run, at - began, every)
+    for place in range(first, after, _TIMES):
+        at, began, ended_at, due_at, fetched_at = times[place : place + _TIMES]
+        weight = (times[place + _TIMES] if place + _TIMES < after else until) - at
+        counts = _of(minute, queue, workers[at])
+        _count(counts.run, ended_at - began, weight)
         if due_at is not None and fetched_at is not None:
-            _count(counts.wait, (fetched_at - due_at).total_seconds(), every)
+            _count(counts.wait, (fetched_at - due_at).total_seconds(), weight)
 
 
 def _count(bins: dict[int, int], seconds: float, weight: int) -> None:

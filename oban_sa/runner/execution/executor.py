@@ -19,7 +19,7 @@ from oban_sa.jobs.flow import READS
 from oban_sa.jobs.states import JobState
 from oban_sa.jobs.verdicts import Verdict, given_back, in_spite_of, judge
 from oban_sa.models import Job
-from oban_sa.runner.cluster.tally import FULL, Tally
+from oban_sa.runner.cluster.tally import Tally
 from oban_sa.runner.concurrency import forks, frames, overtime, timeout
 from oban_sa.runner.concurrency.processes.pool import Processes
 from oban_sa.runner.concurrency.threads import Threads
@@ -142,10 +142,12 @@ class Executor:
                 return None
             if (tally := self.tally) is not None and attempt.interrupted is not Interrupted.LOST:
                 loaded = vars(job)
-                if verdict.state is JobState.COMPLETED and len(completed := tally.completed) < FULL:
-                    # Noted here, without a call, as of most; see `Tally.completed`.
-                    note = loaded["queue"], loaded["worker"], started, clock.monotonic()
-                    completed += (*note, loaded["scheduled_at"], loaded["attempted_at"])
+                if (
+                    verdict.state is JobState.COMPLETED
+                    and (ended := tally.completed.get(loaded["queue"])) is not None
+                    and len(workers := ended.workers) & ended.mask
+                ):
+                    workers.append(loaded["worker"])  # as of most, where there are many: its time is not taken
                 else:
                     tally.ended(loaded, verdict.state, answer, started)
             if verdict.state in _FAILED or listeners[telemetry.JobStop] or attempt.interrupted is not None:

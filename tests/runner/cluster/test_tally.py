@@ -77,7 +77,7 @@ def test_of_very_many_some_are_measured_and_all_are_counted(monkeypatch: pytest.
     assert sum(counts.run.values()) == sum(counts.wait.values()) == 2_500
     assert quantile(counts.run, 0.5) == pytest.approx(0.01, rel=0.5)
     assert (quantile(counts.run, 0.99) or 0) >= 0.98
-    assert len(measured) == 2 * (2 * 1_000 // OF_MANY + 500)
+    assert len(measured) == 2 * (1_000 + -(-1_000 // OF_MANY) + -(-500 // OF_MANY))
 
 
 def test_workers_classes_and_minutes_beyond_a_number_are_counted_together(monkeypatch: pytest.MonkeyPatch) -> None:
