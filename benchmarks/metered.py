@@ -3,8 +3,8 @@
     python -m benchmarks.metered [--jobs 50000] [--pairs 12] [--concurrency 50]
 
 Each pair drains the same jobs, which do nothing, once with `metrics_every` as it is by default and once with None, in
-this order and the other in turns. A drain runs from the runner's start to its end, so what it writes when it stops is in
-it. CPU is that of this process, and that of the server with all its processes.
+this order and the other in turns. A drain runs from the runner's start to its end, so what it writes when it stops is
+in it. CPU is that of this process, and that of the server with all its processes.
 """
 
 from __future__ import annotations

@@ -123,9 +123,8 @@ def command(
         say("No attempt failed." if by == "error" else "No attempt ended.")
     since = found.moments_since if by == "time" else found.workers_since
     if since is not None:
-        say(
-            f"There is more than is read at once: this begins at {spans.exact(since)}. Give --queue or a shorter --since."
-        )
+        say(f"There is more than is read at once, so this begins at {spans.exact(since)}.")
+        say("Give --queue, or a shorter --since.")
 
 
 def _by_worker(found: Metrics, waits: bool) -> _Lines:

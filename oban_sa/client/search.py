@@ -90,16 +90,19 @@ async def find(
             )
             if bounded and len(jobs) <= limit:
                 looked_at, following = await _end_by_id(session, width, oldest=oldest, before=before)
+        elif among and not bounded:
+            found = browse.listing(wanted, among, window=limit + 1, limit=limit + 1, oldest=oldest, before=before)
+            jobs += await session.scalars(found)
         elif among:
-            width = (window or _window(among)) if bounded else limit + 1
-            jobs += await session.scalars(
-                browse.listing(wanted, among, window=width, limit=limit + 1, oldest=oldest, before=before)
-            )
-            if bounded and len(jobs) <= limit:
-                end = browse.window_end(wanted, among, window=width, oldest=oldest, before=before)
-                last = (await session.execute(end)).mappings().one_or_none()
-                if last is not None and last["count"] == width:
-                    looked_at, following = width, Cursor(last["id"], last["scheduled_at"])
+            width = window or _window(among)
+            within = browse.listing_within(wanted, among, window=width, limit=limit + 1, oldest=oldest, before=before)
+            for job, last_at, last_id, count in (await session.execute(within)).all():
+                if job is not None:
+                    jobs.append(job)
+                if count == width:
+                    looked_at, following = width, Cursor(last_id, last_at)
+            if len(jobs) > limit:
+                looked_at, following = None, None
         hints = [] if jobs or before is not None else await _hints(session, wanted)
     more = len(jobs) > limit
     if more:
@@ -167,10 +170,12 @@ async def _hints(session: AsyncSession, wanted: Wanted) -> list[str]:
     if workers := (*wanted.workers, *terms):
         hints += await unknown_workers(session, workers)
     if wanted.queues:
-        known = sorted(await session.scalars(browse.queues(limit=PLACES)))
-        hints += [
-            f"no job is in the queue {name!r}{_instead(name, known)}" for name in wanted.queues if name not in known
-        ]
+        named = wanted.queues[:PLACES]
+        with_jobs = set(await session.scalars(browse.queues_with_jobs(named)))
+        if lacking := [name for name in named if name not in with_jobs]:
+            states = wanted.states or tuple(JobState)
+            known = set(await session.scalars(browse.queues(states, limit=PLACES)))
+            hints += [f"no job is in the queue {name!r}{_instead(name, sorted(known - {name}))}" for name in lacking]
     return hints[:_MOST_HINTS]
 
 

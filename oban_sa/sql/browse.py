@@ -34,7 +34,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import aliased
 
 from oban_sa.jobs.states import JobState
-from oban_sa.models import Job
+from oban_sa.models import Job, Producer
 from oban_sa.models.base import Expression
 from oban_sa.models.types import UTCDateTime
 from oban_sa.sql.expressions import materialized
@@ -128,14 +128,39 @@ def looked_at(wanted: Wanted, among: Sequence[Place], *, window: int, oldest: bo
     return select(func.count()).select_from(_top(wanted, among, window=window, oldest=oldest))
 
 
-def window_end(
-    wanted: Wanted, among: Sequence[Place], *, window: int, oldest: bool = False, before: Cursor | None = None
-) -> Select[datetime, int, int]:
-    """The last job that `listing` looks at: `scheduled_at`, `id`, and how many it looks at, `count`; or no row."""
+def listing_within(
+    wanted: Wanted,
+    among: Sequence[Place],
+    *,
+    window: int,
+    limit: int,
+    oldest: bool = False,
+    before: Cursor | None = None,
+) -> Select[Job, datetime, int, int]:
+    """The same, and with each the last job that is looked at: its `scheduled_at` and id, and how many these are.
+
+    In one row without a job where none is found, and in none where there is nothing to look at. One statement, since
+    to find the window takes most of the time.
+    """
     top = _top(wanted, among, window=window, oldest=oldest, before=before)
-    order = (top.c.scheduled_at.desc(), top.c.id.desc()) if oldest else (top.c.scheduled_at, top.c.id)
-    count = func.count().over().label("count")
-    return select(top.c.scheduled_at, top.c.id, count).order_by(*order).limit(literal_column("1"))
+    last = (top.c.scheduled_at.desc(), top.c.id.desc()) if oldest else (top.c.scheduled_at, top.c.id)
+    count = select(func.count()).select_from(top).scalar_subquery()
+    end = (
+        select(top.c.scheduled_at, top.c.id, count.label("count"))
+        .order_by(*last)
+        .limit(literal_column("1"))
+        .subquery("window_end")
+    )
+    found = select(Job).join(top, Job.id == top.c.id).where(*looked_for(wanted))
+    first = (top.c.scheduled_at, top.c.id) if oldest else (top.c.scheduled_at.desc(), top.c.id.desc())
+    one = aliased(Job, found.order_by(*first).limit(literal(limit, Integer())).subquery("found"))
+    order = (one.scheduled_at, one.id) if oldest else (one.scheduled_at.desc(), one.id.desc())
+    return (
+        select(one, end.c.scheduled_at, end.c.id, end.c.count)
+        .select_from(end)
+        .join(one, _TRUE, isouter=True)
+        .order_by(*order)
+    )
 
 
 def newest(
@@ -233,11 +258,39 @@ def workers(*, window: int) -> Select[str]:
     return select(seen.c.worker).distinct()
 
 
-def queues(*, limit: int) -> Select[str]:
-    """The names of the queues that have jobs, found along the index; from `limit` places at most."""
-    found = walk(tuple(JobState))
-    some = select(found.c.queue).where(found.c.priority != _BEFORE).limit(literal(limit, Integer())).subquery("some")
-    return select(some.c.queue).distinct()
+def queues(states: Sequence[JobState], *, limit: int) -> Select[str]:
+    """The names of queues that have jobs in some states, by one look into the index for each, up to `limit` of them.
+
+    And those that nodes serve.
+    """
+    state = func.unnest(texts([str(state) for state in states])).table_valued("state", name="states").render_derived()
+    found = select(state.c.state, literal_column("''", Text).label("queue")).cte("walk", recursive=True)
+    following = (
+        select(jobs.c.queue)
+        .where(jobs.c.state == cast(found.c.state, jobs.c.state.type), jobs.c.queue > found.c.queue)
+        .order_by(jobs.c.queue)
+        .limit(literal_column("1"))
+        .correlate(found)
+        .lateral("following")
+    )
+    found = found.union_all(select(found.c.state, following.c.queue).select_from(found.join(following, _TRUE)))
+    some = select(found.c.queue).where(found.c.queue != literal_column("''")).limit(literal(limit, Integer()))
+    served = select(Producer.queue).limit(literal(limit, Integer()))
+    return some.union(served)  # type: ignore[return-value]
+
+
+def queues_with_jobs(names: Sequence[str]) -> Select[str]:
+    """Those of some queues that have a job, by a look into the index for each and each state."""
+    queue = func.unnest(texts(list(names))).table_valued("queue", name="queues").render_derived()
+    state = func.unnest(texts([str(state) for state in JobState])).table_valued("state", name="states").render_derived()
+    one = (
+        select(jobs.c.id)
+        .where(jobs.c.state == cast(state.c.state, jobs.c.state.type), jobs.c.queue == queue.c.queue)
+        .limit(literal_column("1"))
+        .correlate(queue, state)
+        .lateral("one")
+    )
+    return select(queue.c.queue).where(exists(select(one.c.id).select_from(state.join(one, _TRUE)).correlate(queue)))
 
 
 def lowest(*, below: int, window: int) -> Select[Any]:

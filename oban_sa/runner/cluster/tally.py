@@ -1,7 +1,7 @@
 """What the attempts of this node came to, counted in memory by minute until it is written.
 
-It is on the way of each job, and a job costs the runner some thirty microseconds. So the name of its worker is noted and
-counted later, many at once; and where there are very many, the time of a few is taken for all.
+It is on the way of each job, and a job costs the runner some thirty microseconds. So the name of its worker is noted
+and counted later, many at once; and where there are very many, the time of a few is taken for all.
 """
 
 from __future__ import annotations
