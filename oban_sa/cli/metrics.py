@@ -121,6 +121,10 @@ def command(
         lines.show(limit)
     else:
         say("No attempt failed." if by == "error" else "No attempt ended.")
+    if found.measured_since is not None and by in ("worker", "queue"):
+        say(
+            f"Percentiles of each are of what ended from {spans.exact(found.measured_since)} on, as there is very much."
+        )
     since = found.moments_since if by == "time" else found.workers_since
     if since is not None:
         say(f"There is more than is read at once, so this begins at {spans.exact(since)}.")
@@ -220,6 +224,7 @@ def _as_json(found: Metrics) -> dict[str, object]:
         ],
         "moments_since": found.moments_since,
         "workers_since": found.workers_since,
+        "measured_since": found.measured_since,
     }
 
 

@@ -29,6 +29,9 @@ MOST_ROWS: Final = 2_000
 MOST_OF_WORKERS: Final = 5_000
 """Rows of workers that are read, at most: one for each moment, node, queue and worker."""
 
+MEASURED: Final = 1_000
+"""The same of which durations are added up: a row has many times as many counts of these as of outcomes."""
+
 SHARES: Final = (0.5, 0.95, 0.99)
 """The percentiles that are shown."""
 
@@ -130,8 +133,9 @@ class Moment:
 class Metrics:
     """What was read: moments, oldest first; workers by queue and name; all together.
 
-    `queues` are those that there is something of. `since` is where reading has ended before the beginning of the span,
-    as there are very many nodes or workers, for the moments and for the workers.
+    `queues` are those that there is something of. `moments_since` and `workers_since` are where reading has ended
+    before the beginning of the span, as there are very many nodes or workers, and `measured_since` where it has for the
+    durations of workers.
     """
 
     span: Span
@@ -142,6 +146,7 @@ class Metrics:
     queues: Sequence[str]
     moments_since: datetime | None = None
     workers_since: datetime | None = None
+    measured_since: datetime | None = None
 
     def by_queue(self) -> dict[str, Sums]:
         """Return what the workers of each queue did, those with the most failures first; all queues that are known."""
@@ -201,7 +206,7 @@ async def read_metrics(
         }
         of_time = {**given, "worker": worker or metrics.ALL, "at_most": MOST_ROWS}
         rows = (await session.execute(metrics.by_time(reader.schema), of_time)).mappings().all()
-        of_workers = {**given, "worker": worker or None, "at_most": MOST_OF_WORKERS}
+        of_workers = {**given, "worker": worker or None, "at_most": MOST_OF_WORKERS, "measured": MEASURED}
         lines = (await session.execute(metrics.by_worker(reader.schema), of_workers)).mappings().all()
     moments = {at: Moment(at) for at in (first + timedelta(seconds=span.step * n) for n in range(span.count))}
     every, read = Sums(), Counter[str]()
@@ -227,7 +232,8 @@ async def read_metrics(
         all=every,
         queues=sorted(read),
         moments_since=min(held) if cut and held else None,
-        workers_since=_since(lines),
+        workers_since=_since(lines, "first"),
+        measured_since=_since(lines, "first_measured"),
     )
 
 
@@ -249,6 +255,6 @@ def _put(moment: Moment, kind: str, counts: dict[str, int]) -> None:
         moment.sums.add(kind, counts)
 
 
-def _since(lines: Sequence[RowMapping]) -> datetime | None:
-    first = lines[0]["first"] if lines else None
+def _since(lines: Sequence[RowMapping], column: str) -> datetime | None:
+    first = lines[0][column] if lines else None
     return None if first is None else _at(first)

@@ -181,11 +181,12 @@ def by_time(schema: str) -> TextClause:
 
 @lru_cache(maxsize=16)
 def by_worker(schema: str) -> TextClause:
-    """Sums by worker: rows of `queue`, `worker`, `kind`, `counts` and `first`.
+    """Sums by worker: rows of `queue`, `worker`, `kind`, `counts`, `first` and `first_measured`.
 
     `kind` and `counts` are as in `by_time`, and `failures`. The newest `at_most` rows are read; `first` is the moment
-    of the oldest of these where there are more, in seconds since 1970, else NULL. Parameters: those of `by_time`, of
-    which `worker` is NULL for all.
+    of the oldest of these where there are more, in seconds since 1970, else NULL. Of `run` and `wait`, which have most
+    of the counts, the newest `measured` rows are added up, and `first_measured` is the same of them. Parameters: those
+    of `by_time`, of which `worker` is NULL for all, and `measured`.
     """
     table = f"{in_text(schema)}.oban_sa_metrics"
     kinds = ", ".join(f"('{kind}', r.{kind})" for kind in _MAPS)
@@ -194,18 +195,25 @@ def by_worker(schema: str) -> TextClause:
     return text(
         f"""{_WALK.format(table=table)},
         read AS MATERIALIZED (
-            SELECT m.queue, m.worker, m.at, {", ".join(f"m.{kind}" for kind in _MAPS)}
-            FROM {table} m
-            WHERE m.step = CAST(:step AS integer) AND m.at >= {_SINCE} AND m.at <= (SELECT now FROM clock)
-                AND m.queue = ANY (ARRAY(SELECT queue FROM queues)) AND m.worker <> '{ALL}'
-                AND (CAST(:worker AS text) IS NULL OR m.worker = CAST(:worker AS text))
-            ORDER BY m.at DESC LIMIT CAST(:at_most AS integer)
+            SELECT n.queue, n.worker, n.at, n.outcomes, n.failures, n.number <= CAST(:measured AS integer) AS measured,
+                CASE WHEN n.number <= CAST(:measured AS integer) THEN n.run END AS run,
+                CASE WHEN n.number <= CAST(:measured AS integer) THEN n.wait END AS wait
+            FROM (
+                SELECT m.*, row_number() OVER (ORDER BY m.at DESC) AS number
+                FROM {table} m
+                WHERE m.step = CAST(:step AS integer) AND m.at >= {_SINCE} AND m.at <= (SELECT now FROM clock)
+                    AND m.queue = ANY (ARRAY(SELECT queue FROM queues)) AND m.worker <> '{ALL}'
+                    AND (CAST(:worker AS text) IS NULL OR m.worker = CAST(:worker AS text))
+                ORDER BY m.at DESC LIMIT CAST(:at_most AS integer)
+            ) AS n
         ),
         edge AS (
             SELECT CASE WHEN count(*) >= CAST(:at_most AS integer) THEN CAST(extract(epoch FROM min(at)) AS bigint) END
-                AS first
+                AS first,
+                CASE WHEN count(*) > CAST(:measured AS integer)
+                    THEN CAST(extract(epoch FROM min(at) FILTER (WHERE measured)) AS bigint) END AS first_measured
             FROM read
         )
-        SELECT t.*, edge.first FROM ({summed}) AS t CROSS JOIN edge
+        SELECT t.*, edge.first, edge.first_measured FROM ({summed}) AS t CROSS JOIN edge
         """  # noqa: S608 - the name of the schema is quoted
-    ).bindparams(*_PARAMETERS, bindparam("worker", type_=Text()))
+    ).bindparams(*_PARAMETERS, bindparam("worker", type_=Text()), bindparam("measured", type_=Integer()))

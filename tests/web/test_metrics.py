@@ -132,9 +132,12 @@ async def test_a_page_reads_a_bounded_number_of_rows_and_says_so(web: Web, monke
         await keep(web, f"w{number}", node=f"web.{number}", ago=number * 60, ended=1)
     monkeypatch.setattr(client, "MOST_ROWS", 5)
     monkeypatch.setattr(client, "MOST_OF_WORKERS", 4)
+    monkeypatch.setattr(client, "MEASURED", 3)
     text = await web.get("/metrics")
     assert len(lines(text)) == 4
     assert text.count("There is more than is read at once") == 2
+    assert "Percentiles of workers are of what ended from" in text
+    assert [line[5] == "–" for line in lines(text)].count(True) == 1
     assert text.count('data-v="1"') == 5
 
 
