@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import math
 import random
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,6 +15,7 @@ from typing import Final
 
 import click
 import uvicorn
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from examples.dashboard_demo import jobs
@@ -19,6 +23,7 @@ from oban_sa import Job, Oban, Queue, Runner, Workflow, embedded, enqueue
 from oban_sa.jobs.cron_entry import CronEntry
 from oban_sa.migrations import migrate
 from oban_sa.web import Access, Dashboard
+from oban_sa.wire.sketches import bin_of
 
 PROJECT: Final = Path(__file__).resolve().parents[2]
 BROWSER: Final = "/usr/bin/chromium-headless-shell"
@@ -51,6 +56,7 @@ async def show(url: str, port: int, screens: Path | None, browser: str) -> None:
             await connection.run_sync(migrate)
         oban = Oban(engine)
         await fill(engine, oban)
+        await remember(engine)
         async with runners(engine), served(oban, port):
             producer = asyncio.create_task(produce(engine, oban))
             click.echo(f"The dashboard of a busy shop is at http://127.0.0.1:{port}/. Ctrl-C stops it.")
@@ -113,6 +119,55 @@ async def fill(engine: AsyncEngine, oban: Oban) -> None:
         enqueue(session, flow)
 
 
+async def remember(engine: AsyncEngine) -> None:
+    """Write what the runners of the shop would have written in the day before, which had one bad quarter of an hour."""
+    chance = random.Random(7)
+    rows: list[dict[str, object]] = []
+    # A worker with its queue, attempts a minute, seconds that they take, share that fails and the class of the error.
+    shop = (
+        ("shop.SendMail", "mailers", 360, 0.2, 0.08, "ConnectionError"),
+        ("shop.Charge", "payments", 110, 0.5, 0.09, "CardDeclined"),
+        ("shop.SyncStock", "default", 150, 0.8, 0.0, ""),
+    )
+    for step, first, last in ((60, 1, 60), (3_600, 1, 24)):
+        for ago in range(first, last):
+            bad = step == 60 and 20 <= ago < 35
+            for worker, queue, rate, seconds, failing, error in shop:
+                count = round(rate * step / 60 * (0.8 + 0.2 * math.sin(ago / 7)) * chance.uniform(0.9, 1.1))
+                share = min(1.0, failing * (5 if bad and worker == "shop.SendMail" else chance.uniform(0.8, 1.2)))
+                failed = round(count * share)
+                given_up = failed // 6
+                took = _bins(chance, count, seconds * (2 if bad else 1))
+                waited = _bins(chance, count, 0.05 * (40 if bad and queue == "mailers" else 1))
+                outcomes = {"completed": count - failed, "retryable": failed - given_up, "discarded": given_up}
+                row = {"step": step, "ago": ago, "queue": queue, "run": took, "wait": waited, "outcomes": outcomes}
+                backlog = round(rate * chance.uniform(0.0, 0.2) + (8 * rate if bad and queue == "mailers" else 0))
+                rows += (
+                    {**row, "worker": worker, "failures": {error: failed} if failed else {}, "backlog": None},
+                    {**row, "worker": "*", "failures": {}, "backlog": backlog},
+                )
+    async with engine.begin() as connection:
+        await connection.execute(
+            text(
+                "INSERT INTO oban_sa_metrics (step, queue, worker, at, node, outcomes, failures, run, wait, backlog, "
+                "oldest) SELECT step, queue, worker, date_bin(step * interval '1 second', timezone('UTC', now()), "
+                "'2000-01-01') - ago * step * interval '1 second', 'web.1', outcomes, failures, run, wait, backlog, "
+                "backlog / 20.0 FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(step int, ago int, queue text, "
+                "worker text, outcomes jsonb, failures jsonb, run jsonb, wait jsonb, backlog int) "
+                "ON CONFLICT DO NOTHING"
+            ),
+            {"rows": json.dumps(rows)},
+        )
+
+
+def _bins(chance: random.Random, count: int, middle: float) -> dict[str, int]:
+    """Return a histogram of so many durations around so many seconds."""
+    found: Counter[str] = Counter()
+    for _ in range(50):
+        found[str(bin_of(chance.lognormvariate(math.log(middle), 0.5)))] += max(1, count // 50)
+    return dict(found)
+
+
 async def produce(engine: AsyncEngine, oban: Oban) -> None:
     """Enqueue a few jobs each second, for ever."""
     number = 1_000
@@ -151,6 +206,8 @@ async def take(address: str, folder: Path, browser: str) -> None:
                     await window.wait_for_selector(".graph")
                 else:
                     await window.goto(address + ("/" if name == "jobs" else f"/{name}"))
+                if name == "metrics":
+                    await window.wait_for_selector("[data-chart=outcomes] canvas")
                 await window.screenshot(path=folder / f"{name}-{scheme}.png")
         await launched.close()
 

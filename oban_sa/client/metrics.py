@@ -200,13 +200,18 @@ async def read_metrics(
         first = _first(span, now)
         given: dict[str, object] = {
             "step": span.step,
-            "since": first.timestamp(),
             "queues": None if queues is None else sorted(queues),
             "queues_at_most": MOST_QUEUES,
         }
-        of_time = {**given, "worker": worker or metrics.ALL, "at_most": MOST_ROWS}
+        of_time = {**given, "since": first.timestamp(), "worker": worker or metrics.ALL, "at_most": MOST_ROWS}
         rows = (await session.execute(metrics.by_time(reader.schema), of_time)).mappings().all()
-        of_workers = {**given, "worker": worker or None, "at_most": MOST_OF_WORKERS, "measured": MEASURED}
+        of_workers = {
+            **given,
+            "worker": worker or None,
+            "at_most": MOST_OF_WORKERS,
+            "measured": MEASURED,
+            **_parts(span, first, now),
+        }
         lines = (await session.execute(metrics.by_worker(reader.schema), of_workers)).mappings().all()
     moments = {at: Moment(at) for at in (first + timedelta(seconds=span.step * n) for n in range(span.count))}
     every, read = Sums(), Counter[str]()
@@ -240,6 +245,16 @@ async def read_metrics(
 def _first(span: Span, now: datetime) -> datetime:
     seconds = int(now.timestamp()) // span.step * span.step
     return datetime.fromtimestamp(seconds - span.step * (span.count - 1), UTC)
+
+
+def _parts(span: Span, first: datetime, now: datetime) -> dict[str, object]:
+    """Return the parts of a span in which workers are read: whole days by days, where there are several of them."""
+    begins, ends = first.timestamp(), now.timestamp() + span.step
+    days = math.ceil(begins / metrics.DAY) * metrics.DAY, now.timestamp() // metrics.DAY * metrics.DAY
+    parts = [(span.step, begins, ends)]
+    if span.step == metrics.HOUR and days[1] - days[0] > metrics.DAY:
+        parts = [(span.step, begins, days[0]), (metrics.DAY, *days), (span.step, days[1], ends)]
+    return dict(zip(("steps", "begins", "ends"), map(list, zip(*parts, strict=True)), strict=True))
 
 
 def _at(seconds: int) -> datetime:

@@ -131,7 +131,6 @@ _SUMMED: Final = """
 
 _PARAMETERS: Final[tuple[BindParameter[Any], ...]] = (
     bindparam("step", type_=Integer()),
-    bindparam("since", type_=Double()),
     bindparam("queues", type_=ARRAY(Text())),
     bindparam("queues_at_most", type_=Integer()),
     bindparam("at_most", type_=Integer()),
@@ -176,7 +175,7 @@ def by_time(schema: str) -> TextClause:
         FROM (SELECT queue, count(*) AS count FROM read GROUP BY queue) AS n
         HAVING count(*) > 0
         """  # noqa: S608 - the name of the schema is quoted
-    ).bindparams(*_PARAMETERS, bindparam("worker", type_=Text()))
+    ).bindparams(*_PARAMETERS, bindparam("since", type_=Double()), bindparam("worker", type_=Text()))
 
 
 @lru_cache(maxsize=16)
@@ -186,7 +185,8 @@ def by_worker(schema: str) -> TextClause:
     `kind` and `counts` are as in `by_time`, and `failures`. The newest `at_most` rows are read; `first` is the moment
     of the oldest of these where there are more, in seconds since 1970, else NULL. Of `run` and `wait`, which have most
     of the counts, the newest `measured` rows are added up, and `first_measured` is the same of them. Parameters: those
-    of `by_time`, of which `worker` is NULL for all, and `measured`.
+    of `by_time`, of which `worker` is NULL for all; `measured`; and instead of `since` the parts of the time, as arrays
+    of their `steps`, and where each `begins` and `ends`.
     """
     table = f"{in_text(schema)}.oban_sa_metrics"
     kinds = ", ".join(f"('{kind}', r.{kind})" for kind in _MAPS)
@@ -200,10 +200,16 @@ def by_worker(schema: str) -> TextClause:
                 CASE WHEN n.number <= CAST(:measured AS integer) THEN n.wait END AS wait
             FROM (
                 SELECT m.*, row_number() OVER (ORDER BY m.at DESC) AS number
-                FROM {table} m
-                WHERE m.step = CAST(:step AS integer) AND m.at >= {_SINCE} AND m.at <= (SELECT now FROM clock)
-                    AND m.queue = ANY (ARRAY(SELECT queue FROM queues)) AND m.worker <> '{ALL}'
-                    AND (CAST(:worker AS text) IS NULL OR m.worker = CAST(:worker AS text))
+                FROM unnest(CAST(:steps AS integer[]), CAST(:begins AS double precision[]),
+                    CAST(:ends AS double precision[])) AS part(step, begins, ends)
+                CROSS JOIN LATERAL (
+                    SELECT m.queue, m.worker, m.at, {", ".join(f"m.{kind}" for kind in _MAPS)} FROM {table} m
+                    WHERE m.step = part.step AND m.at >= timezone('UTC', to_timestamp(part.begins))
+                        AND m.at < timezone('UTC', to_timestamp(part.ends)) AND m.at <= (SELECT now FROM clock)
+                        AND m.queue = ANY (ARRAY(SELECT queue FROM queues)) AND m.worker <> '{ALL}'
+                        AND (CAST(:worker AS text) IS NULL OR m.worker = CAST(:worker AS text))
+                    ORDER BY m.at DESC LIMIT CAST(:at_most AS integer)
+                ) AS m
                 ORDER BY m.at DESC LIMIT CAST(:at_most AS integer)
             ) AS n
         ),
@@ -216,4 +222,11 @@ def by_worker(schema: str) -> TextClause:
         )
         SELECT t.*, edge.first, edge.first_measured FROM ({summed}) AS t CROSS JOIN edge
         """  # noqa: S608 - the name of the schema is quoted
-    ).bindparams(*_PARAMETERS, bindparam("worker", type_=Text()), bindparam("measured", type_=Integer()))
+    ).bindparams(
+        *_PARAMETERS,
+        bindparam("worker", type_=Text()),
+        bindparam("measured", type_=Integer()),
+        bindparam("steps", type_=ARRAY(Integer())),
+        bindparam("begins", type_=ARRAY(Double())),
+        bindparam("ends", type_=ARRAY(Double())),
+    )

@@ -95,6 +95,13 @@ def test_what_an_index_leads_to_is_found_by_it(watched: Watched, words: str) -> 
     watched.assert_bounded(BY_INDEX if words.split()[0] in ("list", "show") else 2 * BY_INDEX)
 
 
+@pytest.mark.parametrize("words", ["list --state discarded --queue hooks", "list state:discarded queue:hooks"])
+def test_a_state_and_a_queue_that_have_no_job_are_seen_to_have_none_at_a_glance(watched: Watched, words: str) -> None:
+    answer = watched.run("jobs", *words.split())
+    assert "There are no such jobs." in answer
+    assert sum(plan.buffers for _, plan in watched.plans) < 100, [plan.buffers for _, plan in watched.plans]
+
+
 @pytest.mark.parametrize(
     "words",
     [

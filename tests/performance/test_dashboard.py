@@ -16,6 +16,9 @@ from oban_sa.client.metrics import MOST_OF_WORKERS
 from oban_sa.client.read import read_session
 from oban_sa.client.search import LATEST, NEWEST
 from oban_sa.sql.pulse import pulse
+from oban_sa.sql.sparklines import MINUTES, ended
+from oban_sa.sql.suggestions import NEWEST as SUGGESTED
+from oban_sa.sql.suggestions import workers
 from oban_sa.web import Dashboard
 from tests.performance.conftest import ROWS
 from tests.performance.test_million import Plan, walk
@@ -31,8 +34,8 @@ BY_PLACE = 6 * LATEST
 """The same for one that looks at jobs of a state or a queue."""
 
 
-async def read(url: str, *paths: str, also: Any = None) -> list[tuple[str, Plan]]:
-    """Ask for pages; returns what each of their statements took."""
+async def read(url: str, *paths: str, also: Any = None, given: Any = None) -> list[tuple[str, Plan]]:
+    """Ask for pages, and run a statement beside them; returns what each statement took."""
     found: list[tuple[str, Plan]] = []
 
     def keep(statement: str, top: dict[str, Any]) -> None:
@@ -46,7 +49,7 @@ async def read(url: str, *paths: str, also: Any = None) -> list[tuple[str, Plan]
             dashboard = Dashboard(Oban(engine))
             if also is not None:
                 async with read_session(dashboard.instances[0].reader) as session:
-                    await session.execute(also)
+                    await session.execute(also, given)
             client = httpx.AsyncClient(transport=httpx.ASGITransport(app=dashboard), base_url="http://test")
             for path in paths:
                 assert (await client.get(path)).status_code == 200, path
@@ -80,6 +83,7 @@ def assert_bounded(found: list[tuple[str, Plan]], bound: int) -> None:
         "/nodes",
         "/health",
         "/metrics",
+        "/workflows",
     ],
 )
 async def test_a_page_reads_no_more_however_many_jobs_have_ended(table: str, path: str) -> None:
@@ -115,6 +119,40 @@ async def test_metrics_read_no_more_however_much_was_done(database_url: str, pat
     for statement, plan in await read(database_url, f"/metrics{path}"):
         assert plan.buffers <= BY_METRICS, (plan.buffers, plan.indexes, plan.scanned, statement[:4000])
         assert "oban_sa_metrics" not in plan.scanned, statement
+
+
+async def test_suggestions_read_the_newest_jobs_however_many_there_are(table: str) -> None:
+    [(statement, plan)] = await read(table, also=workers())
+    # Some thirty rows of this table are on a page, which are read through the index of ids.
+    assert plan.buffers <= SUGGESTED // 15, (plan.buffers, plan.indexes, plan.scanned, statement)
+    assert plan.scanned == [] or ROWS < NEWEST, statement
+
+
+async def test_the_page_of_jobs_reads_suggestions_once(table: str) -> None:
+    found = await read(table, "/", "/", "/?q=state:discarded")
+    assert [statement for statement, _ in found].count(found_by(found, "newest.worker")) == 1
+
+
+def found_by(found: list[tuple[str, Plan]], word: str) -> str:
+    return next(statement for statement, _ in found if word in statement)
+
+
+@pytest.mark.parametrize("queues", [["q1"], [f"q{number}" for number in range(8)]])
+async def test_sparklines_read_the_last_minutes_however_much_was_written(database_url: str, queues: list[str]) -> None:
+    # Forty workers of eight queues, and each queue as a whole, on three nodes, for six hours and for fifteen days.
+    with psycopg.connect(plain_url(database_url), autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO oban_sa_metrics (step, queue, worker, at, node, outcomes) "
+            "SELECT step, 'q' || w % 8, CASE WHEN w < 8 THEN '*' ELSE 'w' || w END, "
+            "date_bin(step * interval '1 second', timezone('UTC', now()), '2000-01-01') "
+            "- n * step * interval '1 second', 'web.' || node, '{\"completed\": 3}' "
+            "FROM unnest(ARRAY[60, 3600]) step, generate_series(0, 359) n, generate_series(0, 47) w, "
+            "generate_series(1, 3) node"
+        )
+        connection.execute("ANALYZE oban_sa_metrics")
+    [(statement, plan)] = await read(database_url, also=ended(), given={"queues": queues})
+    assert plan.buffers <= len(queues) * 3 * MINUTES * 2, (plan.buffers, plan.indexes, plan.scanned, statement)
+    assert plan.scanned == [], statement
 
 
 async def test_whether_something_has_changed_is_seen_by_a_few_looks(table: str) -> None:

@@ -32,6 +32,8 @@ PAGES = (
     "/crons",
     "/workflows",
     "/metrics",
+    "/metrics?span=7d&queue=default",
+    "/metrics?queue=nosuch",
     "/health",
     "/bulk?verb=retry",
 )
