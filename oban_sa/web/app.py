@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final, TypeAlias, cast
 from urllib.parse import quote
 
+from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -59,7 +62,7 @@ class Dashboard:
         allowed_origins: Collection[str] = (),
     ) -> None:
         rights: object = access
-        if not callable(rights):
+        if not callable(rights) or not _takes_one(rights):
             raise InvalidOption("access is a function of the request; write access=lambda request: Access.all(user)")
         obans = _named(oban)
         names = tuple(obans)
@@ -111,10 +114,22 @@ class Dashboard:
         return asgi(prefix, is_mount=True, copy_scope=True)(dashboard)
 
 
+def _takes_one(function: Callable[..., object]) -> bool:
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        return False
+    except ValueError:  # a builtin does not say what it takes
+        return True
+    return True
+
+
 def _named(oban: Given) -> dict[str, Oban]:
     if isinstance(oban, Oban):
         return {"": oban}
     given: object = oban
+    if isinstance(given, (Engine, AsyncEngine)):
+        raise InvalidOption("Dashboard takes an Oban, got an engine; write Dashboard(Oban(engine))")
     if not isinstance(given, Mapping) or not given:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidOption(f"Dashboard takes an Oban, or several by name, {{'shop': oban}}; got {given!r:.80}")
     for name, each in cast("Mapping[object, object]", given).items():
@@ -188,20 +203,25 @@ async def _database_failed(request: Request, error: Exception) -> Response:
     logger.warning("the dashboard's database failed: %s", error)
     page = _page(request)
     state = sqlstate(error) if isinstance(error, DBAPIError) else None
+    title = "The database does not answer"
     if state == "57014":
+        title = "This took too long"
         text = f"A statement took longer than {TIMEOUT:g} seconds and was ended. Ask for less, or again later."
     elif state in ("42P01", "3F000"):
+        title = "The tables are not there"
         text = "There are no tables for jobs in this schema: run `python -m oban_sa migrate`, or your own migrations."
     elif state == "42501":
+        title = "A right is missing"
         text = "The role of this connection lacks a right in the database; docs/grants.md lists them."
     elif isinstance(error, PoolTimeout):
+        title = "No connection is free"
         text = "All connections of the engine's pool are in use. Ask again later."
     elif state is not None and state[:2] in ("23", "P0"):
         text = "A rule on your table refused it, so nothing was changed. The log says which."
         return message(page, status=409, title="Refused by the database", text=text)
     else:
         text = "The database could not be asked. The log says why; the page tries again when you reload it."
-    return message(page, status=503, title="The database does not answer", text=text)
+    return message(page, status=503, title=title, text=text)
 
 
 async def _failed(request: Request, error: Exception) -> Response:

@@ -137,12 +137,13 @@ def test_a_span_a_queue_and_a_worker_are_chosen(shell: Shell) -> None:
 
 
 def test_workers_of_a_week_are_read_by_days_and_hours_and_each_attempt_counts_once(shell: Shell) -> None:
-    for number, hours in enumerate(range(0, 7 * 24, 5)):
+    for number, hours in enumerate(range(7 * 24)):
         keep(shell, "w", node=f"web.{number}", ago=hours * HOUR)
     found = shell.json("metrics", "--since", "7d")
     [worker] = found["workers"]
-    assert worker["ended"] == found["all"]["ended"] == number + 1
-    assert sum(each["ended"] for each in found["moments"]) == number + 1
+    # The first hour may have gone by meanwhile.
+    assert worker["ended"] == found["all"]["ended"] in (number, number + 1)
+    assert sum(each["ended"] for each in found["moments"]) == worker["ended"]
 
 
 @pytest.mark.parametrize(

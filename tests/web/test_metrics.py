@@ -116,11 +116,11 @@ async def test_a_queue_and_a_worker_are_filtered_by(web: Web) -> None:
 
 async def test_only_queues_that_a_visitor_sees_are_counted_and_errors_may_be_hidden(web: Web) -> None:
     await keep(web, "shop.Mail", queue="mailers", ended=3, failures='{"SecretError": 1}')
-    await keep(web, "shop.Secret", queue="hidden", ended=100, backlog=77)
+    await keep(web, "shop.Secret", queue="hidden", ended=98_765, backlog=77)
     web.access = Access.read_only("bob", queues={"mailers"}, see_errors=False)
     for path in ("/metrics", "/metrics?queue=hidden", "/metrics?worker=shop.Secret", "/metrics?queue=mailers"):
         text = await web.get(path)
-        for word in ("100", "103", 'data-v="77"', "SecretError", ">shop.Secret<", ">hidden<"):
+        for word in ("98,765", "98765", "98,768", 'data-v="77"', "SecretError", ">shop.Secret<", ">hidden<"):
             assert word not in text, (path, word)
     assert lines(await web.get("/metrics"))[0][2] == "3"
     web.access = Access.read_only("bob")

@@ -65,6 +65,8 @@ def test_a_right_holds_in_some_queues() -> None:
         (lambda: Dashboard("oban"), "Dashboard takes an Oban"),
         (lambda: Dashboard({}), "Dashboard takes an Oban"),
         (lambda: Dashboard({}, access=Access.all("ada")), "access is a function of the request"),
+        (lambda: Dashboard({}, access=lambda: Access.all()), "access is a function of the request"),  # type: ignore[arg-type, misc]
+        (lambda: Dashboard(create_async_engine("postgresql+asyncpg://x/y")), "write Dashboard(Oban(engine))"),  # type: ignore[arg-type]
         (lambda: Dashboard({"a/b": None}), "part of its address"),
     ],
 )

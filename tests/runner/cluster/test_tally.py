@@ -91,6 +91,9 @@ def test_workers_classes_and_minutes_beyond_a_number_are_counted_together(monkey
     assert minute["default", OTHER].outcomes == {"completed": 5}
     assert len(minute["default", "w0"].failures) == CLASSES + 1
     assert minute["default", "w0"].failures[OTHER] == 5
+    ended(tally, state=JobState.RETRYABLE, error=type("E" * 500, (Exception,), {})())
+    [minute] = tally.take().values()
+    assert list(minute["default", "w"].failures) == ["E" * 100]
 
     monkeypatch.setattr(module, "MINUTES", 3)
     for number in range(6):

@@ -134,9 +134,10 @@ async def test_nodes_add_to_rows_of_their_own_and_a_name_that_comes_again_adds_t
     assert [node for (node,) in nodes] == ["web.1", "web.2"]
 
 
+@pytest.mark.parametrize("there", [True, False])
 @pytest.mark.parametrize("arrives", [True, False])
 async def test_a_batch_without_an_answer_is_sent_again_and_counts_once(
-    harness: Harness, monkeypatch: pytest.MonkeyPatch, arrives: bool
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, arrives: bool, there: bool
 ) -> None:
     fetch = Line.fetch
     lost = [True]
@@ -149,14 +150,19 @@ async def test_a_batch_without_an_answer_is_sent_again_and_counts_once(
             await fetch(self, prepared, **given)
         raise ConnectionResetError("the answer is lost")
 
+    monkeypatch.setattr(part, "EVERY", 0.0)  # so that all steps are in each batch
     async with writing(harness) as (made, tally):
+        if there:  # rows that the batch is added to
+            ended(tally, 5)
+            await made.tick()
         ended(tally, 3)
         monkeypatch.setattr(Line, "fetch", losing)
         with pytest.raises(ConnectionResetError):
             await made.tick()
         ended(tally, 4)
         await made.tick()
-    assert await counts(harness) == {(step, worker): 7 for step in STEPS for worker in ("w", "*")}
+    total = 7 + 5 * there
+    assert await counts(harness) == {(step, worker): total for step in STEPS for worker in ("w", "*")}
 
 
 async def test_a_role_that_may_not_write_is_told_so_once_and_goes_on(
