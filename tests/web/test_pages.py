@@ -353,3 +353,10 @@ async def test_every_page_works_on_each_driver_and_in_another_schema(driven: Asy
     answer = await client.post("/bulk", data={"verb": "cancel", "q": "args.order.id:17", "total": "1"})
     assert answer.headers["location"].endswith("n=1")
     assert (await oban.get_job(made)).state == "cancelled"
+
+
+async def test_where_tables_are_missing_the_page_says_so_and_what_makes_them(web: Web) -> None:
+    await web.sql("ALTER TABLE oban_jobs RENAME TO others")
+    text = await web.get("/", 503)
+    assert "The tables are not there" in text
+    assert "python -m oban_sa migrate" in text

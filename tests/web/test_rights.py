@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 import pytest
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from oban_sa import Job, Oban
 from oban_sa.errors import InvalidOption
