@@ -142,11 +142,8 @@ class Executor:
                 return None
             if (tally := self.tally) is not None and attempt.interrupted is not Interrupted.LOST:
                 loaded = vars(job)
-                if (
-                    verdict.state is JobState.COMPLETED
-                    and (ended := tally.completed.get(loaded["queue"])) is not None
-                    and len(workers := ended.workers) & ended.mask
-                ):
+                ended = tally.completed.get(loaded["queue"]) if verdict.state is JobState.COMPLETED else None
+                if ended is not None and len(workers := ended.workers) & ended.mask:
                     workers.append(loaded["worker"])  # as of most, where there are many: its time is not taken
                 else:
                     tally.ended(loaded, verdict.state, answer, started)
