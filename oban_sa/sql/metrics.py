@@ -136,6 +136,19 @@ _PARAMETERS: Final[tuple[BindParameter[Any], ...]] = (
     bindparam("at_most", type_=Integer()),
 )
 
+_OF_TIME: Final[tuple[BindParameter[Any], ...]] = (
+    bindparam("since", type_=Double()),
+    bindparam("worker", type_=Text()),
+)
+
+_OF_WORKERS: Final[tuple[BindParameter[Any], ...]] = (
+    bindparam("worker", type_=Text()),
+    bindparam("measured", type_=Integer()),
+    bindparam("steps", type_=ARRAY(Integer())),
+    bindparam("begins", type_=ARRAY(Double())),
+    bindparam("ends", type_=ARRAY(Double())),
+)
+
 
 @lru_cache(maxsize=16)
 def by_time(schema: str) -> TextClause:
@@ -175,7 +188,7 @@ def by_time(schema: str) -> TextClause:
         FROM (SELECT queue, count(*) AS count FROM read GROUP BY queue) AS n
         HAVING count(*) > 0
         """  # noqa: S608 - the name of the schema is quoted
-    ).bindparams(*_PARAMETERS, bindparam("since", type_=Double()), bindparam("worker", type_=Text()))
+    ).bindparams(*_PARAMETERS, *_OF_TIME)
 
 
 @lru_cache(maxsize=16)
@@ -222,11 +235,4 @@ def by_worker(schema: str) -> TextClause:
         )
         SELECT t.*, edge.first, edge.first_measured FROM ({summed}) AS t CROSS JOIN edge
         """  # noqa: S608 - the name of the schema is quoted
-    ).bindparams(
-        *_PARAMETERS,
-        bindparam("worker", type_=Text()),
-        bindparam("measured", type_=Integer()),
-        bindparam("steps", type_=ARRAY(Integer())),
-        bindparam("begins", type_=ARRAY(Double())),
-        bindparam("ends", type_=ARRAY(Double())),
-    )
+    ).bindparams(*_PARAMETERS, *_OF_WORKERS)

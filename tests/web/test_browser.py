@@ -252,6 +252,15 @@ async def test_under_a_prefix_in_the_dark_and_without_scripts_it_does_its_work(w
         assert opened.said == []
 
 
+def answering(body: str) -> Any:
+    """What answers a browser with a page."""
+
+    async def answer(route: Any) -> None:
+        await route.fulfill(body=body, content_type=HTML)
+
+    return answer
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_axe_finds_nothing_on_any_page(
     web: Web, opened: Opened, scheme: str, monkeypatch: pytest.MonkeyPatch
@@ -298,7 +307,7 @@ async def test_axe_finds_nothing_on_any_page(
     }
     for path, body in answers.items():
         body = body.replace('hx-trigger="load, submit"', "")
-        await page.route(opened.address + path, lambda route, body=body: route.fulfill(body=body, content_type=HTML))
+        await page.route(opened.address + path, answering(body))
     paths = (*PAGES, f"/jobs/{job_id}", f"/jobs/{job_id}/edit", f"/workflows/{flow}", "/jobs/0", *answers, "/?denied")
     for path in paths:
         if path == "/?denied":

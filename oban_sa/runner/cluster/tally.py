@@ -118,7 +118,7 @@ class Tally:
         ended = self._ended(queue, state)
         workers = ended.workers
         if not len(workers) & ended.mask:
-            ended.times += (len(workers), began, at, loaded["scheduled_at"], loaded["attempted_at"])
+            ended.times.extend((len(workers), began, at, loaded["scheduled_at"], loaded["attempted_at"]))
         workers.append(worker)
         if len(workers) >= AT_ONCE:
             self._measure(ended)
