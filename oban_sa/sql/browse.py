@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
+from typing import cast as typed
 
 from sqlalchemy import (
     CTE,
@@ -136,7 +137,7 @@ def listing_within(
     limit: int,
     oldest: bool = False,
     before: Cursor | None = None,
-) -> Select[Job, datetime, int, int]:
+) -> Select[Job | None, datetime, int, int]:
     """The same, and with each the last job that is looked at: its `scheduled_at` and id, and how many these are.
 
     In one row without a job where none is found, and in none where there is nothing to look at. One statement, since
@@ -155,12 +156,13 @@ def listing_within(
     first = (top.c.scheduled_at, top.c.id) if oldest else (top.c.scheduled_at.desc(), top.c.id.desc())
     one = aliased(Job, found.order_by(*first).limit(literal(limit, Integer())).subquery("found"))
     order = (one.scheduled_at, one.id) if oldest else (one.scheduled_at.desc(), one.id.desc())
-    return (
+    both = (
         select(one, end.c.scheduled_at, end.c.id, end.c.count)
         .select_from(end)
         .join(one, _TRUE, isouter=True)
         .order_by(*order)
     )
+    return typed("Select[Job | None, datetime, int, int]", both)
 
 
 def newest(

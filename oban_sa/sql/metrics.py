@@ -141,12 +141,14 @@ _OF_TIME: Final[tuple[BindParameter[Any], ...]] = (
     bindparam("worker", type_=Text()),
 )
 
+_MOMENTS: Final[ARRAY[float]] = ARRAY(Double())
+
 _OF_WORKERS: Final[tuple[BindParameter[Any], ...]] = (
     bindparam("worker", type_=Text()),
     bindparam("measured", type_=Integer()),
     bindparam("steps", type_=ARRAY(Integer())),
-    bindparam("begins", type_=ARRAY(Double())),
-    bindparam("ends", type_=ARRAY(Double())),
+    bindparam("begins", type_=_MOMENTS),
+    bindparam("ends", type_=_MOMENTS),
 )
 
 

@@ -8,7 +8,7 @@ from sqlalchemy import Executable, Integer, Table, Text, func, literal, literal_
 from sqlalchemy.types import DateTime
 
 from oban_sa.models import Metric
-from oban_sa.sql.expressions import array, seconds_between, utc_clock
+from oban_sa.sql.expressions import array, seconds_between, utc_clock, utc_now
 
 metrics: Table = Metric.metadata.tables["public.oban_sa_metrics"]
 
@@ -31,7 +31,8 @@ def ended() -> Executable:
             metrics.c.step == literal_column("60"),
             metrics.c.queue == queue.c.queue,
             metrics.c.worker == literal_column("'*'"),
-            type_coerce(metrics.c.at, DateTime()) > utc_clock() - literal_column(f"interval '{MINUTES} minutes'"),
+            # The transaction's time: by the clock, which goes on, no index can be asked, and all that is kept is read.
+            type_coerce(metrics.c.at, DateTime()) > utc_now() - literal_column(f"interval '{MINUTES} minutes'"),
         )
         .order_by(metrics.c.at.desc())
         .limit(literal(MOST, Integer()))

@@ -180,7 +180,8 @@ def _measure(minute: Minute, ended: Ended, first: int, after: int, until: int) -
         outcomes = _of(minute, queue, worker).outcomes
         outcomes[state] = outcomes.get(state, 0) + count
     for place in range(first, after, _TIMES):
-        at, began, ended_at, due_at, fetched_at = times[place : place + _TIMES]
+        at: int = times[place]
+        began, ended_at, due_at, fetched_at = times[place + 1 : place + _TIMES]
         weight = (times[place + _TIMES] if place + _TIMES < after else until) - at
         counts = _of(minute, queue, workers[at])
         _count(counts.run, ended_at - began, weight)
