@@ -129,8 +129,8 @@ def enqueue_select(
     is an int, and its `conflicts` says how many these were. Of several rows with one key the first becomes a job.
 
     No `Job` is made in this process, so hooks see none, but those of `hooks.in_statement` and
-    `hooks.around_statement`. Where jobs need what another
-    adds, give it as `meta` or select it as a column, or make the jobs here, with enqueue_many.
+    `hooks.around_statement`. Where jobs need what another adds, give it as `meta` or select it as a column, or make the
+    jobs here, with enqueue_many.
 
     Raises before anything is sent: `InvalidArguments` for a column that the worker doesn't take, one that it lacks, or
     one whose type JSON can't hold, `InvalidJob` and `InvalidOption` for options, and for unique jobs of which one

@@ -28,7 +28,7 @@ HELP = f"""Serve the dashboard: jobs, queues, nodes, crons, workflows and health
 \b
 Examples:
   python -m oban_sa dashboard                              # read-only, at http://127.0.0.1:8431
-  python -m oban_sa dashboard --actions                    # and whoever is on this machine may act
+  python -m oban_sa dashboard --actions                    # and anyone on this machine may act
   python -m oban_sa dashboard --embedded                   # of the private PostgreSQL in ./.oban
   {PASSWORD}=... python -m oban_sa dashboard --host 0.0.0.0 --user ops --allowed-host jobs.example.com
 
@@ -43,7 +43,7 @@ To have your own users and rights, mount it in your application: docs/dashboard.
 @click.command("dashboard", help=HELP, short_help="Serve the dashboard.")
 @click.option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="The address to listen at.")
 @click.option("--port", type=click.IntRange(0, 65_535), default=8431, show_default=True, help="The port.")
-@click.option("--actions", is_flag=True, help="Whoever is on this machine may act, where no user is given.")
+@click.option("--actions", is_flag=True, help="Anyone on this machine may act, where no user is given.")
 @click.option("--user", metavar="NAME", help=f"Ask for this name, and for the password in {PASSWORD}.")
 @click.option("--read-only", "read_only", is_flag=True, help="The user may look, and change nothing.")
 @click.option(

@@ -26,7 +26,7 @@ def progress(done: float, note: str | None = None) -> Coroutine[object, object, 
         progress(0.4, "rows")           # in `def`
 
     It may be called as often as one likes: at most one a second is written, beside the first and a 1. The job's own
-    row is not touched. Whoever looks sees it by `jobs show`, `Oban.progress` and `Oban.relay(on_progress=...)`. Raises
+    row is not touched. It is seen by `jobs show`, `Oban.progress` and `Oban.relay(on_progress=...)`. Raises
     `AttemptLost` where it finds that the job was given to another attempt, and `InvalidOption`.
     """
     at = journal("progress()")

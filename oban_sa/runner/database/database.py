@@ -59,7 +59,7 @@ class Database:
     async def begin(self) -> Found:
         """Open the shared connection, and return what the schema has of our tables.
 
-        Raises what the driver and the pool raise, and writes nothing into the log: whoever starts tells of it.
+        Raises what the driver and the pool raise, and writes nothing into the log: its caller tells of it.
         """
         quoted(self.schema)
         inspecting = self.prepare(FOUND).text
