@@ -89,6 +89,7 @@ def _body(schema: str) -> str:
             from_key text := coalesce(said ->> 'key', '');
             usual_keys text[];
             usual_count integer;
+            usual_snapshot text;
         BEGIN
             IF demand <= 0 THEN
                 RETURN;
