@@ -373,6 +373,58 @@ async def test_partitions_stand_within_the_limit_of_the_queue(engine: AsyncEngin
 # The usual case, which has statements of its own
 
 
+LOCKED = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
+
+
+@pytest.mark.parametrize("way", ["usual", "walk"])
+async def test_a_fetch_locks_no_more_keys_than_jobs_are_wanted(engine: AsyncEngine, way: str) -> None:
+    plan, more = (Plan().with_filter(only_known()), NO_UNKNOWN) if way == "walk" else (None, {})
+    async with Fetcher.on(engine, Queue(50, **BY, each=1), plan) as one:
+        await fill(one.connection, "full", 30, numbered=True)
+        await one.connection.execute("UPDATE oban_jobs SET state = 'executing'")
+        await fill(one.connection, "full", 30, numbered=True)
+        await fill(one.connection, "k", 40, numbered=True)
+        async with one.connection.transaction():
+            assert len(await one.fetch(5, **more)) == 5
+            assert await one.connection.fetchval(LOCKED) == 5
+
+
+async def test_a_walk_passes_no_key_that_it_had_no_room_to_ask(engine: AsyncEngine) -> None:
+    """Where keys were in vain it looks at more of them at once than it asks."""
+    async with Fetcher.on(engine, Queue(50, **BY, rate=Rate(1, per=3600))) as one:
+        for key in range(10):
+            await fill(one.connection, f"a{key}", 2)
+        assert len(await one.fetch(10)) == 10
+        for key in range(5):
+            await fill(one.connection, f"b{key}")
+        assert keys(await one.fetch(5, ring="{}")) == {f"b{key}": 1 for key in range(5)}
+
+
+async def test_the_usual_case_passes_full_and_locked_keys_and_comes_round(engine: AsyncEngine) -> None:
+    async with AsyncExitStack() as stack:
+        one, other, walk = [
+            await stack.enter_async_context(Fetcher.on(engine, Queue(50, **BY, each=1), plan))
+            for plan in (None, None, Plan().with_filter(only_known()))
+        ]
+        for key in "abcdefgh":
+            await fill(one.connection, key)
+        await one.connection.execute("UPDATE oban_jobs SET state = 'executing' WHERE id IN (6, 7)")
+        await fill(one.connection, "f", 2)
+        async with other.connection.transaction():
+            assert keys(await other.fetch(1, ring=json.dumps({"key": "g", "used": 0}))) == {"h": 1}
+            for fetcher, more in ((walk, NO_UNKNOWN), (one, {})):
+                async with asyncio.timeout(5):
+                    transaction = fetcher.connection.transaction()
+                    await transaction.start()
+                    assert keys(await fetcher.fetch(3, ring=json.dumps({"key": "d", "used": 0}), **more)) == {
+                        "a": 1,
+                        "b": 1,
+                        "e": 1,
+                    }
+                    assert json.loads(fetcher.limited.given()["ring"])["key"] == "b"
+                    await transaction.rollback()
+
+
 @pytest.mark.parametrize(("each", "fair"), [(None, True), (1, True), (3, True), (None, {"c": 3}), (3, {"c": 3})])
 async def test_the_usual_case_takes_what_a_walk_would(engine: AsyncEngine, each: int | None, fair: Any) -> None:
     queue, chance = Queue(50, **BY, each=each, fair=fair), random.Random(each or 0)
