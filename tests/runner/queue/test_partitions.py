@@ -380,24 +380,33 @@ LOCKED = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg
 async def test_a_fetch_locks_no_more_keys_than_jobs_are_wanted(engine: AsyncEngine, way: str) -> None:
     plan, more = (Plan().with_filter(only_known()), NO_UNKNOWN) if way == "walk" else (None, {})
     async with Fetcher.on(engine, Queue(50, **BY, each=1), plan) as one:
-        await fill(one.connection, "full", 30, numbered=True)
-        await one.connection.execute("UPDATE oban_jobs SET state = 'executing'")
-        await fill(one.connection, "full", 30, numbered=True)
+        for _ in range(2):
+            await one.connection.execute("UPDATE oban_jobs SET state = 'executing'")
+            await fill(one.connection, "full", 20, numbered=True)
         await fill(one.connection, "k", 40, numbered=True)
         async with one.connection.transaction():
             assert len(await one.fetch(5, **more)) == 5
             assert await one.connection.fetchval(LOCKED) == 5
 
 
-async def test_a_walk_passes_no_key_that_it_had_no_room_to_ask(engine: AsyncEngine) -> None:
-    """Where keys were in vain it looks at more of them at once than it asks."""
+@pytest.mark.parametrize(("spent", "others"), [(10, 5), (8, 4)])
+async def test_a_walk_passes_no_key_that_it_had_no_room_to_ask(engine: AsyncEngine, spent: int, others: int) -> None:
+    """Where keys were in vain it looks at more of them at once than it asks, and at fewer near the last key."""
     async with Fetcher.on(engine, Queue(50, **BY, rate=Rate(1, per=3600))) as one:
-        for key in range(10):
+        for key in range(spent):
             await fill(one.connection, f"a{key}", 2)
-        assert len(await one.fetch(10)) == 10
-        for key in range(5):
+        assert len(await one.fetch(spent)) == spent
+        for key in range(others):
             await fill(one.connection, f"b{key}")
-        assert keys(await one.fetch(5, ring="{}")) == {f"b{key}": 1 for key in range(5)}
+        assert keys(await one.fetch(5, ring="{}")) == {f"b{key}": 1 for key in range(others)}
+
+
+@pytest.mark.parametrize("key", ["", "a", "b", "c"])
+async def test_no_key_is_met_twice_where_there_are_fewer_than_jobs_are_wanted(engine: AsyncEngine, key: str) -> None:
+    async with Fetcher.on(engine, Queue(50, **BY, each=5)) as one:
+        await fill(one.connection, "a", 2)
+        await fill(one.connection, "b", 2)
+        assert len(await one.fetch(3, ring=json.dumps({"key": key, "used": 0}))) == 3
 
 
 async def test_the_usual_case_passes_full_and_locked_keys_and_comes_round(engine: AsyncEngine) -> None:
