@@ -316,6 +316,20 @@ async def takes_steps_in_threads(path: str) -> Record:
 
 
 @job(registry=registry, executor="process")
+def leaves_a_question(path: str) -> None:
+    """End while a thread waits for an answer of the journal, once the file is there."""
+    import contextvars
+
+    def left_behind() -> None:
+        with contextlib.suppress(AttemptLost):
+            step("late", int, 1)
+
+    threading.Thread(target=contextvars.copy_context().run, args=(left_behind,)).start()
+    while not Path(path).exists():
+        time.sleep(0.01)
+
+
+@job(registry=registry, executor="process")
 def forks(path: str) -> None:
     child = os.fork()
     if child == 0:

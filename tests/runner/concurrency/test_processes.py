@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ from oban_sa.runner.concurrency.processes.pool import Processes
 from oban_sa.runner.concurrency.timeout import TimeLimit
 from oban_sa.workers import definition_of
 from tests.hostile import HOSTILE
-from tests.runner import process_jobs
+from tests.runner import process_jobs, step_process_jobs
 from tests.support import alive, eventually, process
 
 Call = Callable[..., Awaitable[Any]]
@@ -293,6 +294,33 @@ async def test_code_that_is_only_asked_hears_of_it_in_its_process(processes: Pro
     assert await call(processes, process_jobs.pid) == pid
 
 
+async def test_what_was_asked_is_answered_no_more_once_the_code_has_ended(processes: Processes, tmp_path: Path) -> None:
+    asked, path = asyncio.Event(), tmp_path / "asked"
+
+    class Stuck:
+        """A journal in a database that does not answer."""
+
+        async def read(self) -> None:
+            asked.set()
+            await asyncio.Event().wait()
+
+        def use(self, keys: object) -> None: ...
+
+    def answering() -> list[asyncio.Task[Any]]:
+        return [task for task in asyncio.all_tasks() if task.get_name() == "oban_sa answer"]
+
+    job = fetched(step_process_jobs.leaves_a_question.new(str(path)))
+    attempt = SimpleNamespace(journal=Stuck(), durable=None)
+    calling = asyncio.create_task(
+        processes.call(definition_of(step_process_jobs.leaves_a_question), job, attempt=attempt)
+    )
+    await asked.wait()
+    assert len(answering()) == 1
+    path.touch()
+    await calling
+    await eventually(lambda: not answering())
+
+
 async def test_a_job_that_was_asked_before_it_began_knows(processes: Processes, tmp_path: Path) -> None:
     job = fetched(process_jobs.obeys.new(path=str(tmp_path / "pid")))
     job.request_cancel()
@@ -384,7 +412,7 @@ PARENT = """
 import asyncio, sys
 from oban_sa.runner.concurrency.processes.pool import Processes
 from oban_sa.workers import definition_of
-from tests.runner import process_jobs
+from tests.runner import process_jobs, step_process_jobs
 from tests.runner.concurrency.test_processes import fetched
 
 async def main():

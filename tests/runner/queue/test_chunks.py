@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from oban_sa import Cancel, Chunk, ChunkResult, Job, Oban, Queue, Record, Snooze, Workflow, enqueue, telemetry
 from oban_sa.jobs.verdicts import Attempt
+from oban_sa.runner.cluster.tally import Tally
 from oban_sa.runner.execution.attempt import Running
 from oban_sa.runner.execution.chunk import ChunkRun
 from oban_sa.runner.maintenance.settler import Settler
@@ -389,6 +390,51 @@ async def test_where_the_first_job_is_lost_the_call_is_interrupted_and_the_other
     assert calls == [made, made[1:]]
     assert {(await harness.job(number)).attempt for number in made[1:]} == {1}
     assert [(await harness.job(number)).errors for number in made] == [[], [], []]
+
+
+async def test_a_job_that_is_lost_while_its_chunk_waits_never_runs(harness: Harness, registry: Registry) -> None:
+    seen = Seen(registry, Chunk(4, within=30))
+    made = await seen.enqueue(harness, 3)
+    async with harness.runner(queues={"default": 1}) as runner:
+        await eventually(lambda: _executing(harness, 3))
+        [producer] = runner._queues.all
+        await eventually(lambda: len(producer.running) == 3)
+        await harness.sql("UPDATE oban_jobs SET attempted_by = '{another,node}' WHERE id = :id", id=made[1])
+        assert producer.lose(producer.running[made[1]])
+        [fourth] = await seen.enqueue(harness, 1)
+        await eventually(lambda: _states(harness, {"completed": 3, "executing": 1}))
+    assert seen.chunks == [[made[0], made[2], fourth]]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_job_that_its_chunk_learns_to_have_lost_is_told_of_as_stale_alone_and_once(
+    harness: Harness, registry: Registry, of: Any, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    entered, going, counted = asyncio.Event(), asyncio.Event(), list[int]()
+    monkeypatch.setattr(Tally, "ended", lambda _, job, *__: counted.append(job["id"]))
+
+    @job(registry=registry, name="index", chunk=Chunk(3, within=0.1), max_attempts=1)
+    async def index(jobs: list[Job]) -> None:
+        entered.set()
+        await going.wait()
+        if fails:
+            raise ValueError("of all")
+
+    made = await harness.enqueue(*[index.new() for _ in range(3)])
+    async with harness.runner(queues={"default": 1}) as runner:
+        await entered.wait()
+        [producer] = runner._queues.all
+        await harness.sql("UPDATE oban_jobs SET attempted_by = '{another,node}' WHERE id = :id", id=made[1])
+        assert producer.lose(producer.running[made[1]])
+        assert not producer.lose(producer.running[made[1]])
+        going.set()
+        await eventually(lambda: _states(harness, {"discarded" if fails else "completed": 2, "executing": 1}))
+        await eventually(lambda: of(telemetry.ProducerAck) and producer.idle())
+    kept = [made[0], made[2]]
+    assert [event.job_id for event in of(telemetry.JobStale)] == [made[1]]
+    assert sorted(event.job_id for event in of(telemetry.JobException if fails else telemetry.JobStop)) == kept
+    assert of(telemetry.JobStop if fails else telemetry.JobException) == []
+    assert sorted(counted) == kept
 
 
 async def test_what_is_fetched_while_a_chunk_is_interrupted_is_held(registry: Registry) -> None:
