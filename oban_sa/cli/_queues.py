@@ -148,9 +148,15 @@ def _print_limits(queues: Sequence[QueueJSON]) -> None:
     for queue in queues:
         if queue["alive"] and any(each["queue"] == queue["queue"] and each["limits"] for each in queues):
             found.setdefault((queue["queue"], _limits(queue)), []).append(queue["node"])
+    names = [name for name, _ in found]
+    differ = sorted({name for name in names if names.count(name) > 1})
     for (name, limits), nodes in sorted(found.items()):
-        differ = len({told for queue, told in found if queue == name}) > 1
-        say(f"The queue {name} has {limits}" + (f", as {', '.join(nodes)} has it." if differ else "."))
+        say(f"The queue {name} has {limits}" + (f", as {', '.join(nodes)} has it." if name in differ else "."))
+    for name in differ:
+        say(
+            f"Each node observes the limits of {name} that it has itself; give all nodes the same, or decide for all "
+            f"with `queues limit {name}`."
+        )
 
 
 def _limits(queue: QueueJSON) -> str:

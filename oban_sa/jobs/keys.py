@@ -137,9 +137,11 @@ def _found(job: Mapping[str, object], path: Path, what: str) -> object:
 
 def _missing(value: object, path: Path, place: int, what: str) -> str:
     names = list(cast("dict[str, object]", value)) if isinstance(value, dict) else []
-    there = f"has {', '.join(names[:10])}" if names else "has no names"
-    hint = nearest(path[place], names)
-    return f"{what}={'.'.join(path)!r}: {'.'.join(path[:place])} {there}, and no {path[place]!r}{hint}"
+    if names:
+        there = f"has {', '.join(names[:10])}, and no"
+    else:
+        there = "is empty, so it has no" if value == {} else "is no object, so it has no"
+    return f"{what}={'.'.join(path)!r}: {'.'.join(path[:place])} {there} {path[place]!r}{nearest(path[place], names)}"
 
 
 def _plain(value: object, what: str) -> str | int | None:

@@ -69,6 +69,7 @@ class Definition:
         """What makes the keys of its jobs, or None."""
         if self.keys is not None and (known := _names(body)) is not None:
             self.keys.check(known, what=body.what)
+        self._refuse_untaken(options.unique)
         self.checks: Final = self.keys is not None or options.encrypt
         """Whether a job of it can't be made of the pattern alone."""
         if options.encrypt:
@@ -109,10 +110,20 @@ class Definition:
         if not OPTIONS.isdisjoint(options):
             keys = (keys or NONE).replaced(options)
             options = {name: value for name, value in options.items() if name not in OPTIONS}
+        self._refuse_untaken(options.get("unique"))
         if self.options.encrypt:
             self._refuse_readable(options.get("unique"), keys)
         job = Job(self.name, args=args, **{**self.options.for_job(), **self.stamped(options)})
         return job if keys is None else keys.write(job)
+
+    def _refuse_untaken(self, unique: object) -> None:
+        """Refuse a unique key of args that no job has: all would have the same key, and only one would be kept."""
+        if not isinstance(unique, Unique) or not unique.keys or (known := _names(self.body)) is None:
+            return
+        for name in unique.keys:
+            if name not in known:
+                hint = nearest(name, known) or (f"; there are {', '.join(sorted(known))}" if known else "")
+                raise InvalidOption(f"unique: keys={list(unique.keys)}: {self.body.what} takes no {name!r}{hint}")
 
     def _refuse_readable(self, unique: object, keys: Keys | None) -> None:
         """Refuse what would write encrypted args, or a hash of them, where they can be read."""

@@ -227,7 +227,9 @@ def test_limits_are_shown_below_the_queues(shell: Shell) -> None:
     assert line in shell.says("status")
     assert [queue["limits"] for queue in shell.json("queues", "list")["queues"]] == [limits, limits, None]
     shell.add(producer("web.4", queue="calls"))
-    assert "The queue calls has no limits, as web.4 has it.\n" in shell.says("queues", "list")
+    said = shell.says("queues", "list")
+    assert "The queue calls has no limits, as web.4 has it.\n" in said
+    assert "give all nodes the same, or decide for all with `queues limit calls`." in said
 
 
 def test_how_much_of_limits_is_used_is_shown_below_the_queues(shell: Shell) -> None:

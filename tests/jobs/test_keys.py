@@ -78,8 +78,8 @@ def test_what_names_no_place_is_refused_with_what_to_write(given, message):
     ("given", "args", "message"),
     [
         ("args.tenant_id", {"tenantid": 1}, "args has tenantid, and no 'tenant_id'; did you mean 'tenantid'?"),
-        ("args.tenant_id", {}, "args has no names, and no 'tenant_id'"),
-        ("args.a.b", {"a": 1}, "args.a has no names, and no 'b'"),
+        ("args.tenant_id", {}, "args is empty, so it has no 'tenant_id'"),
+        ("args.a.b", {"a": 1}, "args.a is no object, so it has no 'b'"),
         ("args.a.2", {"a": [1]}, "no '2'"),
         ("args.a", {"a": 1.5}, "the key of a job is a text or a whole number"),
         ("args.a", {"a": {"id": 1}}, "say which part of it"),

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Integer, cast, literal, null, select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
-from oban_sa import Job, Oban, Worker, enqueue, enqueue_select, job, ref, worker
+from oban_sa import Job, Oban, Unique, Worker, enqueue, enqueue_select, job, ref, worker
 from oban_sa.errors import InvalidJob, InvalidOption
 from oban_sa.jobs.cron_entry import CronEntry
 from oban_sa.jobs.keys import bounded
@@ -77,6 +77,7 @@ def test_no_value_is_the_partition_without_a_name_and_no_sequence() -> None:
         ({"partition": "tenant_id"}, 'did you mean "args.tenant_id"?'),
         ({"partition": "args.tenantid"}, "f() takes no 'tenantid'; did you mean 'tenant_id'?"),
         ({"sequence": ("worker", "args.x")}, "f() takes no 'x'; there are tenant_id"),
+        ({"unique": Unique(keys=["tenantid"])}, "f() takes no 'tenantid'; did you mean 'tenant_id'?"),
         ({"on_failure": "halt"}, "none is named"),
         ({"sequence": "worker", "on_failure": "hlat"}, "did you mean 'halt'?"),
         ({"partition": int}, "is the class int"),
@@ -91,6 +92,12 @@ def test_options_are_checked_where_they_are_written(options: dict[str, Any], mes
     with pytest.raises(InvalidOption) as refused:
         job(registry=Registry(), **options)(f)
     assert message in str(refused.value)
+
+
+def test_unique_keys_of_one_job_are_args_that_its_worker_takes() -> None:
+    assert plain.options(unique=Unique(keys=["size"])).new(7).args == {"size": 7}
+    with pytest.raises(InvalidOption, match=r"plain\(\) takes no 'x'"):
+        plain.options(unique=Unique(keys=["x"])).new(7)
 
 
 async def asynchronous(job: Job) -> str:

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from oban_sa import Cancel, Job, Record, Snooze, job, telemetry
+from oban_sa.runner.cluster.tally import Tally
 from oban_sa.runner.execution.attempt import Interrupted
 from oban_sa.runner.execution.outcome import Outcome
 from oban_sa.runner.queue.acker import Acker
@@ -65,9 +66,10 @@ async def test_an_outcome_that_comes_after_its_job_was_lost_changes_nothing(
 
 @pytest.mark.parametrize("answer", [None, ValueError("late")], ids=["answers", "fails"])
 async def test_an_attempt_that_is_told_that_it_lost_its_job_is_told_of_as_stale_alone_and_once(
-    harness: Harness, of, answer
+    harness: Harness, of, answer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    taken = asyncio.Event()
+    taken, counted = asyncio.Event(), list[object]()
+    monkeypatch.setattr(Tally, "ended", lambda *said: counted.append(said))
 
     @job(registry=harness.registry, name="late")
     async def late(job: Job) -> None:
@@ -85,8 +87,9 @@ async def test_an_attempt_that_is_told_that_it_lost_its_job_is_told_of_as_stale_
         [producer] = runner._queues.all
         producer.interrupt(Interrupted.LOST)
         await eventually(lambda: of(telemetry.ProducerAck) and producer.idle())
+        assert runner._executor.tally.completed == []
     assert [event.job_id for event in of(telemetry.JobStale)] == [job_id]
-    assert of(telemetry.JobStop) == of(telemetry.JobException) == []
+    assert of(telemetry.JobStop) == of(telemetry.JobException) == counted == []
 
 
 @pytest.mark.parametrize(
