@@ -39,7 +39,8 @@ def usual(jobs: str, *, lock: str, executing: str, waiting: str, key: str, most:
                 FROM (
                     SELECT w.key, w.id FROM walk w
                     -- What is full is found without a lock: it stays free for the fetch that finds a slot of it.
-                    WHERE w.n > 0 AND CASE WHEN each IS NULL THEN true WHEN {executing} < each THEN {lock} ELSE false END
+                    WHERE w.n > 0
+                        AND CASE WHEN each IS NULL THEN true WHEN {executing} < each THEN {lock} ELSE false END
                     LIMIT demand
                 ) w;
                 IF usual_count = demand AND each IS NOT NULL
