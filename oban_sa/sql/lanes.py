@@ -4,24 +4,52 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import TextClause, text
+from sqlalchemy import BigInteger, TextClause, bindparam, text
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from oban_sa.catalog.names import in_text, literal, quoted
 from oban_sa.jobs.durable import WAKING
 
 _SIZED: Final = {"members": "oban_sa_members", "jobs": "oban_jobs"}
 
+MANY: Final = 100
+"""Notes of a lane that are counted."""
+
 
 def lanes(schema: str) -> TextClause:
     """The lanes that have notes: rows of `lane`; the last one is that of `oban_sa.sql.signals.wake`.
 
-    Each row also says how large two tables are, in bytes: `members` and `jobs`.
+    Each row also says how many notes there are in `notes`, up to `MANY`; the ids of the `first` and the `last` of these;
+    and how large two tables are, in bytes: `members` and `jobs`.
     """
-    noted = f"SELECT FROM {in_text(schema)}.oban_sa_endings e WHERE e.lane = each.lane"
     sizes = ", ".join(f"pg_relation_size({_named(schema, table)}) AS {name}" for name, table in _SIZED.items())
-    return text(f"SELECT lane, {sizes} FROM generate_series(0, {WAKING}) AS each(lane) WHERE EXISTS ({noted})")  # noqa: S608
+    return text(
+        f"""
+        SELECT each.lane, n.notes, n.first, n.last, {sizes}
+        FROM generate_series(0, {WAKING}) AS each(lane)
+        CROSS JOIN LATERAL (
+            SELECT count(*) AS notes, min(x.id) AS first, max(x.id) AS last FROM (
+                SELECT e.id FROM {in_text(schema)}.oban_sa_endings e WHERE e.lane = each.lane ORDER BY e.id LIMIT {MANY}
+            ) AS x
+        ) AS n
+        WHERE n.notes > 0
+        """  # noqa: S608 - all of it is written here, but for the name of the schema, which is quoted
+    )
 
 
 def _named(schema: str, table: str) -> str:
     name = literal(f"{quoted(schema)}.{table}").replace(":", "\\:")
     return f"to_regclass({name})"
+
+
+def lock_free() -> TextClause:
+    """Lock those lanes that nobody is booking, for this transaction: rows of `key`. Parameter: `keys`, of all wanted.
+
+    The transaction's commit does not wait until it is on disk. If the server crashes before that, the notes are there
+    again, and whatever was done because of the booking, such as a fetch of a job that it released, is lost with it:
+    what is committed later is never on disk before it.
+    """
+    return text(
+        "SELECT key, set_config('synchronous_commit', 'off', true) AS set "
+        "FROM unnest(CAST(:keys AS bigint[])) AS key WHERE pg_try_advisory_xact_lock(key)"
+    ).bindparams(bindparam("keys", type_=ARRAY(BigInteger())))

@@ -1,12 +1,12 @@
 """Book what has become of the members of flows, and let go on what waited for them.
 
-What ended has left a note in `oban_sa_endings` (`oban_sa.sql.flow.note`). A settler locks a lane, deletes some notes of
-it, and does in one statement all that follows from what the jobs are by now:
+What ended has left a note in `oban_sa_endings` (`oban_sa.sql.flow.note`). A settler locks lanes, deletes some notes of
+them, and does in one statement all that follows from what the jobs are by now:
 
     notes -> members that ended, or are to be counted anew        found
           -> counters of their flows, and of the flows around     counted
           -> jobs that a batch makes of what happens to it        called
-          -> dependencies that are met or failed by it            met
+          -> dependencies that are met or failed by it            met -> now, put_off
           -> members that waited for them                         children
           -> suspended jobs that may run, or never can            ready -> released, cancelled
           -> notes of what was cancelled, or is locked            again
@@ -33,6 +33,12 @@ A retry of members resets their jobs, and asks by a note to count them anew. Bef
 that of the time before, and an older note must not release the job by it. So a job says in its meta how often it was
 retried, and its member how often that was counted.
 
+Thousands may wait for one member. Released by one statement, their rows would stand at the head of each queue for as
+long as that runs, and each fetch would look at all of them in vain. So only some are counted down, and each of the
+others gets a note that has both ids and no `recount`: count anew what it waits for. Until then its `waiting` is too
+high, and it begins late and not early; so what is to wait for more is never put off. Such a note says nothing of the
+member's own retry, which may have a note of its own that has to be booked first.
+
 CTEs are joined with tables, and not with each other: a CTE has no statistics, and the planner would compare each row of
 one with each of the other. Where that can't be helped they are looked up as a hashed list, or as keys of one JSON
 object.
@@ -44,75 +50,69 @@ from functools import lru_cache
 from typing import Final
 
 from sqlalchemy import BigInteger, Boolean, Integer, SmallInteger, Text, TextClause, bindparam, text
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from oban_sa.catalog.names import in_text
 from oban_sa.jobs.flow import ATTEMPT, RETRIED
 from oban_sa.sql.callbacks import COUNTERS, EVENTS, FIRED, OVER, by, now
 from oban_sa.sql.flow import WAITS
+from oban_sa.sql.met import failure, met, of_flow
 from oban_sa.sql.notify import TURNS
 
 LIMIT: Final = 1000
-"""Notes that one statement books."""
+"""Notes that one statement books, and members that it counts down for what they wait for."""
 
 
 @lru_cache(maxsize=16)
 def settle(schema: str) -> TextClause:
-    """Book up to `limit` notes of a lane, whose lock has to be held.
+    """Book up to `limit` notes of some `lanes`, whose locks have to be held; those of the first lanes first.
 
-    A row of `noted`, how many notes there were; `last`, the highest of their ids; `released` and `cancelled`, how many
-    jobs were; `called`, how many callbacks of batches were made; `again`, how many notes it leaves itself; and
-    `closed`, how many flows are over by it. Only notes with ids above `after` are looked for. Where `announcing`,
-    queues of jobs that may run are announced on `channel`.
+    A row of `noted`, how many notes there were; `lanes` and `reached`, arrays of the lanes that had some and of the
+    highest of their ids; `released` and `cancelled`, how many jobs were; `called`, how many callbacks of batches were
+    made; `again`, how many notes it leaves of what was cancelled or is locked; `put_off`, how many of members that it
+    has not counted yet; and `closed`, how many flows are over by it. Only notes with ids above those in `afters`, one
+    for each lane, are looked for. Where `announcing`, queues of jobs that may run are announced on `channel`.
     """
     s = in_text(schema)
     return text(_SETTLE.format(s=s, turns=TURNS)).bindparams(
-        bindparam("lane", type_=SmallInteger()),
+        bindparam("lanes", type_=ARRAY(SmallInteger())),
         bindparam("limit", type_=Integer()),
-        bindparam("after", type_=BigInteger()),
+        bindparam("afters", type_=ARRAY(BigInteger())),
         bindparam("channel", type_=Text()),
         bindparam("announcing", type_=Boolean()),
     )
 
 
-def _met(state: str, forgives: str) -> str:
-    """Whether a dependency that is in a state is met: it was completed, or that it ended otherwise is forgiven."""
-    bit = f"CASE {state} WHEN 'x' THEN 1 WHEN 'd' THEN 2 WHEN 'g' THEN 4 ELSE 0 END"
-    return f"coalesce({state} = 'c' OR ({forgives} & {bit}) > 0, false)"
-
-
-def _failure(state: str, forgives: str, what: str) -> str:
-    """The words for a dependency that failed; NULL where it is met, or may yet be."""
-    word = f"CASE {state} WHEN 'x' THEN ' was cancelled' WHEN 'd' THEN ' was discarded' ELSE ' was deleted' END"
-    return f"CASE WHEN {state} IS NOT NULL AND NOT {_met(state, forgives)} THEN {what} || {word} END"
-
-
-def _of_flow(completed_at: str, flow: str) -> str:
-    """How a flow ended, as members say it; NULL while it is not over."""
-    return (
-        f"CASE WHEN {completed_at} IS NULL THEN NULL WHEN {flow}.discarded > 0 THEN 'd' "
-        f"WHEN {flow}.cancelled > 0 THEN 'x' ELSE 'c' END"
-    )
-
-
 _CANCELLED: Final = "the workflow was cancelled"
+
+_LANE: Final = "CASE WHEN f.lane = ANY (CAST(:lanes AS smallint[])) THEN f.lane ELSE (CAST(:lanes AS smallint[]))[1] END"
+"""The lane for what is left to be booked of a flow `f`: its own, or one that is booked here where there is no flow."""
 
 _SETTLE: Final = f"""
 WITH
 due AS MATERIALIZED (
-    DELETE FROM {{s}}.oban_sa_endings WHERE lane = CAST(:lane AS smallint) AND id = ANY (ARRAY(
-        SELECT id FROM {{s}}.oban_sa_endings
-        WHERE lane = CAST(:lane AS smallint) AND id > CAST(:after AS bigint)
-            AND (CAST(:after AS bigint) = 0 OR NOT recount)
-        ORDER BY id LIMIT CAST(:limit AS integer)
+    DELETE FROM {{s}}.oban_sa_endings WHERE ctid = ANY (ARRAY(
+        SELECT e.ctid
+        FROM unnest(CAST(:lanes AS smallint[]), CAST(:afters AS bigint[])) AS each(lane, after)
+        CROSS JOIN LATERAL (
+            SELECT n.ctid FROM {{s}}.oban_sa_endings n
+            WHERE n.lane = each.lane AND n.id > each.after AND (each.after = 0 OR NOT n.recount)
+            ORDER BY n.id LIMIT CAST(:limit AS integer)
+        ) AS e LIMIT CAST(:limit AS integer)
     ))
-    RETURNING id, job_id, flow_id, recount
+    RETURNING lane, id, job_id, flow_id, recount
+),
+reached AS MATERIALIZED (
+    SELECT lane, max(id) AS id FROM due GROUP BY lane
 ),
 noted AS MATERIALIZED (
-    SELECT job_id, bool_or(recount) AS recount, bool_or(flow_id IS NOT NULL) AS anew
+    SELECT job_id, bool_or(recount) AS recount, bool_or(recount AND flow_id IS NOT NULL) AS anew,
+        bool_or(NOT recount AND flow_id IS NOT NULL) AS put_off
     FROM due WHERE job_id IS NOT NULL GROUP BY job_id
 ),
 mine AS MATERIALIZED (
-    SELECT m.job_id, m.flow_id, m.name, m.waiting, m.doomed, m.settled, m.attempted, m.holds, n.recount, n.anew
+    SELECT m.job_id, m.flow_id, m.name, m.waiting, m.doomed, m.settled, m.attempted, m.holds, n.recount, n.anew,
+        n.put_off
     FROM noted n JOIN {{s}}.oban_sa_members m ON m.job_id = n.job_id
 ),
 cut AS MATERIALIZED (
@@ -120,7 +120,8 @@ cut AS MATERIALIZED (
 ),
 found AS MATERIALIZED (
     SELECT m.job_id, m.flow_id, m.name, m.waiting, m.doomed, m.settled AS before, m.holds, m.waiting IS NULL AS joined,
-        m.recount OR m.waiting IS NULL AS recounted, m.recount AS retrying, m.anew,
+        m.recount OR m.waiting IS NULL AS fresh, m.recount OR m.waiting IS NULL OR m.put_off AS recounted,
+        m.recount AS retrying, m.anew,
         NOT m.attempted AND (
             j.id IS NULL
             OR j.meta ? '{ATTEMPT}' AND (j.attempt > 0 OR CAST(j.state AS text) IN ('cancelled', 'discarded'))
@@ -140,7 +141,7 @@ found AS MATERIALIZED (
     FROM (
         SELECT * FROM mine
         UNION ALL
-        SELECT g.job_id, g.flow_id, g.name, g.waiting, g.doomed, g.settled, g.attempted, g.holds, false, false
+        SELECT g.job_id, g.flow_id, g.name, g.waiting, g.doomed, g.settled, g.attempted, g.holds, false, false, false
         FROM (SELECT DISTINCT unnest(holds) AS id FROM mine WHERE holds IS NOT NULL) AS held
         JOIN {{s}}.oban_sa_members g ON g.flow_id = held.id AND g.waiting IS NULL
         WHERE g.job_id NOT IN (SELECT job_id FROM mine)
@@ -198,11 +199,11 @@ counted AS MATERIALIZED (
         ) END
     FROM around a JOIN {{s}}.oban_sa_flows o ON o.id = a.id
     WHERE f.id = a.id
-    RETURNING f.id, f.kind, f.name, f.unfinished, f.completed_at,
+    RETURNING f.id, f.lane, f.kind, f.name, f.unfinished, f.completed_at,
         f.callbacks,
         CASE WHEN a.anew THEN ARRAY(SELECT unnest(f.fired) EXCEPT SELECT unnest(o.fired))
             ELSE f.fired[cardinality(o.fired) + 1:] END AS events,
-        {_of_flow("o.completed_at", "o")} AS before, {_of_flow("f.completed_at", "f")} AS after
+        {of_flow("o.completed_at", "o")} AS before, {of_flow("f.completed_at", "f")} AS after
 ),
 called AS (
     INSERT INTO {{s}}.oban_jobs (worker, queue, args, meta, tags, priority, max_attempts, state)
@@ -219,33 +220,45 @@ called AS (
 met AS MATERIALIZED (
     SELECT child_id, CAST(sum(step) AS integer) AS step, min(failure) AS failure FROM (
         SELECT e.child_id,
-            CAST({_met("f.after", "e.forgives")} AS integer) - CAST({_met("f.before", "e.forgives")} AS integer)
+            CAST({met("f.after", "e.forgives")} AS integer) - CAST({met("f.before", "e.forgives")} AS integer)
                 AS step,
-            {_failure("f.after", "e.forgives", "f.name")} AS failure
+            {failure("f.after", "e.forgives", "f.name")} AS failure
         FROM found f JOIN {{s}}.oban_sa_edges e ON e.parent_id = f.job_id
         WHERE f.before IS DISTINCT FROM f.after
         UNION ALL
         SELECT g.child_id,
-            CAST({_met("c.after", "g.forgives")} AS integer) - CAST({_met("c.before", "g.forgives")} AS integer),
-            {_failure("c.after", "g.forgives", "coalesce(c.name, c.kind)")}
+            CAST({met("c.after", "g.forgives")} AS integer) - CAST({met("c.before", "g.forgives")} AS integer),
+            {failure("c.after", "g.forgives", "coalesce(c.name, c.kind)")}
         FROM counted c JOIN {{s}}.oban_sa_gates g ON g.flow_id = c.id
         WHERE c.before IS DISTINCT FROM c.after
     ) AS each GROUP BY child_id
+),
+now AS MATERIALIZED (
+    SELECT child_id, step, failure FROM met WHERE step < 0
+    UNION ALL
+    (SELECT child_id, step, failure FROM met WHERE step >= 0 LIMIT CAST(:limit AS integer))
+),
+ends AS MATERIALIZED (
+    SELECT coalesce(jsonb_object_agg(job_id, after), CAST('{{{{}}}}' AS jsonb)) AS by_job
+    FROM found WHERE before IS DISTINCT FROM after
 ),
 needs AS MATERIALIZED (
     SELECT child_id, CAST(count(*) FILTER (WHERE unmet) AS integer) AS waiting, min(failure) AS failure FROM (
         SELECT job_id AS child_id, false AS unmet, CAST(NULL AS text) AS failure FROM found WHERE recounted
         UNION ALL
-        SELECT child_id, NOT {_met("state", "forgives")}, {_failure("state", "forgives", "name")} FROM (
-            SELECT e.child_id, e.forgives, p.name, CASE WHEN x.job_id IS NULL THEN p.settled ELSE x.after END AS state
+        SELECT child_id, NOT {met("state", "forgives")}, {failure("state", "forgives", "name")} FROM (
+            SELECT e.child_id, e.forgives, p.name, CASE
+                WHEN (SELECT by_job FROM ends) ? CAST(e.parent_id AS text)
+                THEN (SELECT by_job FROM ends) ->> CAST(e.parent_id AS text)
+                ELSE p.settled
+            END AS state
             FROM found f
             JOIN {{s}}.oban_sa_edges e ON e.child_id = f.job_id
             LEFT JOIN {{s}}.oban_sa_members p ON p.job_id = e.parent_id
-            LEFT JOIN found x ON x.job_id = e.parent_id
             WHERE f.recounted
             UNION ALL
             SELECT g.child_id, g.forgives, coalesce(w.name, w.kind),
-                CASE WHEN c.id IS NULL THEN {_of_flow("w.completed_at", "w")} ELSE c.after END
+                CASE WHEN c.id IS NULL THEN {of_flow("w.completed_at", "w")} ELSE c.after END
             FROM found f
             JOIN {{s}}.oban_sa_gates g ON g.child_id = f.job_id
             LEFT JOIN {{s}}.oban_sa_flows w ON w.id = g.flow_id
@@ -277,7 +290,9 @@ booked AS (
 ),
 recounted AS MATERIALIZED (
     UPDATE {{s}}.oban_sa_members m
-    SET settled = f.after, waiting = n.waiting, doomed = n.failure, retried = coalesce(f.retried, m.retried),
+    SET settled = f.after, waiting = n.waiting,
+        doomed = CASE WHEN f.fresh THEN n.failure ELSE coalesce(m.doomed, n.failure) END,
+        retried = CASE WHEN f.fresh THEN coalesce(f.retried, m.retried) ELSE m.retried END,
         attempted = m.attempted OR f.attempted
     FROM needs n JOIN found f ON f.job_id = n.child_id
     WHERE m.job_id = n.child_id
@@ -285,7 +300,7 @@ recounted AS MATERIALIZED (
 ),
 children AS MATERIALIZED (
     UPDATE {{s}}.oban_sa_members m SET waiting = {by("m.waiting", "-t.step")}, doomed = coalesce(m.doomed, t.failure)
-    FROM met t
+    FROM now t
     WHERE m.job_id = t.child_id AND m.settled IS NULL AND m.waiting IS NOT NULL
         AND m.job_id NOT IN (SELECT job_id FROM found WHERE recounted OR before IS DISTINCT FROM after)
     RETURNING m.job_id, m.waiting, m.doomed
@@ -309,7 +324,7 @@ free AS MATERIALIZED (
             WHEN j.id IN (SELECT job_id FROM stray)
             THEN CAST(j.state AS text) IN ('suspended', 'available', 'scheduled', 'retryable')
             ELSE {WAITS} AND (
-                NOT j.meta ? '{RETRIED}' OR j.id IN (SELECT job_id FROM recounted)
+                NOT j.meta ? '{RETRIED}' OR j.id IN (SELECT job_id FROM found WHERE fresh)
                 OR j.meta ->> '{RETRIED}' = (
                     SELECT CAST(m.retried AS text) FROM {{s}}.oban_sa_members m WHERE m.job_id = j.id
                 )
@@ -342,12 +357,26 @@ cancelled AS (
 ),
 again AS (
     INSERT INTO {{s}}.oban_sa_endings (lane, job_id, flow_id)
-    SELECT CAST(:lane AS smallint), id, CAST(NULL AS uuid) FROM cancelled
+    SELECT {_LANE}, each.id, CAST(NULL AS uuid)
+    FROM (
+        SELECT id FROM cancelled
+        UNION ALL
+        SELECT r.job_id
+        FROM ready r JOIN {{s}}.oban_jobs j ON j.id = r.job_id AND {WAITS} WHERE r.job_id NOT IN (SELECT id FROM free)
+    ) AS each
+    LEFT JOIN {{s}}.oban_sa_members m ON m.job_id = each.id
+    LEFT JOIN {{s}}.oban_sa_flows f ON f.id = m.flow_id
     UNION ALL
-    SELECT CAST(:lane AS smallint), NULL, id FROM counted WHERE unfinished = 0 AND completed_at IS NULL
-    UNION ALL
-    SELECT CAST(:lane AS smallint), r.job_id, NULL
-    FROM ready r JOIN {{s}}.oban_jobs j ON j.id = r.job_id AND {WAITS} WHERE r.job_id NOT IN (SELECT id FROM free)
+    SELECT {_LANE}, NULL, f.id FROM counted f WHERE f.unfinished = 0 AND f.completed_at IS NULL
+    RETURNING 1
+),
+put_off AS (
+    INSERT INTO {{s}}.oban_sa_endings (lane, job_id, flow_id)
+    SELECT {_LANE}, m.job_id, m.flow_id
+    FROM (SELECT child_id FROM met WHERE step >= 0 OFFSET CAST(:limit AS integer)) AS each
+    JOIN {{s}}.oban_sa_members m ON m.job_id = each.child_id
+    LEFT JOIN {{s}}.oban_sa_flows f ON f.id = m.flow_id
+    WHERE m.settled IS NULL AND m.waiting IS NOT NULL
     RETURNING 1
 ),
 told AS (
@@ -362,11 +391,13 @@ told AS (
 )
 SELECT
     (SELECT count(*) FROM due) AS noted,
-    (SELECT max(id) FROM due) AS last,
+    ARRAY(SELECT lane FROM reached) AS lanes,
+    ARRAY(SELECT id FROM reached) AS reached,
     (SELECT count(*) FROM released) AS released,
     (SELECT count(*) FROM cancelled) AS cancelled,
     (SELECT count(*) FROM called) AS called,
     (SELECT count(*) FROM again) AS again,
+    (SELECT count(*) FROM put_off) AS put_off,
     (SELECT count(*) FROM counted WHERE before IS NULL AND after IS NOT NULL) AS closed,
     (SELECT queues FROM told) AS told
 """  # noqa: S608 - all of it is written here, but for the name of the schema, which is quoted

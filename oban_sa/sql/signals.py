@@ -172,9 +172,10 @@ def sent(schema: str) -> TextClause:
 
 @lru_cache(maxsize=16)
 def wake(schema: str) -> TextClause:
-    """Book up to `limit` notes of the lane `WAKING`; parameters and row are those of `oban_sa.sql.settle.settle`.
+    """Book up to `limit` notes of the lane `WAKING`; the row is that of `oban_sa.sql.settle.settle`.
 
-    A job whose cancellation was asked for just as it was suspended is cancelled here.
+    A job whose cancellation was asked for just as it was suspended is cancelled here. Parameters: `lane`, `limit`,
+    `after`, above which ids of notes are looked for, `channel` and `announcing`.
     """
     s = in_text(schema)
     waits = f"CAST(j.state AS text) IN ('suspended', 'scheduled') AND j.meta ->> '{WAITS_FOR}' IS NOT NULL"
@@ -229,9 +230,11 @@ def wake(schema: str) -> TextClause:
                 SELECT queue, count(*) AS jobs FROM released WHERE CAST(:announcing AS boolean) GROUP BY queue
             ) AS each
         )
-        SELECT (SELECT count(*) FROM due) AS noted, (SELECT max(id) FROM due) AS last,
+        SELECT (SELECT count(*) FROM due) AS noted,
+            ARRAY(SELECT CAST(:lane AS smallint) FROM due HAVING count(*) > 0) AS lanes,
+            ARRAY(SELECT max(id) FROM due HAVING count(*) > 0) AS reached,
             (SELECT count(*) FROM released) AS released, (SELECT count(*) FROM cancelled) AS cancelled,
-            (SELECT count(*) FROM again) AS again, 0 AS closed, (SELECT queues FROM told) AS told
+            (SELECT count(*) FROM again) AS again, 0 AS put_off, 0 AS closed, (SELECT queues FROM told) AS told
         """  # noqa: S608 - the name of the schema is quoted
     ).bindparams(
         bindparam("lane", type_=SmallInteger()),

@@ -208,13 +208,13 @@ class StagerStage(Event):
 
 @event
 class SettlerSettle(Event):
-    """`count` notes of one `lane` were booked: what has become of members of flows.
+    """`count` notes of some `lanes` were booked in one statement: what has become of members of flows.
 
     Of what waited for them `released` jobs may run, and `cancelled` never can; `closed` flows are over.
     """
 
     name: ClassVar[str] = "oban.settler.settle"
-    lane: int
+    lanes: tuple[int, ...]
     count: int
     released: int
     cancelled: int

@@ -95,7 +95,7 @@ def _sentence(event: telemetry.Event) -> str:
             return f"made {event.count} due jobs available in {describe(event.duration)}"
         case telemetry.SettlerSettle():
             what = f"released {event.released} jobs, cancelled {event.cancelled} and closed {event.closed} flows"
-            return f"booked {event.count} endings in lane {event.lane}, {what}, in {describe(event.duration)}"
+            return f"booked {event.count} endings, {what}, in {describe(event.duration)}"
         case telemetry.LeaderElection():
             return "this node is the leader now" if event.leader else "this node is not the leader any more"
         case telemetry.LifelineRescue():

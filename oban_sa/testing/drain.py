@@ -244,11 +244,13 @@ class Draining:
         schema, self._unbooked, released = binding.schema, False, False
         while found := await binding.fetch(lanes(schema)):
             for row in found:
-                given = {"lane": row["lane"], "limit": LIMIT, "after": 0, "channel": "", "announcing": False}
+                given: dict[str, object] = {"limit": LIMIT, "channel": "", "announcing": False}
+                if row["lane"] == WAKING:
+                    booking, given = wake(schema), {**given, "lane": WAKING, "after": 0}
+                else:
+                    booking, given = settle(schema), {**given, "lanes": [row["lane"]], "afters": [0]}
                 key = {"key": lane_key(schema, row["lane"])}
-                [booked] = await binding.fetch(
-                    wake(schema) if row["lane"] == WAKING else settle(schema), given, after=(lock(), key)
-                )
+                [booked] = await binding.fetch(booking, given, after=(lock(), key))
                 released = released or booked["released"] > 0
                 if booked["again"] > booked["cancelled"]:  # a row is locked, which a drain does not wait for
                     return released

@@ -32,7 +32,7 @@ async def book(engine: AsyncEngine) -> None:
         async with engine.begin() as connection:
             found = list(await connection.scalars(lanes("public")))
             for lane in found:
-                given = {"lane": lane, "limit": LIMIT, "after": 0, "channel": "", "announcing": False}
+                given = {"lanes": [lane], "limit": LIMIT, "afters": [0], "channel": "", "announcing": False}
                 await connection.execute(settle("public"), given)
         if not found:
             return
@@ -198,7 +198,7 @@ async def test_a_retry_that_is_not_booked_yet_lets_no_older_note_release_a_job(d
     assert await oban.retry_workflow(flow, from_="1") == 2
     async with driven.begin() as connection:
         [lane] = await connection.scalars(lanes("public"))
-        given = {"lane": lane, "limit": 1, "after": 0, "channel": "", "announcing": False}
+        given = {"lanes": [lane], "limit": 1, "afters": [0], "channel": "", "announcing": False}
         await connection.execute(settle("public"), given)
     assert await states(driven) == {"1": "suspended", "2": "suspended"}
     await book(driven)
@@ -218,7 +218,7 @@ async def test_a_retry_of_what_a_job_waited_for_keeps_it_waiting_although_it_was
                 text("INSERT INTO oban_sa_endings (lane, job_id) VALUES (:lane, 1)"), {"lane": lane}
             )
         async with driven.begin() as connection:
-            given = {"lane": lane, "limit": 1, "after": 0, "channel": "", "announcing": False}
+            given = {"lanes": [lane], "limit": 1, "afters": [0], "channel": "", "announcing": False}
             await connection.execute(settle("public"), given)
     async with AsyncSession(driven) as session, session.begin():
         given = {"ids": [1], "states": ["completed"], "attempts": 1, "lane": lane}
@@ -241,7 +241,7 @@ async def test_a_retry_that_is_booked_bit_by_bit_begins_nothing_too_early(driven
     for _ in range(3):
         async with driven.begin() as connection:
             [lane] = await connection.scalars(lanes("public"))
-            given = {"lane": lane, "limit": 1, "after": 0, "channel": "", "announcing": False}
+            given = {"lanes": [lane], "limit": 1, "afters": [0], "channel": "", "announcing": False}
             await connection.execute(settle("public"), given)
     await book(driven)
     waiting = dict.fromkeys(("last", "group/0", "group/1"), "suspended")

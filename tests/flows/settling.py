@@ -213,7 +213,7 @@ def note(connection: Connection, root: UUID, jobs: Iterable[int]) -> None:
 
 def book(engine: Engine, root: UUID, *, limit: int = 1000, after: int = 0) -> int:
     """Book all notes of the lane of a tree, so many at once; how many statements it took."""
-    given = {"lane": lane_of(root), "limit": limit, "after": after, "channel": "", "announcing": False}
+    given = {"lanes": [lane_of(root)], "limit": limit, "afters": [after], "channel": "", "announcing": False}
     statements = 0
     while True:
         with engine.begin() as connection:

@@ -36,7 +36,7 @@ def buffers(engine: Engine, ended: str) -> int:
     with engine.begin() as connection:
         connection.execute(text(ended))
     with engine.begin() as connection:
-        given = {"lane": LANE, "limit": 1000, "after": 0, "channel": "", "announcing": False}
+        given = {"lanes": [LANE], "limit": 1000, "afters": [0], "channel": "", "announcing": False}
         explained = text(f"EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) {settle('public').text}")
         plan = connection.execute(explained, given).scalar_one()
         [found] = plan if isinstance(plan, list) else json.loads(plan)

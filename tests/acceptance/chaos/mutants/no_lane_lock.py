@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Executable, bindparam, select
+from sqlalchemy import ARRAY, BigInteger, TextClause, bindparam, text
 
 from oban_sa.runner.maintenance import settler
 
@@ -10,8 +10,9 @@ PROMISES = ("booked", "callbacks", "order", "P2")
 KIND = "flows"
 
 
-def _always() -> Executable:
-    return select(bindparam("key", type_=BigInteger()).is_not(None))
+def _always() -> TextClause:
+    taken = "SELECT key FROM unnest(CAST(:keys AS bigint[])) AS key"
+    return text(taken).bindparams(bindparam("keys", type_=ARRAY(BigInteger())))
 
 
-settler.try_lock = _always
+settler.lock_free = _always
