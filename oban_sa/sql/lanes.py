@@ -42,14 +42,23 @@ def _named(schema: str, table: str) -> str:
     return f"to_regclass({name})"
 
 
+_BOOKING: Final = {
+    # If the server crashes before the commit is on disk, the notes are there again. What was done because of it, such
+    # as a fetch of a job that it released, is lost too: nothing that is committed later is on disk before it.
+    "synchronous_commit": "off",
+    # Each row of a table is found by its key. For a table that looks small the planner would rather read all of it.
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+}
+
+
 def lock_free() -> TextClause:
     """Lock those lanes that nobody is booking, for this transaction: rows of `key`. Parameter: `keys`, of all wanted.
 
-    The transaction's commit does not wait until it is on disk. If the server crashes before that, the notes are there
-    again, and whatever was done because of the booking, such as a fetch of a job that it released, is lost with it:
-    what is committed later is never on disk before it.
+    The transaction's commit does not wait until it is on disk.
     """
+    settings = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in _BOOKING.items())
     return text(
-        "SELECT key, set_config('synchronous_commit', 'off', true) AS set "
-        "FROM unnest(CAST(:keys AS bigint[])) AS key WHERE pg_try_advisory_xact_lock(key)"
+        f"SELECT key, {settings} FROM unnest(CAST(:keys AS bigint[])) AS key "  # noqa: S608 - all of it is written here
+        "WHERE pg_try_advisory_xact_lock(key)"
     ).bindparams(bindparam("keys", type_=ARRAY(BigInteger())))

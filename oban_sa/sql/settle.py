@@ -39,9 +39,9 @@ others gets a note that has both ids and no `recount`: count anew what it waits 
 high, and it begins late and not early; so what is to wait for more is never put off. Such a note says nothing of the
 member's own retry, which may have a note of its own that has to be booked first.
 
-CTEs are joined with tables, and not with each other: a CTE has no statistics, and the planner would compare each row of
-one with each of the other. Where that can't be helped they are looked up as a hashed list, or as keys of one JSON
-object.
+CTEs are joined with tables by a key of the table, and not with each other: a CTE has no statistics, and the planner
+would compare each row of one with each of the other. Where that can't be helped they are looked up as a hashed list, or
+as keys of one JSON object.
 """
 
 from __future__ import annotations
@@ -143,7 +143,9 @@ found AS MATERIALIZED (
         UNION ALL
         SELECT g.job_id, g.flow_id, g.name, g.waiting, g.doomed, g.settled, g.attempted, g.holds, false, false, false
         FROM (SELECT DISTINCT unnest(holds) AS id FROM mine WHERE holds IS NOT NULL) AS held
-        JOIN {{s}}.oban_sa_members g ON g.flow_id = held.id AND g.waiting IS NULL
+        CROSS JOIN LATERAL (
+            SELECT * FROM {{s}}.oban_sa_members m WHERE m.flow_id = held.id AND m.waiting IS NULL OFFSET 0
+        ) AS g
         WHERE g.job_id NOT IN (SELECT job_id FROM mine)
     ) AS m
     LEFT JOIN {{s}}.oban_jobs j ON j.id = m.job_id
@@ -243,10 +245,14 @@ ends AS MATERIALIZED (
     FROM found WHERE before IS DISTINCT FROM after
 ),
 needs AS MATERIALIZED (
-    SELECT child_id, CAST(count(*) FILTER (WHERE unmet) AS integer) AS waiting, min(failure) AS failure FROM (
-        SELECT job_id AS child_id, false AS unmet, CAST(NULL AS text) AS failure FROM found WHERE recounted
+    SELECT child_id, CAST(count(*) FILTER (WHERE unmet) AS integer) AS waiting, min(failure) AS failure,
+        max(after) AS after, max(retried) AS retried, bool_or(attempted) AS attempted, bool_or(fresh) AS fresh
+    FROM (
+        SELECT job_id AS child_id, false AS unmet, CAST(NULL AS text) AS failure, after, retried, attempted, fresh
+        FROM found WHERE recounted
         UNION ALL
-        SELECT child_id, NOT {met("state", "forgives")}, {failure("state", "forgives", "name")} FROM (
+        SELECT child_id, NOT {met("state", "forgives")}, {failure("state", "forgives", "name")}, NULL, NULL, false, false
+        FROM (
             SELECT e.child_id, e.forgives, p.name, CASE
                 WHEN (SELECT by_job FROM ends) ? CAST(e.parent_id AS text)
                 THEN (SELECT by_job FROM ends) ->> CAST(e.parent_id AS text)
@@ -266,7 +272,7 @@ needs AS MATERIALIZED (
             WHERE f.recounted
         ) AS dependency
         UNION ALL
-        SELECT f.job_id, false, '{_CANCELLED}'
+        SELECT f.job_id, false, '{_CANCELLED}', NULL, NULL, false, false
         FROM found f
         JOIN {{s}}.oban_sa_flows w ON w.id = f.flow_id
         JOIN {{s}}.oban_sa_flows a ON a.id = ANY (w.path)
@@ -290,11 +296,10 @@ booked AS (
 ),
 recounted AS MATERIALIZED (
     UPDATE {{s}}.oban_sa_members m
-    SET settled = f.after, waiting = n.waiting,
-        doomed = CASE WHEN f.fresh THEN n.failure ELSE coalesce(m.doomed, n.failure) END,
-        retried = CASE WHEN f.fresh THEN coalesce(f.retried, m.retried) ELSE m.retried END,
-        attempted = m.attempted OR f.attempted
-    FROM needs n JOIN found f ON f.job_id = n.child_id
+    SET settled = n.after, waiting = n.waiting, attempted = m.attempted OR n.attempted,
+        doomed = CASE WHEN n.fresh THEN n.failure ELSE coalesce(m.doomed, n.failure) END,
+        retried = CASE WHEN n.fresh THEN coalesce(n.retried, m.retried) ELSE m.retried END
+    FROM needs n
     WHERE m.job_id = n.child_id
     RETURNING m.job_id, m.waiting, m.doomed
 ),

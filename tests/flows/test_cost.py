@@ -11,6 +11,8 @@ from sqlalchemy.orm import Session
 
 from oban_sa import Job, Workflow, chain, enqueue
 from oban_sa.jobs.flow import new_id
+from oban_sa.runner.database.server_settings import PLANNING
+from oban_sa.sql.lanes import lock_free
 from oban_sa.sql.settle import settle
 
 LANE = 3
@@ -37,6 +39,9 @@ def buffers(engine: Engine, ended: str) -> int:
         connection.execute(text(ended))
     with engine.begin() as connection:
         given = {"lanes": [LANE], "limit": 1000, "afters": [0], "channel": "", "announcing": False}
+        # As on the connection of a settler.
+        connection.execute(text(PLANNING))
+        connection.execute(lock_free(), {"keys": [1]})
         explained = text(f"EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) {settle('public').text}")
         plan = connection.execute(explained, given).scalar_one()
         [found] = plan if isinstance(plan, list) else json.loads(plan)

@@ -10,7 +10,7 @@ KIND = "flows"
 _WRITTEN = {
     "doomed = coalesce(m.doomed, t.failure)": "doomed = NULL",
     "m.waiting, m.doomed\n),\nready": "m.waiting, t.failure AS doomed\n),\nready",
-    "doomed = CASE WHEN f.fresh THEN n.failure ELSE coalesce(m.doomed, n.failure) END": "doomed = NULL",
+    "doomed = CASE WHEN n.fresh THEN n.failure ELSE coalesce(m.doomed, n.failure) END": "doomed = NULL",
     "m.waiting, m.doomed\n),\nchildren": "m.waiting, n.failure AS doomed\n),\nchildren",
 }
 
