@@ -214,7 +214,7 @@ class Deps(Mapping[str, Dependency]):
     async def _read(self, *, limit: int | None, large: int | None) -> None:
         if self._fetch is None:
             return
-        given = {"job": self._job.id, "limit": limit, "large": 2**31 - 1 if large is None else large}
+        given = {"jobs": [self._job.id], "limit": limit, "large": 2**31 - 1 if large is None else large}
         rows = await self._fetch(dependencies, given)
         self._all = limit is None or sum(row["kind"] == "job" for row in rows) < limit
         self._found = {}

@@ -1,4 +1,4 @@
-"""What a running member of a workflow may know of what it waited for: how that ended, and what it recorded."""
+"""What running members of workflows may know of what they waited for: how that ended, and what it recorded."""
 
 from __future__ import annotations
 
@@ -24,54 +24,62 @@ def _recorded(alias: str) -> str:
 
 @lru_cache(maxsize=16)
 def dependencies(schema: str) -> TextClause:
-    """What one member waited for, and the context of its workflow.
+    """What some members waited for, and the contexts of their workflows.
 
-    Rows of `kind`, `name`, `depth`, `flow_id`, `total`, `state`, `recorded` and `size`. The kind is `job`, the kind of
-    a flow that was waited for as a whole, `place`, a graft that it may fill, or `context`; `recorded` of the last two
-    is JSON. `state` is a letter as in `oban_sa_members.settled`. `depth` is that of the flow that the name stands in:
-    of two alike the deeper is meant.
-    `size` are the characters that were recorded, NULL where nothing was or the job is gone; what has more than `large`
-    is left out. Parameters: `job`, `limit` of the jobs, and `large`.
+    Rows of `job_id`, the member, and `kind`, `name`, `depth`, `flow_id`, `total`, `state`, `recorded` and `size`. The
+    kind is `job`, the kind of a flow that was waited for as a whole, `place`, a graft that it may fill, or `context`;
+    `recorded` of the last two is JSON. `state` is a letter as in `oban_sa_members.settled`. `depth` is that of the flow
+    that the name stands in: of two alike the deeper is meant. `size` are the characters that were recorded, NULL where
+    nothing was or the job is gone; what has more than `large` is left out. Parameters: `jobs`, `limit` of the jobs that
+    each waited for, and `large`.
+
+    Each row is found by a key, also by a plan that is kept: with OFFSET 0 the planner joins in no other way.
     """
     s = in_text(schema)
     value = _recorded("j")
     return text(
         f"""
-        WITH me AS MATERIALIZED (
-            SELECT m.job_id, f.root_id FROM {s}.oban_sa_members m
-            JOIN {s}.oban_sa_flows f ON f.id = m.flow_id
-            WHERE m.job_id = CAST(:job AS bigint)
+        WITH mine AS MATERIALIZED (
+            SELECT m.job_id, m.holds, f.root_id FROM {s}.oban_sa_members m
+            CROSS JOIN LATERAL (SELECT root_id FROM {s}.oban_sa_flows WHERE id = m.flow_id OFFSET 0) AS f
+            WHERE m.job_id = ANY (CAST(:jobs AS bigint[]))
         )
-        (
-            SELECT 'job' AS kind, p.name, cardinality(f.path) AS depth, p.flow_id, CAST(NULL AS integer) AS total,
-                p.settled AS state,
-                CASE WHEN length(value.text) <= CAST(:large AS integer) THEN value.text END AS recorded,
-                length(value.text) AS size
-            FROM {s}.oban_sa_edges e
-            JOIN {s}.oban_sa_members p ON p.job_id = e.parent_id
-            JOIN {s}.oban_sa_flows f ON f.id = p.flow_id
-            LEFT JOIN {s}.oban_jobs j ON j.id = e.parent_id
-            CROSS JOIN LATERAL (SELECT {value} AS text) AS value
-            WHERE e.child_id = (SELECT job_id FROM me)
-            LIMIT CAST(:limit AS integer)
-        )
-        UNION ALL
-        SELECT w.kind, w.name, cardinality(w.path) - 1, w.id, w.total,
-            CASE WHEN w.discarded > 0 THEN 'd' WHEN w.cancelled > 0 THEN 'x' ELSE 'c' END, NULL, NULL
-        FROM {s}.oban_sa_gates g JOIN {s}.oban_sa_flows w ON w.id = g.flow_id
-        WHERE g.child_id = (SELECT job_id FROM me)
-        UNION ALL
-        SELECT 'place', w.name, 0, w.id, NULL, NULL, CAST(jsonb_build_object('root', w.root_id) || w.meta AS text), NULL
-        FROM {s}.oban_sa_members m
-        CROSS JOIN LATERAL unnest(m.holds) AS held(id)
-        JOIN {s}.oban_sa_flows w ON w.id = held.id
-        WHERE m.job_id = CAST(:job AS bigint)
-        UNION ALL
-        SELECT 'context', NULL, 0, r.id, NULL, NULL, CAST(r.context AS text), NULL
-        FROM {s}.oban_sa_flows r WHERE r.id = (SELECT root_id FROM me) AND r.context IS NOT NULL
+        SELECT mine.job_id, each.* FROM mine CROSS JOIN LATERAL (
+            (
+                SELECT 'job' AS kind, p.name, f.depth, p.flow_id, CAST(NULL AS integer) AS total, p.settled AS state,
+                    CASE WHEN length(j.value) <= CAST(:large AS integer) THEN j.value END AS recorded,
+                    length(j.value) AS size
+                FROM {s}.oban_sa_edges e
+                CROSS JOIN LATERAL (
+                    SELECT name, flow_id, settled FROM {s}.oban_sa_members WHERE job_id = e.parent_id OFFSET 0
+                ) AS p
+                CROSS JOIN LATERAL (
+                    SELECT cardinality(path) AS depth FROM {s}.oban_sa_flows WHERE id = p.flow_id OFFSET 0
+                ) AS f
+                LEFT JOIN LATERAL (
+                    SELECT {value} AS value FROM {s}.oban_jobs j WHERE j.id = e.parent_id OFFSET 0
+                ) AS j ON true
+                WHERE e.child_id = mine.job_id
+                LIMIT CAST(:limit AS integer)
+            )
+            UNION ALL
+            SELECT w.kind, w.name, cardinality(w.path) - 1, w.id, w.total,
+                CASE WHEN w.discarded > 0 THEN 'd' WHEN w.cancelled > 0 THEN 'x' ELSE 'c' END, NULL, NULL
+            FROM {s}.oban_sa_gates g
+            CROSS JOIN LATERAL (SELECT * FROM {s}.oban_sa_flows WHERE id = g.flow_id OFFSET 0) AS w
+            WHERE g.child_id = mine.job_id
+            UNION ALL
+            SELECT 'place', w.name, 0, w.id, NULL, NULL,
+                CAST(jsonb_build_object('root', w.root_id) || w.meta AS text), NULL
+            FROM unnest(mine.holds) AS held(id)
+            CROSS JOIN LATERAL (SELECT * FROM {s}.oban_sa_flows WHERE id = held.id OFFSET 0) AS w
+            UNION ALL
+            SELECT 'context', NULL, 0, r.id, NULL, NULL, CAST(r.context AS text), NULL
+            FROM {s}.oban_sa_flows r WHERE r.id = mine.root_id AND r.context IS NOT NULL
+        ) AS each
         """  # noqa: S608 - the name of the schema is quoted
     ).bindparams(
-        bindparam("job", type_=BigInteger()),
+        bindparam("jobs", type_=ARRAY(BigInteger())),
         bindparam("limit", type_=Integer()),
         bindparam("large", type_=Integer()),
     )
