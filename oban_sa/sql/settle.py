@@ -57,6 +57,7 @@ from oban_sa.jobs.flow import ATTEMPT, RETRIED
 from oban_sa.sql.callbacks import COUNTERS, EVENTS, FIRED, OVER, by, now
 from oban_sa.sql.flow import WAITS
 from oban_sa.sql.met import failure, met, of_flow
+from oban_sa.sql.needs import CANCELLED, NEEDS
 from oban_sa.sql.notify import TURNS
 
 LIMIT: Final = 1000
@@ -82,8 +83,6 @@ def settle(schema: str) -> TextClause:
         bindparam("announcing", type_=Boolean()),
     )
 
-
-_CANCELLED: Final = "the workflow was cancelled"
 
 _LANE: Final = "CASE WHEN f.lane = ANY (CAST(:lanes AS smallint[])) THEN f.lane ELSE (CAST(:lanes AS smallint[]))[1] END"
 """The lane for what is left to be booked of a flow `f`: its own, or one that is booked here where there is no flow."""
@@ -244,41 +243,7 @@ ends AS MATERIALIZED (
     SELECT coalesce(jsonb_object_agg(job_id, after), CAST('{{{{}}}}' AS jsonb)) AS by_job
     FROM found WHERE before IS DISTINCT FROM after
 ),
-needs AS MATERIALIZED (
-    SELECT child_id, CAST(count(*) FILTER (WHERE unmet) AS integer) AS waiting, min(failure) AS failure,
-        max(after) AS after, max(retried) AS retried, bool_or(attempted) AS attempted, bool_or(fresh) AS fresh
-    FROM (
-        SELECT job_id AS child_id, false AS unmet, CAST(NULL AS text) AS failure, after, retried, attempted, fresh
-        FROM found WHERE recounted
-        UNION ALL
-        SELECT child_id, NOT {met("state", "forgives")}, {failure("state", "forgives", "name")}, NULL, NULL, false, false
-        FROM (
-            SELECT e.child_id, e.forgives, p.name, CASE
-                WHEN (SELECT by_job FROM ends) ? CAST(e.parent_id AS text)
-                THEN (SELECT by_job FROM ends) ->> CAST(e.parent_id AS text)
-                ELSE p.settled
-            END AS state
-            FROM found f
-            JOIN {{s}}.oban_sa_edges e ON e.child_id = f.job_id
-            LEFT JOIN {{s}}.oban_sa_members p ON p.job_id = e.parent_id
-            WHERE f.recounted
-            UNION ALL
-            SELECT g.child_id, g.forgives, coalesce(w.name, w.kind),
-                CASE WHEN c.id IS NULL THEN {of_flow("w.completed_at", "w")} ELSE c.after END
-            FROM found f
-            JOIN {{s}}.oban_sa_gates g ON g.child_id = f.job_id
-            LEFT JOIN {{s}}.oban_sa_flows w ON w.id = g.flow_id
-            LEFT JOIN counted c ON c.id = g.flow_id
-            WHERE f.recounted
-        ) AS dependency
-        UNION ALL
-        SELECT f.job_id, false, '{_CANCELLED}', NULL, NULL, false, false
-        FROM found f
-        JOIN {{s}}.oban_sa_flows w ON w.id = f.flow_id
-        JOIN {{s}}.oban_sa_flows a ON a.id = ANY (w.path)
-        WHERE f.joined AND (a.cancelled_at IS NOT NULL OR a.id IN (SELECT flow_id FROM cut))
-    ) AS each GROUP BY child_id
-),
+{NEEDS},
 stray AS MATERIALIZED (
     SELECT m.job_id FROM (
         SELECT flow_id AS id FROM cut
@@ -319,7 +284,7 @@ ready AS MATERIALIZED (
         SELECT job_id, waiting, doomed FROM found
         WHERE suspended AND NOT recounted AND job_id NOT IN (SELECT child_id FROM met)
         UNION ALL
-        SELECT job_id, 0, '{_CANCELLED}' FROM stray
+        SELECT job_id, 0, '{CANCELLED}' FROM stray
     ) AS each WHERE waiting <= 0 OR doomed IS NOT NULL GROUP BY job_id
 ),
 free AS MATERIALIZED (

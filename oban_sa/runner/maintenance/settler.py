@@ -72,11 +72,16 @@ class Settler:
         self._not_before = 0.0
         """When to look next, by the monotonic clock, however many notes come until then."""
 
+    @property
+    def rests(self) -> float:
+        """Seconds for which it lets notes gather before it looks again."""
+        return max(0.0, self._not_before - clock.monotonic())
+
     async def tick(self) -> float:
         """Book what there is: seconds until the next look."""
+        if rests := self.rests:
+            return rests
         started = clock.monotonic()
-        if started < self._not_before:
-            return self._not_before - started
         if started - self._from_the_beginning_at >= EVERY:
             self._from_the_beginning_at = started
             self._after.clear()
