@@ -24,14 +24,14 @@ NEEDS: Final = f"""needs AS MATERIALIZED (
                 ELSE p.settled
             END AS state
             FROM found f
-            JOIN {{s}}.oban_sa_edges e ON e.child_id = f.job_id
+            CROSS JOIN LATERAL (SELECT * FROM {{s}}.oban_sa_edges e WHERE e.child_id = f.job_id OFFSET 0) AS e
             LEFT JOIN {{s}}.oban_sa_members p ON p.job_id = e.parent_id
             WHERE f.recounted
             UNION ALL
             SELECT g.child_id, g.forgives, coalesce(w.name, w.kind),
                 CASE WHEN c.id IS NULL THEN {of_flow("w.completed_at", "w")} ELSE c.after END
             FROM found f
-            JOIN {{s}}.oban_sa_gates g ON g.child_id = f.job_id
+            CROSS JOIN LATERAL (SELECT * FROM {{s}}.oban_sa_gates g WHERE g.child_id = f.job_id OFFSET 0) AS g
             LEFT JOIN {{s}}.oban_sa_flows w ON w.id = g.flow_id
             LEFT JOIN counted c ON c.id = g.flow_id
             WHERE f.recounted

@@ -41,7 +41,8 @@ member's own retry, which may have a note of its own that has to be booked first
 
 CTEs are joined with tables by a key of the table, and not with each other: a CTE has no statistics, and the planner
 would compare each row of one with each of the other. Where that can't be helped they are looked up as a hashed list, or
-as keys of one JSON object.
+as keys of one JSON object. Where a key is not unique, OFFSET 0 keeps the planner from reading all of the table instead:
+once thousands wait for one member, it expects as many for each.
 """
 
 from __future__ import annotations
@@ -84,7 +85,9 @@ def settle(schema: str) -> TextClause:
     )
 
 
-_LANE: Final = "CASE WHEN f.lane = ANY (CAST(:lanes AS smallint[])) THEN f.lane ELSE (CAST(:lanes AS smallint[]))[1] END"
+_LANES: Final = "CAST(:lanes AS smallint[])"
+
+_LANE: Final = f"CASE WHEN f.lane = ANY ({_LANES}) THEN f.lane ELSE ({_LANES})[1] END"
 """The lane for what is left to be booked of a flow `f`: its own, or one that is booked here where there is no flow."""
 
 _SETTLE: Final = f"""
@@ -224,13 +227,15 @@ met AS MATERIALIZED (
             CAST({met("f.after", "e.forgives")} AS integer) - CAST({met("f.before", "e.forgives")} AS integer)
                 AS step,
             {failure("f.after", "e.forgives", "f.name")} AS failure
-        FROM found f JOIN {{s}}.oban_sa_edges e ON e.parent_id = f.job_id
+        FROM found f
+        CROSS JOIN LATERAL (SELECT * FROM {{s}}.oban_sa_edges e WHERE e.parent_id = f.job_id OFFSET 0) AS e
         WHERE f.before IS DISTINCT FROM f.after
         UNION ALL
         SELECT g.child_id,
             CAST({met("c.after", "g.forgives")} AS integer) - CAST({met("c.before", "g.forgives")} AS integer),
             {failure("c.after", "g.forgives", "coalesce(c.name, c.kind)")}
-        FROM counted c JOIN {{s}}.oban_sa_gates g ON g.flow_id = c.id
+        FROM counted c
+        CROSS JOIN LATERAL (SELECT * FROM {{s}}.oban_sa_gates g WHERE g.flow_id = c.id OFFSET 0) AS g
         WHERE c.before IS DISTINCT FROM c.after
     ) AS each GROUP BY child_id
 ),

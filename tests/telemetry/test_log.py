@@ -234,7 +234,7 @@ def test_every_event_has_a_sentence_of_its_own_and_a_level() -> None:
             telemetry.SequenceResumed(runner=SOURCE, queue="q", key="17"),
             telemetry.StagerStage(runner=SOURCE, count=2, queues=("q",), duration=0.1),
             telemetry.JobsEnqueued(runner=SOURCE, queue="q", worker="shop.W", count=2),
-            telemetry.SettlerSettle(runner=SOURCE, lanes=(3,), count=2, released=1, cancelled=0, closed=1, duration=0.1),
+            telemetry.SettlerSettle(runner=SOURCE, lanes=(3,), count=2, released=1, cancelled=0, closed=1, duration=1),
             telemetry.LeaderElection(runner=SOURCE, leader=True),
             telemetry.LifelineRescue(runner=SOURCE, count=2, discarded=1, job_ids=(1, 2), duration=0.1),
             telemetry.PrunerPrune(runner=SOURCE, count=2, completed=2, duration=0.1),

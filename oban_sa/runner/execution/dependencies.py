@@ -6,7 +6,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
 
 import asyncpg
 
@@ -74,7 +74,7 @@ class RunnersDependencies:
 
         # What each job reads before its code begins. All of it, which code asks for, may be large.
         if make is dependencies and given["limit"] is not None:
-            [job] = given["jobs"]  # type: ignore[misc]
+            [job] = cast("list[int]", given["jobs"])
             return await self._together(job, given)
         return await self._rows(make, given)
 
@@ -122,7 +122,7 @@ class RunnersDependencies:
             if not isinstance(error, Exception):
                 raise
         else:
-            found = defaultdict(list)
+            found: dict[int, list[asyncpg.Record]] = defaultdict(list)
             for row in rows:
                 found[row["job_id"]].append(row)
             for job, each in waiting.items():

@@ -74,9 +74,7 @@ async def test_a_lane_that_can_not_be_booked_keeps_back_no_other(harness: Harnes
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
         f"IF NEW.root_id = '{bad.id}' THEN RAISE EXCEPTION 'no'; END IF; RETURN NEW; END $$"
     )
-    await harness.sql(
-        "CREATE TRIGGER refuse BEFORE UPDATE ON oban_sa_flows FOR EACH ROW EXECUTE FUNCTION refuse()"
-    )
+    await harness.sql("CREATE TRIGGER refuse BEFORE UPDATE ON oban_sa_flows FOR EACH ROW EXECUTE FUNCTION refuse()")
     await harness.sql(FIRST_ENDED)
     with pytest.raises(asyncpg.PostgresError, match="no"):
         await settler.tick()
@@ -86,7 +84,10 @@ async def test_a_lane_that_can_not_be_booked_keeps_back_no_other(harness: Harnes
 
 
 async def test_what_waits_for_one_is_released_in_steps(
-    harness: Harness, settler: Settler, of: Callable[[type[telemetry.Event]], list[Any]], monkeypatch: pytest.MonkeyPatch
+    harness: Harness,
+    settler: Settler,
+    of: Callable[[type[telemetry.Event]], list[Any]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A fetch looks at each row that a statement under way has released, and finds none of them there."""
     monkeypatch.setattr(settling, "LIMIT", 10)
