@@ -16,7 +16,8 @@ NEEDS: Final = f"""needs AS MATERIALIZED (
         SELECT job_id AS child_id, false AS unmet, CAST(NULL AS text) AS failure, after, retried, attempted, fresh
         FROM found WHERE recounted
         UNION ALL
-        SELECT child_id, NOT {met("state", "forgives")}, {failure("state", "forgives", "name")}, NULL, NULL, false, false
+        SELECT child_id, NOT {met("state", "forgives")}, {failure("state", "forgives", "name")},
+            NULL, NULL, false, false
         FROM (
             SELECT e.child_id, e.forgives, p.name, CASE
                 WHEN (SELECT by_job FROM ends) ? CAST(e.parent_id AS text)
