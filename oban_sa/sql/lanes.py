@@ -19,8 +19,8 @@ MANY: Final = 100
 def lanes(schema: str) -> TextClause:
     """The lanes that have notes: rows of `lane`; the last one is that of `oban_sa.sql.signals.wake`.
 
-    Each row also says how many notes there are in `notes`, up to `MANY`; the ids of the `first` and the `last` of these;
-    and how large two tables are, in bytes: `members` and `jobs`.
+    Each row also says how many notes there are in `notes`, up to `MANY`; the ids of the `first` and the `last` of
+    these; and how large two tables are, in bytes: `members` and `jobs`.
     """
     sizes = ", ".join(f"pg_relation_size({_named(schema, table)}) AS {name}" for name, table in _SIZED.items())
     return text(

@@ -24,7 +24,7 @@ AT_ONCE = 50
 """Members whose dependencies are read by one statement."""
 
 PLANS_LAST = 1.0
-"""Seconds for which its plan is kept: making one takes several times as long as reading what a few members waited for."""
+"""Seconds for which its plan is kept: making one takes several times as long as reading for a few members."""
 
 Records: TypeAlias = "Sequence[asyncpg.Record]"
 
