@@ -24,7 +24,8 @@ What joins later, a graft or one that is appended, is written with `waiting` NUL
 unfinished for the member that may fill it, its holder. When that ends, what it has grafted is counted in the same
 statement, whichever notes are found first. A flow is over only if its row can be locked: a transaction that appends to
 it has a share of that lock. A note of a flow with `recount` says that it was cancelled: then what is left of it is
-cancelled, and what joins later.
+cancelled, and what joins later. Where rows of that are locked, the flow gets the note once more, and what waits is
+doomed already, so that nothing else releases it meanwhile.
 
 Ids of notes are in order within a transaction, and one may be committed after others with higher ids. So notes of a
 retry, which have to be booked in their order, are left until all notes of the lane are looked for.
@@ -89,6 +90,8 @@ _LANES: Final = "CAST(:lanes AS smallint[])"
 
 _LANE: Final = f"CASE WHEN f.lane = ANY ({_LANES}) THEN f.lane ELSE ({_LANES})[1] END"
 """The lane for what is left to be booked of a flow `f`: its own, or one that is booked here where there is no flow."""
+
+_UNSTARTED: Final = "CAST(j.state AS text) IN ('suspended', 'available', 'scheduled', 'retryable')"
 
 _SETTLE: Final = f"""
 WITH
@@ -250,10 +253,10 @@ ends AS MATERIALIZED (
 ),
 {NEEDS},
 stray AS MATERIALIZED (
-    SELECT m.job_id FROM (
-        SELECT flow_id AS id FROM cut
+    SELECT m.job_id, inside.cut FROM (
+        SELECT flow_id AS id, flow_id AS cut FROM cut
         UNION
-        SELECT f.id FROM cut
+        SELECT f.id, c.id FROM cut
         JOIN {{s}}.oban_sa_flows c ON c.id = cut.flow_id
         JOIN {{s}}.oban_sa_flows f ON f.root_id = c.root_id AND f.id <> f.root_id AND c.id = ANY (f.path)
     ) AS inside
@@ -274,7 +277,9 @@ recounted AS MATERIALIZED (
     RETURNING m.job_id, m.waiting, m.doomed
 ),
 children AS MATERIALIZED (
-    UPDATE {{s}}.oban_sa_members m SET waiting = {by("m.waiting", "-t.step")}, doomed = coalesce(m.doomed, t.failure)
+    UPDATE {{s}}.oban_sa_members m SET waiting = {by("m.waiting", "-t.step")}, doomed = coalesce(
+        m.doomed, CASE WHEN m.job_id IN (SELECT job_id FROM stray) THEN '{CANCELLED}' END, t.failure
+    )
     FROM now t
     WHERE m.job_id = t.child_id AND m.settled IS NULL AND m.waiting IS NOT NULL
         AND m.job_id NOT IN (SELECT job_id FROM found WHERE recounted OR before IS DISTINCT FROM after)
@@ -297,7 +302,7 @@ free AS MATERIALIZED (
     WHERE j.id = ANY (ARRAY(SELECT job_id FROM ready))
         AND CASE
             WHEN j.id IN (SELECT job_id FROM stray)
-            THEN CAST(j.state AS text) IN ('suspended', 'available', 'scheduled', 'retryable')
+            THEN {_UNSTARTED}
             ELSE {WAITS} AND (
                 NOT j.meta ? '{RETRIED}' OR j.id IN (SELECT job_id FROM found WHERE fresh)
                 OR j.meta ->> '{RETRIED}' = (
@@ -306,6 +311,15 @@ free AS MATERIALIZED (
             )
         END
     FOR UPDATE SKIP LOCKED
+),
+held AS MATERIALIZED (
+    SELECT s.job_id, s.cut
+    FROM stray s JOIN {{s}}.oban_jobs j ON j.id = s.job_id AND {_UNSTARTED}
+    WHERE s.job_id NOT IN (SELECT id FROM free)
+),
+kept AS (
+    UPDATE {{s}}.oban_sa_members m SET doomed = '{CANCELLED}'
+    WHERE m.job_id = ANY (ARRAY(SELECT job_id FROM held EXCEPT SELECT child_id FROM now)) AND m.doomed IS NULL
 ),
 released AS (
     UPDATE {{s}}.oban_jobs j SET
@@ -331,8 +345,8 @@ cancelled AS (
     RETURNING j.id
 ),
 again AS (
-    INSERT INTO {{s}}.oban_sa_endings (lane, job_id, flow_id)
-    SELECT {_LANE}, each.id, CAST(NULL AS uuid)
+    INSERT INTO {{s}}.oban_sa_endings (lane, job_id, flow_id, recount)
+    SELECT {_LANE}, each.id, CAST(NULL AS uuid), false
     FROM (
         SELECT id FROM cancelled
         UNION ALL
@@ -342,7 +356,9 @@ again AS (
     LEFT JOIN {{s}}.oban_sa_members m ON m.job_id = each.id
     LEFT JOIN {{s}}.oban_sa_flows f ON f.id = m.flow_id
     UNION ALL
-    SELECT {_LANE}, NULL, f.id FROM counted f WHERE f.unfinished = 0 AND f.completed_at IS NULL
+    SELECT {_LANE}, NULL, f.id, false FROM counted f WHERE f.unfinished = 0 AND f.completed_at IS NULL
+    UNION ALL
+    SELECT {_LANE}, NULL, f.id, true FROM {{s}}.oban_sa_flows f WHERE f.id = ANY (ARRAY(SELECT cut FROM held))
     RETURNING 1
 ),
 put_off AS (

@@ -282,6 +282,41 @@ async def test_a_job_whose_row_is_locked_is_released_or_cancelled_later(
     assert (await states(harness))["2"] == fate
 
 
+async def test_what_is_left_of_a_cancelled_workflow_is_cancelled_though_rows_were_locked(
+    harness: Harness, settler: Settler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow = Workflow()
+    flow.add("a", Job("w"))
+    flow.add("b", Job("w"), deps="a", forgive="cancelled")
+    flow.add("c", Job("w"))
+    await written(harness, flow)
+    async with harness.engine.begin() as other:
+        await other.execute(text("SELECT FROM oban_jobs WHERE id IN (2, 3) FOR UPDATE"))
+        note = "INSERT INTO oban_sa_endings (lane, flow_id, recount) VALUES (:lane, :flow, true)"
+        await harness.sql(note, lane=lane_of(flow.id), flow=flow.id)
+        async with asyncio.timeout(5):
+            await settler.tick()
+        assert await states(harness) == {"a": "cancelled", "b": "suspended", "c": "available"}
+    monkeypatch.setattr(settling, "EVERY", 60)
+
+    async def looked() -> None:
+        await settler.tick()  # which does not look at the note of the workflow again
+        assert (await states(harness))["b"] != "suspended"
+
+    await eventually(looked)
+    assert await states(harness) == {"a": "cancelled", "b": "cancelled", "c": "available"}
+    monkeypatch.setattr(settling, "EVERY", 0.01)
+
+    async def cancelled() -> None:
+        await settler.tick()
+        assert await states(harness) == dict.fromkeys("abc", "cancelled")
+
+    await eventually(cancelled)
+    assert (await harness.job(2)).errors[0]["error"] == "DependencyFailed: the workflow was cancelled"
+    await eventually(settler.tick)
+    assert await flow_row(harness, flow) == (3, 0, 0, 3, 0, 1)
+
+
 async def test_a_job_that_was_cancelled_before_its_note_is_booked_stays_cancelled(
     harness: Harness, settler: Settler
 ) -> None:
