@@ -18,6 +18,7 @@ from oban_sa.schedule import clock
 from oban_sa.wire.sketches import bin_of
 
 _Key = TypeVar("_Key", str, int)
+_Name = TypeVar("_Name", str, tuple[JobState, str])
 
 OTHER: Final = "(other)"
 """What stands for all workers, or all classes of errors, beyond those that are told apart."""
@@ -33,6 +34,9 @@ MINUTES: Final = 120
 
 AT_ONCE: Final = 1_000
 """Attempts of a queue that are noted before they are measured, where they are not written before."""
+
+FULL: Final = AT_ONCE - 1
+"""With one more they are measured."""
 
 OF_MANY: Final = 16
 """Beyond `AT_ONCE` the time of one in so many is taken, which counts for all of these; a power of two."""
@@ -101,7 +105,7 @@ class Tally:
 
     def __init__(self) -> None:
         self.completed: Final[dict[str, Ended]] = {}
-        """By queue the attempts that were completed; the executor adds the workers of those that need no time."""
+        """By queue the attempts that were completed; the executor adds to those that are there and not `FULL`."""
         self._others: dict[tuple[JobState, str], Ended] = {}
         self._minutes: dict[int, Minute] = {}
         # Until the database has said its own.
@@ -134,13 +138,18 @@ class Tally:
 
     def take(self) -> Mapping[int, Minute]:
         """Return what was counted since this was last called, by the minute since 1970."""
-        for ended in (*self.completed.values(), *self._others.values()):
-            self._measure(ended)
-        # Not only emptied: the queues of a runner may come and go.
-        self.completed.clear()
-        self._others.clear()
+        self._measure_all(self.completed)
+        self._measure_all(self._others)
         taken, self._minutes = self._minutes, {}
         return taken
+
+    def _measure_all(self, kept: dict[_Name, Ended]) -> None:
+        for key, ended in list(kept.items()):
+            if ended.workers:
+                self._measure(ended)
+                ended.mask = 0
+            else:  # the queues of a runner may come and go
+                del kept[key]
 
     def _ended(self, queue: str, state: JobState) -> Ended:
         if state is _COMPLETED:

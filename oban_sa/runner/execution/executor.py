@@ -19,7 +19,7 @@ from oban_sa.jobs.flow import READS
 from oban_sa.jobs.states import JobState
 from oban_sa.jobs.verdicts import Verdict, given_back, in_spite_of, judge
 from oban_sa.models import Job
-from oban_sa.runner.cluster.tally import Tally
+from oban_sa.runner.cluster.tally import FULL, Tally
 from oban_sa.runner.concurrency import forks, frames, overtime, timeout
 from oban_sa.runner.concurrency.processes.pool import Processes
 from oban_sa.runner.concurrency.threads import Threads
@@ -143,10 +143,14 @@ class Executor:
             if (tally := self.tally) is not None and attempt.interrupted is not Interrupted.LOST:
                 loaded = vars(job)
                 ended = tally.completed.get(loaded["queue"]) if verdict.state is JobState.COMPLETED else None
-                if ended is not None and len(workers := ended.workers) & ended.mask:
-                    workers.append(loaded["worker"])  # as of most, where there are many: its time is not taken
-                else:
+                if ended is None or (count := len(ended.workers)) >= FULL:
                     tally.ended(loaded, verdict.state, answer, started)
+                else:  # as of most: noted here, without a call
+                    if not count & ended.mask:
+                        ended.times.extend(
+                            (count, started, clock.monotonic(), loaded["scheduled_at"], loaded["attempted_at"])
+                        )
+                    ended.workers.append(loaded["worker"])
             if verdict.state in _FAILED or listeners[telemetry.JobStop] or attempt.interrupted is not None:
                 self._tell(attempt, verdict, answer, clock.monotonic() - started)
             return None if committed else Outcome(attempt, verdict, 0, isinstance(answer, CommitUnanswered))
@@ -156,10 +160,7 @@ class Executor:
             del answer
 
     async def _enter(self, attempt: Running, meta: Mapping[str, object], definition: Definition) -> None:
-        """Do what a job's meta asks for before its code may begin; raises what keeps it from beginning.
-
-        That is before there is a session, a middleware or another process that would have to tell of it.
-        """
+        """Do what a job's meta asks for before there is a session, middleware or another process; raises to refuse."""
         job = attempt.job
         if version := later(meta, definition.options.version):
             attempt.later_version = version

@@ -80,6 +80,22 @@ def test_of_very_many_some_are_measured_and_all_are_counted(monkeypatch: pytest.
     assert len(measured) == 2 * (1_000 + -(-1_000 // OF_MANY) + -(-500 // OF_MANY))
 
 
+def test_queues_that_have_gone_are_forgotten_and_each_time_begins_with_all_measured() -> None:
+    tally = Tally()
+    for _ in range(module.AT_ONCE + 1):
+        ended(tally, queue="busy")
+    ended(tally, queue="gone")
+    tally.take()
+    for _ in range(2):
+        ended(tally, queue="busy")
+    [minute] = tally.take().values()
+    assert sum(minute["busy", "w"].run.values()) == 2
+    assert list(tally.completed) == ["busy"]
+    assert tally.completed["busy"].mask == 0
+    tally.take()
+    assert tally.completed == {}
+
+
 def test_workers_classes_and_minutes_beyond_a_number_are_counted_together(monkeypatch: pytest.MonkeyPatch) -> None:
     tally = Tally()
     for number in range(SERIES + 5):

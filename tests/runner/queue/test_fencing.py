@@ -87,7 +87,7 @@ async def test_an_attempt_that_is_told_that_it_lost_its_job_is_told_of_as_stale_
         [producer] = runner._queues.all
         producer.interrupt(Interrupted.LOST)
         await eventually(lambda: of(telemetry.ProducerAck) and producer.idle())
-        assert runner._executor.tally.completed == []
+        assert runner._executor.tally.completed == {}
     assert [event.job_id for event in of(telemetry.JobStale)] == [job_id]
     assert of(telemetry.JobStop) == of(telemetry.JobException) == counted == []
 
