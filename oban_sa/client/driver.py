@@ -23,7 +23,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool, PoolProxiedConnection, QueuePool
 from sqlalchemy.util import greenlet_spawn
 
-from oban_sa.sql.rendered import fail
+from oban_sa.outbox.rows import fail
 
 Rows: TypeAlias = Sequence[Sequence[object]]
 

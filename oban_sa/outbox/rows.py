@@ -1,13 +1,17 @@
-"""New jobs as parameters of the statements that insert them."""
+"""New jobs as parameters of the statements that insert them, and those statements on their way to the server.
+
+Where no event and no log would see the difference, the driver runs a statement without `Connection.execute`.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from operator import itemgetter
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, NoReturn, TypeAlias, cast
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, CursorResult, Engine
 from sqlalchemy.orm import make_transient_to_detached
 from sqlalchemy.orm.attributes import instance_state
 from sqlalchemy.orm.exc import FlushError
@@ -18,12 +22,16 @@ from oban_sa.jobs.states import JobState
 from oban_sa.jobs.values import JSONDict
 from oban_sa.models import Job
 from oban_sa.models.later import Later
-from oban_sa.sql import insert, rendered
+from oban_sa.sql import insert
 from oban_sa.sql.insert import Form, Kind
 from oban_sa.sql.notify import Notice
+from oban_sa.sql.rendered import Given, rendered
 
 Row: TypeAlias = tuple[Kind, str]
 """A job as it is inserted: what it may have in common with others, and its args as JSON."""
+
+Answer: TypeAlias = Sequence[Sequence[Any]]
+"""Rows that a statement returned."""
 
 JOBS: Final = 10_000
 """Jobs that one statement inserts at most."""
@@ -117,7 +125,7 @@ def written(
     *,
     returning: bool,
     ids: Sequence[int] | None = None,
-) -> Iterator[tuple[rendered.Rows, slice]]:
+) -> Iterator[tuple[Answer, slice]]:
     """Insert `rows` by as few statements as they need; yield for each what it returns and which rows it has inserted.
 
     The last one, which mostly is the only one, sends what `notice` announces; with `returning` what they return is
@@ -128,7 +136,7 @@ def written(
         told = notice if these.stop == len(rows) else None
         if told is not None:
             parameters |= told.parameters_of_one() if form == "one" else told.parameters()
-        answer = rendered.insert(
+        answer = _insert(
             connection,
             form,
             parameters,
@@ -139,7 +147,7 @@ def written(
         yield answer, these
 
 
-def take_in(answer: Sequence[Any], jobs: Sequence[Job]) -> None:
+def take_in(answer: Answer, jobs: Sequence[Job]) -> None:
     """Give `jobs` what the database has set in their rows, which are in `answer` as `inserting_values` returned them.
 
     Raises SQLAlchemy's `FlushError` where there are not as many.
@@ -214,3 +222,79 @@ def _kind(common: _Common, meta: str, moment: datetime | None, span: timedelta |
         scheduled_at=None if moment is None else moment.isoformat(),
         span=None if span is None else span.total_seconds(),
     )
+
+
+def _insert(
+    connection: Connection,
+    form: Form,
+    parameters: dict[str, object],
+    *,
+    returning: bool,
+    notifying: bool,
+    with_ids: bool = False,
+) -> Answer:
+    """Run `inserting_values` on a connection, and return the rows that it answers with `returning`."""
+    events: Any = connection.dispatch
+    if events.before_execute or events.after_execute:  # which are told of statements, and not of texts
+        statement = insert.inserting_values(form, returning=returning, notifying=notifying, with_ids=with_ids)
+        return _all(connection.execute(statement, parameters))
+    schema = schema_named(connection)
+    text, given = rendered(
+        connection.dialect, schema, form, returning=returning, notifying=notifying, with_ids=with_ids
+    )
+    if returning and _is_in_transaction(connection) and not _is_watched(connection):
+        return _by_driver(connection, text, given(parameters))
+    return _all(connection.exec_driver_sql(text, given(parameters)))
+
+
+def _is_watched(bind: Connection | Engine) -> bool:
+    """Whether a program is told of the statements of a connection or an engine, by events or by the log."""
+    events: Any = bind.dispatch
+    of_dialect: Any = bind.dialect.dispatch
+    return bool(
+        events.before_cursor_execute
+        or events.after_cursor_execute
+        or of_dialect.do_execute
+        or of_dialect.handle_error
+        or bind.engine.logger.isEnabledFor(logging.INFO)
+    )
+
+
+def fail(connection: Connection, raised: BaseException, text: str, parameters: Given, cursor: Any = None) -> NoReturn:
+    """Raise what SQLAlchemy makes of an error of the driver, and give up the connection where it would."""
+    # After these the connection may be broken, or still busy with the statement of a task that was cancelled.
+    known = (connection.dialect.loaded_dbapi.Error, TimeoutError)
+    if isinstance(raised, known) or not isinstance(raised, Exception):
+        handle = connection._handle_dbapi_exception  # pyright: ignore[reportPrivateUsage]
+        handle(raised, text, parameters, cursor, None)
+    if cursor is not None:
+        cursor.close()
+    raise raised
+
+
+def _is_in_transaction(connection: Connection) -> bool:
+    """Whether there is a transaction that a commit of the connection would end; SQLAlchemy begins one where not."""
+    transaction = connection.get_transaction()
+    return transaction is not None and transaction.is_active
+
+
+def _by_driver(connection: Connection, text: str, parameters: Given) -> Answer:
+    """Run a statement that returns rows, without a context and a result of SQLAlchemy's."""
+    cursor = connection.connection.cursor()
+    try:
+        cursor.execute(text, parameters)
+        rows = cursor.fetchall()
+    except BaseException as raised:
+        fail(connection, raised, text, parameters, cursor)
+    cursor.close()
+    return rows
+
+
+def _all(result: CursorResult[Any]) -> Answer:
+    return result.all() if result.returns_rows else ()
+
+
+def schema_named(bind: Connection | Engine) -> str | None:
+    """Return the schema in which a connection or an engine finds the tables; None where that is its default one."""
+    translated: Mapping[str | None, str | None] | None = bind.get_execution_options().get("schema_translate_map")
+    return "public" if translated is None else translated.get("public", "public")

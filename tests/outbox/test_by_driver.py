@@ -14,9 +14,9 @@ from sqlalchemy.orm import Session
 
 from oban_sa.models import Job
 from oban_sa.models.base import schema_map
+from oban_sa.outbox import rows as outbox_rows
 from oban_sa.outbox.enqueue import enqueue, enqueue_many
 from oban_sa.outbox.rows import rows, written
-from oban_sa.sql import rendered
 from tests.factories import a_job, announced
 from tests.places import AppDatabase
 
@@ -25,13 +25,13 @@ from tests.places import AppDatabase
 def by_driver(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The statements that a driver has run by itself."""
     ran: list[str] = []
-    run = rendered._by_driver
+    run = outbox_rows._by_driver
 
     def note(connection: Connection, statement: str, parameters: Any) -> Any:
         ran.append(statement)
         return run(connection, statement, parameters)
 
-    monkeypatch.setattr(rendered, "_by_driver", note)
+    monkeypatch.setattr(outbox_rows, "_by_driver", note)
     return ran
 
 
