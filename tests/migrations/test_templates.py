@@ -87,7 +87,7 @@ def test_revisions_follow_the_project_s_own_and_lie_in_its_folder(
     tmp_path: Path, empty_database_url: str, template: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    before = sorted(FOLDER.iterdir())
+    before = sorted(FOLDER.glob("*.py"))
     project = Made(tmp_path, empty_database_url, template, engine="engine1" if template == "multidb" else None)
     first = project.revise("First")
     second = project.revise("Second")
@@ -95,7 +95,7 @@ def test_revisions_follow_the_project_s_own_and_lie_in_its_folder(
     third = project.revise("Third", autogenerate=True)
 
     assert {each.parent for each in (first, second, third)} == {tmp_path / "alembic" / "versions"}
-    assert sorted(FOLDER.iterdir()) == before
+    assert sorted(FOLDER.glob("*.py")) == before
     assert len(project.heads()) == 2
     assert re.search(r"^down_revision.* = None$", first.read_text(), re.MULTILINE)
     assert "public.oban_jobs" in tables(empty_database_url)
@@ -146,12 +146,12 @@ def test_without_the_hook_no_revision_is_written_into_the_installed_package(
     tmp_path: Path, empty_database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    before = sorted(FOLDER.iterdir())
+    before = sorted(FOLDER.glob("*.py"))
     project = Made(tmp_path, empty_database_url, "generic", hook=False)
     with pytest.raises(CommandError, match=r"own_revisions .* revision_environment = true .* --version-path"):
         project.revise("First")
-    assert sorted(FOLDER.iterdir()) == before
+    assert sorted(FOLDER.glob("*.py")) == before
 
     own = tmp_path / "alembic" / "versions"
     assert project.revise("First", head="base", version_path=str(own)).parent == own
-    assert sorted(FOLDER.iterdir()) == before
+    assert sorted(FOLDER.glob("*.py")) == before

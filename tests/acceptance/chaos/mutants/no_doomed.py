@@ -8,7 +8,8 @@ PROMISES = ("P2", "order")
 KIND = "flows"
 
 _WRITTEN = {
-    "doomed = coalesce(m.doomed, t.failure)": "doomed = NULL",
+    "doomed = coalesce(\n        m.doomed, CASE WHEN m.job_id IN (SELECT job_id FROM stray) "
+    "THEN 'the workflow was cancelled' END, t.failure\n    )": "doomed = NULL",
     "m.waiting, m.doomed\n),\nready": "m.waiting, t.failure AS doomed\n),\nready",
     "doomed = CASE WHEN n.fresh THEN n.failure ELSE coalesce(m.doomed, n.failure) END": "doomed = NULL",
     "m.waiting, m.doomed\n),\nchildren": "m.waiting, n.failure AS doomed\n),\nchildren",
