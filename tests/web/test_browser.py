@@ -135,6 +135,7 @@ async def test_all_1200_that_match_are_retried_and_how_far_it_is_is_seen(web: We
     await page.fill("#typed", "1200")
     await page.click("button:has-text('Retry 1,200 jobs')")
     await page.wait_for_selector(".flash:has-text('1,200 jobs made available.')")
+    assert page.url.endswith("/?q=state%3Adiscarded&done=retry&n=1200"), page.url
     assert await page.evaluate("window.seen") == [500, 1000]
     assert set((await web.states()).values()) == {"available"}
     assert opened.said == []
