@@ -31,7 +31,7 @@ from sqlalchemy.orm import Session, scoped_session
 
 from oban_sa import hooks
 from oban_sa.arguments.mismatch import step
-from oban_sa.bulk.unique import UniqueSelect, check
+from oban_sa.bulk.unique import UniqueSelect, Written, check
 from oban_sa.errors import InvalidArguments, InvalidJob, InvalidOption, articled
 from oban_sa.jobs.keys import HALTS, PARTITION, SEQUENCE, OnFailure, Path
 from oban_sa.jobs.unique import Unique
@@ -159,25 +159,21 @@ async def _awaited(
 
 
 def _written(session: Session, statement: Select[Any] | UniqueSelect, told: hooks.Statement) -> Enqueued:
-    worker = told.worker
     if session.autoflush:
         session.flush()
     connection = session.connection(bind_arguments={"mapper": Job.__mapper__})
     if isinstance(statement, UniqueSelect):
         written = statement.write(connection)
-        told.made = written.made
-        if written.number:
-            outbox = Outbox.of(session)
-            outbox.receive(session, connection, written.queues)
-            outbox.count(session, connection, {(queue, worker): number for queue, number in written.made.items()})
-        return Enqueued(written.number, written.conflicts)
-    found: Any = connection.execute(statement).all()
-    told.made = {row.queue: row.number for row in found}
-    if found:
+    else:
+        found: Any = connection.execute(statement).all()
+        available = {row.queue for row in found if row.available}
+        written = Written({row.queue: row.number for row in found}, conflicts=0, queues=available)
+    told.made = written.made
+    if written.number:
         outbox = Outbox.of(session)
-        outbox.receive(session, connection, {row.queue for row in found if row.available})
-        outbox.count(session, connection, {(row.queue, worker): row.number for row in found})
-    return Enqueued(sum(row.number for row in found))
+        outbox.receive(session, connection, written.queues)
+        outbox.count(session, connection, {(queue, told.worker): made for queue, made in written.made.items()})
+    return Enqueued(written.number, written.conflicts)
 
 
 def _statement(
