@@ -166,45 +166,45 @@ def change(connection: object, job: int, state: str) -> None:
     )
 
 
-def test_what_is_retried_is_booked_in_its_order_though_notes_of_others_were_in_between(sync_engine: Engine) -> None:
+def completed_pair(engine: Engine) -> tuple[UUID, int, int]:
+    """A chain of two jobs that are completed and booked: its id, and theirs."""
     flow = chain(Job("w"), Job("w"))
-    first, second = [member.job.id for member in written(sync_engine, flow).members]
+    first, second = [member.job.id for member in written(engine, flow).members]
     for each in (first, second):
-        with sync_engine.begin() as connection:
+        with engine.begin() as connection:
             change(connection, each, "completed")
             note(connection, flow.id, [each])
-        book(sync_engine, flow.id)
+        book(engine, flow.id)
+    return flow.id, first, second
+
+
+def test_what_is_retried_is_booked_in_its_order_though_notes_of_others_were_in_between(sync_engine: Engine) -> None:
+    flow, first, second = completed_pair(sync_engine)
     with sync_engine.begin() as connection:
-        given = {"ids": [first, second], "attempts": 1, "lane": lane_of(flow.id), "states": ["completed"]}
+        given = {"ids": [first, second], "attempts": 1, "lane": lane_of(flow), "states": ["completed"]}
         connection.execute(retry("public"), given)
         [of_first] = connection.scalars(text("SELECT id FROM oban_sa_endings WHERE job_id = :id"), {"id": first})
-    book(sync_engine, flow.id, after=of_first)  # one with an id right behind it was booked while this was open
-    book(sync_engine, flow.id)
+    book(sync_engine, flow, after=of_first)  # one with an id right behind it was booked while this was open
+    book(sync_engine, flow)
     with sync_engine.connect() as connection:
         found = connection.execute(text("SELECT state::text FROM oban_jobs ORDER BY id")).scalars().all()
     assert found == ["available", "suspended"]
 
 
 def test_a_note_of_what_was_put_off_lets_no_job_go_whose_retry_is_not_booked(sync_engine: Engine) -> None:
-    flow = chain(Job("w"), Job("w"))
-    first, second = [member.job.id for member in written(sync_engine, flow).members]
-    for each in (first, second):
-        with sync_engine.begin() as connection:
-            change(connection, each, "completed")
-            note(connection, flow.id, [each])
-        book(sync_engine, flow.id)
+    flow, _, second = completed_pair(sync_engine)
     with sync_engine.begin() as connection:
-        given = {"ids": [second], "attempts": 1, "lane": lane_of(flow.id), "states": ["completed"]}
+        given = {"ids": [second], "attempts": 1, "lane": lane_of(flow), "states": ["completed"]}
         connection.execute(retry("public"), given)
         connection.execute(text("UPDATE oban_jobs SET state = 'suspended' WHERE id = :id"), {"id": second})
         of_retry = connection.scalar(text("SELECT max(id) FROM oban_sa_endings"))
         put_off = "INSERT INTO oban_sa_endings (lane, job_id, flow_id) VALUES (:lane, :job, :flow)"
-        connection.execute(text(put_off), {"lane": lane_of(flow.id), "job": second, "flow": flow.id})
+        connection.execute(text(put_off), {"lane": lane_of(flow), "job": second, "flow": flow})
     state = text("SELECT CAST(state AS text) FROM oban_jobs WHERE id = :id")
-    given = {"lanes": [lane_of(flow.id)], "limit": 1000, "afters": [of_retry], "channel": "", "announcing": False}
+    given = {"lanes": [lane_of(flow)], "limit": 1000, "afters": [of_retry], "channel": "", "announcing": False}
     with sync_engine.begin() as connection:  # one with an id right behind it was booked while this was open
         connection.execute(settle("public"), given)
         assert connection.scalar(state, {"id": second}) == "suspended"
-    book(sync_engine, flow.id)
+    book(sync_engine, flow)
     with sync_engine.connect() as connection:
         assert connection.scalar(state, {"id": second}) == "available"

@@ -201,4 +201,4 @@ class Settler:
         if row["noted"] >= LIMIT or row["cancelled"] or row["put_off"]:
             return row["noted"], 0
         rest = TAKEN_EVERY if len(free) < len(keys) else EVERY
-        return row["noted"], LOCKED_EVERY if row["again"] and rest > LOCKED_EVERY else rest
+        return row["noted"], min(rest, LOCKED_EVERY) if row["again"] else rest
