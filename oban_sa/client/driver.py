@@ -12,7 +12,6 @@ the program listens to.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -23,7 +22,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool, PoolProxiedConnection, QueuePool
 from sqlalchemy.util import greenlet_spawn
 
-from oban_sa.outbox.rows import fail
+from oban_sa.outbox.rows import fail, is_watched
 
 Rows: TypeAlias = Sequence[Sequence[object]]
 
@@ -138,14 +137,10 @@ class Driver:
             statements.dialect.driver != "asyncpg"
             # One connection that is checked out several times at once runs one statement at a time.
             or not isinstance(statements.pool, (QueuePool, NullPool))
-            or statements.logger.isEnabledFor(logging.INFO)
+            or is_watched(events, of_dialect, statements.logger)
             or events.engine_connect
-            or events.before_cursor_execute
-            or events.after_cursor_execute
             or events.commit
             or events.rollback
-            or of_dialect.do_execute
-            or of_dialect.handle_error
         )
 
 

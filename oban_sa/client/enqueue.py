@@ -18,8 +18,8 @@ from oban_sa.models import Job, validation
 from oban_sa.outbox import enqueue as in_session
 from oban_sa.outbox import enqueued
 from oban_sa.outbox.admission import admit, check, plain
-from oban_sa.outbox.announcements import ANNOUNCE, Announcement, add_one, announce_late, schema_of
-from oban_sa.outbox.rows import Row, let_go, rows, schema_named, take_in
+from oban_sa.outbox.announcements import ANNOUNCE, Announcement, add_one, announce_late, schema_named, schema_of
+from oban_sa.outbox.rows import Row, let_go, rows, take_in
 from oban_sa.outbox.save_action import is_plain
 from oban_sa.sql.rendered import Rendered, rendered
 from oban_sa.wire.messages import News

@@ -313,6 +313,10 @@ def _notice(news: Mapping[str, News], schema: str) -> Notice | None:
 
 def schema_of(bind: Connection | Engine) -> str:
     """Return the schema in which a connection or an engine finds the tables of jobs."""
-    options: Mapping[str, Any] = bind.get_execution_options()
-    translated: dict[str | None, str | None] = options.get("schema_translate_map") or {}
-    return translated.get("public") or "public"
+    return schema_named(bind) or "public"
+
+
+def schema_named(bind: Connection | Engine) -> str | None:
+    """Return the schema in which a connection or an engine finds the tables; None where that is its default one."""
+    translated: Mapping[str | None, str | None] | None = bind.get_execution_options().get("schema_translate_map")
+    return "public" if translated is None else translated.get("public", "public")

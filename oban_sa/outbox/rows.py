@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from operator import itemgetter
 from typing import Any, Final, NoReturn, TypeAlias, cast
 
-from sqlalchemy import Connection, CursorResult, Engine
+from sqlalchemy import Connection, CursorResult
 from sqlalchemy.orm import make_transient_to_detached
 from sqlalchemy.orm.attributes import instance_state
 from sqlalchemy.orm.exc import FlushError
@@ -22,6 +22,7 @@ from oban_sa.jobs.states import JobState
 from oban_sa.jobs.values import JSONDict
 from oban_sa.models import Job
 from oban_sa.models.later import Later
+from oban_sa.outbox.announcements import schema_named
 from oban_sa.sql import insert
 from oban_sa.sql.insert import Form, Kind
 from oban_sa.sql.notify import Notice
@@ -231,7 +232,7 @@ def _insert(
     *,
     returning: bool,
     notifying: bool,
-    with_ids: bool = False,
+    with_ids: bool,
 ) -> Answer:
     """Run `inserting_values` on a connection, and return the rows that it answers with `returning`."""
     events: Any = connection.dispatch
@@ -242,21 +243,20 @@ def _insert(
     text, given = rendered(
         connection.dialect, schema, form, returning=returning, notifying=notifying, with_ids=with_ids
     )
-    if returning and _is_in_transaction(connection) and not _is_watched(connection):
+    watched = is_watched(events, connection.dialect.dispatch, connection.engine.logger)
+    if returning and not watched and _is_in_transaction(connection):
         return _by_driver(connection, text, given(parameters))
     return _all(connection.exec_driver_sql(text, given(parameters)))
 
 
-def _is_watched(bind: Connection | Engine) -> bool:
-    """Whether a program is told of the statements of a connection or an engine, by events or by the log."""
-    events: Any = bind.dispatch
-    of_dialect: Any = bind.dialect.dispatch
+def is_watched(events: Any, of_dialect: Any, log: Any) -> bool:
+    """Whether a program is told of statements: by events of a connection or engine, of the dialect, or by the log."""
     return bool(
         events.before_cursor_execute
         or events.after_cursor_execute
         or of_dialect.do_execute
         or of_dialect.handle_error
-        or bind.engine.logger.isEnabledFor(logging.INFO)
+        or log.isEnabledFor(logging.INFO)
     )
 
 
@@ -292,9 +292,3 @@ def _by_driver(connection: Connection, text: str, parameters: Given) -> Answer:
 
 def _all(result: CursorResult[Any]) -> Answer:
     return result.all() if result.returns_rows else ()
-
-
-def schema_named(bind: Connection | Engine) -> str | None:
-    """Return the schema in which a connection or an engine finds the tables; None where that is its default one."""
-    translated: Mapping[str | None, str | None] | None = bind.get_execution_options().get("schema_translate_map")
-    return "public" if translated is None else translated.get("public", "public")
