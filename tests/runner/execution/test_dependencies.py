@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
+import asyncpg
+import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from oban_sa import Record, Workflow, deps, enqueue
+from oban_sa.runner.database.database import Database
+from oban_sa.runner.execution.dependencies import RunnersDependencies
+from oban_sa.sql.dependencies import dependencies
 from oban_sa.workers import Registry, job
 from tests.runner import process_jobs
 from tests.runner.conftest import Harness
@@ -109,3 +115,35 @@ async def test_a_job_fails_where_what_it_takes_is_gone(harness: Harness, registr
         [row] = await harness.sql("SELECT id FROM oban_jobs")
         failed = await harness.becomes(row.id, "discarded")
     assert "'rows' recorded nothing, or its job was deleted since" in failed.errors[0]["error"]
+
+
+async def test_jobs_that_begin_together_share_a_statement_and_no_error_or_end_of_another(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[list[int]] = []
+    may_read = asyncio.Event()
+
+    async def rows(_: object, make: object, given: dict[str, Any]) -> list[dict[str, int]]:
+        read.append(given["jobs"])
+        await may_read.wait()
+        if 2 in given["jobs"]:
+            raise asyncpg.DataError("what it waited for can't be read")
+        return [{"job_id": each} for each in given["jobs"]]
+
+    monkeypatch.setattr(RunnersDependencies, "_rows", rows)
+    found = RunnersDependencies(Database(harness.engine))
+
+    def ask(job_id: int) -> asyncio.Task[Any]:
+        return asyncio.create_task(found._fetch(dependencies, {"jobs": [job_id], "limit": 10, "large": 10}))
+
+    asked = [ask(1), ask(2), ask(3), ask(3)]
+    await eventually(lambda: read == [[1, 2, 3]])
+    asked[3].cancel()  # as one that is out of time
+    await asyncio.sleep(0)
+    may_read.set()
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    assert [answers[0], answers[2]] == [[{"job_id": 1}], [{"job_id": 3}]]
+    assert isinstance(answers[1], asyncpg.DataError)
+    assert isinstance(answers[3], asyncio.CancelledError)
+    assert read == [[1, 2, 3], [1], [2], [3]]
+    await found.close()
