@@ -150,7 +150,8 @@ class Workflow(Flow):
         if not self.parts:
             raise InvalidJob(f"{self!r} has no members; add(...) one, or enqueue nothing")
         for part in self.parts.values():
-            for name in part.waits.keys() - self.parts.keys():
+            # Not by the difference of their keys, for which Python goes through all parts.
+            if (name := next((each for each in part.waits if each not in self.parts), None)) is not None:
                 raise InvalidJob(
                     f"{part.name!r} waits for {name!r}, which is no part of {self!r}{nearest(name, self.parts)}"
                 )

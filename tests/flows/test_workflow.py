@@ -246,3 +246,42 @@ def test_ids_are_of_version_7_and_all_lanes_are_used() -> None:
     assert {(each.version, each.variant) for each in ids} == {(7, "specified in RFC 4122")}
     assert {lane_of(each) for each in ids} == set(range(LANES))
     assert ids[0].int >> 80 <= ids[-1].int >> 80
+
+
+class Walked(dict[str, Any]):
+    """The parts of a workflow, and how often all of them were gone through."""
+
+    walks = 0
+
+    def __iter__(self) -> Any:
+        self.walks += 1
+        return super().__iter__()
+
+    def keys(self) -> Any:
+        self.walks += 1
+        return super().keys()
+
+    def values(self) -> Any:
+        self.walks += 1
+        return super().values()
+
+    def items(self) -> Any:
+        self.walks += 1
+        return super().items()
+
+
+def test_a_workflow_of_many_members_is_gone_through_no_more_often_than_a_small_one() -> None:
+    found: set[int] = set()
+    for count in (3, 30):
+        flow = Workflow()
+        by = flow.add("one", new())
+        flow.graft("place", by=by)
+        for number in range(count):
+            flow.add(f"{number}", new(), deps=["one", "place"])
+        walked = Walked(flow.parts)
+        flow.parts = walked
+        flow.tree()
+        flow.svg()
+        flow.mermaid()
+        found.add(walked.walks)
+    assert len(found) == 1, found
