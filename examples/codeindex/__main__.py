@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
 from examples.codeindex import screen
-from examples.codeindex.indexing import Asked, Contents, Sessions, ask, contents, failures, indexed
+from examples.codeindex.indexing import Asked, Contents, Sessions, ask, contents, failures, indexed, last_report
 from examples.codeindex.models import Base
 from oban_sa import embedded
 from oban_sa.errors import ObanError
@@ -81,6 +81,8 @@ async def indexed_by_a_runner(root: Path, url: str) -> tuple[Asked, Contents, li
         screen.say(f"Files to index: {asked}")
         if asked.jobs:
             await run_jobs(sessions, root, url)
+            said = await last_report(sessions, root)
+            screen.say(f"The batch is over; its callback reports: {said}")
         return asked, await contents(sessions, root), await failures(sessions, root)
     finally:
         await engine.dispose()

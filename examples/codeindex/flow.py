@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from examples.codeindex.indexing import python_files
-from examples.codeindex.jobs import index_file
-from examples.codeindex.models import SourceFile, Symbol
+from examples.codeindex.jobs import index_file, report
+from examples.codeindex.models import SourceFile
 from oban_sa import Workflow, deps, enqueue, job, ref
 
 
@@ -41,12 +41,3 @@ async def list_files(session: AsyncSession, root: str) -> int:
         files.add(f"file-{number}", index_file.new(ref(file)))
     enqueue(session, files)
     return len(new)
-
-
-@job(queue="codeindex", record=True)
-async def report(session: AsyncSession, root: str) -> dict[str, int]:
-    """Record what the index of the folder holds: files, symbols, and files that were refused."""
-    of_root = SourceFile.root == root
-    symbols = await session.scalar(select(func.count()).select_from(Symbol).join(SourceFile).where(of_root))
-    files, refused = (await session.execute(select(func.count(), func.count(SourceFile.refused)).where(of_root))).one()
-    return {"files": files, "symbols": symbols or 0, "refused": refused}

@@ -6,23 +6,21 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias
 
-from sqlalchemy import ColumnElement, Executable, Select, delete, func, select
+from sqlalchemy import Executable, Select, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
-from examples.codeindex.jobs import index_file
+from examples.codeindex.jobs import index_file, report
 from examples.codeindex.models import SourceFile, Symbol
-from oban_sa import Job, JobState, enqueue, ref
+from oban_sa import Batch, Job, JobState, enqueue, ref
 
-BATCH = 200
-"""Files in one transaction."""
+AT_ONCE = 1_000
+"""Ids in one statement."""
 
 FINISHED = (JobState.COMPLETED, JobState.CANCELLED, JobState.DISCARDED)
 
 Sessions: TypeAlias = async_sessionmaker[AsyncSession]
-
-T = TypeVar("T")
 
 
 class Present(NamedTuple):
@@ -72,37 +70,39 @@ def python_files(root: Path) -> Iterator[Present]:
 
 
 async def ask(sessions: Sessions, root: Path) -> Asked:
-    """Enqueue a job for each file that needs one, each batch of them together with the files' rows."""
+    """Enqueue a batch with a job for each file that needs one, in one transaction with the files' rows.
+
+    Once all of them have ended, whichever runner ran them, the batch makes one more job: the report.
+    """
     present = {file.path: file for file in python_files(root)}
-    async with sessions() as session:
+    # One transaction: the rows, their jobs and what comes after these are all there, or none of them is.
+    async with sessions.begin() as session:
         known: dict[str, SourceFile] = {file.path: file for file in await session.scalars(_files(root))}
         waiting = {*await session.scalars(_unfinished())}
 
-    new = [file for path, file in present.items() if path not in known]
-    for batch in _batches(new):
-        # One transaction: the rows and their jobs are all there, or none of them is.
-        async with sessions.begin() as session:
-            for each in batch:
-                file = SourceFile(root=str(root), path=each.path, size=each.size, modified=each.modified)
-                session.add(file)
-                enqueue(session, index_file.new(ref(file)))  # the id that the row will get
+        new = [
+            SourceFile(root=str(root), path=each.path, size=each.size, modified=each.modified)
+            for path, each in present.items()
+            if path not in known
+        ]
+        session.add_all(new)
 
-    idle = [file for file in known.values() if file.id not in waiting]
-    changed = [file for file in idle if file.path in present and _differs(file, present[file.path])]
-    again = [file for file in idle if file.path in present and file not in changed and file.indexed_at is None]
-    for files in _batches(changed + again):
-        async with sessions.begin() as session:
-            await session.execute(delete(Symbol).where(Symbol.file_id.in_([file.id for file in files])))
-            for file in files:
-                session.add(file)
-                file.size, file.modified = present[file.path].size, present[file.path].modified
-                file.indexed_at = file.refused = None
-                enqueue(session, index_file.new(file.id))
+        idle = [file for file in known.values() if file.id not in waiting]
+        changed = [file for file in idle if file.path in present and _differs(file, present[file.path])]
+        again = [file for file in idle if file.path in present and file not in changed and file.indexed_at is None]
+        for some in _slices([file.id for file in changed + again]):
+            await session.execute(delete(Symbol).where(Symbol.file_id.in_(some)))
+        for file in changed + again:
+            file.size, file.modified = present[file.path].size, present[file.path].modified
+            file.indexed_at = file.refused = None
 
-    removed = [file for file in idle if file.path not in present]
-    for files in _batches(removed):
-        async with sessions.begin() as session:
-            await session.execute(delete(SourceFile).where(SourceFile.id.in_([file.id for file in files])))
+        removed = [file.id for file in idle if file.path not in present]
+        for some in _slices(removed):
+            await session.execute(delete(SourceFile).where(SourceFile.id.in_(some)))
+
+        # A new row has no id yet: each job gets the one that its row will have.
+        if jobs := [index_file.new(ref(file)) for file in new + changed + again]:
+            enqueue(session, Batch(jobs, name="codeindex", on_complete=report.new(str(root))))
 
     left = sum(file.id in waiting for file in known.values())
     return Asked(len(new), len(changed), len(removed), len(again), left)
@@ -116,12 +116,23 @@ async def indexed(sessions: Sessions, root: Path) -> tuple[int, int]:
         return read, files
 
 
+async def last_report(sessions: Sessions, root: Path) -> dict[str, int] | None:
+    """Return what the last batch of files reported when it was over; None where none was over yet."""
+    async with sessions() as session:
+        of_root = Job.worker == worker_name(report), Job.args["root"].as_string() == str(root)
+        job = await session.scalar(select(Job).where(*of_root).order_by(Job.id.desc()).limit(1))
+        found: dict[str, int] | None = None if job is None else job.recorded()
+        return found
+
+
 async def failures(sessions: Sessions, root: Path) -> list[tuple[str, str]]:
     """Return the files that were not read, each with the error of its last job."""
     async with sessions() as session:
         missing = {file.id: file.path for file in await session.scalars(_files(root)) if file.indexed_at is None}
         jobs = await session.scalars(
-            select(Job).where(_of_this_worker(), Job.args["file_id"].as_integer().in_(list(missing))).order_by(Job.id)
+            select(Job)
+            .where(Job.worker == worker_name(index_file), Job.args["file_id"].as_integer().in_(list(missing)))
+            .order_by(Job.id)
         )
         last = {job.args["file_id"]: job.errors[-1]["error"].partition("\n")[0] for job in jobs if job.errors}
     return [(path, last.get(file_id, "no job has read it")) for file_id, path in missing.items()]
@@ -166,17 +177,18 @@ def _files(root: Path) -> Select[Any]:
 
 
 def _unfinished() -> Select[Any]:
-    return select(Job.args["file_id"].as_integer()).where(_of_this_worker(), Job.state.not_in(FINISHED))
+    of_files = Job.worker == worker_name(index_file)
+    return select(Job.args["file_id"].as_integer()).where(of_files, Job.state.not_in(FINISHED))
 
 
-def _of_this_worker() -> ColumnElement[bool]:
-    # What a row of oban_jobs calls a worker is its dotted name.
-    return Job.worker == f"{index_file.__module__}.{index_file.__qualname__}"
+def worker_name(worker: Any) -> str:
+    """Return what a row of oban_jobs calls a worker: its dotted name."""
+    return f"{worker.__module__}.{worker.__qualname__}"
 
 
 def _differs(file: SourceFile, present: Present) -> bool:
     return (file.size, file.modified) != (present.size, present.modified)
 
 
-def _batches(items: list[T]) -> Iterator[list[T]]:
-    return (items[start : start + BATCH] for start in range(0, len(items), BATCH))
+def _slices(ids: list[int]) -> Iterator[list[int]]:
+    return (ids[start : start + AT_ONCE] for start in range(0, len(ids), AT_ONCE))

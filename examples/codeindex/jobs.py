@@ -1,4 +1,4 @@
-"""The worker: one job for each file."""
+"""The workers: one job for each file, and one for all of them together, once they have ended."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from sqlalchemy import func, insert
+from sqlalchemy import func, insert, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from examples.codeindex.models import SourceFile, Symbol
@@ -39,6 +39,18 @@ async def index_file(session: AsyncSession, file_id: int) -> Result:
         rows = [{"file_id": file_id, "kind": kind, "name": name, "line": line} for kind, name, line in found]
         await session.execute(insert(Symbol), rows)
     return None
+
+
+@job(queue="codeindex", record=True)
+async def report(session: AsyncSession, root: str) -> dict[str, int]:
+    """Record what the index of the folder holds: files, symbols, and files that were refused.
+
+    It is the callback of a batch of files (`indexing.py`) and the last member of a workflow of them (`flow.py`).
+    """
+    of_root = SourceFile.root == root
+    symbols = await session.scalar(select(func.count()).select_from(Symbol).join(SourceFile).where(of_root))
+    files, refused = (await session.execute(select(func.count(), func.count(SourceFile.refused)).where(of_root))).one()
+    return {"files": files, "symbols": symbols or 0, "refused": refused}
 
 
 # Parsing keeps a processor busy and never lets go of Python's lock while it does: on the loop, and in a thread just as

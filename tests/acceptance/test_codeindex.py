@@ -89,8 +89,9 @@ def test_the_numbers_are_those_of_a_plain_count(folder: Path, database_url: str,
     with Session(sync_engine) as session:
         files = {file.path: file for file in session.scalars(select(SourceFile))}
         named = select(Symbol.kind, Symbol.name, Symbol.line).join(SourceFile).where(SourceFile.path == "nested.py")
-        jobs = {job.args["file_id"]: job for job in session.scalars(select(Job))}
-        assert len(jobs) == len(files) == expected[0]
+        *of_files, reported = session.scalars(select(Job).order_by(Job.id))
+        jobs = {job.args["file_id"]: job for job in of_files}
+        assert len(jobs) == len(of_files) == len(files) == expected[0]
         assert sorted(session.execute(named).all()) == [
             ("async function", "b", 2),
             ("class", "A", 1),
@@ -103,6 +104,14 @@ def test_the_numbers_are_those_of_a_plain_count(folder: Path, database_url: str,
             if file.refused is not None:
                 assert file.refused in job.errors[0]["error"]
                 assert file.refused in done.stdout
+        # The batch is over when the last of its jobs is, however these have ended.
+        assert (reported.meta["batch_event"], reported.state) == ("complete", JobState.COMPLETED)
+        assert {job.meta["batch_id"] for job in of_files} == {reported.meta["batch_id"]}
+        assert reported.attempted_at is not None
+        assert reported.attempted_at >= max(job.completed_at or job.cancelled_at for job in of_files)
+        held = dict(zip(("files", "symbols", "refused"), expected, strict=True))
+        assert reported.recorded() == held
+        assert f"The batch is over; its callback reports: {held}" in done.stdout
 
 
 def test_running_it_again_changes_nothing_and_says_so(folder: Path, database_url: str, sync_engine: Engine) -> None:
@@ -129,7 +138,7 @@ def test_only_what_has_changed_is_indexed_again(folder: Path, database_url: str,
     assert "Nothing has changed" not in done.stdout
     assert numbers(done) == (files, symbols + 1, refused - 1)
     with Session(sync_engine) as session:
-        assert len(session.scalars(select(Job)).all()) == jobs + 2
+        assert len(session.scalars(select(Job)).all()) == jobs + 3  # two files, and the report of their batch
 
 
 def test_a_database_that_is_not_there_is_said_in_words(tmp_path: Path) -> None:
