@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import cast as cast_type
 
 from sqlalchemy import (
@@ -10,12 +11,14 @@ from sqlalchemy import (
     Executable,
     Integer,
     Text,
+    TextClause,
     bindparam,
     cast,
     column,
     func,
     literal_column,
     select,
+    text,
     true,
     values,
 )
@@ -23,6 +26,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.selectable import SelectBase
 
+from oban_sa.catalog.names import in_text
 from oban_sa.jobs import values as values_of
 from oban_sa.jobs.states import JobState
 from oban_sa.models.base import Expression
@@ -84,6 +88,43 @@ def estimate(plan: object) -> int:
     """Return how many rows the planner expects, given the first column of what `explain` answers."""
     read = values_of.from_json(plan) if isinstance(plan, (str, bytes)) else plan
     return cast_type("list[dict[str, dict[str, int]]]", read)[0]["Plan"]["Plan Rows"]
+
+
+@lru_cache(maxsize=256)
+def explain_several(schema: str, number: int) -> TextClause:
+    """The plan, as JSON, for reading all jobs of several states and queues: one statement and plan for all of them.
+
+    `estimates` finds in it how many the planner expects of each. Parameters: `state_0`, `queue_0`, and so on.
+    """
+    s = in_text(schema)
+    each = (
+        # A plan names a table as the statement does, by which the parts of it are told apart.
+        f"SELECT 1 FROM {s}.oban_jobs AS part_{at} WHERE part_{at}.state = "  # noqa: S608 - the schema is quoted
+        f"CAST(CAST(:state_{at} AS text) AS {s}.oban_job_state) AND part_{at}.queue = CAST(:queue_{at} AS text)"
+        for at in range(number)
+    )
+    return text(f"EXPLAIN (FORMAT JSON) {' UNION ALL '.join(each)}").bindparams(
+        *(bindparam(f"{name}_{at}", type_=Text()) for at in range(number) for name in ("state", "queue"))
+    )
+
+
+def estimates(plan: object) -> dict[int, int]:
+    """Return how many rows the planner expects of each part, given the first column of what `explain_several` answers.
+
+    A part that is not found in the plan is left out.
+    """
+    read = values_of.from_json(plan) if isinstance(plan, (str, bytes)) else plan
+    top = cast_type("list[dict[str, dict[str, object]]]", read)[0]["Plan"]
+    parts = cast_type("list[dict[str, object]]", top.get("Plans", [])) if top["Node Type"] == "Append" else [top]
+    found: dict[int, int] = {}
+    for part in parts:
+        inner = part
+        while "Alias" not in inner and (below := cast_type("list[dict[str, object]]", inner.get("Plans", []))):
+            inner = below[0]
+        name = str(inner.get("Alias", ""))
+        if name.startswith("part_"):
+            found[int(name.removeprefix("part_"))] = cast_type("int", part["Plan Rows"])
+    return found
 
 
 class Explained(Executable, ClauseElement):

@@ -18,6 +18,8 @@ _OFF: Final = (
     "enable_hashjoin",
     "enable_mergejoin",
 )
+_NONE: Final = ("max_parallel_workers_per_gather",)
+"""What is 0: to start workers takes longer than to read a little, and a plan of theirs says less about each part."""
 
 
 def plainly() -> Executable:
@@ -26,7 +28,13 @@ def plainly() -> Executable:
     The planner can't see how little that is: that a walk along an index ends after a few steps, or that a queue has
     three jobs.
     """
-    return select(*(func.set_config(inline(f"'{name}'"), inline("'off'"), inline("true")) for name in _OFF))
+    settings = {**dict.fromkeys(_OFF, "off"), **dict.fromkeys(_NONE, "0")}
+    return select(
+        *(
+            func.set_config(inline(f"'{name}'"), inline(f"'{value}'"), inline("true"))
+            for name, value in settings.items()
+        )
+    )
 
 
 def read_only(timeout: float) -> Executable:

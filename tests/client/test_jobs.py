@@ -570,6 +570,28 @@ async def test_counts_are_exact_to_a_limit_and_estimated_past_it(oban: Oban, dri
     assert await oban.count_jobs(exactly_to=300) == exact
 
 
+async def test_all_that_is_estimated_is_asked_for_together_and_each_has_its_own_number(
+    oban: Oban, driven: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = {"a": 40, "it's": 200, "c": 90, "few": 3}
+    await stored(driven, *(Job("w", queue=queue) for queue, number in numbers.items() for _ in range(number)))
+    async with driven.begin() as connection:
+        await connection.execute(text("ANALYZE oban_jobs"))
+    asked: list[str] = []
+    event.listen(driven.sync_engine, "before_cursor_execute", lambda _c, _u, statement, *_: asked.append(statement))
+    for at_once, statements in ((100, 1), (3, 2), (1, 4)):
+        monkeypatch.setattr("oban_sa.client.jobs._ESTIMATED", at_once)
+        asked.clear()
+        found = {(each.state.value, each.queue): each for each in await oban.count_jobs(exactly_to=10)}
+        assert sum(statement.startswith("EXPLAIN") for statement in asked) == statements
+        expected = {("available", queue): number for queue, number in numbers.items()}
+        assert found.keys() == expected.keys()
+        assert found.pop(("available", "few")) == JobCount(JobState.AVAILABLE, "few", 3, True)
+        for each, count in found.items():
+            assert not count.exact
+            assert expected[each] * 0.9 <= count.count <= expected[each] * 1.1, (each, count.count)
+
+
 async def test_counting_is_not_compiled_and_leaves_the_connection_as_it_was(oban: Oban, driven: AsyncEngine) -> None:
     seen: list[str] = []
 

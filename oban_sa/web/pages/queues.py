@@ -45,6 +45,11 @@ class Line:
         return [node for node in self.nodes if node.silent_for < SILENT]
 
     @property
+    def available(self) -> int:
+        """How many of its jobs could be fetched."""
+        return self.counts.get("available", Tally("", 0, exact=True)).count
+
+    @property
     def running(self) -> int:
         """How many of its jobs run on these nodes."""
         return sum(len(node.running) for node in self.alive)
@@ -86,10 +91,9 @@ async def queues(page: Page) -> Response:
             lines.setdefault(pause.queue, Line(pause.queue)).paused = True
     async with read_session(reader) as session:
         now = await database_now(session)
-        for name, line in lines.items():
-            if line.counts.get("available", Tally("", 0, exact=True)).count:
-                found = (await session.execute(overview.waiting_longest(), {"queues": [name]})).mappings().first()
-                line.waiting_for = None if found is None else float(found["waiting_for"])
+        waiting = [name for name, line in lines.items() if line.available]
+        for row in (await session.execute(overview.oldest(), {"queues": waiting})).mappings():
+            lines[row["queue"]].waiting_for = float(row["waiting_for"])
         for name, spark in (await sparklines(session, sorted(lines))).items():
             lines[name].spark = spark
     params = page.request.query_params
