@@ -16,7 +16,7 @@ from oban_sa.errors import nearest
 from oban_sa.jobs.states import JobState
 from oban_sa.models import Job
 from oban_sa.sql import browse
-from oban_sa.sql.browse import Place
+from oban_sa.sql.places import Place
 from oban_sa.sql.wanted import Cursor, Wanted
 
 NEWEST: Final = 100_000

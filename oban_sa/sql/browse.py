@@ -8,7 +8,6 @@ args or meta; it looks at so many of the newest jobs and no further, so the comm
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 from typing import cast as typed
@@ -20,7 +19,6 @@ from sqlalchemy import (
     Executable,
     Integer,
     Select,
-    TableValuedAlias,
     Text,
     and_,
     cast,
@@ -37,22 +35,12 @@ from sqlalchemy.orm import aliased
 from oban_sa.jobs.states import JobState
 from oban_sa.models import Job, Producer
 from oban_sa.models.base import Expression
-from oban_sa.models.types import UTCDateTime
-from oban_sa.sql.expressions import materialized
 from oban_sa.sql.fetch import jobs
-from oban_sa.sql.wanted import Cursor, Wanted, conditions, due, looked_for, texts
+from oban_sa.sql.places import Place, standing, top_of, unnested
+from oban_sa.sql.wanted import Cursor, Wanted, conditions, looked_for, texts
 
 _TRUE: Final[ColumnElement[bool]] = literal_column("true")
 _BEFORE: Final[Expression] = literal_column("-2147483648", Integer)
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where jobs stand together in the index: one state, queue and priority."""
-
-    state: JobState
-    queue: str
-    priority: int
 
 
 def by_id(ids: Sequence[int]) -> ColumnElement[bool]:
@@ -113,7 +101,7 @@ def listing(
 
     They are looked for among the first `window` in that order, from those on that come after the cursor `before`.
     """
-    top = _top(wanted, among, window=window, oldest=oldest, before=before)
+    top = top_of(wanted, among, window=window, oldest=oldest, before=before)
     order = (top.c.scheduled_at, top.c.id) if oldest else (top.c.scheduled_at.desc(), top.c.id.desc())
     return (
         select(Job)
@@ -126,7 +114,7 @@ def listing(
 
 def looked_at(wanted: Wanted, among: Sequence[Place], *, window: int, oldest: bool = False) -> Select[int]:
     """How many jobs `listing` looks at: `window`, or all there are where they are fewer."""
-    return select(func.count()).select_from(_top(wanted, among, window=window, oldest=oldest))
+    return select(func.count()).select_from(top_of(wanted, among, window=window, oldest=oldest))
 
 
 def listing_within(
@@ -143,7 +131,7 @@ def listing_within(
     In one row without a job where none is found, and in none where there is nothing to look at. One statement, since
     to find the window takes most of the time.
     """
-    top = _top(wanted, among, window=window, oldest=oldest, before=before)
+    top = top_of(wanted, among, window=window, oldest=oldest, before=before)
     last = (top.c.scheduled_at.desc(), top.c.id.desc()) if oldest else (top.c.scheduled_at, top.c.id)
     count = select(func.count()).select_from(top).scalar_subquery()
     end = (
@@ -229,7 +217,7 @@ def counted_ids(wanted: Wanted) -> Executable:
 
 def counted(wanted: Wanted, among: Sequence[Place], *, window: int) -> Executable:
     """Rows of `state`, a text, and `count` for the jobs at these places that are wanted, among the first `window`."""
-    top = _top(wanted, among, window=window, oldest=False)
+    top = top_of(wanted, among, window=window, oldest=False)
     found = select(*_by_state(Job.state)).join(top, Job.id == top.c.id)
     return found.where(*looked_for(wanted)).group_by(Job.state)
 
@@ -239,8 +227,8 @@ def counted_places(wanted: Wanted, among: Sequence[Place], *, window: int) -> Ex
 
     `most` is the largest count of a place. What no index serves is left out of account.
     """
-    place = _places(among)
-    some = select(jobs.c.id).where(*_at(place, wanted)).limit(literal(window, Integer())).correlate(place)
+    place = unnested(among)
+    some = select(jobs.c.id).where(*standing(place, wanted)).limit(literal(window, Integer())).correlate(place)
     each = select(func.count().label("count")).select_from(some.subquery("some")).correlate(place).lateral("each_one")
     state = cast(place.c.state, Text).label("state")
     count, most = cast(func.sum(each.c.count), BigInteger).label("count"), func.max(each.c.count).label("most")
@@ -313,57 +301,6 @@ def between(wanted: Wanted, *, lowest: int, below: int) -> Select[int]:
     )
     one = aliased(Job, some)
     return select(one.id).where(*conditions(wanted, one))
-
-
-def _top(wanted: Wanted, among: Sequence[Place], *, window: int, oldest: bool, before: Cursor | None = None) -> CTE:
-    place = _places(among)
-    order = (jobs.c.scheduled_at, jobs.c.id) if oldest else (jobs.c.scheduled_at.desc(), jobs.c.id.desc())
-    each = (
-        select(jobs.c.id, jobs.c.scheduled_at)
-        .where(*_at(place, wanted), *_after(before, oldest=oldest))
-        .order_by(*order)
-        .limit(literal(window, Integer()))
-        .lateral("each_one")
-    )
-    first = (each.c.scheduled_at, each.c.id) if oldest else (each.c.scheduled_at.desc(), each.c.id.desc())
-    return materialized(
-        select(each.c.id, each.c.scheduled_at)
-        .select_from(place.join(each, _TRUE))
-        .order_by(*first)
-        .limit(literal(window, Integer()))
-        .cte("top")
-        # Once it is known which they are, their rows are read, and no others.
-    )
-
-
-def _places(among: Sequence[Place]) -> TableValuedAlias:
-    # Whole columns, each an array: a statement of as many parameters as there are places has a limit.
-    return (
-        func.unnest(
-            texts([str(each.state) for each in among]),
-            texts([each.queue for each in among]),
-            cast(literal([each.priority for each in among], ARRAY(Integer())), ARRAY(Integer())),
-        )
-        .table_valued("state", "queue", "priority", name="place")
-        .render_derived()
-    )
-
-
-def _at(place: TableValuedAlias, wanted: Wanted) -> list[ColumnElement[bool]]:
-    return [
-        jobs.c.state == cast(place.c.state, jobs.c.state.type),
-        jobs.c.queue == cast(place.c.queue, Text),
-        jobs.c.priority == cast(place.c.priority, Integer),
-        *due(wanted, jobs.c.scheduled_at),
-    ]
-
-
-def _after(before: Cursor | None, *, oldest: bool) -> list[ColumnElement[bool]]:
-    if before is None or before.scheduled_at is None:
-        return []
-    here = tuple_(jobs.c.scheduled_at, jobs.c.id)
-    there = tuple_(literal(before.scheduled_at, UTCDateTime()), literal(before.id, BigInteger()))
-    return [here > there if oldest else here < there]
 
 
 def _by_state(state: object) -> tuple[Expression, ...]:

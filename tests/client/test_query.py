@@ -138,16 +138,22 @@ async def test_each_term_finds_its_jobs_and_counts_them(engine: AsyncEngine) -> 
     assert (await count_wanted(oban, by_id)).states == {JobState.AVAILABLE: 1}
 
 
+@pytest.mark.parametrize("few", [0, 1_000], ids=["merged", "looked up"])
+@pytest.mark.parametrize("oldest", [False, True], ids=["newest", "oldest"])
 @pytest.mark.parametrize("text", ["", "state:available", "worker:W", "state:available worker:W", "tag:odd"])
-async def test_pages_follow_each_other_without_a_gap(engine: AsyncEngine, text: str) -> None:
+async def test_pages_follow_each_other_without_a_gap(
+    engine: AsyncEngine, text: str, *, oldest: bool, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("oban_sa.sql.places._FEW", few)
     oban = Oban(engine)
     await oban.enqueue_many([Job("W", queue=f"q{n % 3}", tags=["odd"] if n % 2 else []) for n in range(50)])
     seen: list[int] = []
     before = None
     while True:
-        page = await find(oban, read_query(text), limit=7, before=before, window=10)
+        page = await find(oban, read_query(text), limit=7, before=before, window=10, oldest=oldest)
         seen += [job.id for job in page.jobs]
         if page.following is None:
             break
         before = page.following
     assert len(seen) == len(set(seen)) == (25 if text == "tag:odd" else 50)
+    assert seen == sorted(seen, reverse=not oldest)

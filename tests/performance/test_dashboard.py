@@ -7,6 +7,8 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from benchmarks.full.explain import buffers, explaining
 from oban_sa import Oban
@@ -14,7 +16,7 @@ from oban_sa.cli import _database
 from oban_sa.cli._database import dispose
 from oban_sa.client.metrics import MOST_OF_WORKERS
 from oban_sa.client.read import read_session
-from oban_sa.client.search import LATEST, NEWEST
+from oban_sa.client.search import LATEST, NEWEST, PLACES
 from oban_sa.sql.pulse import pulse
 from oban_sa.sql.sparklines import MINUTES, ended
 from oban_sa.sql.suggestions import NEWEST as SUGGESTED
@@ -98,6 +100,27 @@ async def test_what_no_index_serves_is_looked_for_among_the_newest(table: str, p
 @pytest.mark.parametrize("path", ["/?q=state:completed worker:Nope", "/?q=queue:queue1 error:Nope"])
 async def test_jobs_of_a_state_or_queue_are_looked_at_up_to_a_bound(table: str, path: str) -> None:
     assert_bounded(await read(table, path), BY_PLACE)
+
+
+async def test_of_many_places_no_more_entries_are_read_than_of_one(table: str) -> None:
+    found = await read(table, "/?q=state:completed worker:Nope", "/?q=state:completed worker:Nope since:60d")
+    windows = [plan for statement, plan in found if "place_1" in statement]
+    assert len(windows) == 2
+    for plan in windows:
+        assert plan.read("oban_jobs_state_queue_priority_scheduled_at_id_index") <= LATEST + PLACES, plan.indexes
+
+
+async def test_what_is_estimated_is_one_statement_however_many_queues_there_are(table: str) -> None:
+    engine = create_async_engine(table)
+    sent: list[str] = []
+    event.listen(engine.sync_engine, "before_cursor_execute", lambda _c, _u, statement, *_: sent.append(statement))
+    client = httpx.AsyncClient(transport=httpx.ASGITransport(app=Dashboard(Oban(engine))), base_url="http://test")
+    assert (await client.get("/queues")).status_code == 200
+    await engine.dispose()
+    assert sum(statement.startswith("EXPLAIN") for statement in sent) == 1
+    # Also how long the first job of each queue has waited.
+    assert sum("attempted_by" not in statement and "waiting_for" in statement for statement in sent) == 1
+    assert len(sent) <= 20
 
 
 @pytest.mark.parametrize(
