@@ -42,7 +42,8 @@ SELECT 'app.jobs.Worker' || n % 20, $2::text::oban_job_state, 'queue' || n % 8, 
        timezone('UTC', now()) + $3::int * (86400 + n) * interval '1 second'
 FROM generate_series(1, $1::bigint) AS n
 """
-# What two nodes counted: of each minute, hour and day that is kept, for each worker of a queue and for all of it.
+# What two nodes counted: of each minute, hour and day that is kept, for each worker of a queue and for all of it. No
+# two rows have the same durations: the server would remember what it made of those that it has seen.
 METRICS = """
 INSERT INTO oban_sa_metrics (step, queue, worker, at, node, outcomes, failures, run, wait, backlog, oldest)
 SELECT kept.step, of.queue, of.worker,
@@ -54,7 +55,9 @@ FROM (VALUES (60, 360), (3600, 360), (86400, 100)) AS kept(step, count),
      LATERAL generate_series(0, kept.count - 1) AS ago, generate_series(1, 2) AS node,
      (SELECT DISTINCT 'queue' || n % 8 AS queue, 'app.jobs.Worker' || n % 20 AS worker FROM generate_series(1, 40) AS n
       UNION ALL SELECT 'queue' || n, '*' FROM generate_series(0, 7) AS n) AS of,
-     (SELECT jsonb_object_agg(400 + n * 7, 5) AS map FROM generate_series(1, 20) AS n) AS bins
+     LATERAL (SELECT jsonb_object_agg(400 + n * 7, 1 + abs(hashtext(concat_ws(' ', of.queue, of.worker, node, kept.step,
+                                                                              ago, n))) % 9) AS map
+              FROM generate_series(1, 20) AS n) AS bins
 """
 FLOWS = """
 INSERT INTO oban_sa_flows (id, root_id, path, kind, lane, name, total, completed, inserted_at, started_at, completed_at)

@@ -10,7 +10,8 @@ import click
 
 from oban_sa.cli._database import database_options, json_option, run_with_client
 from oban_sa.cli._output import Row, document, say, table
-from oban_sa.client.metrics import SHARES, Metrics, Span, Sums, read_metrics, span_back
+from oban_sa.client.counts import SHARES, Sums
+from oban_sa.client.metrics import Metrics, Span, read_metrics, span_back
 from oban_sa.describe import spans
 from oban_sa.errors import ObanError
 from oban_sa.jobs.states import JobState

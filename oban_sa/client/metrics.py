@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Final
 
-from sqlalchemy import RowMapping
-
+from oban_sa.client.counts import Sums, sums_of
 from oban_sa.client.oban import Oban
 from oban_sa.client.read import database_now, read_session
 from oban_sa.errors import InvalidOption, nearest
-from oban_sa.jobs.states import JobState
 from oban_sa.schedule.periods import Period, describe, seconds
 from oban_sa.sql import metrics
-from oban_sa.wire import json_text
-from oban_sa.wire.sketches import quantile
 
 MOST_QUEUES: Final = 50
 """Queues that are read, at most."""
@@ -32,8 +29,8 @@ MOST_OF_WORKERS: Final = 5_000
 MEASURED: Final = 1_000
 """The same of which durations are added up: a row has many times as many counts of these as of outcomes."""
 
-SHARES: Final = (0.5, 0.95, 0.99)
-"""The percentiles that are shown."""
+_LONGEST: Final = 1e9
+"""Seconds that a job may have waited."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,56 +54,6 @@ SPANS: Final[Mapping[str, Span]] = {
 
 
 @dataclass(slots=True)
-class Sums:
-    """What some attempts came to, added up."""
-
-    outcomes: Counter[str] = field(default_factory=Counter[str])
-    failures: Counter[str] = field(default_factory=Counter[str])
-    run: Counter[int] = field(default_factory=Counter[int])
-    wait: Counter[int] = field(default_factory=Counter[int])
-
-    @property
-    def total(self) -> int:
-        """How many attempts ended."""
-        return sum(self.outcomes.values())
-
-    @property
-    def failed(self) -> int:
-        """How many failed."""
-        return self.outcomes[JobState.RETRYABLE.value] + self.outcomes[JobState.DISCARDED.value]
-
-    def runs(self) -> list[float | None]:
-        """Return the percentiles of `SHARES` of how long code ran, in seconds, each right within 2 %."""
-        return [quantile(self.run, share) for share in SHARES]
-
-    def waits(self) -> list[float | None]:
-        """Return the same of the time between the moment a job was due and its fetch."""
-        return [quantile(self.wait, share) for share in SHARES]
-
-    def merge(self, other: Sums) -> None:
-        """Add what another one has."""
-        self.outcomes += other.outcomes
-        self.failures += other.failures
-        self.run += other.run
-        self.wait += other.wait
-
-    def add(self, kind: str, counts: object) -> None:
-        """Add counts as the database has them; what is no count adds nothing."""
-        if not isinstance(counts, dict):
-            return
-        given: dict[str, object] = counts  # pyright: ignore[reportUnknownVariableType]
-        for key, count in given.items():
-            if not isinstance(count, int) or isinstance(count, bool):
-                continue
-            if kind == "outcomes":
-                self.outcomes[key] += count
-            elif kind == "failures":
-                self.failures[key] += count
-            elif key.isascii() and key.isdigit() and len(key) < 5:
-                (self.run if kind == "run" else self.wait)[int(key)] += count
-
-
-@dataclass(slots=True)
 class Moment:
     """One step; by queue, how many jobs were available then, and the seconds that the first had waited, at most.
 
@@ -117,6 +64,13 @@ class Moment:
     sums: Sums = field(default_factory=Sums)
     backlogs: dict[str, int] = field(default_factory=dict[str, int])
     ages: dict[str, float] = field(default_factory=dict[str, float])
+
+    def keep_highest(self, queue: str, backlog: int | None, oldest: float | None) -> None:
+        """Take in what a node saw waiting in a queue, where that is more; None and what can't be say nothing."""
+        if backlog is not None and backlog >= 0:
+            self.backlogs[queue] = max(backlog, self.backlogs.get(queue, 0))
+        if oldest is not None and 0 <= oldest <= _LONGEST:
+            self.ages[queue] = max(round(oldest, 3), self.ages.get(queue, 0.0))
 
     @property
     def backlog(self) -> int | None:
@@ -204,7 +158,7 @@ async def read_metrics(
             "queues_at_most": MOST_QUEUES,
         }
         of_time = {**given, "since": first.timestamp(), "worker": worker or metrics.ALL, "at_most": MOST_ROWS}
-        rows = (await session.execute(metrics.by_time(reader.schema), of_time)).mappings().all()
+        rows = (await session.execute(metrics.by_time(reader.schema), of_time)).all()
         of_workers = {
             **given,
             "worker": worker or None,
@@ -212,22 +166,26 @@ async def read_metrics(
             "measured": MEASURED,
             **_parts(span, first, now),
         }
-        lines = (await session.execute(metrics.by_worker(reader.schema), of_workers)).mappings().all()
-    moments = {at: Moment(at) for at in (first + timedelta(seconds=span.step * n) for n in range(span.count))}
+        lines = (await session.execute(metrics.by_worker(reader.schema), of_workers)).all()
+    begun = int(first.timestamp())
+    moments = {at: Moment(_at(at)) for at in range(begun, begun + span.step * span.count, span.step)}
     every, read = Sums(), Counter[str]()
     for row in rows:
-        counts = json_text.read(row["counts"])
-        if row["kind"] == "read":
-            read.update(counts)
-        elif (moment := moments.get(_at(row["at"]))) is not None:
-            _put(moment, row["kind"], counts)
-            every.add(row["kind"], counts if row["kind"] in ("outcomes", "run", "wait") else {})
+        read.update(row.queues)
+        if (moment := moments.get(row.at)) is not None:
+            for waiting in zip(row.queues, row.backlogs, row.oldests, strict=True):
+                moment.keep_highest(*waiting)
+            moment.sums = sums_of(outcomes=row.outcomes, run=row.run, wait=row.wait)
+            every.merge(moment.sums)
+        # To add up takes a while, in which no other request of this process should have to wait.
+        await asyncio.sleep(0)
     workers: dict[tuple[str, str], Sums] = {}
     for line in lines:
-        counts = json_text.read(line["counts"])
-        workers.setdefault((line["queue"], line["worker"]), Sums()).add(line["kind"], counts)
-        every.add("failures", counts if line["kind"] == "failures" else {})
-    cut = any(count >= MOST_ROWS for count in read.values())
+        sums = sums_of(outcomes=line.outcomes, failures=line.failures, run=line.run, wait=line.wait)
+        workers[line.queue, line.worker] = sums
+        every.failures.update(sums.failures)
+        await asyncio.sleep(0)
+    looked_at = sum(line.looked_at for line in lines)
     held = [moment.at for moment in moments.values() if moment.sums.total or moment.backlog is not None]
     return Metrics(
         span=span,
@@ -236,9 +194,13 @@ async def read_metrics(
         workers=dict(sorted(workers.items(), key=lambda each: (-each[1].failed, -each[1].total, each[0]))),
         all=every,
         queues=sorted(read),
-        moments_since=min(held) if cut and held else None,
-        workers_since=_since(lines, "first"),
-        measured_since=_since(lines, "first_measured"),
+        moments_since=min(held) if held and any(count >= MOST_ROWS for count in read.values()) else None,
+        workers_since=_at(min(line.first for line in lines)) if looked_at >= MOST_OF_WORKERS else None,
+        measured_since=(
+            _at(min(line.first_measured for line in lines if line.first_measured is not None))
+            if looked_at > MEASURED
+            else None
+        ),
     )
 
 
@@ -259,17 +221,3 @@ def _parts(span: Span, first: datetime, now: datetime) -> dict[str, object]:
 
 def _at(seconds: int) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
-
-
-def _put(moment: Moment, kind: str, counts: dict[str, int]) -> None:
-    if kind == "backlog":
-        moment.backlogs = counts
-    elif kind == "oldest":
-        moment.ages = {queue: milliseconds / 1000 for queue, milliseconds in counts.items()}
-    else:
-        moment.sums.add(kind, counts)
-
-
-def _since(lines: Sequence[RowMapping], column: str) -> datetime | None:
-    first = lines[0][column] if lines else None
-    return None if first is None else _at(first)

@@ -119,15 +119,19 @@ _WALK: Final = """
 
 _SINCE: Final = "timezone('UTC', to_timestamp(CAST(:since AS double precision)))"
 
-_SUMMED: Final = """
-        SELECT {group}, s.kind, CAST(jsonb_object_agg(s.k, s.n) AS text) AS counts FROM (
-            SELECT {each}, o.kind, e.k, sum(CAST(e.v AS bigint)) AS n
-            FROM read r
-            CROSS JOIN LATERAL (VALUES {kinds}) AS o(kind, map)
-            CROSS JOIN LATERAL jsonb_each_text({map}) AS e(k, v)
-            WHERE e.v ~ '^[0-9]{{1,15}}$'
-            GROUP BY {each}, o.kind, e.k
-        ) AS s GROUP BY {group}, s.kind"""
+_LARGEST: Final = 65_536
+"""Bytes of a column of counts that is read; ours are a tenth of that, and another program may write anything."""
+
+
+def _together(column: str, *, where: str = "true") -> str:
+    """The objects of a column in a group, as the text of a JSON array; NULL where there are none.
+
+    They are added up by the reader: to take them apart here and put the sums together costs the server several times
+    as much as to send them.
+    """
+    fit = f"{where} AND pg_column_size(m.{column}) <= {_LARGEST} AND m.{column} <> '{{}}'"
+    return f"'[' || string_agg(CAST(m.{column} AS text), ',') FILTER (WHERE {fit}) || ']' AS {column}"
+
 
 _PARAMETERS: Final[tuple[BindParameter[Any], ...]] = (
     bindparam("step", type_=Integer()),
@@ -154,87 +158,62 @@ _OF_WORKERS: Final[tuple[BindParameter[Any], ...]] = (
 
 @lru_cache(maxsize=16)
 def by_time(schema: str) -> TextClause:
-    """Sums by moment: rows of `at` in seconds since 1970, `kind` and `counts`, a JSON object as text.
+    """What was written of queues, by moment: rows of `at` in seconds since 1970, counts, and what waited.
 
-    `kind` is `outcomes`, `run` or `wait`; `backlog`, with a count by queue; `oldest`, with milliseconds by queue; or
-    `read`, with how many rows were read of each queue. Of each queue the newest `at_most` rows are read. Parameters:
-    `step`; `since`, seconds since 1970; `worker`, `ALL` for all; `queues`, NULL for all, and `queues_at_most`.
+    `outcomes`, `run` and `wait` are arrays of objects, as JSON text, or NULL. `queues`, `backlogs` and `oldests` are
+    arrays side by side, of one entry for each row that was read. Of each queue the newest `at_most` rows are read.
+    Parameters: `step`; `since`, seconds since 1970; `worker`, `ALL` for all; `queues`, NULL for all, and
+    `queues_at_most`.
     """
     table = f"{in_text(schema)}.oban_sa_metrics"
-    kinds = ", ".join(f"('{kind}', r.{kind})" for kind in ("outcomes", "run", "wait"))
-    summed = _SUMMED.format(group="s.at", each="r.at", kinds=kinds, map=_object("o.map"))
     return text(
-        f"""{_WALK.format(table=table)},
-        read AS MATERIALIZED (
-            SELECT q.queue, r.* FROM queues q CROSS JOIN clock c CROSS JOIN LATERAL (
-                SELECT CAST(extract(epoch FROM m.at) AS bigint) AS at, m.outcomes, m.run, m.wait, m.backlog, m.oldest
-                FROM {table} m
-                WHERE m.step = CAST(:step AS integer) AND m.queue = q.queue AND m.worker = CAST(:worker AS text)
-                    AND m.at >= {_SINCE} AND m.at <= c.now
-                ORDER BY m.at DESC LIMIT CAST(:at_most AS integer)
-            ) AS r
-        )
-        {summed}
-        UNION ALL
-        SELECT b.at, 'backlog', CAST(jsonb_object_agg(b.queue, b.backlog) AS text)
-        FROM (SELECT at, queue, max(backlog) AS backlog FROM read WHERE backlog >= 0 GROUP BY at, queue) AS b
-        GROUP BY b.at
-        UNION ALL
-        SELECT b.at, 'oldest', CAST(jsonb_object_agg(b.queue, b.oldest) AS text)
-        FROM (
-            SELECT at, queue, max(CAST(oldest * 1000 AS bigint)) AS oldest FROM read
-            WHERE oldest BETWEEN 0 AND 1e9 GROUP BY at, queue
-        ) AS b GROUP BY b.at
-        UNION ALL
-        SELECT 0, 'read', CAST(jsonb_object_agg(n.queue, n.count) AS text)
-        FROM (SELECT queue, count(*) AS count FROM read GROUP BY queue) AS n
-        HAVING count(*) > 0
+        f"""{_WALK.format(table=table)}
+        SELECT CAST(extract(epoch FROM m.at) AS bigint) AS at, {_together("outcomes")}, {_together("run")},
+            {_together("wait")}, array_agg(q.queue) AS queues, array_agg(m.backlog) AS backlogs,
+            array_agg(m.oldest) AS oldests
+        FROM queues q CROSS JOIN clock c CROSS JOIN LATERAL (
+            SELECT m.at, m.outcomes, m.run, m.wait, m.backlog, m.oldest FROM {table} m
+            WHERE m.step = CAST(:step AS integer) AND m.queue = q.queue AND m.worker = CAST(:worker AS text)
+                AND m.at >= {_SINCE} AND m.at <= c.now
+            ORDER BY m.at DESC LIMIT CAST(:at_most AS integer)
+        ) AS m
+        GROUP BY m.at
         """  # noqa: S608 - the name of the schema is quoted
     ).bindparams(*_PARAMETERS, *_OF_TIME)
 
 
 @lru_cache(maxsize=16)
 def by_worker(schema: str) -> TextClause:
-    """Sums by worker: rows of `queue`, `worker`, `kind`, `counts`, `first` and `first_measured`.
+    """What was written of workers: rows of `queue`, `worker`, counts, `looked_at`, `first` and `first_measured`.
 
-    `kind` and `counts` are as in `by_time`, and `failures`. The newest `at_most` rows are read; `first` is the moment
-    of the oldest of these where there are more, in seconds since 1970, else NULL. Of `run` and `wait`, which have most
-    of the counts, the newest `measured` rows are added up, and `first_measured` is the same of them. Parameters: those
-    of `by_time`, of which `worker` is NULL for all; `measured`; and instead of `since` the parts of the time, as arrays
-    of their `steps`, and where each `begins` and `ends`.
+    `outcomes`, `failures`, `run` and `wait` are arrays of objects, as JSON text, or NULL. `looked_at` rows were read of
+    it, the oldest of them of the moment `first`, in seconds since 1970; together the newest `at_most`. Of `run` and
+    `wait`, which have most of the counts, only those of the newest `measured` rows are there; `first_measured` is the
+    same of them, or NULL. Parameters: those of `by_time`, of which `worker` is NULL for all; `measured`; and instead of
+    `since` the parts of the time, as arrays of their `steps`, and where each `begins` and `ends`.
     """
     table = f"{in_text(schema)}.oban_sa_metrics"
-    kinds = ", ".join(f"('{kind}', r.{kind})" for kind in _MAPS)
-    group = "s.queue, s.worker"
-    summed = _SUMMED.format(group=group, each="r.queue, r.worker", kinds=kinds, map=_object("o.map"))
+    measured = "m.number <= CAST(:measured AS integer)"
     return text(
-        f"""{_WALK.format(table=table)},
-        read AS MATERIALIZED (
-            SELECT n.queue, n.worker, n.at, n.outcomes, n.failures, n.number <= CAST(:measured AS integer) AS measured,
-                CASE WHEN n.number <= CAST(:measured AS integer) THEN n.run END AS run,
-                CASE WHEN n.number <= CAST(:measured AS integer) THEN n.wait END AS wait
-            FROM (
-                SELECT m.*, row_number() OVER (ORDER BY m.at DESC) AS number
-                FROM unnest(CAST(:steps AS integer[]), CAST(:begins AS double precision[]),
-                    CAST(:ends AS double precision[])) AS part(step, begins, ends)
-                CROSS JOIN LATERAL (
-                    SELECT m.queue, m.worker, m.at, {", ".join(f"m.{kind}" for kind in _MAPS)} FROM {table} m
-                    WHERE m.step = part.step AND m.at >= timezone('UTC', to_timestamp(part.begins))
-                        AND m.at < timezone('UTC', to_timestamp(part.ends)) AND m.at <= (SELECT now FROM clock)
-                        AND m.queue = ANY (ARRAY(SELECT queue FROM queues)) AND m.worker <> '{ALL}'
-                        AND (CAST(:worker AS text) IS NULL OR m.worker = CAST(:worker AS text))
-                    ORDER BY m.at DESC LIMIT CAST(:at_most AS integer)
-                ) AS m
+        f"""{_WALK.format(table=table)}
+        SELECT m.queue, m.worker, {_together("outcomes")}, {_together("failures")},
+            {_together("run", where=measured)}, {_together("wait", where=measured)}, count(*) AS looked_at,
+            CAST(extract(epoch FROM min(m.at)) AS bigint) AS first,
+            CAST(extract(epoch FROM min(m.at) FILTER (WHERE {measured})) AS bigint) AS first_measured
+        FROM (
+            SELECT m.*, row_number() OVER (ORDER BY m.at DESC) AS number
+            FROM unnest(CAST(:steps AS integer[]), CAST(:begins AS double precision[]),
+                CAST(:ends AS double precision[])) AS part(step, begins, ends)
+            CROSS JOIN LATERAL (
+                SELECT m.queue, m.worker, m.at, {", ".join(f"m.{kind}" for kind in _MAPS)} FROM {table} m
+                WHERE m.step = part.step AND m.at >= timezone('UTC', to_timestamp(part.begins))
+                    AND m.at < timezone('UTC', to_timestamp(part.ends)) AND m.at <= (SELECT now FROM clock)
+                    AND m.queue = ANY (ARRAY(SELECT queue FROM queues)) AND m.worker <> '{ALL}'
+                    AND (CAST(:worker AS text) IS NULL OR m.worker = CAST(:worker AS text))
                 ORDER BY m.at DESC LIMIT CAST(:at_most AS integer)
-            ) AS n
-        ),
-        edge AS (
-            SELECT CASE WHEN count(*) >= CAST(:at_most AS integer) THEN CAST(extract(epoch FROM min(at)) AS bigint) END
-                AS first,
-                CASE WHEN count(*) > CAST(:measured AS integer)
-                    THEN CAST(extract(epoch FROM min(at) FILTER (WHERE measured)) AS bigint) END AS first_measured
-            FROM read
-        )
-        SELECT t.*, edge.first, edge.first_measured FROM ({summed}) AS t CROSS JOIN edge
+            ) AS m
+            ORDER BY m.at DESC LIMIT CAST(:at_most AS integer)
+        ) AS m
+        GROUP BY m.queue, m.worker
         """  # noqa: S608 - the name of the schema is quoted
     ).bindparams(*_PARAMETERS, *_OF_WORKERS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 _ERROR: Final = 0.02
@@ -23,17 +23,24 @@ def seconds_of(number: int) -> float:
     return (1 - _ERROR) * math.exp(min(number, _LAST) * _WIDTH) / 1_000_000_000
 
 
-def quantile(bins: Mapping[int, int], share: float) -> float | None:
-    """Return the seconds below which a `share` (0 to 1) of what was counted in bins lies; None where it is nothing."""
+def quantiles(bins: Mapping[int, int], shares: Sequence[float]) -> list[float | None]:
+    """Return of each share (0 to 1, ascending) the seconds below which it lies of what was counted in bins.
+
+    None where that is nothing.
+    """
     total = sum(bins.values())
     if not total:
-        return None
-    rank, below = share * (total - 1), 0
-    for number in sorted(bins):
-        below += bins[number]
-        if below > rank:
-            return seconds_of(number)
-    return seconds_of(max(bins))
+        return [None] * len(shares)
+    found: list[float | None] = []
+    numbers = iter(sorted(bins))
+    number = next(numbers)
+    below = bins[number]
+    for share in shares:
+        rank = share * (total - 1)
+        while below <= rank and (after := next(numbers, None)) is not None:
+            number, below = after, below + bins[after]
+        found.append(seconds_of(number))
+    return found
 
 
 class Sketch:

@@ -141,6 +141,22 @@ async def test_a_page_reads_a_bounded_number_of_rows_and_says_so(web: Web, monke
     assert text.count('data-v="1"') == 5
 
 
+async def test_what_other_programs_wrote_is_no_count(web: Web) -> None:
+    await keep(web, "w", ended=5)
+    strange = '{"completed": 2, "cancelled": -3, "discarded": 1.5, "retryable": "4", "scheduled": 1e300, "x": [1]}'
+    pad = "(SELECT string_agg(md5(n::text), '') FROM generate_series(1, 9999) n)"
+    much = f"jsonb_build_object('completed', 9, 'pad', {pad})"
+    for node, outcomes in (("b", f"'{strange}'"), ("c", "'[7]'"), ("d", "'7'"), ("e", "'null'"), ("f", much)):
+        for worker in ("w", "*"):
+            await web.sql(
+                "INSERT INTO oban_sa_metrics (step, queue, worker, at, node, outcomes) SELECT 60, 'default', "
+                f"'{worker}', date_trunc('minute', timezone('UTC', now())), '{node}', {outcomes}::jsonb"
+            )
+    text = await web.get("/metrics")
+    assert [line[2:4] for line in lines(text)] == [["7", "0"]]
+    assert text.count('data-v="7"') == 1
+
+
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(row=strangers.metrics)
 async def test_rows_of_strangers_break_no_page(web: Web, row: dict[str, Any]) -> None:

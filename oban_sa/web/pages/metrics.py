@@ -8,7 +8,8 @@ from typing import Final
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from oban_sa.client.metrics import SHARES, SPANS, Moment, read_metrics, span_of
+from oban_sa.client.counts import SHARES
+from oban_sa.client.metrics import SPANS, Moment, read_metrics, span_of
 from oban_sa.web.page import Page
 
 SHOWN: Final = 100
