@@ -105,7 +105,7 @@ def test_the_numbers_are_those_of_a_plain_count(folder: Path, database_url: str,
                 assert file.refused in job.errors[0]["error"]
                 assert file.refused in done.stdout
         # The batch is over when the last of its jobs is, however these have ended.
-        assert (reported.meta["batch_event"], reported.state) == ("complete", JobState.COMPLETED)
+        assert (reported.meta["batch_event"], reported.state) == ("on_complete", JobState.COMPLETED)
         assert {job.meta["batch_id"] for job in of_files} == {reported.meta["batch_id"]}
         assert reported.attempted_at is not None
         assert reported.attempted_at >= max(job.completed_at or job.cancelled_at for job in of_files)
