@@ -23,8 +23,9 @@ from oban_sa.wire import messages
 EVERY = 1.0
 """Seconds after which each node looks for notes that no node has booked, as those of one that died."""
 
-PLANS_LAST = 1.0
-"""Seconds for which a plan of the booking is kept: making one takes several times as long as booking a few notes."""
+PLANS_LAST = 10.0
+"""Seconds for which a plan of the booking is kept, unless a table has grown: making one takes as long as booking a
+hundred notes. All tables are read by keys, so a plan does not go out of date by itself."""
 
 SWEEP_EVERY = 5.0
 """Seconds after which the leader looks for members that ended without a note."""
