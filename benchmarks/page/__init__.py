@@ -9,6 +9,7 @@ as they are. Everything else in the page is overwritten.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -243,7 +244,13 @@ def _written(root: Path, name: str) -> str:
 
 def main(arguments: Sequence[str]) -> None:
     """Make the page of the results that are named, or of the latest."""
-    document = results.load(Path(arguments[0]) if arguments else ROOT / results.LATEST)
-    root = Path(arguments[1]) if len(arguments) > 1 else ROOT
-    make(document, root)
-    print(f"{root / PAGE} is written")
+    options = argparse.ArgumentParser(
+        prog="python -m benchmarks.page", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("results", nargs="?", type=Path, default=ROOT / results.LATEST)
+    options.add_argument("folder", nargs="?", type=Path, default=ROOT)
+    given = options.parse_args(arguments)
+    if not given.results.exists():
+        options.error(f"there is no {given.results}; python -m benchmarks --results {given.results} makes it")
+    make(results.load(given.results), given.folder)
+    print(f"{given.folder / PAGE} is written")
