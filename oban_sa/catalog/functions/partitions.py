@@ -87,8 +87,6 @@ def _body(schema: str) -> str:
         DECLARE
             said json := cursor;
             from_key text := coalesce(said ->> 'key', '');
-            last_level smallint := CAST(said ->> 'level' AS smallint);
-            usual_level smallint;
             usual_keys text[];
             usual_count integer;
             usual_snapshot text;
@@ -277,7 +275,7 @@ def _body(schema: str) -> str:
             number := coalesce(cardinality(ids), 0);
             -- There may be more than was found: the walk ended before its time, or a share was less than is there.
             skipped := locked + CAST((stopped IS NOT NULL OR upmost < 32767) AND number < demand AS integer);
-            kept := coalesce(CAST(cursor AS jsonb), '{{}}') - 'stopped' - 'level';
+            kept := coalesce(CAST(cursor AS jsonb), '{{}}') - 'stopped';
             IF number > 0 AND in_turn THEN
                 last_key := moved;
             ELSIF stopped IS NULL THEN

@@ -11,9 +11,6 @@ def usual(jobs: str, *, lock: str, executing: str, waiting: str, key: str, most:
 
     Keys that are full, or that another fetch has locked, are passed, up to as many as are wanted and ten more. The
     recursion goes no further than it is read, so it costs nothing that it may.
-
-    It goes on at the priority of the last fetch, as the cursor has it, unless jobs wait that go before those. To ask
-    for the first priority of all would be to read again all entries of jobs that were taken since the last vacuum.
     """
     entry = f"{key} AS key, CASE WHEN j.attempt < j.max_attempts THEN j.id END AS id"
     order = f"ORDER BY {key}, j.scheduled_at, j.id LIMIT 1"
@@ -22,19 +19,8 @@ def usual(jobs: str, *, lock: str, executing: str, waiting: str, key: str, most:
             IF in_turn AND rate IS NULL AND unknown IS NULL AND heavy = '{{}}' AND demand <= {most} THEN
                 WITH RECURSIVE walk (priority, key, id, n, lap) AS (
                     (
-                        SELECT first.priority, from_key, CAST(NULL AS bigint), 0, 0 FROM (
-                            (
-                                SELECT j.priority FROM {jobs} j WHERE {waiting} AND j.priority < last_level
-                                ORDER BY j.priority LIMIT 1
-                            )
-                            UNION ALL
-                            SELECT last_level WHERE last_level IS NOT NULL
-                            UNION ALL
-                            (
-                                SELECT j.priority FROM {jobs} j WHERE {waiting} AND last_level IS NULL
-                                ORDER BY j.priority LIMIT 1
-                            )
-                        ) first LIMIT 1
+                        SELECT j.priority, from_key, CAST(NULL AS bigint), 0, 0 FROM {jobs} j
+                        WHERE {waiting} ORDER BY j.priority LIMIT 1
                     )
                     UNION ALL
                     SELECT walk.priority, after.key, after.id, walk.n + 1, after.lap
@@ -48,11 +34,10 @@ def usual(jobs: str, *, lock: str, executing: str, waiting: str, key: str, most:
                     ) after
                     WHERE walk.n < 2 * demand + 10 AND (after.lap = 0 OR after.key <= from_key)
                 )
-                SELECT array_agg(w.key), array_agg(w.id), count(w.id), min(w.priority),
-                    CAST(pg_catalog.pg_current_snapshot() AS text)
-                INTO usual_keys, ids, usual_count, usual_level, usual_snapshot
+                SELECT array_agg(w.key), array_agg(w.id), count(w.id), CAST(pg_catalog.pg_current_snapshot() AS text)
+                INTO usual_keys, ids, usual_count, usual_snapshot
                 FROM (
-                    SELECT w.key, w.id, w.priority FROM walk w
+                    SELECT w.key, w.id FROM walk w
                     -- What is full is found without a lock: it stays free for the fetch that finds a slot of it.
                     WHERE w.n > 0
                         AND CASE WHEN each IS NULL THEN true WHEN {executing} < each THEN {lock} ELSE false END
@@ -66,9 +51,7 @@ def usual(jobs: str, *, lock: str, executing: str, waiting: str, key: str, most:
                 END IF;
                 IF usual_count = demand THEN
                     skipped := 0;
-                    last_key := jsonb_build_object(
-                        'key', usual_keys[demand], 'used', 0, 'level', usual_level
-                    );
+                    last_key := jsonb_build_object('key', usual_keys[demand], 'used', 0);
                     RETURN NEXT;
                     RETURN;
                 END IF;
