@@ -20,7 +20,7 @@ from oban_sa.models.types import UTCDateTime
 from oban_sa.outbox.sessions import AnySession
 from oban_sa.schedule.periods import Period, seconds
 from oban_sa.sql.control import by_ids, cancel, delete, lock_to_delete, update
-from oban_sa.sql.counts import count, estimates, explain_several
+from oban_sa.sql.counts import count, estimates, explain
 from oban_sa.sql.expressions import seconds_later, utc_clock
 from oban_sa.sql.flow import note
 from oban_sa.sql.planner import plainly
@@ -159,7 +159,7 @@ class JobControl:
                 given: dict[str, object] = {}
                 for number, at in enumerate(some):
                     given |= {f"state_{number}": counts[at].state.value, f"queue_{number}": counts[at].queue}
-                plan = work.execute(explain_several(work.schema, len(some)), given).scalar_one()
+                plan = work.execute(explain(work.schema, len(some)), given).scalar_one()
                 for number, expected in estimates(plan).items():
                     at = some[number]
                     counts[at] = replace(counts[at], count=max(counts[at].count, expected))

@@ -7,7 +7,6 @@ from functools import lru_cache
 from typing import cast as cast_type
 
 from sqlalchemy import (
-    ClauseElement,
     Executable,
     Integer,
     Text,
@@ -22,9 +21,6 @@ from sqlalchemy import (
     true,
     values,
 )
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.compiler import SQLCompiler
-from sqlalchemy.sql.selectable import SelectBase
 
 from oban_sa.catalog.names import in_text
 from oban_sa.jobs import values as values_of
@@ -69,29 +65,8 @@ def count(among: Sequence[JobState] = tuple(JobState)) -> Executable:
     )
 
 
-def explain() -> Explained:
-    """The plan, as JSON, for reading all jobs of one state and queue. Parameters: `state`, `queue`.
-
-    `estimate` finds in it how many the planner expects.
-    """
-    return Explained(
-        select(_ONE)
-        .select_from(jobs)
-        .where(
-            jobs.c.state == cast(bindparam("state", type_=Text()), jobs.c.state.type),
-            jobs.c.queue == bindparam("queue", type_=Text()),
-        )
-    )
-
-
-def estimate(plan: object) -> int:
-    """Return how many rows the planner expects, given the first column of what `explain` answers."""
-    read = values_of.from_json(plan) if isinstance(plan, (str, bytes)) else plan
-    return cast_type("list[dict[str, dict[str, int]]]", read)[0]["Plan"]["Plan Rows"]
-
-
 @lru_cache(maxsize=256)
-def explain_several(schema: str, number: int) -> TextClause:
+def explain(schema: str, number: int) -> TextClause:
     """The plan, as JSON, for reading all jobs of several states and queues: one statement and plan for all of them.
 
     `estimates` finds in it how many the planner expects of each. Parameters: `state_0`, `queue_0`, and so on.
@@ -109,7 +84,7 @@ def explain_several(schema: str, number: int) -> TextClause:
 
 
 def estimates(plan: object) -> dict[int, int]:
-    """Return how many rows the planner expects of each part, given the first column of what `explain_several` answers.
+    """Return how many rows the planner expects of each part, given the first column of what `explain` answers.
 
     A part that is not found in the plan is left out.
     """
@@ -125,17 +100,3 @@ def estimates(plan: object) -> dict[int, int]:
         if name.startswith("part_"):
             found[int(name.removeprefix("part_"))] = cast_type("int", part["Plan Rows"])
     return found
-
-
-class Explained(Executable, ClauseElement):
-    """`EXPLAIN (FORMAT JSON)` of a SELECT."""
-
-    inherit_cache = False
-
-    def __init__(self, statement: SelectBase) -> None:
-        self.statement = statement
-
-
-@compiles(Explained)
-def _render_explained(element: Explained, compiler: SQLCompiler, **kw: object) -> str:
-    return f"EXPLAIN (FORMAT JSON) {compiler.process(element.statement, **kw)}"

@@ -6,12 +6,10 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-import orjson
-
 from oban_sa import telemetry
 from oban_sa.runner.database.database import Database
 from oban_sa.schedule import clock
-from oban_sa.sql.counts import count, estimate, explain
+from oban_sa.sql.counts import count, estimates, explain
 from oban_sa.sql.family import others_seen, our_nodes, peers_lead
 
 logger = logging.getLogger("oban_sa.runner")
@@ -44,7 +42,7 @@ class FullCounts:
         self._source = source
         self._leading = leading
         self._counting = database.prepare(count)
-        self._estimating = database.prepare(explain)
+        self._estimating = database.prepare(explain, source.schema, 1)
         self._others = database.prepare(others_seen)
         self._peers = database.prepare(peers_lead)
         self._our_nodes = database.prepare(our_nodes)
@@ -119,15 +117,11 @@ class FullCounts:
         for row in await self._line.fetch(self._counting, limit=EXACT_UP_TO):
             count = row["count"]
             if count >= EXACT_UP_TO:
-                plan = await self._line.fetch(self._estimating, state=row["state"], queue=row["queue"])
-                count = max(count, estimate(_parsed(plan[0][0])))
+                plan = await self._line.fetch(self._estimating, state_0=row["state"], queue_0=row["queue"])
+                count = max([count, *estimates(plan[0][0]).values()])
             counted.append((row["state"], row["queue"], count))
         return counted
 
 
 def _said(state: str, queue: str, count: int) -> dict[str, object]:
     return {"series": "full_count", "state": state, "queue": queue, "value": {"data": [count]}}
-
-
-def _parsed(plan: object) -> object:
-    return orjson.loads(plan) if isinstance(plan, (str, bytes)) else plan
