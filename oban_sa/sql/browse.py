@@ -36,7 +36,7 @@ from oban_sa.jobs.states import JobState
 from oban_sa.models import Job, Producer
 from oban_sa.models.base import Expression
 from oban_sa.sql.fetch import jobs
-from oban_sa.sql.places import Place, standing, top_of, unnested
+from oban_sa.sql.places import Place, by_moment, standing, top_of, unnested
 from oban_sa.sql.wanted import Cursor, Wanted, conditions, looked_for, texts
 
 _TRUE: Final[ColumnElement[bool]] = literal_column("true")
@@ -102,12 +102,11 @@ def listing(
     They are looked for among the first `window` in that order, from those on that come after the cursor `before`.
     """
     top = top_of(wanted, among, window=window, oldest=oldest, before=before)
-    order = (top.c.scheduled_at, top.c.id) if oldest else (top.c.scheduled_at.desc(), top.c.id.desc())
     return (
         select(Job)
         .join(top, Job.id == top.c.id)
         .where(*looked_for(wanted))
-        .order_by(*order)
+        .order_by(*by_moment(top.c, oldest=oldest))
         .limit(literal(limit, Integer()))
     )
 
@@ -132,7 +131,7 @@ def listing_within(
     to find the window takes most of the time.
     """
     top = top_of(wanted, among, window=window, oldest=oldest, before=before)
-    last = (top.c.scheduled_at.desc(), top.c.id.desc()) if oldest else (top.c.scheduled_at, top.c.id)
+    last = by_moment(top.c, oldest=not oldest)
     count = select(func.count()).select_from(top).scalar_subquery()
     end = (
         select(top.c.scheduled_at, top.c.id, count.label("count"))
@@ -141,9 +140,9 @@ def listing_within(
         .subquery("window_end")
     )
     found = select(Job).join(top, Job.id == top.c.id).where(*looked_for(wanted))
-    first = (top.c.scheduled_at, top.c.id) if oldest else (top.c.scheduled_at.desc(), top.c.id.desc())
+    first = by_moment(top.c, oldest=oldest)
     one = aliased(Job, found.order_by(*first).limit(literal(limit, Integer())).subquery("found"))
-    order = (one.scheduled_at, one.id) if oldest else (one.scheduled_at.desc(), one.id.desc())
+    order = by_moment(one, oldest=oldest)
     both = (
         select(one, end.c.scheduled_at, end.c.id, end.c.count)
         .select_from(end)
@@ -228,7 +227,8 @@ def counted_places(wanted: Wanted, among: Sequence[Place], *, window: int) -> Ex
     `most` is the largest count of a place. What no index serves is left out of account.
     """
     place = unnested(among)
-    some = select(jobs.c.id).where(*standing(place, wanted)).limit(literal(window, Integer())).correlate(place)
+    here = standing(place.c.state, place.c.queue, place.c.priority, wanted)
+    some = select(jobs.c.id).where(*here).limit(literal(window, Integer())).correlate(place)
     each = select(func.count().label("count")).select_from(some.subquery("some")).correlate(place).lateral("each_one")
     state = cast(place.c.state, Text).label("state")
     count, most = cast(func.sum(each.c.count), BigInteger).label("count"), func.max(each.c.count).label("most")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from datetime import datetime
+from typing import Any, Final, TypeAlias
 
 from sqlalchemy import (
     CTE,
@@ -12,6 +13,7 @@ from sqlalchemy import (
     ColumnElement,
     FromClause,
     Integer,
+    Select,
     TableValuedAlias,
     Text,
     cast,
@@ -25,6 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from oban_sa.jobs.states import JobState
+from oban_sa.models.base import Expression
 from oban_sa.models.types import UTCDateTime
 from oban_sa.sql.expressions import materialized
 from oban_sa.sql.fetch import jobs
@@ -35,6 +38,9 @@ _MERGED: Final = 200
 """Places that a statement names by themselves."""
 _FEW: Final = 1_000
 """Entries that are read of each place without a thought."""
+
+_First: TypeAlias = "Callable[[Expression, Expression, Expression], Select[int, datetime]]"
+"""Makes of a state, a queue and a priority the SELECT of the first entries there: `id` and `scheduled_at`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,49 +55,40 @@ class Place:
 def top_of(wanted: Wanted, among: Sequence[Place], *, window: int, oldest: bool, before: Cursor | None = None) -> CTE:
     """The first `window` jobs at these places, in the order of their moments: rows of `id` and `scheduled_at`."""
     of_each = _merged if window > _FEW and len(among) <= _MERGED else _looked_up
-    each = of_each(wanted, among, window=window, oldest=oldest, before=before)
-    first = (each.c.scheduled_at, each.c.id) if oldest else (each.c.scheduled_at.desc(), each.c.id.desc())
+
+    def first(state: Expression, queue: Expression, priority: Expression) -> Select[int, datetime]:
+        return (
+            select(jobs.c.id, jobs.c.scheduled_at)
+            .where(*standing(state, queue, priority, wanted), *_after(before, oldest=oldest))
+            .order_by(*by_moment(jobs.c, oldest=oldest))
+            .limit(literal(window, Integer()))
+        )
+
+    each = of_each(among, first)
+    order = by_moment(each.c, oldest=oldest)
     return materialized(
-        select(each.c.id, each.c.scheduled_at).order_by(*first).limit(literal(window, Integer())).cte("top")
+        select(each.c.id, each.c.scheduled_at).order_by(*order).limit(literal(window, Integer())).cte("top")
         # Once it is known which they are, their rows are read, and no others.
     )
 
 
-def _looked_up(
-    wanted: Wanted, among: Sequence[Place], *, window: int, oldest: bool, before: Cursor | None
-) -> FromClause:
-    """The first `window` entries of each place: for few of them, or of very many places."""
+def _looked_up(among: Sequence[Place], first: _First) -> FromClause:
+    """The first entries of each place: for few of them, or of very many places."""
     place = unnested(among)
-    order = (jobs.c.scheduled_at, jobs.c.id) if oldest else (jobs.c.scheduled_at.desc(), jobs.c.id.desc())
-    each = (
-        select(jobs.c.id, jobs.c.scheduled_at)
-        .where(*standing(place, wanted), *_after(before, oldest=oldest))
-        .order_by(*order)
-        .limit(literal(window, Integer()))
-        .lateral("each_one")
-    )
+    each = first(place.c.state, place.c.queue, place.c.priority).lateral("each_one")
     return select(each.c.id, each.c.scheduled_at).select_from(place.join(each, _TRUE)).subquery("each_one")
 
 
-def _merged(wanted: Wanted, among: Sequence[Place], *, window: int, oldest: bool, before: Cursor | None) -> FromClause:
+def _merged(among: Sequence[Place], first: _First) -> FromClause:
     """The same, of places that are named one by one, and less of it where they stand side by side.
 
-    The server merges what is in order, and stops after `window` of all places together, where by laterals it reads as
+    The server merges what is in order, and stops after as many of all places together, where by laterals it reads as
     many of each. The limit of each is what makes it see the order, and bounds what is read where it does not.
     """
-    order = (jobs.c.scheduled_at, jobs.c.id) if oldest else (jobs.c.scheduled_at.desc(), jobs.c.id.desc())
     parts = [
-        select(jobs.c.id, jobs.c.scheduled_at)
-        .where(
-            jobs.c.state == cast(literal(str(place.state), Text()), jobs.c.state.type),
-            jobs.c.queue == literal(place.queue, Text()),
-            jobs.c.priority == literal(place.priority, Integer()),
-            *due(wanted, jobs.c.scheduled_at),
-            *_after(before, oldest=oldest),
-        )
-        .order_by(*order)
-        .limit(literal(window, Integer()))
-        .subquery(f"place_{number}")
+        first(
+            literal(str(place.state), Text()), literal(place.queue, Text()), literal(place.priority, Integer())
+        ).subquery(f"place_{number}")
         for number, place in enumerate(among)
     ]
     return union_all(*(select(part.c.id, part.c.scheduled_at) for part in parts)).subquery("each_one")
@@ -111,14 +108,22 @@ def unnested(among: Sequence[Place]) -> TableValuedAlias:
     )
 
 
-def standing(place: TableValuedAlias, wanted: Wanted) -> list[ColumnElement[bool]]:
-    """That a job stands at one of the places, and is due when it is wanted to be."""
+def standing(state: Expression, queue: Expression, priority: Expression, wanted: Wanted) -> list[ColumnElement[bool]]:
+    """That a job stands at a place, and is due when it is wanted to be."""
     return [
-        jobs.c.state == cast(place.c.state, jobs.c.state.type),
-        jobs.c.queue == cast(place.c.queue, Text),
-        jobs.c.priority == cast(place.c.priority, Integer),
+        jobs.c.state == cast(state, jobs.c.state.type),
+        jobs.c.queue == cast(queue, Text),
+        jobs.c.priority == cast(priority, Integer),
         *due(wanted, jobs.c.scheduled_at),
     ]
+
+
+def by_moment(of: Any, *, oldest: bool) -> tuple[Expression, Expression]:
+    """The order of jobs by the moments they are due, the last first, or with `oldest` the first.
+
+    `of` has them as `scheduled_at` and `id`: columns, or an entity.
+    """
+    return (of.scheduled_at, of.id) if oldest else (of.scheduled_at.desc(), of.id.desc())
 
 
 def _after(before: Cursor | None, *, oldest: bool) -> list[ColumnElement[bool]]:
