@@ -87,9 +87,8 @@ async def measure(ground: Ground, options: argparse.Namespace) -> None:
         print(rows[-1], flush=True)
     columns = ("seconds", "CPU", "server's CPU")
     table(["", *(f"{each}, without" for each in columns), *(f"{each}, with" for each in columns), *columns], rows)
-    medians = [statistics.median(each) for each in zip(*ratios, strict=True)]
-    for name, median, each in zip(columns, medians, zip(*ratios, strict=True), strict=True):
-        low, high = _interval(each)
+    for name, each in zip(columns, zip(*ratios, strict=True), strict=True):
+        median, (low, high) = statistics.median(each), _interval(each)
         print(f"{name}: {median:.3f} of a drain without; the median of 95 % of resamples is {low:.3f} to {high:.3f}")
 
 

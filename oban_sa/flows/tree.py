@@ -84,10 +84,10 @@ def _flows(workflow: Workflow, around: tuple[UUID, ...]) -> Iterator[FlowRow]:
 def _members(root: Workflow, workflow: Workflow, before: _Needs) -> Iterator[MemberRow]:
     """Yield the members of a workflow; what waits for nothing in it waits for what stands `before` the workflow."""
     common = _meta_of(root, workflow)
-    places: dict[str, tuple[UUID, ...]] = {}
+    places: dict[str, list[UUID]] = {}
     for each in workflow.parts.values():
         if isinstance(each, GraftPlace):
-            places[each.by] = (*places.get(each.by, ()), each.id)
+            places.setdefault(each.by, []).append(each.id)
     for part in workflow.parts.values():
         # One that forgives is not to begin, where what stands before the workflow has failed.
         inherits = not part.waits or any(part.waits.values())
@@ -96,7 +96,7 @@ def _members(root: Workflow, workflow: Workflow, before: _Needs) -> Iterator[Mem
             needs.add(workflow.parts[name], bits)
         meta = {**common, "deps": _listed(workflow, part.waits)}
         if isinstance(part, Member):
-            yield _member(part.job, workflow.id, part.name, needs, meta, places.get(part.name, ()))
+            yield _member(part.job, workflow.id, part.name, needs, meta, tuple(places.get(part.name, ())))
         elif isinstance(part, Group):
             for number, job in enumerate(part.jobs):
                 yield _member(job, part.id, f"{part.name}/{number}", needs, meta)

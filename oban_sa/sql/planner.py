@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from sqlalchemy import Executable, func, select
 
 from oban_sa.sql.expressions import inline
 
-_OFF: Final = (
+_PLAINLY: Final[Mapping[str, str]] = {
     # What is expected is expensive enough to be compiled first, which takes several times as long as the looks.
-    "jit",
+    "jit": "off",
     # Where it is not known how full the table is, or where ten thousand rows seem many, reading all of it looks
     # cheaper than finding them by their ids.
-    "enable_seqscan",
-    "enable_bitmapscan",
-    "enable_hashjoin",
-    "enable_mergejoin",
-)
-_NONE: Final = ("max_parallel_workers_per_gather",)
-"""What is 0: to start workers takes longer than to read a little, and a plan of theirs says less about each part."""
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    # To start workers takes longer than to read a little, and a plan of theirs says less about each part.
+    "max_parallel_workers_per_gather": "0",
+}
 
 
 def plainly() -> Executable:
@@ -28,13 +29,7 @@ def plainly() -> Executable:
     The planner can't see how little that is: that a walk along an index ends after a few steps, or that a queue has
     three jobs.
     """
-    settings = {**dict.fromkeys(_OFF, "off"), **dict.fromkeys(_NONE, "0")}
-    return select(
-        *(
-            func.set_config(inline(f"'{name}'"), inline(f"'{value}'"), inline("true"))
-            for name, value in settings.items()
-        )
-    )
+    return _set(_PLAINLY)
 
 
 def read_only(timeout: float) -> Executable:
@@ -44,6 +39,10 @@ def read_only(timeout: float) -> Executable:
         "jit": "off",
         "statement_timeout": str(max(1, round(timeout * 1000))),
     }
+    return _set(settings)
+
+
+def _set(settings: Mapping[str, str]) -> Executable:
     return select(
         *(
             func.set_config(inline(f"'{name}'"), inline(f"'{value}'"), inline("true"))
