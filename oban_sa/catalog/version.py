@@ -9,7 +9,7 @@ from sqlalchemy import Connection, text
 
 from oban_sa.catalog.names import OURS, quoted
 
-LATEST: Final = 5
+LATEST: Final = 6
 """The newest version; what this release of oban_sa works with. `oban_sa.migrations.history` has all of them."""
 
 RECORD: Final = "oban_sa_queues"

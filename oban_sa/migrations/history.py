@@ -7,7 +7,14 @@ from typing import Final, Protocol, cast
 
 from alembic.operations import Operations
 
-from oban_sa.migrations.versions import v01_everything, v02_unique_and_limits, v03_flows, v04_steps, v05_metrics
+from oban_sa.migrations.versions import (
+    v01_everything,
+    v02_unique_and_limits,
+    v03_flows,
+    v04_steps,
+    v05_metrics,
+    v06_open_flows,
+)
 
 
 class Version(Protocol):
@@ -19,6 +26,7 @@ class Version(Protocol):
 
 
 VERSIONS: Final = cast(
-    "tuple[Version, ...]", (v01_everything, v02_unique_and_limits, v03_flows, v04_steps, v05_metrics)
+    "tuple[Version, ...]",
+    (v01_everything, v02_unique_and_limits, v03_flows, v04_steps, v05_metrics, v06_open_flows),
 )
 """As many as `oban_sa.catalog.version.LATEST` says, which a program that migrates nothing reads without Alembic."""

@@ -1,4 +1,4 @@
-"""Indexes on `oban_jobs`: built without blocking writes, and dropped where they are ours."""
+"""Indexes, mostly on `oban_jobs`: built without blocking writes, and dropped where they are ours."""
 
 from __future__ import annotations
 
@@ -16,17 +16,22 @@ from oban_sa.migrations.ddl import OURS, execute, literal, quoted, when
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """An index on `oban_jobs`: its name, and what follows the table's name in CREATE INDEX."""
+    """An index: its name, what follows the table's name in CREATE INDEX, and its table."""
 
     name: str
     definition: str
+    table: str = "oban_jobs"
 
     def create(self, schema: str, *, concurrently: bool = False) -> str:
         """Return the statement that builds it unless it exists."""
         return (
             f"CREATE INDEX {'CONCURRENTLY ' if concurrently else ''}IF NOT EXISTS {self.name} "
-            f"ON {quoted(schema)}.oban_jobs {self.definition}"
+            f"ON {self.on(schema)} {self.definition}"
         )
+
+    def on(self, schema: str) -> str:
+        """Return the name of its table."""
+        return f"{quoted(schema)}.{self.table}"
 
     def mark(self, schema: str) -> str:
         """Return the statement that marks it as ours, by a comment."""
@@ -34,7 +39,7 @@ class Index:
 
 
 def make_indexes(operations: Operations, schema: str, indexes: Iterable[Index]) -> None:
-    """Build the indexes that don't exist, without blocking writes where the table has rows.
+    """Build the indexes of a table that don't exist, without blocking writes where it has rows.
 
     There they are built CONCURRENTLY, outside of a transaction, which commits what the migration did before. Where
     the transaction is the caller's and can't be left, they are built inside it. One that a failed build left invalid
@@ -50,7 +55,7 @@ def make_indexes(operations: Operations, schema: str, indexes: Iterable[Index]) 
     wanted = [index for index in usable if not usable[index]]
     if not wanted:
         return
-    concurrently = _has_rows(connection, schema) and _may_leave_transaction(operations)
+    concurrently = _has_rows(connection, wanted[0].on(schema)) and _may_leave_transaction(operations)
     with context.autocommit_block() if concurrently else nullcontext():
         for index in wanted:
             if usable[index] is False:
@@ -69,11 +74,11 @@ def _write_script(operations: Operations, schema: str, indexes: tuple[Index, ...
     # A script can't check for rows; on an empty table CONCURRENTLY costs nothing.
     for index in indexes:
         name = literal(f"{quoted(schema)}.{index.name}")
-        jobs = literal(f"{quoted(schema)}.oban_jobs")
+        table = literal(index.on(schema))
         when(
             operations,
             f"EXISTS (\n    SELECT FROM pg_catalog.pg_index WHERE indexrelid = to_regclass({name})\n"
-            f"    AND indrelid = to_regclass({jobs}) AND NOT indisvalid\n)",
+            f"    AND indrelid = to_regclass({table}) AND NOT indisvalid\n)",
             f"DROP INDEX {quoted(schema)}.{index.name}",
         )
     # Each is built by a statement of its own, outside of a transaction. So what had its name before is kept in a
@@ -101,15 +106,13 @@ _FORMER: Final = "oban_sa.former_indexes"
 
 def _usable(connection: Connection, schema: str, index: Index) -> bool | None:
     """Return whether an index is valid, or None where it does not exist; raises where something else has its name."""
-    found = connection.execute(
-        _FOUND, {"name": f"{quoted(schema)}.{index.name}", "jobs": f"{quoted(schema)}.oban_jobs"}
-    )
+    found = connection.execute(_FOUND, {"name": f"{quoted(schema)}.{index.name}", "table": index.on(schema)})
     row = found.one_or_none()
     if row is None:
         return None
-    if not row.on_jobs:
+    if not row.on_table:
         raise SchemaError(
-            f"the name {index.name} is taken in schema {schema!r} by something that is no index on oban_jobs; "
+            f"the name {index.name} is taken in schema {schema!r} by something that is no index on {index.table}; "
             f"rename it, or give the jobs a schema of their own"
         )
     return bool(row.indisvalid)
@@ -117,7 +120,7 @@ def _usable(connection: Connection, schema: str, index: Index) -> bool | None:
 
 _FOUND = text(
     """
-    SELECT i.indisvalid, i.indrelid IS NOT DISTINCT FROM to_regclass(CAST(:jobs AS text)) AS on_jobs
+    SELECT i.indisvalid, i.indrelid IS NOT DISTINCT FROM to_regclass(CAST(:table AS text)) AS on_table
     FROM (SELECT to_regclass(CAST(:name AS text)) AS oid) AS named
     LEFT JOIN pg_catalog.pg_index i ON i.indexrelid = named.oid
     WHERE named.oid IS NOT NULL
@@ -125,8 +128,8 @@ _FOUND = text(
 )
 
 
-def _has_rows(connection: Connection, schema: str) -> bool:
-    statement = f"SELECT EXISTS (SELECT FROM {quoted(schema)}.oban_jobs)"  # noqa: S608 - the name is quoted
+def _has_rows(connection: Connection, table: str) -> bool:
+    statement = f"SELECT EXISTS (SELECT FROM {table})"  # noqa: S608 - the name is quoted
     return bool(connection.scalar(text(statement.replace(":", "\\:"))))
 
 

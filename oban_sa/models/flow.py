@@ -36,6 +36,7 @@ class Flow(Base):
             "completed_at",
             postgresql_where=text("id = root_id AND completed_at IS NOT NULL"),
         ),
+        Index("oban_sa_flows_open_index", "id", postgresql_where=text("completed_at IS NULL")),
         {"comment": "oban_sa"},
     )
 

@@ -22,7 +22,7 @@ class Queue(Base):
 
     __tablename__ = "oban_sa_queues"
     # Behind the name stands the version of all tables, kept here by the migrations.
-    __table_args__ = ({"comment": "oban_sa 5"},)
+    __table_args__ = ({"comment": "oban_sa 6"},)
 
     name: Mapped[str] = mapped_column(Text, primary_key=True)
     meta: Mapped[JSONDict] = mapped_column(JSONObject("meta"), server_default=text("'{}'::jsonb"))

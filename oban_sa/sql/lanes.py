@@ -22,7 +22,8 @@ def lanes(schema: str) -> TextClause:
     Each row also says how many notes there are in `notes`, up to `MANY`; the ids of the `first` and the `last` of
     these; and how large two tables are, in bytes: `members` and `jobs`.
     """
-    sizes = ", ".join(f"pg_relation_size({_named(schema, table)}) AS {name}" for name, table in _SIZED.items())
+    # As subqueries, which are run once and not for each lane: the size of a table is asked of the file system.
+    sizes = ", ".join(f"(SELECT pg_relation_size({_named(schema, table)})) AS {name}" for name, table in _SIZED.items())
     return text(
         f"""
         SELECT each.lane, n.notes, n.first, n.last, {sizes}

@@ -256,27 +256,45 @@ def retry(schema: str) -> TextClause:
 def sweep(schema: str) -> TextClause:
     """Note members that have ended and were not booked, as where another member of the family acked them.
 
-    Reads up to `limit` of those that were released, with ids above `after`: a row of `last`, the highest of these, NULL
-    where there are fewer and so none behind them, and of `noted`, how many notes were left.
+    Reads up to `limit` members of flows that are not over, which come after `after_flow` and `after_name` in the order
+    of the flow's id and the member's name. A row of `flow` and `name`, the last of these, both NULL where there are
+    fewer and so none behind them, and of `noted`, how many notes were left.
     """
     s = in_text(schema)
     return text(
         f"""
         WITH looked AS MATERIALIZED (
-            SELECT m.job_id, m.flow_id FROM {s}.oban_sa_members m
-            WHERE m.settled IS NULL AND m.waiting = 0 AND m.job_id > CAST(:after AS bigint)
-            ORDER BY m.job_id LIMIT CAST(:limit AS integer)
+            SELECT m.flow_id, m.name, m.job_id, f.lane, m.settled IS NULL AND m.waiting = 0 AS released
+            FROM (
+                SELECT id, lane FROM {s}.oban_sa_flows
+                WHERE completed_at IS NULL AND id >= CAST(:after_flow AS uuid)
+                ORDER BY id OFFSET 0
+            ) AS f
+            CROSS JOIN LATERAL (
+                SELECT * FROM {s}.oban_sa_members
+                WHERE flow_id = f.id AND (f.id > CAST(:after_flow AS uuid) OR name > CAST(:after_name AS text))
+                ORDER BY name OFFSET 0
+            ) AS m
+            LIMIT CAST(:limit AS integer)
         ),
         noted AS (
             INSERT INTO {s}.oban_sa_endings (lane, job_id)
-            SELECT f.lane, l.job_id FROM looked l
-            JOIN {s}.oban_sa_flows f ON f.id = l.flow_id AND f.lane BETWEEN 0 AND {LANES - 1}
+            SELECT l.lane, l.job_id FROM looked l
             LEFT JOIN {s}.oban_jobs j ON j.id = l.job_id
-            WHERE j.id IS NULL OR CAST(j.state AS text) IN ('completed', 'cancelled', 'discarded')
-                OR ({WAITS})
+            WHERE l.released AND l.lane BETWEEN 0 AND {LANES - 1} AND (
+                j.id IS NULL OR CAST(j.state AS text) IN ('completed', 'cancelled', 'discarded') OR ({WAITS})
+            )
             RETURNING 1
+        ),
+        last AS (
+            SELECT flow_id, name FROM looked WHERE (SELECT count(*) FROM looked) >= CAST(:limit AS integer)
+            ORDER BY flow_id DESC, name DESC LIMIT 1
         )
-        SELECT (SELECT max(job_id) FROM looked HAVING count(*) >= CAST(:limit AS integer)) AS last,
+        SELECT (SELECT flow_id FROM last) AS flow, (SELECT name FROM last) AS name,
             (SELECT count(*) FROM noted) AS noted
         """  # noqa: S608 - the name of the schema is quoted
-    ).bindparams(bindparam("after", type_=BigInteger()), bindparam("limit", type_=Integer()))
+    ).bindparams(
+        bindparam("after_flow", type_=Uuid()),
+        bindparam("after_name", type_=Text()),
+        bindparam("limit", type_=Integer()),
+    )

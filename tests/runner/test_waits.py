@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from sqlalchemy import text
@@ -313,7 +314,9 @@ async def test_a_waiting_member_of_a_workflow_is_not_released_by_what_books_the_
             await eventually(lambda: nothing_noted(harness))
         assert ran == {"ask": 1}
         async with harness.engine.connect() as connection:
-            [swept] = await connection.execute(sweep("public"), {"after": 0, "limit": 10})
+            [swept] = await connection.execute(
+                sweep("public"), {"after_flow": UUID(int=0), "after_name": "", "limit": 10}
+            )
             assert swept.noted == 0
         await send(harness, job_id, "go")
         await eventually(lambda: ran["after"] == 1)

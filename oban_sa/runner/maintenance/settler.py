@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
+from uuid import UUID
 
 import asyncpg
 
@@ -30,14 +32,17 @@ hundred notes. All tables are read by keys, so a plan does not go out of date by
 SWEEP_EVERY = 5.0
 """Seconds after which the leader looks for members that ended without a note."""
 
-SWEPT = 10_000
-"""Members that are looked at then; where there are more, the next look goes on from there."""
+SWEPT = 20_000
+"""Members of open flows that are looked at then; where there are more, the next look goes on from there."""
 
 LOCKED_EVERY = 0.1
 """Seconds between tries of jobs that may begin, and whose rows another transaction has locked."""
 
 TAKEN_EVERY = 0.01
 """Seconds between tries of a lane that another node is booking: it may have begun before a note was there."""
+
+_BEGINNING: Final = UUID(int=0), ""
+"""Before all members, by the id of the flow and the name."""
 
 
 class Settler:
@@ -62,7 +67,7 @@ class Settler:
         self._wake = database.prepare(wake, source.schema)
         self._channel = messages.channel(source.schema, "insert")
         self._sweep = database.prepare(sweep, source.schema)
-        self._swept_to = 0
+        self._swept_to = _BEGINNING
         self._swept_at = clock.monotonic() - SWEEP_EVERY
         self._after: dict[int, int] = {}
         self._from_the_beginning_at = -EVERY
@@ -111,8 +116,9 @@ class Settler:
 
     async def _note_others(self) -> None:
         """Note members that ended without a note, as where another member of the family acked them."""
-        [row] = await self._shared.fetch(self._sweep, after=self._swept_to, limit=SWEPT)
-        self._swept_to = row["last"] or 0
+        flow, name = self._swept_to
+        [row] = await self._shared.fetch(self._sweep, after_flow=flow, after_name=name, limit=SWEPT)
+        self._swept_to = _BEGINNING if row["flow"] is None else (row["flow"], row["name"])
 
     async def _plan(self, members: int, jobs: int) -> None:
         """Have the booking planned anew, unless that was done just now for tables of about these sizes."""

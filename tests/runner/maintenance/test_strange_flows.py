@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -63,8 +64,9 @@ async def test_a_flow_of_no_lane_gathers_no_notes(harness: Harness) -> None:
     from oban_sa.sql.workflow import sweep
 
     async with harness.engine.connect() as connection:
-        found = (await connection.execute(sweep("public"), {"after": 0, "limit": 1})).one()
-    assert (found.last, found.noted) == (1, 0)
+        beginning = {"after_flow": UUID(int=0), "after_name": "", "limit": 1}
+        found = (await connection.execute(sweep("public"), beginning)).one()
+    assert (str(found.flow), found.name, found.noted) == (FLOW, "one", 0)
 
 
 async def test_members_that_wait_in_a_circle_can_be_retried(harness: Harness) -> None:
