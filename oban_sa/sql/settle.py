@@ -184,11 +184,14 @@ around AS MATERIALIZED (
         FROM found f CROSS JOIN LATERAL unnest(f.holds) AS each(id)
     ) AS each GROUP BY id
 ),
+was AS MATERIALIZED (
+    SELECT a.*, o.fired AS former, o.completed_at IS NULL AND o.unfinished + a.unfinished = 0 AS ends,
+        {of_flow("o.completed_at", "o")} AS before
+    FROM around a JOIN {{s}}.oban_sa_flows o ON o.id = a.id
+),
 closable AS MATERIALIZED (
     SELECT f.id FROM {{s}}.oban_sa_flows f
-    WHERE f.completed_at IS NULL AND f.id = ANY (ARRAY(
-        SELECT a.id FROM around a JOIN {{s}}.oban_sa_flows o ON o.id = a.id WHERE o.unfinished + a.unfinished = 0
-    ))
+    WHERE f.completed_at IS NULL AND f.id = ANY (ARRAY(SELECT id FROM was WHERE ends))
     FOR UPDATE SKIP LOCKED
 ),
 counted AS MATERIALIZED (
@@ -204,13 +207,13 @@ counted AS MATERIALIZED (
         fired = CASE WHEN f.callbacks IS NULL THEN f.fired ELSE {FIRED} || ARRAY(
             SELECT e.name FROM {EVENTS} WHERE e.happens AND f.callbacks ? e.name AND e.name <> ALL (f.fired)
         ) END
-    FROM around a JOIN {{s}}.oban_sa_flows o ON o.id = a.id
+    FROM was a
     WHERE f.id = a.id
     RETURNING f.id, f.lane, f.kind, f.name, f.unfinished, f.completed_at,
         f.callbacks,
-        CASE WHEN a.anew THEN ARRAY(SELECT unnest(f.fired) EXCEPT SELECT unnest(o.fired))
-            ELSE f.fired[cardinality(o.fired) + 1:] END AS events,
-        {of_flow("o.completed_at", "o")} AS before, {of_flow("f.completed_at", "f")} AS after
+        CASE WHEN a.anew THEN ARRAY(SELECT unnest(f.fired) EXCEPT SELECT unnest(a.former))
+            ELSE f.fired[cardinality(a.former) + 1:] END AS events,
+        a.before, {of_flow("f.completed_at", "f")} AS after
 ),
 called AS (
     INSERT INTO {{s}}.oban_jobs (worker, queue, args, meta, tags, priority, max_attempts, state)

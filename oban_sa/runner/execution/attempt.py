@@ -130,7 +130,8 @@ class Running:
             self.unreadable = error
             return unread(row, self._queue, self.attempt)
         if meta := job.__dict__["meta"]:
-            self.attempt = self.attempt._replace(meta=meta)
+            job_id, attempt, max_attempts, _, holder, attempted_at = self.attempt
+            self.attempt = Attempt(job_id, attempt, max_attempts, meta, holder, attempted_at)  # faster than _replace
         return job
 
     def unseal(self) -> None:
