@@ -14,7 +14,7 @@ from oban_sa.flows.graft import Graft, Place
 from oban_sa.jobs.flow import READS, RESULTS
 from oban_sa.jobs.states import JobState
 from oban_sa.jobs.values import JSONDict, from_json
-from oban_sa.sql.dependencies import FIRST, LARGE, dependencies, recorded_by, recorded_in
+from oban_sa.sql.dependencies import FIRST, dependencies, first, recorded_by, recorded_in
 from oban_sa.wire import erlang
 from oban_sa.workers.current import ATTEMPT, current_job
 
@@ -109,45 +109,60 @@ class Deps(Mapping[str, Dependency]):
     those are read by `await deps().load()`. In a thread `load()` is not awaited.
     """
 
+    # Many begin at once, and the garbage collector follows each object that they consist of: there are few.
+    __slots__ = ("_all", "_context", "_fetch", "_found", "_is_test", "_job", "_loop", "_places", "_rows")
+
     def __init__(self, job: Job, fetch: Fetch | None = None, loop: asyncio.AbstractEventLoop | None = None) -> None:
         self._job = job
         self._fetch = fetch
         self._loop = loop
-        self._found: dict[str, Dependency] = {}
-        self._places: dict[str, Place] = {}
+        self._rows: Sequence[Row] = ()
+        """What was read, and not looked at yet."""
+        self._found: dict[str, Dependency] | None = None
+        self._places: dict[str, Place] | None = None
         self._is_test = False
         self._all = True
-        self.context: JSONDict = {}
-        """What `Workflow(context={...})` was given."""
+        self._context: JSONDict | None = None
 
     @classmethod
     def given(cls, job: Job, results: Mapping[str, object], context: Mapping[str, object] | None) -> Deps:
         """Return those that a test gives: results by name, all completed."""
         made = cls(job)
-        made.context = dict(context or {})
+        made._context = dict(context or {})
         made._is_test = True
-        for name, value in results.items():
-            made._found[name] = (
-                value if isinstance(value, Dependency) else Dependency(name, JobState.COMPLETED, given=(value,))
-            )
+        made._found = {
+            name: value if isinstance(value, Dependency) else Dependency(name, JobState.COMPLETED, given=(value,))
+            for name, value in results.items()
+        }
         return made
 
+    @property
+    def context(self) -> JSONDict:
+        """What `Workflow(context={...})` was given."""
+        self._look()
+        if self._context is None:
+            self._context = {}
+        return self._context
+
     def __getitem__(self, name: str) -> Dependency:
+        known = self._known
         try:
-            return self._found[name]
+            return known[name]
         except KeyError:
             self._require_all()
             raise DependencyNotFound(
-                f"this job waited for nothing that is named {name!r}{nearest(name, self._found)}"
+                f"this job waited for nothing that is named {name!r}{nearest(name, known)}"
             ) from None
 
     def __iter__(self) -> Iterator[str]:
+        known = self._known
         self._require_all()
-        return iter(self._found)
+        return iter(known)
 
     def __len__(self) -> int:
+        known = self._known
         self._require_all()
-        return len(self._found)
+        return len(known)
 
     def load(self) -> Reading[None]:
         """Read all dependencies and all that they recorded, however large: `await deps().load()`.
@@ -170,22 +185,35 @@ class Deps(Mapping[str, Dependency]):
 
         Raises `DependencyNotFound` where the workflow has no such place for this member.
         """
-        if name not in self._places and not self._is_test:
+        self._look()
+        places = self._places or {}
+        if name not in places and not self._is_test:
             raise DependencyNotFound(
                 f"this job may fill no graft named {name!r}"
-                + nearest(name, self._places, f"a workflow makes the place for it: flow.graft({name!r}, by=...)")
+                + nearest(name, places, f"a workflow makes the place for it: flow.graft({name!r}, by=...)")
             )
-        return Graft(name, self._job, self._places.get(name))
+        return Graft(name, self._job, places.get(name))
 
-    async def begin(self) -> None:
-        """Read what is read before the code begins: all of it where the job's arguments are among it."""
-        await self._read(limit=FIRST + 1, large=LARGE)
-        wanted = set(self._results.values())
-        if wanted and not (self._all and all(self._found[each].is_read for each in wanted & self._found.keys())):
-            await self._loading()
+    def take(self, rows: Sequence[Row], *, is_all: bool = False) -> None:
+        """Keep what was read, until it is asked for: first of some, or of all."""
+        self._rows = rows
+        self._found = None
+        self._all = is_all or sum(row["kind"] == "job" for row in rows) <= FIRST
 
-    def fill(self) -> None:
+    @property
+    def gives_arguments(self) -> bool:
+        """Whether arguments of the job are among it, which `fill` gives it."""
+        return bool(self._results)
+
+    async def fill(self) -> None:
         """Give the job the arguments that others have recorded; raises `DependencyNotFound` where one has not."""
+        known, wanted = self._known, set(self._results.values())
+        if wanted and not (self._all and all(known[each].is_read for each in wanted & known.keys())):
+            await self._loading()
+        self.fill_at_once()
+
+    def fill_at_once(self) -> None:
+        """Do the same with what is in memory."""
         for parameter, name in self._results.items():
             found = self[name]
             if found.state != JobState.COMPLETED:
@@ -209,22 +237,29 @@ class Deps(Mapping[str, Dependency]):
 
     async def _loading(self) -> None:
         if self._fetch is not None:
-            await self._read(limit=None, large=None)
+            given = {"jobs": [self._job.id], "limit": None, "large": 2**31 - 1}
+            self.take(await self._fetch(dependencies, given), is_all=True)
 
-    async def _read(self, *, limit: int | None, large: int | None) -> None:
-        if self._fetch is None:
+    @property
+    def _known(self) -> dict[str, Dependency]:
+        """The dependencies by name."""
+        self._look()
+        return self._found or {}
+
+    def _look(self) -> None:
+        """Look at what was read, unless that is done."""
+        if self._found is not None:
             return
-        given = {"jobs": [self._job.id], "limit": limit, "large": 2**31 - 1 if large is None else large}
-        rows = await self._fetch(dependencies, given)
-        self._all = limit is None or sum(row["kind"] == "job" for row in rows) < limit
-        self._found = {}
+        rows, self._rows = self._rows, ()
+        found: dict[str, Dependency] = {}
         for row in sorted(rows, key=lambda row: row["depth"]):
             if row["kind"] == "context":
-                self.context = from_json(row["recorded"])
+                self._context = from_json(row["recorded"])
             elif row["kind"] == "place":
+                self._places = self._places or {}
                 self._places[row["name"]] = _place(row["flow_id"], from_json(row["recorded"]))
             elif row["kind"] != "job" or self._all:
-                self._found[row["name"]] = Dependency(
+                found[row["name"]] = Dependency(
                     name=row["name"],
                     state=_STATES[row["state"]],
                     kind=row["kind"],
@@ -233,6 +268,7 @@ class Deps(Mapping[str, Dependency]):
                     recorded=row["recorded"],
                     size=row["size"],
                 )
+        self._found = found
 
 
 class Reading(Awaitable[T]):
@@ -370,7 +406,12 @@ def deps() -> Deps:
 
 async def enter(job: Job, fetch: Fetch) -> None:
     """Read the dependencies of a job, for `deps()` in this context, and give it the arguments that are among them."""
+    await begin(job, fetch, await fetch(dependencies, first([job.id]))).fill()
+
+
+def begin(job: Job, fetch: Fetch, rows: Sequence[Row]) -> Deps:
+    """Make `deps()` answer in this context with rows of what is read first; `fetch` reads the rest."""
     found = Deps(job, fetch, asyncio.get_running_loop())
-    await found.begin()
+    found.take(rows)
     DEPS.set(found)
-    found.fill()
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -15,6 +16,11 @@ LARGE: Final = 1_000_000
 
 FIRST: Final = 100
 """Dependencies that are read before the code begins; of more, none is until the code asks for them."""
+
+
+def first(jobs: Sequence[int]) -> dict[str, object]:
+    """The parameters of `dependencies` for what is read of some members before their code begins."""
+    return {"jobs": jobs, "limit": FIRST + 1, "large": LARGE}
 
 
 def _recorded(alias: str) -> str:

@@ -17,7 +17,7 @@ def give(job: Job, results: Mapping[str, object], context: Mapping[str, object] 
     """Make `deps()` answer what a test says, in this context, and give the job the arguments that are among it."""
     found = Deps.given(job, results, context)
     DEPS.set(found)
-    found.fill()
+    found.fill_at_once()
 
 
 class BoundDependencies:

@@ -184,6 +184,7 @@ def test_in_a_thread_very_many_are_loaded_at_once(
     on: Seen, sync_engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("oban_sa.flows.dependencies.FIRST", 3)
+    monkeypatch.setattr("oban_sa.sql.dependencies.FIRST", 3)
 
     def look() -> object:
         with pytest.raises(DependencyNotLoaded, match="await deps"):
@@ -199,6 +200,7 @@ async def test_on_the_loop_very_many_are_awaited(
     on: Seen, engine: AsyncEngine, sessions: async_sessionmaker[AsyncSession], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("oban_sa.flows.dependencies.FIRST", 3)
+    monkeypatch.setattr("oban_sa.sql.dependencies.FIRST", 3)
     seen: list[object] = []
 
     @job(registry=on.registry)
@@ -220,7 +222,7 @@ async def test_on_the_loop_very_many_are_awaited(
 def test_a_large_value_is_read_when_it_is_asked_for(
     on: Seen, sync_engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("oban_sa.flows.dependencies.LARGE", 100)
+    monkeypatch.setattr("oban_sa.sql.dependencies.LARGE", 100)
 
     def look() -> object:
         with pytest.raises(DependencyNotLoaded, match="'a' recorded is large"):
@@ -239,8 +241,9 @@ def test_a_large_value_is_read_when_it_is_asked_for(
 def test_arguments_are_loaded_however_large_and_many(
     on: Seen, sync_engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("oban_sa.flows.dependencies.LARGE", 100)
+    monkeypatch.setattr("oban_sa.sql.dependencies.LARGE", 100)
     monkeypatch.setattr("oban_sa.flows.dependencies.FIRST", 1)
+    monkeypatch.setattr("oban_sa.sql.dependencies.FIRST", 1)
 
     @job(registry=on.registry)
     def take(one: str, two: list[int], three: int) -> None:

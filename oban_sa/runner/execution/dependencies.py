@@ -6,7 +6,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context
-from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import asyncpg
 
@@ -27,6 +27,8 @@ PLANS_LAST = 1.0
 """Seconds for which its plan is kept: making one takes several times as long as reading for a few members."""
 
 Records: TypeAlias = "Sequence[asyncpg.Record]"
+
+_Wanted: TypeAlias = "tuple[int, asyncio.Future[Records]]"
 
 
 class Dependencies(Protocol):
@@ -51,16 +53,19 @@ class RunnersDependencies:
         self._database = database
         self._line: Line | None = None
         self._planned_at = -PLANS_LAST
-        self._wanted: dict[int, asyncio.Future[Records]] = {}
-        """By job, who waits for its rows; those that no statement under way reads."""
+        self._wanted: list[_Wanted] = []
+        """The jobs whose rows no statement under way reads, and who waits for these."""
         self._reading: asyncio.Task[None] | None = None
 
     async def enter(self, job: Job) -> None:
         """Make `deps()` answer in this context, and give the job the arguments that others have recorded."""
+        rows = await self._rows_of(job.id)
         # Here, so that a runner without workflows imports nothing of them.
-        from oban_sa.flows.dependencies import enter
+        from oban_sa.flows.dependencies import begin
 
-        await enter(job, self._fetch)
+        found = begin(job, self._rows, rows)
+        if found.gives_arguments:
+            await found.fill()
 
     async def close(self) -> None:
         """Close the connection, where there is one."""
@@ -68,15 +73,6 @@ class RunnersDependencies:
             await cancelled(self._reading)
         if self._line is not None:
             await self._line.close()
-
-    async def _fetch(self, make: Callable[[str], TextClause], given: Mapping[str, object]) -> Records:
-        from oban_sa.sql.dependencies import dependencies
-
-        # What each job reads before its code begins. All of it, which code asks for, may be large.
-        if make is dependencies and given["limit"] is not None:
-            [job] = cast("list[int]", given["jobs"])
-            return await self._together(job, given)
-        return await self._rows(make, given)
 
     async def _rows(self, make: Callable[[str], TextClause], given: Mapping[str, object]) -> Records:
         line = self._line
@@ -87,51 +83,52 @@ class RunnersDependencies:
             await line.plan_anew()
         return await line.fetch(self._database.prepare(make, self._database.schema), **given)
 
-    async def _together(self, job: int, given: Mapping[str, object]) -> Records:
+    def _rows_of(self, job: int) -> asyncio.Future[Records]:
         """Read the rows of a job, together with those of others that are wanted by now."""
-        if (waiting := self._wanted.get(job)) is None:
-            waiting = self._wanted[job] = asyncio.get_running_loop().create_future()
+        # A future for each, which is cancelled with its job and then waits no longer: shielding one that several wait
+        # for would take ten objects more, and many jobs begin at once.
+        waiting: asyncio.Future[Records] = asyncio.get_running_loop().create_future()
+        self._wanted.append((job, waiting))
         if self._reading is None:
             # In no context of a job, as it reads for many.
-            self._reading = asyncio.create_task(self._read(given), name="oban_sa dependencies", context=Context())
-        # A job that is cancelled or out of time waits no longer; another one may wait for the same.
-        return await asyncio.shield(waiting)
+            self._reading = asyncio.create_task(self._read(), name="oban_sa dependencies", context=Context())
+        return waiting
 
-    async def _read(self, given: Mapping[str, object]) -> None:
+    async def _read(self) -> None:
         try:
             while self._wanted:
-                jobs = list(self._wanted)[:AT_ONCE]
-                waiting = {job: self._wanted.pop(job) for job in jobs}
-                await self._read_some(waiting, given)
+                some, self._wanted = self._wanted[:AT_ONCE], self._wanted[AT_ONCE:]
+                await self._read_some(some)
         finally:
             self._reading = None
 
-    async def _read_some(self, waiting: Mapping[int, asyncio.Future[Records]], given: Mapping[str, object]) -> None:
-        from oban_sa.sql.dependencies import dependencies
+    async def _read_some(self, wanted: Sequence[_Wanted]) -> None:
+        from oban_sa.sql.dependencies import dependencies, first
 
         try:
-            rows = await self._rows(dependencies, {**given, "jobs": list(waiting)})
+            rows = await self._rows(dependencies, first([job for job, _ in wanted]))
         except asyncpg.PostgresError as error:
-            if len(waiting) > 1 and not is_away(error):  # as of one of them, whose rows can't be read
-                for job, alone in waiting.items():
-                    await self._read_some({job: alone}, given)
+            if len(wanted) > 1 and not is_away(error):  # as of one of them, whose rows can't be read
+                for job, waiting in wanted:
+                    if not waiting.done():  # as where its job was cancelled
+                        await self._read_some([(job, waiting)])
                 return
-            _fail(waiting, error)
+            _fail(wanted, error)
         except BaseException as error:
-            _fail(waiting, error)
+            _fail(wanted, error)
             if not isinstance(error, Exception):
                 raise
         else:
             found: dict[int, list[asyncpg.Record]] = defaultdict(list)
             for row in rows:
                 found[row["job_id"]].append(row)
-            for job, each in waiting.items():
-                if not each.done():
-                    each.set_result(found[job])
+            for job, waiting in wanted:
+                if not waiting.done():
+                    waiting.set_result(found[job])
 
 
-def _fail(waiting: Mapping[int, asyncio.Future[Records]], error: BaseException) -> None:
-    for each in waiting.values():
+def _fail(wanted: Sequence[_Wanted], error: BaseException) -> None:
+    for _, each in wanted:
         if not each.done():
             if isinstance(error, asyncio.CancelledError):
                 each.cancel()

@@ -13,7 +13,6 @@ from oban_sa import Record, Workflow, deps, enqueue
 from oban_sa.runner.database.connection import Line
 from oban_sa.runner.database.prepared import Prepared
 from oban_sa.runner.execution.dependencies import RunnersDependencies
-from oban_sa.sql.dependencies import dependencies
 from oban_sa.workers import Registry, job
 from tests.runner.conftest import Harness
 
@@ -64,7 +63,7 @@ async def test_one_that_can_not_be_read_fails_no_other(harness: Harness, monkeyp
 
     reading = RunnersDependencies(Database(harness.engine))
     answers = await asyncio.gather(
-        *(reading._fetch(dependencies, {"jobs": [job], "limit": 101, "large": 100}) for job in (1, 2, 3)),
+        *(reading._rows_of(job) for job in (1, 2, 3)),
         return_exceptions=True,
     )
     assert [answers[0], answers[2]] == [[], []]
