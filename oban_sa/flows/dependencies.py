@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 from uuid import UUID
 
 from oban_sa.errors import DependencyNotFound, DependencyNotLoaded, nearest
 from oban_sa.flows.graft import Graft, Place
+from oban_sa.flows.load import Reading, waited
 from oban_sa.jobs.flow import READS, RESULTS
 from oban_sa.jobs.states import JobState
 from oban_sa.jobs.values import JSONDict, from_json
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from sqlalchemy import TextClause
 
     from oban_sa.models import Job
-
-T = TypeVar("T")
 
 Pair: TypeAlias = tuple[str, Any]
 """The name of a member, and what it recorded."""
@@ -271,19 +270,6 @@ class Deps(Mapping[str, Dependency]):
         self._found = found
 
 
-class Reading(Awaitable[T]):
-    """Something that is awaited on the loop, and in a thread done at once."""
-
-    def __init__(self, work: Callable[[], Coroutine[object, None, T]], loop: asyncio.AbstractEventLoop | None) -> None:
-        self._work = work
-        self._done: list[T] = []
-        if loop is not None and not _on_loop():
-            self._done.append(waited(work(), loop))
-
-    def __await__(self) -> Generator[object, None, T]:
-        return self._done[0] if self._done else (yield from self._work().__await__())
-
-
 class Stream:
     """Pairs of a name and what was recorded, read in pages."""
 
@@ -351,29 +337,6 @@ def _place(graft: UUID, meta: JSONDict) -> Place:
 
 def _value(recorded: str | None) -> object:
     return None if recorded is None else erlang.decode(recorded)
-
-
-def waited(work: Coroutine[object, None, T], loop: asyncio.AbstractEventLoop) -> T:
-    """Wait in a thread for a coroutine that runs on the loop; raises what it raises."""
-    future = asyncio.run_coroutine_threadsafe(work, loop)
-    while True:
-        try:
-            # Again and again: an exception that interrupts this thread is raised between two waits.
-            return future.result(timeout=0.5)
-        except TimeoutError:
-            if future.done():
-                raise
-        except BaseException:
-            future.cancel()
-            raise
-
-
-def _on_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
 
 
 DEPS: Final[ContextVar[Deps]] = ContextVar("oban_sa.deps")
