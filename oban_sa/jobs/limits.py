@@ -213,6 +213,11 @@ class Limits:
         read = {name: setting_from_json(name, given[name]) for name in SETTINGS if name in given}
         return Queue(1, **cast("QueueLimits", read)).limits
 
+    def queue(self) -> Queue:
+        """Return a queue that has them."""
+        read = {name: setting_from_json(name, value) for name, value in self.as_json().items()}
+        return Queue(1, **cast("QueueLimits", read))
+
     def __str__(self) -> str:
         said = [] if self.global_limit is None else [f"{self.global_limit} in the cluster"]
         if self.each is not None:
@@ -278,11 +283,28 @@ def decisions_as_json(given: Mapping[str, object]) -> dict[str, object]:
             raise InvalidOption(f"a queue has no limit {name!r}{nearest(name, SETTINGS)}")
     if not given:
         raise InvalidOption("no limit is named; write for example global_limit=30, or each=None for none")
+    checked = {name: setting_as_json(name, value) for name, value in given.items()}
     whole: dict[str, object] = {"limit": 1, "by": "partition", **given}
-    if given.get("burst") and "each" not in given:
+    if given.get("burst") and "each" not in given and whole["by"] is not None:
         whole["each"] = 1
     queue_from_table(whole)
-    return {name: setting_as_json(name, value) for name, value in given.items()}
+    return checked
+
+
+def idle(queue: Queue, decided: Mapping[str, object]) -> dict[str, str]:
+    """Return which of the settings that are decided for a queue have no effect on it, and why, by setting.
+
+    `decided` are values as `setting_from_json` returns them.
+    """
+    then = queue.decided(decided)
+    fair = decided.get("fair")
+    found: dict[str, str] = {}
+    if decided.get("burst") and not then.burst:
+        found["burst"] = "burst lets a partition exceed `each`, and the queue has none; give both: each=5, or --each 5"
+    if fair and then.by is None:
+        does = "gives weights to partitions" if isinstance(fair, Mapping) else "lets partitions take turns"
+        found["fair"] = f'fair {does}, and the queue has none; give both: by="partition", or --by partition'
+    return found
 
 
 def setting_from_json(name: str, value: object) -> object:
