@@ -9,8 +9,9 @@ from types import MappingProxyType
 from typing import Final, Literal, NotRequired, TypeAlias, TypedDict, cast, get_args
 
 from oban_sa.describe.choices import choice, is_whole
+from oban_sa.describe.keywords import by_keywords, instead
 from oban_sa.errors import InvalidOption, nearest, shown
-from oban_sa.schedule.periods import Period, describe, seconds
+from oban_sa.schedule.periods import Period, describe, span
 
 Algorithm: TypeAlias = Literal["sliding", "fixed", "bucket"]
 """How starts are counted: in any span of time, in spans that begin at full ones, or by a bucket that fills steadily."""
@@ -30,6 +31,27 @@ _RATE_EXAMPLE: Final = 'write for example 60/minute or 10 per 5 minutes, or Rate
 _PATH: Final = re.compile(r"(?:args|meta)(?:\.[^.\s]+)+")
 
 
+_RATE_WORDS: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("allowed", "limit", "max", "rate", "starts"), "n=60"),
+    **dict.fromkeys(("every", "interval", "period", "seconds", "span", "time", "window"), 'per="1 minute"'),
+    "by": 'by="partition" at the queue: Queue(20, by="partition", rate=Rate(...))',
+}
+_QUEUE_WORDS: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("concurrency", "local_limit", "workers"), "limit=10, for each node"),
+    **dict.fromkeys(("max", "max_concurrency"), "global_limit=50, or limit=10 for each node"),
+    **dict.fromkeys(
+        ("algorithm", "n", "per", "period", "shared"), 'it belongs to the rate: rate=Rate(60, per="1 minute")'
+    ),
+    **dict.fromkeys(("rate_limit", "throttle"), 'rate="60/minute"'),
+    **dict.fromkeys(("partition", "key"), 'by="partition", and at the worker @worker(partition="args.tenant_id")'),
+    **dict.fromkeys(("partition_limit", "per_key", "per_partition"), 'by="partition", each=5'),
+    "weight": 'fair={"acme": 3} for partitions, or rate=Rate(60, per="1 minute", weight="args.points") for jobs',
+    "weights": 'fair={"acme": 3}',
+}
+"""What to write in place of names that people may take for options."""
+
+
+@by_keywords('write Rate(60, per="1 minute"), or the text "60/minute" where a rate is wanted', _RATE_WORDS)
 @dataclass(frozen=True, slots=True)
 class Rate:
     """At most `n` starts of jobs in each span of `per`, which becomes seconds; every start counts, also of a retry.
@@ -51,7 +73,7 @@ class Rate:
 
     def __post_init__(self) -> None:
         whole(self.n, "a rate", MOST_STARTS, "Rate(60, per=60)")
-        per = seconds(self.per)
+        per = span(self.per, "per")
         if per < 0.001:
             raise InvalidOption(f"per is {shown(self.per, 60)}, and the shortest span of a rate is a millisecond")
         object.__setattr__(self, "per", per)
@@ -110,6 +132,7 @@ class _QueueOptions(QueueLimits):
     limit: int
 
 
+@by_keywords('write queues={"calls": Queue(20, global_limit=50)}', _QUEUE_WORDS)
 @dataclass(frozen=True, slots=True)
 class Queue:
     """How many jobs of a queue run at once on a node (`limit`), and what holds for all nodes together.
@@ -247,7 +270,7 @@ def read_rate(given: object) -> Rate | None:
         table = cast("Mapping[str, object]", given)
         for name in table:
             if name not in _RATE_OPTIONS:
-                raise InvalidOption(f"a rate has no option {name!r}{nearest(str(name), _RATE_OPTIONS)}")
+                raise InvalidOption(f"a rate has no option {name!r}{instead(name, _RATE_OPTIONS, _RATE_WORDS)}")
         if not {"n", "per"} <= table.keys():
             raise InvalidOption('a rate is a table of at least n and per: write { n = 60, per = "1 minute" }')
         return Rate(**cast("_RateOptions", table))
@@ -255,12 +278,17 @@ def read_rate(given: object) -> Rate | None:
         raise InvalidOption(f"{shown(given, 60)} is no rate; {_RATE_EXAMPLE}")
     found = _RATE.fullmatch(given)
     if found is None:
-        raise InvalidOption(f"{shown(given, 60)} is no rate, which is a number and a time; {_RATE_EXAMPLE}")
+        raise InvalidOption(f"{shown(given, 60)} is no rate, which is a whole number and a time; {_RATE_EXAMPLE}")
     number, per = found.groups()
     try:
         return Rate(int(re.sub("[_,]", "", number)), per=per if per[0] in "0123456789." else f"1 {per}")
     except InvalidOption as error:
-        raise InvalidOption(f"rate {shown(given, 60)}: {error}") from None
+        raise InvalidOption(f"rate {shown(given, 60)}: {str(error).removeprefix('per: ')}") from None
+
+
+def queue_option_instead(name: object, choices: tuple[str, ...]) -> str:
+    """Return what to write in place of an unknown option of a queue; `choices` are those that there are."""
+    return instead(name, choices, _QUEUE_WORDS)
 
 
 def setting_as_json(name: str, value: object) -> object:
@@ -280,7 +308,7 @@ def decisions_as_json(given: Mapping[str, object]) -> dict[str, object]:
         raise InvalidOption("limit is how many jobs each node runs at once; write scale_queue(queue, limit=...)")
     for name in given:
         if name not in SETTINGS:
-            raise InvalidOption(f"a queue has no limit {name!r}{nearest(name, SETTINGS)}")
+            raise InvalidOption(f"a queue has no limit {name!r}{queue_option_instead(name, SETTINGS)}")
     if not given:
         raise InvalidOption("no limit is named; write for example global_limit=30, or each=None for none")
     checked = {name: setting_as_json(name, value) for name, value in given.items()}
@@ -388,4 +416,4 @@ AS_DECLARED: Final = "declared"
 
 _QUEUE_DEFAULTS: Final = {each.name: each.default for each in fields(Queue)}
 QUEUE_OPTIONS: Final = ("limit", *SETTINGS)
-_RATE_OPTIONS: Final = tuple(each.name for each in fields(Rate))
+_RATE_OPTIONS: Final = tuple(each.name for each in fields(Rate) if each.init)
