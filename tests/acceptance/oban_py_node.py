@@ -37,7 +37,7 @@ async def main(url: str) -> None:
     )
     async with theirs:
         # It is started before it listens, and what is sent until then is lost.
-        while theirs._notifier._pending_listen:
+        while theirs._notifier._pending_listen:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         print(json.dumps(["ready", "started"]), flush=True)
         while line := await asyncio.to_thread(sys.stdin.readline):

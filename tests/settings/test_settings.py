@@ -181,8 +181,8 @@ def test_variables_of_others_are_left_alone(variable: str) -> None:
 
 
 ONE_NUMBER = (
-    "is not a queue and how many of its jobs run at once on each node; write for example default:10,mailers:5. Limits of "
-    "all nodes together are said in oban.toml, or by `queues limit`"
+    "is not a queue and how many of its jobs run at once on each node; write for example default:10,mailers:5. Limits "
+    "of all nodes together are said in oban.toml, or by `queues limit`"
 )
 
 
