@@ -11,6 +11,7 @@ from typing import Final, Literal, NotRequired, TypeAlias, TypedDict, cast, get_
 from oban_sa.describe.choices import choice, is_whole
 from oban_sa.describe.keywords import by_keywords, instead
 from oban_sa.errors import InvalidOption, nearest, shown
+from oban_sa.jobs.limit_words import QUEUE_WORDS, RATE_WORDS
 from oban_sa.schedule.periods import Period, describe, span
 
 Algorithm: TypeAlias = Literal["sliding", "fixed", "bucket"]
@@ -31,27 +32,7 @@ _RATE_EXAMPLE: Final = 'write for example 60/minute or 10 per 5 minutes, or Rate
 _PATH: Final = re.compile(r"(?:args|meta)(?:\.[^.\s]+)+")
 
 
-_RATE_WORDS: Final[Mapping[str, str]] = {
-    **dict.fromkeys(("allowed", "limit", "max", "rate", "starts"), "n=60"),
-    **dict.fromkeys(("every", "interval", "period", "seconds", "span", "time", "window"), 'per="1 minute"'),
-    "by": 'by="partition" at the queue: Queue(20, by="partition", rate=Rate(...))',
-}
-_QUEUE_WORDS: Final[Mapping[str, str]] = {
-    **dict.fromkeys(("concurrency", "local_limit", "workers"), "limit=10, for each node"),
-    **dict.fromkeys(("max", "max_concurrency"), "global_limit=50, or limit=10 for each node"),
-    **dict.fromkeys(
-        ("algorithm", "n", "per", "period", "shared"), 'it belongs to the rate: rate=Rate(60, per="1 minute")'
-    ),
-    **dict.fromkeys(("rate_limit", "throttle"), 'rate="60/minute"'),
-    **dict.fromkeys(("partition", "key"), 'by="partition", and at the worker @worker(partition="args.tenant_id")'),
-    **dict.fromkeys(("partition_limit", "per_key", "per_partition"), 'by="partition", each=5'),
-    "weight": 'fair={"acme": 3} for partitions, or rate=Rate(60, per="1 minute", weight="args.points") for jobs',
-    "weights": 'fair={"acme": 3}',
-}
-"""What to write in place of names that people may take for options."""
-
-
-@by_keywords('write Rate(60, per="1 minute"), or the text "60/minute" where a rate is wanted', _RATE_WORDS)
+@by_keywords('write Rate(60, per="1 minute"), or the text "60/minute" where a rate is wanted', RATE_WORDS)
 @dataclass(frozen=True, slots=True)
 class Rate:
     """At most `n` starts of jobs in each span of `per`, which becomes seconds; every start counts, also of a retry.
@@ -132,7 +113,7 @@ class _QueueOptions(QueueLimits):
     limit: int
 
 
-@by_keywords('write queues={"calls": Queue(20, global_limit=50)}', _QUEUE_WORDS)
+@by_keywords('write queues={"calls": Queue(20, global_limit=50)}', QUEUE_WORDS)
 @dataclass(frozen=True, slots=True)
 class Queue:
     """How many jobs of a queue run at once on a node (`limit`), and what holds for all nodes together.
@@ -270,7 +251,7 @@ def read_rate(given: object) -> Rate | None:
         table = cast("Mapping[str, object]", given)
         for name in table:
             if name not in _RATE_OPTIONS:
-                raise InvalidOption(f"a rate has no option {name!r}{instead(name, _RATE_OPTIONS, _RATE_WORDS)}")
+                raise InvalidOption(f"a rate has no option {name!r}{instead(name, _RATE_OPTIONS, RATE_WORDS)}")
         if not {"n", "per"} <= table.keys():
             raise InvalidOption('a rate is a table of at least n and per: write { n = 60, per = "1 minute" }')
         return Rate(**cast("_RateOptions", table))
@@ -288,7 +269,7 @@ def read_rate(given: object) -> Rate | None:
 
 def queue_option_instead(name: object, choices: tuple[str, ...]) -> str:
     """Return what to write in place of an unknown option of a queue; `choices` are those that there are."""
-    return instead(name, choices, _QUEUE_WORDS)
+    return instead(name, choices, QUEUE_WORDS)
 
 
 def setting_as_json(name: str, value: object) -> object:
