@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from typing import TYPE_CHECKING, Protocol, cast
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final, Protocol, cast
 from uuid import UUID
 
 from sqlalchemy import RowMapping
@@ -18,7 +18,7 @@ from oban_sa.models import validation
 from oban_sa.outbox.sessions import AnySession
 from oban_sa.sql.notify import notify
 from oban_sa.sql.producers import LIMITS
-from oban_sa.sql.queues import check, decide, decide_as_json, decisions, elsewhere, nodes
+from oban_sa.sql.queues import check, decide, decide_as_json, decided, decisions, elsewhere, nodes, observed
 from oban_sa.sql.unknown_workers import NOTED, named
 from oban_sa.wire import json_text, messages
 from oban_sa.wire.messages import EVERY, Message
@@ -70,6 +70,16 @@ class Elsewhere:
     queue: str
     node: str
     running: tuple[int, ...]
+
+
+_OF_PARTITIONS: Final = ("burst", "fair")
+"""Limits that have no effect on a queue without partitions."""
+
+_LATELY: Final = 30.0
+"""Seconds without a heartbeat after which a node is not asked for its limits."""
+
+_HEARD_AFTER: Final = timedelta(seconds=10)
+"""How long after limits were reset the rows of nodes may still tell of those before."""
 
 
 class _Signal(Protocol):
@@ -151,7 +161,8 @@ class QueueControl:
             await oban.limit_queue("calls", global_limit=30, each=None, rate=Rate(10, per=1))
 
         They come before what the nodes' settings say; limits that are not named stay as they are. `each` makes
-        partitions of a queue that has none. Jobs that run go on. Raises `InvalidOption` for what can't be meant.
+        partitions of a queue that has none. Jobs that run go on. Raises `InvalidOption` for what can't be meant, and
+        for `burst` and `fair` where what was decided and what living nodes observe shows that they'd have no effect.
         """
         await self._limit(queue_named(queue), _limits(limits), session)
 
@@ -211,7 +222,7 @@ class QueueControl:
             if settings:
                 work.execute(decide(settings), {"queue": queue, "ident": ident})
             if limits:
-                self._keep_limits(work, queue, limits)
+                self._keep_limits(work, queue, limits, starts=True)
             channel = work.channel("signal", always=True)
             if channel is None:
                 return
@@ -224,11 +235,40 @@ class QueueControl:
     async def _limit(self, queue: str, limits: Mapping[str, str], session: AnySession | None) -> None:
         await self._transactions.run(lambda work: self._keep_limits(work, queue, limits), session)
 
-    def _keep_limits(self, work: Work, queue: str, limits: Mapping[str, str]) -> None:
+    def _keep_limits(self, work: Work, queue: str, limits: Mapping[str, str], *, starts: bool = False) -> None:
+        if not limits.keys().isdisjoint(_OF_PARTITIONS):
+            self._refuse_idle(work, queue, limits, starts=starts)
         work.execute(decide_as_json(limits), {"queue": queue, "ident": self.name, **limits})
         channel = work.channel(messages.NODES, always=True)
         if channel is not None:
             work.execute(notify(channel, [messages.limited(queue, self.name)]))
+
+    def _refuse_idle(self, work: Work, queue: str, limits: Mapping[str, str], *, starts: bool) -> None:
+        """Raise `InvalidOption` for limits that would have no effect on any node; nothing where no node is known."""
+        from oban_sa.jobs.limits import AS_DECLARED, SETTINGS, Queue, idle, setting_from_json
+
+        given = {name: json_text.read(value) for name, value in limits.items()}
+        if given.get("fair") is True and "by" in given:  # all limits are taken away, or there are partitions
+            del given["fair"]
+        if all(given.get(name, AS_DECLARED) in (AS_DECLARED, False) for name in _OF_PARTITIONS):
+            return
+        kept: dict[str, object] = {}
+        for row in work.execute(decided(), {"queue": queue, "ident": self.name}):
+            kept = _table(json_text.read(row.kept or "{}"))
+            lately = (row.now - _HEARD_AFTER).isoformat()
+            if any(kept.get(name) == AS_DECLARED and str(kept.get(f"{name}_at")) > lately for name in ("by", "each")):
+                return
+        known = {name: value for name, value in {**kept, **given}.items() if name in SETTINGS and value != AS_DECLARED}
+        try:
+            now = {name: setting_from_json(name, value) for name, value in known.items()}
+        except InvalidOption:  # kept by a later version, or written by hand: nodes say so
+            return
+        rows = work.execute(observed(), {"name": self.name, "queue": queue, "lately": _LATELY}).scalars().all()
+        nodes = [limits_of(each) for each in rows] or ([None] if starts else [])
+        found = [idle(Queue(1) if each is None else each.queue(), now) for each in nodes]
+        for name in _OF_PARTITIONS:
+            if name in given and found and all(name in each for each in found):
+                raise InvalidOption(f"queue {queue!r}: {found[0][name]}")
 
     def _idents(self, work: Work) -> list[str]:
         """Return the idents that address all nodes of this instance and none of another.

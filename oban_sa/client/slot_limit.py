@@ -10,7 +10,7 @@ from oban_sa.client import slot_keeper
 from oban_sa.errors import InvalidJob, InvalidOption, LimitLost, LimitReached, shown
 from oban_sa.jobs.keys import bounded, key_text
 from oban_sa.jobs.limits import MOST_AT_ONCE, Rate, read_rate, whole
-from oban_sa.schedule.periods import Period, describe, seconds
+from oban_sa.schedule.periods import Period, describe, span
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Limit:
         except InvalidJob as error:
             raise InvalidOption(str(error)) from None
         at_most = None if limit is None else whole(limit, "limit", MOST_AT_ONCE, "limit=4")
-        waits = None if wait is None else seconds(wait)
+        waits = None if wait is None else span(wait, "wait")
         return cls(bounded(name), text or "", at_most, read, waits)
 
     def __str__(self) -> str:

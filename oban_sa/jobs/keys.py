@@ -8,6 +8,7 @@ keys can be made by statements (`oban_sa.sql.keys`).
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -110,9 +111,13 @@ def _unknown(given: object, what: str) -> str:
     example = f'{what}="args.tenant_id", "worker", "meta.region", a tuple of these, or a function of the job'
     if isinstance(given, str) and given.isidentifier() and given not in ("args", "meta"):
         hint = nearest(given, ["worker"]) or f'; did you mean "args.{given}"?'
-        return (
-            f"{what}={given!r} is not where a job has its key{hint} For a key of one job write {what}=lambda job: ..."
-        )
+        return f"{what}={given!r} is not where a job has its key{hint} Or compute it: {what}=lambda job: ..."
+    if (
+        isinstance(given, str)
+        and (parts := re.findall(r"\w+", given))[1:]
+        and (near := [path for path in ("args", "meta") if nearest(parts[0], [path])])
+    ):
+        return f'{what}={given!r} is not where a job has its key; did you mean "{".".join([near[0], *parts[1:]])}"?'
     if isinstance(given, Reference):
         return f"{what} can't be a ref(...), whose value is known only after a flush; write {example}"
     return f"{what}={shown(given, 60)} is not where a job has its key; write {example}"
@@ -156,4 +161,4 @@ def _plain(value: object, what: str) -> str | int | None:
         return value
     said = shown(value, 60)
     instead = ", say which part of it" if isinstance(value, dict) else ""
-    raise InvalidJob(f"{what} is {said}; the key of a job is a text or a whole number{instead}")
+    raise InvalidJob(f"{what} is {said}; a key is a text, a whole number or a tuple of these{instead}")

@@ -9,8 +9,10 @@ from types import MappingProxyType
 from typing import Final, Literal, NotRequired, TypeAlias, TypedDict, cast, get_args
 
 from oban_sa.describe.choices import choice, is_whole
+from oban_sa.describe.keywords import by_keywords, instead
 from oban_sa.errors import InvalidOption, nearest, shown
-from oban_sa.schedule.periods import Period, describe, seconds
+from oban_sa.jobs.limit_words import QUEUE_WORDS, RATE_WORDS
+from oban_sa.schedule.periods import Period, describe, span
 
 Algorithm: TypeAlias = Literal["sliding", "fixed", "bucket"]
 """How starts are counted: in any span of time, in spans that begin at full ones, or by a bucket that fills steadily."""
@@ -30,6 +32,7 @@ _RATE_EXAMPLE: Final = 'write for example 60/minute or 10 per 5 minutes, or Rate
 _PATH: Final = re.compile(r"(?:args|meta)(?:\.[^.\s]+)+")
 
 
+@by_keywords('write Rate(60, per="1 minute"), or the text "60/minute" where a rate is wanted', RATE_WORDS)
 @dataclass(frozen=True, slots=True)
 class Rate:
     """At most `n` starts of jobs in each span of `per`, which becomes seconds; every start counts, also of a retry.
@@ -51,7 +54,7 @@ class Rate:
 
     def __post_init__(self) -> None:
         whole(self.n, "a rate", MOST_STARTS, "Rate(60, per=60)")
-        per = seconds(self.per)
+        per = span(self.per, "per")
         if per < 0.001:
             raise InvalidOption(f"per is {shown(self.per, 60)}, and the shortest span of a rate is a millisecond")
         object.__setattr__(self, "per", per)
@@ -110,6 +113,7 @@ class _QueueOptions(QueueLimits):
     limit: int
 
 
+@by_keywords('write queues={"calls": Queue(20, global_limit=50)}', QUEUE_WORDS)
 @dataclass(frozen=True, slots=True)
 class Queue:
     """How many jobs of a queue run at once on a node (`limit`), and what holds for all nodes together.
@@ -213,6 +217,11 @@ class Limits:
         read = {name: setting_from_json(name, given[name]) for name in SETTINGS if name in given}
         return Queue(1, **cast("QueueLimits", read)).limits
 
+    def queue(self) -> Queue:
+        """Return a queue that has them."""
+        read = {name: setting_from_json(name, value) for name, value in self.as_json().items()}
+        return Queue(1, **cast("QueueLimits", read))
+
     def __str__(self) -> str:
         said = [] if self.global_limit is None else [f"{self.global_limit} in the cluster"]
         if self.each is not None:
@@ -242,7 +251,7 @@ def read_rate(given: object) -> Rate | None:
         table = cast("Mapping[str, object]", given)
         for name in table:
             if name not in _RATE_OPTIONS:
-                raise InvalidOption(f"a rate has no option {name!r}{nearest(str(name), _RATE_OPTIONS)}")
+                raise InvalidOption(f"a rate has no option {name!r}{instead(name, _RATE_OPTIONS, RATE_WORDS)}")
         if not {"n", "per"} <= table.keys():
             raise InvalidOption('a rate is a table of at least n and per: write { n = 60, per = "1 minute" }')
         return Rate(**cast("_RateOptions", table))
@@ -250,12 +259,17 @@ def read_rate(given: object) -> Rate | None:
         raise InvalidOption(f"{shown(given, 60)} is no rate; {_RATE_EXAMPLE}")
     found = _RATE.fullmatch(given)
     if found is None:
-        raise InvalidOption(f"{shown(given, 60)} is no rate, which is a number and a time; {_RATE_EXAMPLE}")
+        raise InvalidOption(f"{shown(given, 60)} is no rate, which is a whole number and a time; {_RATE_EXAMPLE}")
     number, per = found.groups()
     try:
         return Rate(int(re.sub("[_,]", "", number)), per=per if per[0] in "0123456789." else f"1 {per}")
     except InvalidOption as error:
-        raise InvalidOption(f"rate {shown(given, 60)}: {error}") from None
+        raise InvalidOption(f"rate {shown(given, 60)}: {str(error).removeprefix('per: ')}") from None
+
+
+def queue_option_instead(name: object, choices: tuple[str, ...]) -> str:
+    """Return what to write in place of an unknown option of a queue; `choices` are those that there are."""
+    return instead(name, choices, QUEUE_WORDS)
 
 
 def setting_as_json(name: str, value: object) -> object:
@@ -275,14 +289,31 @@ def decisions_as_json(given: Mapping[str, object]) -> dict[str, object]:
         raise InvalidOption("limit is how many jobs each node runs at once; write scale_queue(queue, limit=...)")
     for name in given:
         if name not in SETTINGS:
-            raise InvalidOption(f"a queue has no limit {name!r}{nearest(name, SETTINGS)}")
+            raise InvalidOption(f"a queue has no limit {name!r}{queue_option_instead(name, SETTINGS)}")
     if not given:
         raise InvalidOption("no limit is named; write for example global_limit=30, or each=None for none")
+    checked = {name: setting_as_json(name, value) for name, value in given.items()}
     whole: dict[str, object] = {"limit": 1, "by": "partition", **given}
-    if given.get("burst") and "each" not in given:
+    if given.get("burst") and "each" not in given and whole["by"] is not None:
         whole["each"] = 1
     queue_from_table(whole)
-    return {name: setting_as_json(name, value) for name, value in given.items()}
+    return checked
+
+
+def idle(queue: Queue, decided: Mapping[str, object]) -> dict[str, str]:
+    """Return which of the settings that are decided for a queue have no effect on it, and why, by setting.
+
+    `decided` are values as `setting_from_json` returns them.
+    """
+    then = queue.decided(decided)
+    fair = decided.get("fair")
+    found: dict[str, str] = {}
+    if decided.get("burst") and not then.burst:
+        found["burst"] = "burst lets a partition exceed `each`, and the queue has none; give both: each=5, or --each 5"
+    if fair and then.by is None:
+        does = "gives weights to partitions" if isinstance(fair, Mapping) else "lets partitions take turns"
+        found["fair"] = f'fair {does}, and the queue has none; give both: by="partition", or --by partition'
+    return found
 
 
 def setting_from_json(name: str, value: object) -> object:
@@ -366,4 +397,4 @@ AS_DECLARED: Final = "declared"
 
 _QUEUE_DEFAULTS: Final = {each.name: each.default for each in fields(Queue)}
 QUEUE_OPTIONS: Final = ("limit", *SETTINGS)
-_RATE_OPTIONS: Final = tuple(each.name for each in fields(Rate))
+_RATE_OPTIONS: Final = tuple(each.name for each in fields(Rate) if each.init)

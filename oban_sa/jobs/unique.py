@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import cached_property
 from typing import Any, Final, Literal, TypeAlias, cast, get_args
 
 from oban_sa.describe.choices import choice
+from oban_sa.describe.keywords import by_keywords
 from oban_sa.errors import InvalidOption, InvalidPeriod, nearest, shown
 from oban_sa.jobs.states import JobState
 from oban_sa.jobs.values import TRACE_KEYS
-from oban_sa.schedule.periods import Period, seconds
+from oban_sa.schedule.periods import Period, span
 
 Group: TypeAlias = Literal["waiting", "incomplete", "scheduled", "successful", "all"]
 """A name for several states."""
@@ -61,6 +63,15 @@ _GROUPS: Final[tuple[Group, ...]] = get_args(Group)
 _NEVER: Final = "never, forever, infinity"
 
 
+_WORDS: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("expires", "seconds", "time", "ttl", "within", "window"), 'period="1 hour"'),
+    **dict.fromkeys(("args", "by", "key"), 'keys=["account_id"], or fields=["worker", "args"]'),
+    **dict.fromkeys(("timestamp", "on_conflict"), 'replace=["scheduled_at"]'),
+}
+"""What to write in place of names that people may take for options."""
+
+
+@by_keywords('write Unique(period="1 hour", keys=["account_id"])', _WORDS)
 @dataclass(frozen=True)
 class Unique:
     """Jobs of which a second one is not inserted while a first one stands in its way.
@@ -88,8 +99,8 @@ class Unique:
     def __post_init__(self) -> None:
         checked: dict[str, object] = {
             "period": None if self.period is None else _period(self.period),
-            "keys": _texts(self.keys, "keys"),
-            "meta_keys": _texts(self.meta_keys, "meta_keys"),
+            "keys": _keys(self.keys, "keys", "args"),
+            "meta_keys": _keys(self.meta_keys, "meta_keys", "meta"),
         }
         checked["fields"] = fields = _fields(self.fields, with_meta=bool(checked["meta_keys"]))
         if checked["keys"] and "args" not in fields:
@@ -102,7 +113,15 @@ class Unique:
                 raise InvalidOption(f"group={self.group!r} is a name for several states; give it or states, not both")
             checked["states"] = _states(self.states)
         if self.replace is not None:
-            checked["replace"] = _replace(self.replace)
+            checked["replace"] = replaced = _replace(self.replace)
+            blocking = GROUPS[self.group] if self.states is None else cast("tuple[JobState, ...]", checked["states"])
+            idle = [state for state in replaced if state not in blocking]
+            # A list is for all states in which a job waits, as far as it then stands in the way.
+            if idle and (isinstance(self.replace, Mapping) or len(idle) == len(replaced)):
+                raise InvalidOption(
+                    f"replace: a job that is {' or '.join(idle)} does not stand in the way, so nothing of it is "
+                    f"replaced; leave that out, or add it to states, which are {', '.join(blocking)}"
+                )
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
@@ -119,8 +138,9 @@ class Unique:
             raise InvalidOption("unique is True or Unique(...), got a dict; write unique=Unique(**that)")
         if value is cls:
             raise InvalidOption("unique is True or Unique(...), got the class; write unique=True or unique=Unique()")
+        example = _meant(value) or "period='1 hour'"
         raise InvalidOption(
-            f"unique is True or Unique(...), got {shown(value, 60)}; write for example unique=Unique(period='1 hour')"
+            f"unique is True or Unique(...), got {shown(value, 60)}; write for example unique=Unique({example})"
         )
 
     @cached_property
@@ -241,13 +261,27 @@ def _part(values: Mapping[str, Any], keys: Iterable[str]) -> Mapping[str, Any]:
 def _period(period: Any) -> float:
     if isinstance(period, str) and period.strip().lower() in _NEVER.split(", "):
         raise InvalidPeriod(f"period {period!r}: leave it out, and an older job stands in the way however old it is")
-    try:
-        found = seconds(period)
-    except InvalidOption as error:
-        raise type(error)(f"period: {error}") from None
+    if not isinstance(period, float | int | timedelta) and (meant := _meant(period)):
+        raise InvalidPeriod(f"period: {shown(period, 60)} is not a span of time; write Unique({meant})")
+    found = span(period, "period")
     if found == 0:
         raise InvalidPeriod("a period of 0 would make no job unique; leave it out for no limit")
     return found
+
+
+def _meant(value: object) -> str:
+    """Return the option that a value is meant for, as it is written; "" where that can't be told."""
+    if isinstance(value, (list, tuple, set)):
+        values = list(cast("Iterable[object]", value))
+        if values and all(isinstance(each, str) for each in values):
+            return f"{'fields' if set(values) <= set(FIELDS) else 'keys'}={values}"
+    elif isinstance(value, timedelta):
+        return f"period={value!r}"
+    elif isinstance(value, str) and value in GROUPS:
+        return f"group={value!r}"
+    elif isinstance(value, str) and value in FIELDS:
+        return f"fields=[{value!r}]"
+    return ""
 
 
 def _fields(given: Any, *, with_meta: bool) -> tuple[str, ...]:
@@ -259,6 +293,14 @@ def _fields(given: Any, *, with_meta: bool) -> tuple[str, ...]:
     if not found:
         raise InvalidOption('fields is empty, so that all jobs would be the same; write for example fields=["worker"]')
     return tuple(each for each in FIELDS if each in found)
+
+
+def _keys(given: Any, what: str, of: str) -> tuple[str, ...]:
+    found = _texts(given, what)
+    for each in found:
+        if each.startswith(f"{of}."):
+            raise InvalidOption(f"{what} are keys of {of}, and {each!r} is none; write {each.removeprefix(of)[1:]!r}")
+    return found
 
 
 def _group(given: Any) -> Group:
@@ -288,11 +330,20 @@ def _replace(given: Any) -> Mapping[str, tuple[str, ...]]:
         return dict.fromkeys((state.value for state in WAITING), _replaceable(given))
     found: dict[str, tuple[str, ...]] = {}
     for name, fields in cast("Mapping[str, object]", given).items():
-        state = _state(name, "replace:")
-        if state not in WAITING:
+        if name in REPLACEABLE:
             raise InvalidOption(
-                f"replace: a job that is {state} keeps its values; give fields for {', '.join(WAITING)}"
+                f'replace: {name!r} is a field, and states come first: write {{"scheduled": ["{name}"]}}, or '
+                f'["{name}"] for all states in which a job waits'
             )
+        if name == "waiting":
+            raise InvalidOption(
+                "replace: 'waiting' is a group; give a list of fields for all states in which a job waits"
+            )
+        if name in tuple(JobState) and name not in WAITING:
+            raise InvalidOption(f"replace: a job that is {name} keeps its values; give fields for {', '.join(WAITING)}")
+        state = JobState(choice(name, tuple(each.value for each in WAITING), what="replace:"))
+        if isinstance(fields, str):
+            raise InvalidOption(f'replace: fields are a list; write {{"{state}": ["{fields}"]}}')
         found[state.value] = _replaceable(fields)
     if not found:
         raise InvalidOption("replace is empty; leave it out")
@@ -315,6 +366,9 @@ def _state(given: str, what: str) -> JobState:
 def _texts(given: Any, what: str) -> tuple[str, ...]:
     if isinstance(given, str):
         raise InvalidOption(f"{what} is a list of texts; write {what}=[{given!r}]")
+    whole: object = given
+    if isinstance(given, Mapping):
+        raise InvalidOption(f"{what} is a list of texts, got {shown(whole, 60)}")
     try:
         found = tuple(given)
     except TypeError:

@@ -58,6 +58,14 @@ def seconds(period: Period) -> float:
     raise InvalidPeriod(f"{_shown(period)} is not a span of time; {_EXAMPLES}")
 
 
+def span(period: Period, what: str) -> float:
+    """Do as `seconds`, for an option; the message of what is refused begins with its name, `what`."""
+    try:
+        return seconds(period)
+    except InvalidPeriod as error:
+        raise InvalidPeriod(f"{what}: {error}") from None
+
+
 def describe(seconds: float) -> str:
     """Return a number of seconds as text for people: "1 minute", "2 h 5 min", "250 ms".
 
@@ -82,6 +90,8 @@ def _read(text: str) -> float:
     lowered = text.strip().lower()
     if _NUMBER.fullmatch(lowered):
         return float(lowered)
+    if lowered in _UNITS:
+        raise InvalidPeriod(f'{_shown(text)} is a unit of time; write how many: "1 {lowered}"')
     total, position, seen = 0.0, 0, set[float]()
     while position < len(lowered):
         amount = _AMOUNT.match(lowered, position)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from oban_sa.describe.choices import is_whole
 from oban_sa.describe.exceptions import shown
-from oban_sa.errors import InvalidOption, nearest
+from oban_sa.errors import InvalidOption
 from oban_sa.settings.parsers import refuse_controls
 
 if TYPE_CHECKING:  # where no queue has limits, nothing of them is loaded
@@ -77,6 +77,11 @@ def _queues_from_text(text: str) -> dict[str, Served]:
         name = queue_name(name.strip())
         if name in queues:
             raise InvalidOption(f"the queue {name!r} is named twice")
+        if not re.fullmatch(r"-?[\w.]*", limit.strip()):
+            raise InvalidOption(
+                f"{part!r} is not a queue and how many of its jobs run at once on each node; write for example "
+                "default:10,mailers:5. Limits of all nodes together are said in oban.toml, or by `queues limit`"
+            )
         queues[name] = _queue_of(name, limit.strip())
     return queues
 
@@ -120,15 +125,21 @@ def _queue_of(name: str, given: object) -> Served:
 
 
 def _queue_from_table(name: str, table: Mapping[str, object]) -> Served:
-    options = {key.replace("-", "_"): value for key, value in table.items()}
+    options = {str(key).replace("-", "_"): value for key, value in table.items()}
+    limit = options.get("limit", 10)
+    if not is_whole(limit):
+        raise InvalidOption(
+            f"the queue {name!r} has the limit {shown(limit, 60)}, which is not a whole number; write limit = 10"
+        )
+    queue_served(name, limit)
     if not options.keys() - {"limit"}:
-        return queue_served(name, options.get("limit", 10))
-    from oban_sa.jobs.limits import QUEUE_OPTIONS, queue_from_table
+        return limit
+    from oban_sa.jobs.limits import QUEUE_OPTIONS, queue_from_table, queue_option_instead
 
     for key in options:
         if key not in QUEUE_OPTIONS:
-            raise InvalidOption(f"the queue {name!r} has an unknown option {key!r}{nearest(key, QUEUE_OPTIONS)}")
-    queue_served(name, options.get("limit", 10))
+            hint = queue_option_instead(key, QUEUE_OPTIONS)
+            raise InvalidOption(f"the queue {name!r} has an unknown option {key!r}{hint}")
     try:
         return queue_from_table({"limit": 10, **options})
     except InvalidOption as error:

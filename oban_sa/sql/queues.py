@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from sqlalchemy import (
     BigInteger,
+    Double,
     Executable,
     String,
     Table,
@@ -24,9 +25,9 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB, Insert, insert
 from oban_sa.jobs.attempted_by import OURS
 from oban_sa.models import Queue
 from oban_sa.models.base import Expression
-from oban_sa.sql.expressions import inline, parameter, seconds_between, utc_clock, utc_now
+from oban_sa.sql.expressions import inline, parameter, seconds_between, seconds_earlier, utc_clock, utc_now
 from oban_sa.sql.fetch import HOLDER, jobs
-from oban_sa.sql.producers import producers
+from oban_sa.sql.producers import LIMITS, producers
 
 queues: Table = Queue.metadata.tables["public.oban_sa_queues"]
 
@@ -68,6 +69,28 @@ def _keep(settings: Mapping[str, object]) -> Insert:
 def decisions() -> Executable:
     """All that was decided about queues: rows of `name`, and `meta` as text."""
     return select(queues.c.name, cast(queues.c.meta, Text).label("meta"))
+
+
+def decided() -> Executable:
+    """What was decided about one queue for one ident: a row of `kept`, as text or NULL, and `now`, this moment.
+
+    Parameters: those of `decide`.
+    """
+    kept = queues.c.meta.op("->>", return_type=Text())(parameter("ident", Text()))
+    return select(kept.label("kept"), utc_clock().label("now")).where(queues.c.name == bindparam("queue", type_=Text()))
+
+
+def observed() -> Executable:
+    """What nodes of ours observe on one queue: rows of `limits`, JSON or NULL.
+
+    Parameters: `name`, `queue`, and `lately`, in seconds of silence.
+    """
+    return select(producers.c.meta.op("->")(_literal(LIMITS)).label("limits")).where(
+        producers.c.name == bindparam("name", type_=Text()),
+        producers.c.queue == bindparam("queue", type_=Text()),
+        cast(producers.c.uuid, String).op("~", is_comparison=True)(_literal(OURS)),
+        producers.c.updated_at > seconds_earlier(utc_now(), bindparam("lately", type_=Double())),
+    )
 
 
 def nodes() -> Executable:

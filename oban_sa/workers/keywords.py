@@ -88,8 +88,31 @@ _USUAL: Final = ("queue", "priority", "max_attempts", "tags", "meta", "schedule_
 """Those that people write; the others are for programs that move rows."""
 
 
+_OF_UNIQUE: Final = frozenset({"period", "fields", "keys", "meta_keys", "group", "states", "replace"})
+_OF_QUEUE: Final[Mapping[str, str]] = {
+    "by": 'by="partition"',
+    "each": 'by="partition", each=5',
+    "burst": 'by="partition", each=5, burst=True',
+    "fair": 'by="partition", fair={"acme": 3}',
+    **dict.fromkeys(("rate", "rate_limit", "throttle"), 'rate="60/minute"'),
+    **dict.fromkeys(("global_limit", "limit", "concurrency", "max_concurrency"), "global_limit=50"),
+}
+"""Options of others that people look for at a worker."""
+
+
 def _listed(choices: Iterable[str]) -> str:
     return f"; there are {', '.join(sorted(choices))}"
+
+
+def _refuse_others(name: str, of: str) -> None:
+    """Raise `InvalidOption` for an option of unique jobs or of queues."""
+    if name in _OF_UNIQUE:
+        raise InvalidOption(f"{of} has no option {name!r}; it belongs to unique jobs: unique=Unique({name}=...)")
+    if name in _OF_QUEUE:
+        raise InvalidOption(
+            f"{of} has no option {name!r}; it belongs to the queue, for the jobs of all its workers: "
+            f'queues={{"calls": Queue(20, {_OF_QUEUE[name]})}} at the runner'
+        )
 
 
 def refuse_unknown(given: Mapping[str, object], *, of: str) -> None:
@@ -100,6 +123,7 @@ def refuse_unknown(given: Mapping[str, object], *, of: str) -> None:
         if name in JOB_OPTIONS:
             where = f".options({name}=...).new(...)" if of == "@job" else f".new(..., {name}=...)"
             raise InvalidOption(f"{of} takes no {name!r}: it belongs to one job; write {where}")
+        _refuse_others(name, of)
         where = "where a job is made: " + (".options(...).new(...)" if of == "@job" else ".new(..., ...)")
         hint = instead(name, _WORKER_OPTIONS, elsewhere=JOB_OPTIONS, where=where)
         raise InvalidOption(f"{of} has no option {name!r}{hint or _listed(_WORKER_OPTIONS)}")
@@ -112,5 +136,6 @@ def refuse_unknown_for_job(given: Mapping[str, object], *, of: str) -> None:
             continue
         if name in _WORKER_OPTIONS:
             raise InvalidOption(f"{of} takes no {name!r}: it belongs to the worker; write it where that is decorated")
+        _refuse_others(name, of)
         hint = instead(name, JOB_OPTIONS, elsewhere=_WORKER_OPTIONS, where="where the worker is decorated")
         raise InvalidOption(f"{of} has no option {name!r}{hint or _listed(_USUAL)}")

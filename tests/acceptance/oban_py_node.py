@@ -36,6 +36,9 @@ async def main(url: str) -> None:
         shutdown_grace_period=2,
     )
     async with theirs:
+        # It is started before it listens, and what is sent until then is lost.
+        while theirs._notifier._pending_listen:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
         print(json.dumps(["ready", "started"]), flush=True)
         while line := await asyncio.to_thread(sys.stdin.readline):
             name, *rest = json.loads(line)

@@ -103,7 +103,7 @@ class Race:
         kept: list[Job] = []
         async with AsyncSession(self.engine, expire_on_commit=False) as session, session.begin():
             for _ in range(self.chance.choice((1, 1, 2))):
-                jobs = [Index.new({"key": key}) for key in self.keys(3)]
+                jobs = [Index.new({"key": key}, priority=self.chance.randrange(3)) for key in self.keys(3)]
                 if self.chance.random() < 0.3:
                     async with session.begin_nested() as savepoint:
                         enqueue_many(session, jobs)
@@ -119,7 +119,7 @@ class Race:
         await self.committed("flush", kept)
 
     async def copy(self, _: int) -> None:
-        jobs = [Index.new({"key": key}) for key in self.keys(4)]
+        jobs = [Index.new({"key": key}, priority=self.chance.randrange(3)) for key in self.keys(4)]
         plain = [Job("plain", args={"n": number}) for number in range(3)]
         mixed = [*jobs, *plain]
         self.chance.shuffle(mixed)
@@ -154,7 +154,7 @@ class Race:
                 "args": {"key": key},
                 "meta": RULE.marked({"cron_name": f"entry {number}"}),
                 "tags": [],
-                "priority": 0,
+                "priority": number % 3,
                 "max_attempts": 3,
                 "number": place,
                 **RULE.terms,
@@ -267,7 +267,7 @@ async def test_no_change_is_missed_by_the_run_that_it_was_joined_to(many: AsyncE
                 await session.execute(
                     text("INSERT INTO changes VALUES (:id, :doc)"), {"id": number, "doc": number // 6}
                 )
-                job = enqueue(session, Reindex.new({"doc": number // 6}))
+                job = enqueue(session, Reindex.new({"doc": number // 6}, priority=number % 3))
                 await session.flush()
                 joined += job.conflict is not None
                 # What others of the same key commit meanwhile is started by the runner.

@@ -217,6 +217,18 @@ def test_limits_that_can_not_be_are_refused_with_what_to_write(shell: Shell) -> 
         assert message in " ".join(shell.refuses("queues", "limit", "calls", *given, code=2).split())
 
 
+def test_limits_without_effect_are_refused_with_what_to_write(shell: Shell) -> None:
+    shell.add(producer(queue="calls", uuid=new_producer()))
+    for given, message in (
+        (["--burst"], "and the queue has none; give both: each=5, or --each 5"),
+        (["--weight", "acme=3"], 'give both: by="partition", or --by partition'),
+        (["--fair"], "lets partitions take turns, and the queue has none"),
+    ):
+        assert message in " ".join(shell.refuses("queues", "limit", "calls", *given, code=2).split())
+    shell.says("queues", "limit", "calls", "--no-burst", "--no-fair")
+    shell.says("queues", "limit", "calls", "--each", "5", "--burst", "--weight", "acme=3")
+
+
 def test_limits_are_shown_below_the_queues(shell: Shell) -> None:
     limits = {"global_limit": 50, "rate": {"n": 60, "per": 60.0}}
     shell.add(producer(queue="calls", limits=limits))

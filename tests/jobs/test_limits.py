@@ -38,7 +38,7 @@ def test_the_span_of_a_rate_becomes_seconds():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("60", "'60' is no rate, which is a number and a time; write for example 60/minute"),
+        ("60", "'60' is no rate, which is a whole number and a time; write for example 60/minute"),
         ("60/minte", "did you mean 'minute'?"),
         ("a/minute", "is no rate"),
         ("0/minute", "a number from 1 to"),
@@ -46,6 +46,11 @@ def test_the_span_of_a_rate_becomes_seconds():
         (60, 'or Rate(60, per="1 minute") in Python'),
         ({"n": 60}, "at least n and per"),
         ({"n": 60, "per": 1, "algoritm": "fixed"}, "did you mean 'algorithm'?"),
+        ({"allowed": 60, "period": 1}, "a rate has no option 'allowed'; write n=60"),
+        ({"n": 60, "per": "minute"}, "per: 'minute' is a unit of time; write how many: \"1 minute\""),
+        ({1: 60}, "a rate has no option 1; there are n, per, algorithm, burst, weight, shared"),
+        ("60 per 5 minits", "rate '60 per 5 minits': 'minits' in '5 minits' is not a unit of time"),
+        ("1.5/s", "which is a whole number and a time"),
     ],
 )
 def test_what_is_no_rate_is_refused_with_what_to_write(given, message):
@@ -61,7 +66,10 @@ def test_what_is_no_rate_is_refused_with_what_to_write(given, message):
         ({"n": True}, "a rate is a whole number"),
         ({"n": 0}, "a number from 1 to"),
         ({"per": 0}, "a millisecond"),
-        ({"per": "soon"}, "is not a span of time"),
+        ({"per": "soon"}, "per: 'soon' is not a span of time"),
+        ({"period": 60}, "Rate has no option 'period'; write per=\"1 minute\""),
+        ({"wieght": "args.points"}, "did you mean 'weight'?"),
+        ({"by": "partition"}, 'write by="partition" at the queue: Queue(20, by="partition", rate=Rate(...))'),
         ({"algorithm": "slidding"}, "did you mean 'sliding'?"),
         ({"algorithm": "leaky"}, "write one of sliding, fixed, bucket"),
         ({"burst": 3}, 'write algorithm="bucket" or leave burst out'),
@@ -97,12 +105,32 @@ def test_options_of_a_rate_are_checked(options, message):
         ({"by": "partition", "fair": {7: 1}}, "the key of a partition is a text, not 7"),
         ({"by": "partition", "fair": "acme"}, "True, False or a table of weights"),
         ({"rate": "fast"}, "is no rate"),
+        ({"gobal_limit": 5}, "Queue has no option 'gobal_limit'; did you mean 'global_limit'?"),
+        ({"weight": {"acme": 3}}, 'write fair={"acme": 3} for partitions, or rate=Rate('),
+        ({"per": 60}, 'it belongs to the rate: rate=Rate(60, per="1 minute")'),
+        ({"partition": "args.tenant_id"}, '; write by="partition", and at the worker @worker(partition='),
+        ({"paused": True}, "there are limit, global_limit, by, each, rate, burst, fair"),
     ],
 )
 def test_options_of_a_queue_are_checked(options, message):
     with pytest.raises(InvalidOption) as refused:
         Queue(**{"limit": 20, **options})
     assert message in str(refused.value)
+
+
+def test_values_in_other_places_are_refused_with_what_to_write() -> None:
+    make_queue: Any = Queue
+    make_rate: Any = Rate
+    for make, given, message in (
+        (make_queue, ("calls", 10), 'Queue takes its options by their names: write queues={"calls": Queue(20'),
+        (make_queue, (), "Queue needs limit: write"),
+        (make_rate, (60, "1 minute"), 'Rate takes its options by their names: write Rate(60, per="1 minute")'),
+        (make_rate, ("60/minute",), "Rate needs per: write"),
+        (make_rate, (), "Rate needs n and per: write"),
+    ):
+        with pytest.raises(InvalidOption) as refused:
+            make(*given)
+        assert message in str(refused.value)
 
 
 def test_a_queue_without_limits_has_none():

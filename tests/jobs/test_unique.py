@@ -28,7 +28,9 @@ def test_true_is_the_usual_one_and_nothing_is_none() -> None:
     [
         ({"period": 60}, r"write unique=Unique\(\*\*that\)"),
         (Unique, "got the class; write unique=True"),
-        ("args", "unique is True or Unique"),
+        ("args", r"unique is True or Unique.*write for example unique=Unique\(fields=\['args'\]\)"),
+        (["doc_id"], r"write for example unique=Unique\(keys=\['doc_id'\]\)"),
+        ("1 hour", r"write for example unique=Unique\(period='1 hour'\)"),
         (1, "unique is True or Unique"),
     ],
 )
@@ -63,7 +65,23 @@ def test_what_is_neither_is_refused(value: Any, words: str) -> None:
         ({"replace": {}}, "replace is empty"),
         ({"replace": {"executing": ["args"]}}, "a job that is executing keeps its values"),
         ({"replace": {"schedule": ["args"]}}, "did you mean 'scheduled'"),
-        ({"replace": {"scheduled": "args"}}, r"write replace=\['args'\]"),
+        ({"replace": {"scheduled": "args"}}, r'write {"scheduled": \["args"\]}'),
+        ({"replace": {"args": ["scheduled"]}}, "'args' is a field, and states come first"),
+        ({"replace": {"waiting": ["args"]}}, "'waiting' is a group; give a list of fields"),
+        ({"replace": {"running": ["args"]}}, "write one of available, scheduled, retryable, suspended$"),
+        (
+            {"replace": {"available": ["args"]}, "group": "scheduled"},
+            "a job that is available does not stand in the way",
+        ),
+        ({"replace": ["args"], "states": ["completed"]}, "does not stand in the way, so nothing of it is replaced"),
+        ({"fields": {"args": ["a"]}}, "fields is a list of texts, got {'args'"),
+        ({"keys": {"a": 1}}, "keys is a list of texts, got {'a'"),
+        ({"keys": ["args.a"]}, "keys are keys of args, and 'args.a' is none; write 'a'"),
+        ({"meta_keys": ["meta.a"]}, "meta_keys are keys of meta, and 'meta.a' is none; write 'a'"),
+        ({"period": "waiting"}, r"write Unique\(group='waiting'\)"),
+        ({"period": ["doc_id"]}, r"write Unique\(keys=\['doc_id'\]\)"),
+        ({"keyz": ["a"]}, "Unique has no option 'keyz'; did you mean 'keys'"),
+        ({"ttl": 60}, "Unique has no option 'ttl'; write period="),
     ],
 )
 def test_a_mistake_is_refused_in_words_that_help(given: Any, words: str) -> None:
@@ -88,6 +106,10 @@ def test_a_period_is_a_span_of_time(period: Any, words: str) -> None:
 def test_a_period_becomes_seconds() -> None:
     assert Unique(period="1 hour").seconds == Unique(period=timedelta(hours=1)).seconds == 3600
     assert Unique(period="1 hour") == Unique(period=3600)
+
+
+def test_fields_of_a_list_are_replaced_as_far_as_a_state_stands_in_the_way() -> None:
+    assert Unique(group="scheduled", replace=["args"]).replaced["scheduled"] == ("args",)
 
 
 def test_groups_and_states() -> None:

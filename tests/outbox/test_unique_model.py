@@ -94,7 +94,10 @@ class Machine(RuleBasedStateMachine):
     @rule(pairs=st.lists(st.tuples(keys, names), min_size=1, max_size=3), one_flush=st.booleans())
     def enqueue(self, pairs: list[tuple[int, str]], one_flush: bool) -> None:
         self.is_open = True
-        made = [Job("app.Work", args={"key": key}, unique=RULES[name]) for key, name in pairs]
+        made = [
+            Job("app.Work", args={"key": key}, priority=place % 3, unique=RULES[name])
+            for place, (key, name) in enumerate(pairs)
+        ]
         if one_flush:
             enqueue_many(self.session, made)
             self.session.flush()

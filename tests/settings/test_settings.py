@@ -180,6 +180,12 @@ def test_variables_of_others_are_left_alone(variable: str) -> None:
     assert load(environ={variable: "tcp://10.0.0.1:80"}) == load(environ={})
 
 
+ONE_NUMBER = (
+    "is not a queue and how many of its jobs run at once on each node; write for example default:10,mailers:5. Limits "
+    "of all nodes together are said in oban.toml, or by `queues limit`"
+)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -191,7 +197,8 @@ def test_variables_of_others_are_left_alone(variable: str) -> None:
         ("a:", "the queue 'a' has the limit '', which is not a whole number; write a:10"),
         ("a:1.5", "the queue 'a' has the limit '1.5', which is not a whole number; write a:10"),
         ("a:-1", "the queue 'a' has the limit '-1', which is not a whole number; write a:10"),
-        ("a:1 b:2", "the queue 'a' has the limit '1 b:2', which is not a whole number; write a:10"),
+        ("a:1 b:2", f"'a:1 b:2' {ONE_NUMBER}"),
+        ("a:{limit=1}", f"'a:{{limit=1}}' {ONE_NUMBER}"),
         ("a:0", "the queue 'a' has the limit 0; it runs 1 to 100000 jobs at once"),
         ("a:1,a:2", "the queue 'a' is named twice"),
         ("", "no queue is named; write for example default:10,mailers:5"),
@@ -530,6 +537,14 @@ def test_a_queue_without_other_limits_is_a_number():
         ({"limit": "x", "global_limit": 4}, "the queue 'calls' has the limit 'x', which is not a whole number"),
         ({"limit": 0, "global_limit": 4}, "it runs 1 to 100000 jobs at once"),
         ({"fair": 3, "by": "partition"}, "True, False or a table of weights"),
+        (
+            {"limit": "20", "each": 1},
+            "the queue 'calls' has the limit '20', which is not a whole number; write limit = 10",
+        ),
+        ({"weight": "args.points"}, "an unknown option 'weight'; write fair="),
+        ({"burst": True}, "the queue 'calls': burst lets a partition exceed `each`"),
+        ({"fair": {"acme": 3}}, "the queue 'calls': fair gives weights to partitions, and the queue has none"),
+        ({1: 2}, "an unknown option '1'; there are limit, "),
     ],
 )
 def test_limits_in_a_file_are_refused_with_the_name_of_their_queue(table, message):

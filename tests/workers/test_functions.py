@@ -105,6 +105,7 @@ def test_options_go_beside_the_arguments() -> None:
     [
         ({"quue": "slow"}, r"export_report\.options\(\) has no option 'quue'; did you mean 'queue'\?"),
         ({"args": {}}, r"has no option 'args'"),
+        ({"keys": ["a"]}, r"it belongs to unique jobs: unique=Unique\(keys="),
         ({"delay": 5}, "has no option 'delay'; write schedule_in=60 or scheduled_at="),
         ({"zzz": 5}, r"there are max_attempts, meta, priority, queue, schedule_in, scheduled_at, tags$"),
         ({"executor": "loop"}, "belongs to the worker"),

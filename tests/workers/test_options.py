@@ -19,6 +19,12 @@ from oban_sa.workers.options import Options
     ("options", "message"),
     [
         ({"quue": "x"}, r"^@(worker|job) has no option 'quue'; did you mean 'queue'\?$"),
+        ({"period": 60}, r"it belongs to unique jobs: unique=Unique\(period=\.\.\.\)$"),
+        (
+            {"each": 5},
+            r'it belongs to the queue, .*: queues={"calls": Queue\(20, by="partition", each=5\)} at the runner',
+        ),
+        ({"rate": "1/s"}, r'Queue\(20, rate="60/minute"\)'),
         ({"zzz": "x"}, r"has no option 'zzz'; there are aliases, backoff, .*version$"),
         ({"schedule_in": 5}, r"'schedule_in': it belongs to one job; write \.(new|options)\("),
         ({"queue": ""}, "queue must not be blank"),

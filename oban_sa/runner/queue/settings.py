@@ -28,6 +28,9 @@ logger = logging.getLogger("oban_sa.runner")
 _OF_NODES: Final = frozenset({"paused", "paused_at", "limit", "limit_at"})
 """What is decided for each node, unlike limits that hold for all nodes together."""
 
+_NEEDS: Final = {"burst": ("by", "each"), "fair": ("by",)}
+"""Limits that need others."""
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
@@ -121,7 +124,7 @@ class Decisions:
         kept = [_settings(metas.get(row, {}).get(self._name)) for row in (EVERY, queue)]
         if all(each.keys() <= _OF_NODES for each in kept):
             return None if isinstance(declared, int) else declared.limits
-        from oban_sa.jobs.limits import AS_DECLARED, SETTINGS, Queue, setting_from_json
+        from oban_sa.jobs.limits import AS_DECLARED, SETTINGS, Queue, idle, setting_from_json
 
         decided: dict[str, object] = {}
         for setting in SETTINGS:
@@ -131,14 +134,20 @@ class Decisions:
             try:
                 decided[setting] = setting_from_json(setting, decision.value)
             except InvalidOption as error:
-                self._ignore(queue, setting, error)
-        return (Queue(1) if isinstance(declared, int) else declared).decided(decided).limits
+                self._tell("the table oban_sa_queues has no usable %s of the queue %s: %s", setting, queue, error)
+        base = Queue(1) if isinstance(declared, int) else declared
+        for setting, why in idle(base, decided).items():
+            # Where what it needs was taken away at run time people know it, and `fair` alone is on by default.
+            taken = any(decided.get(needed, True) is None for needed in _NEEDS[setting])
+            if not taken and (setting, decided[setting]) != ("fair", True):
+                self._tell("the %s that was decided for the queue %s has no effect: %s", setting, queue, why)
+        return base.decided(decided).limits
 
-    def _ignore(self, queue: str, setting: str, error: InvalidOption) -> None:
-        told = (queue, setting, str(error))
+    def _tell(self, text: str, setting: str, queue: str, why: object) -> None:
+        told = (queue, setting, str(why))
         if told not in self._told:
             self._told.add(told)
-            logger.warning("the table oban_sa_queues has no usable %s of the queue %s: %s", setting, queue, error)
+            logger.warning(text, setting, queue, why)
 
 
 def latest(

@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from oban_sa import Job, Oban, Queue, Rate
-from oban_sa.jobs.limits import Limits
+from oban_sa.jobs.limits import Limits, QueueLimits
 from oban_sa.runner.runner import Runner
 from oban_sa.workers import Registry, job
 from tests.runner.conftest import Harness
@@ -125,3 +125,27 @@ async def test_a_queue_started_at_run_time_has_its_limits_before_its_first_job(
         await eventually(lambda: "new" not in runner._queues.serving)
         await oban.start_queue("new", limit=5)
         await eventually(lambda: "new" in runner._queues.serving and limits(runner, "new") == Limits(global_limit=2))
+
+
+@pytest.mark.parametrize(
+    ("declared", "given", "told"),
+    [
+        (Queue(5), {"burst": True}, ["the burst that was decided for the queue default has no effect: burst lets"]),
+        (Queue(5), {"fair": {"acme": 3}}, ["the fair that was decided for the queue default has no effect: fair giv"]),
+        (Queue(5), {"fair": True}, []),
+        (Queue(5), {"by": "partition", "each": 2, "fair": {"acme": 3}, "burst": True}, []),
+        (Queue(5, by="partition", each=2), {"fair": {"acme": 3}, "burst": True}, []),
+    ],
+)
+async def test_what_was_decided_without_effect_is_told_once_by_the_node(
+    harness: Harness, oban: Oban, caplog: pytest.LogCaptureFixture, declared: Queue, given: QueueLimits, told: list[str]
+) -> None:
+    await oban.limit_queue("default", **given)  # no node is there that could say what it declares
+    with caplog.at_level(logging.WARNING):
+        async with harness.runner(queues={"default": declared}) as runner:
+            await runner._decisions.tick()
+            await oban.limit_queue("default", by=None)
+            await runner._decisions.tick()
+    said = [record.message for record in caplog.records if "no effect" in record.message]
+    assert len(said) == len(told)
+    assert all(message.startswith(start) for message, start in zip(said, told, strict=True))
