@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeAlias
 
 from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
@@ -18,11 +19,22 @@ from oban_sa.models import Job, validation
 from oban_sa.outbox import enqueue as in_session
 from oban_sa.outbox import enqueued
 from oban_sa.outbox.admission import admit, check, plain
-from oban_sa.outbox.announcements import ANNOUNCE, Announcement, add_one, announce_late, schema_named, schema_of
+from oban_sa.outbox.announcements import (
+    ANNOUNCE,
+    Announcement,
+    add_one,
+    announce_late,
+    is_announced,
+    schema_named,
+    schema_of,
+)
 from oban_sa.outbox.rows import Row, let_go, rows, take_in
 from oban_sa.outbox.save_action import is_plain
-from oban_sa.sql.rendered import Rendered, rendered
+from oban_sa.sql.insert import Kind
+from oban_sa.sql.rendered import Given, rendered
 from oban_sa.wire.messages import News
+
+_Statement: TypeAlias = tuple[str, Callable[[Sequence[object]], Given]]
 
 
 class Enqueue:
@@ -35,46 +47,66 @@ class Enqueue:
         self._driver = Driver(engine.sync_engine, statements.sync_engine, transactions.sync_engine)
         self._transactions = transactions
         self._announce = announce
-        self._texts: dict[bool, Rendered] = {}  # by whether it notifies
+        schema = schema_of(statements.sync_engine)
+        self._announced = schema if announce and is_announced(statements.sync_engine) else None
+        """The schema, where the jobs are announced."""
+        self._statements: dict[bool, _Statement] = {}  # by whether it notifies
 
     async def write(self, job: Job) -> Job:
         """Store a job and return it, detached and with all that the database has set."""
         if not _needs_session(job):
-            with hooks.together():
-                row = _row(job)
-                if row is not None:
-                    await self._insert(job, row)
-                    return job
+            is_written = False
+            if not hooks.AROUND_INSERT.hooks:  # as nearly always
+                is_written = await self._insert(job)
+            else:
+                with hooks.together():
+                    is_written = await self._insert(job)
+            if is_written:
+                return job
         async with AsyncSession(self._transactions, expire_on_commit=False) as session, session.begin():
             session.info[ANNOUNCE] = self._announce
             return in_session.enqueue(session, job)
 
-    async def _insert(self, job: Job, row: Row) -> None:
+    async def _insert(self, job: Job) -> bool:
+        """Insert a job by one statement; return False where only a session can write it."""
+        if (row := _row(job)) is None:
+            return False
         queues: dict[str, News] = {}
-        if self._announce:
+        if self._announced is not None:
             add_one(queues, vars(job))
-        async with await self._driver.open() as opened:
-            with Announcement(opened.engine, queues) as announcement:
-                notice = announcement.notice
-                text, given = self._rendered(opened.engine, notifying=notice is not None)
+        opened = self._driver.open_at_once() or await self._driver.open()
+        try:
+            with Announcement(opened.engine, queues, self._announced) as announcement:
                 kind, args = row
-                values: dict[str, object] = {**kind._asdict(), "args": args}
-                if notice is not None:
-                    values |= notice.parameters_of_one()
-                answer = await opened.run(text, given(values))
+                notice = announcement.notice
+                text, given = self._statement(opened.engine, notifying=notice is not None)
+                if notice is None:
+                    values = given((*kind, args))
+                else:
+                    [payload] = notice.payloads
+                    values = given((*kind, args, notice.channel, payload))
+                answer = await opened.run(text, values)
             if late := announcement.late:
                 await greenlet_spawn(lambda: announce_late(opened.connection(), late))
             take_in(answer, [job])
             let_go(job)
+        finally:
+            if not opened.close_at_once():
+                await opened.close()
         if hooks.JOBS_ENQUEUED.on:
             enqueued.tell(schema_of(opened.engine), enqueued.counted([job]))
+        return True
 
-    def _rendered(self, engine: Engine, *, notifying: bool) -> Rendered:
-        if (found := self._texts.get(notifying)) is None:
-            found = self._texts[notifying] = rendered(
-                engine.dialect, schema_named(engine), "one", returning=True, notifying=notifying
-            )
+    def _statement(self, engine: Engine, *, notifying: bool) -> _Statement:
+        """Return the statement, and what makes its parameters of those of `_NAMES`, or of `_NOTIFYING`."""
+        if (found := self._statements.get(notifying)) is None:
+            made = rendered(engine.dialect, schema_named(engine), "one", returning=True, notifying=notifying)
+            found = self._statements[notifying] = made.text, made.given_as(_NOTIFYING if notifying else _NAMES)
         return found
+
+
+_NAMES: Final = (*Kind._fields, "args")
+_NOTIFYING: Final = (*_NAMES, "channel", "payload")
 
 
 def _needs_session(job: object) -> bool:

@@ -24,8 +24,9 @@ writes nothing and so does not wait for the disk.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import timedelta
+from itertools import repeat
 from typing import Any, Final, Self, TypeAlias
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
@@ -202,48 +203,50 @@ class Announcements:
         return found
 
 
-class Announcement:
+class Announcement(Commit):
     """What one statement announces that commits by itself, as the commit of a session would.
 
     Enter it right before the statement, which is to send `notice`; when it is left without an error, the jobs are
     committed, and `late` has what other commits had left to each other and no other will announce: `announce_late` it.
     """
 
-    __slots__ = ("__weakref__", "_commit", "is_active", "late", "notice")
+    __slots__ = ("is_active", "late", "notice")
 
-    def __init__(self, engine: Engine, queues: Mapping[str, News]) -> None:
-        """`queues` are those that the statement writes jobs for, with what runners are to hear of them."""
-        self.notice: Notice | None = None
-        self.late: set[tuple[str, str]] = set()
-        """Schemas and queues."""
+    def __init__(self, engine: Engine, queues: Mapping[str, News], schema: str | None = None) -> None:
+        """`queues` are those that the statement writes jobs for, with what runners are to hear of them.
+
+        `schema` is given by who has found that the engine announces, and where.
+        """
+        super().__init__(engine.pool, self)
         self.is_active = True
-        self._commit: Commit | None = None
-        if queues and is_announced(engine):
-            schema = schema_of(engine)
-            self._commit = Commit(engine.pool, self)
-            self.notice = _shared(self._commit, queues, schema, self)
+        self.notice: Notice | None = None
+        self.late: Collection[tuple[str, str]] = ()
+        """Schemas and queues."""
+        if queues and (schema is not None or is_announced(engine)):
+            self.notice = _shared(self, queues, schema or schema_of(engine), self)
 
     def __enter__(self) -> Self:
-        if self._commit is not None:
-            self._commit.sent()  # and committed at the same time, so that no other can be covered from here on
+        self.sent()  # and committed at the same time, so that no other can be covered from here on
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         self.is_active = False
-        if self._commit is not None and error is None:
-            self.late.update(self._commit.committed())
+        if error is None:
+            self.late = self.committed()
 
 
 def _shared(commit: Commit, queues: Mapping[str, News], schema: str, transaction: Transaction) -> Notice | None:
     """Return what a commit announces itself; other commits under way announce the rest."""
-    mine = commit.announces([(schema, queue) for queue in queues], transaction)
+    mine = commit.announces(zip(repeat(schema), queues), transaction)
+    if len(mine) == len(queues):  # as nearly always
+        return _notice(queues, schema)
     said = {queue: queues[queue] for _, queue in mine}
     # The other commit does not say for this one that a job is due soon.
     said.update({queue: News(0, due=True) for queue, news in queues.items() if news.due and queue not in said})
     return _notice(said, schema)
 
 
-def announce_late(connection: Connection, keys: set[tuple[str, str]]) -> None:
+def announce_late(connection: Connection, keys: Collection[tuple[str, str]]) -> None:
     """Announce queues of schemas after their jobs were committed, in a transaction of its own; never raises."""
     # Where something else goes on with the connection by now, that is not ours to commit.
     if not keys or connection.closed or connection.invalidated or connection.in_transaction():
@@ -305,8 +308,10 @@ def _joined(news: News, key: tuple[Connection, str], known: Iterable[_Queues]) -
 
 
 def _notice(news: Mapping[str, News], schema: str) -> Notice | None:
+    if len(news) > 1:
+        news = {queue: news[queue] for queue in sorted(news)}
     try:
-        return notify.counted({queue: news[queue] for queue in sorted(news)}, schema) if news else None
+        return notify.counted(news, schema) if news else None
     except InvalidOption:  # no channel can bear the name of this schema; its runners poll
         return None
 

@@ -97,7 +97,8 @@ class Commit:
         Others rely on it then: after its commit it announces those of `keys` that no other commit has covered.
         """
         with _lock:
-            self._join(keys)
+            for key in keys:
+                self._join(key)
 
     def announces(self, keys: Iterable[Key], transaction: Transaction) -> list[Key]:
         """Return those of `keys` that this transaction announces before it commits; it leaves the rest to others.
@@ -108,8 +109,10 @@ class Commit:
         now = clock.monotonic()
         with _lock:
             self._transaction = ref(transaction)
-            for key, queue in self._join(keys):
-                if _is_under_way(queue.announcer(), now):
+            for key in keys:
+                queue = self._join(key)
+                announcer = queue.announcer()
+                if announcer is not None and announcer.is_under_way(now):
                     self._left.add(key)
                 else:
                     queue.announcer = self._self
@@ -124,20 +127,15 @@ class Commit:
         transaction = self._transaction()
         return transaction is not None and transaction.is_active
 
-    def _join(self, keys: Iterable[Key]) -> list[tuple[Key, _Queue]]:
-        if not self._joined:
-            self._queues = _queues_of(self._database())
-        queues = self._queues
-        found: list[tuple[Key, _Queue]] = []
-        for key in keys:
-            queue = self._joined.get(key)
-            if queue is None:
-                if (queue := queues.get(key)) is None:
-                    queue = queues[key] = _Queue()
-                self._joined[key] = queue
-                queue.committing.add(self._self)
-            found.append((key, queue))
-        return found
+    def _join(self, key: Hashable) -> _Queue:
+        if (queue := self._joined.get(key)) is None:
+            if not self._joined:
+                self._queues = _queues_of(self._database())
+            if (queue := self._queues.get(key)) is None:
+                queue = self._queues[key] = _Queue()
+            self._joined[key] = queue
+            queue.committing.add(self._self)
+        return queue
 
     def sent(self) -> None:
         """Say that its NOTIFY was sent: from now on it may commit before one that has left its queues to it."""
@@ -153,6 +151,8 @@ class Commit:
     def committed(self) -> list[Any]:
         """Return the keys to announce now, after the commit: no commit under way is left that would cover them."""
         late: list[Any] = []
+        if not self._joined:
+            return late
         now = clock.monotonic()
         with _lock:
             queues = self._queues
@@ -219,7 +219,11 @@ _early: WeakKeyDictionary[Any, WeakKeyDictionary[Transaction, set[Any]]] = WeakK
 
 
 def _queues_of(database: Any) -> dict[Any, _Queue]:
-    return {} if database is None else _databases.setdefault(database, {})
+    if database is None:
+        return {}
+    if (found := _databases.get(database)) is None:
+        found = _databases[database] = {}
+    return found
 
 
 def _forget() -> None:

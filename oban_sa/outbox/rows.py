@@ -175,7 +175,8 @@ def take_in(answer: Answer, jobs: Sequence[Job]) -> None:
 def let_go(job: Job) -> None:
     """Make a job that `take_in` was given a detached one, as if a session had written it and let it go."""
     state = instance_state(job)
-    if state.modified or state.unloaded:  # such as columns of the program's, which it is to be told are not there
+    # What is not loaded is the program's, such as relationships, which it is to be told are not there.
+    if state.modified or not state.manager.keys() <= vars(job).keys():
         make_transient_to_detached(job)
     else:  # the same, where there is nothing to forget
         state.key = (Job, (job.id,), None)
@@ -212,16 +213,16 @@ def _kind(common: _Common, meta: str, moment: datetime | None, span: timedelta |
     worker, queue, state, max_attempts, priority, tags = common
     if moment is not None and moment.tzinfo is not None:
         moment = moment.astimezone(UTC).replace(tzinfo=None)
-    return Kind(
-        worker=worker,
-        queue=queue,
-        state=state.value,
-        max_attempts=max_attempts,
-        priority=priority,
-        tags=insert.array_text(tags) if tags else "{}",
-        meta=meta,
-        scheduled_at=None if moment is None else moment.isoformat(),
-        span=None if span is None else span.total_seconds(),
+    return Kind(  # by places, as names take half as long again
+        worker,
+        queue,
+        state.value,
+        max_attempts,
+        priority,
+        insert.array_text(tags) if tags else "{}",
+        meta,
+        None if moment is None else moment.isoformat(),
+        None if span is None else span.total_seconds(),
     )
 
 
@@ -237,16 +238,15 @@ def _insert(
     """Run `inserting_values` on a connection, and return the rows that it answers with `returning`."""
     events: Any = connection.dispatch
     if events.before_execute or events.after_execute:  # which are told of statements, and not of texts
-        statement = insert.inserting_values(form, returning=returning, notifying=notifying, with_ids=with_ids)
-        return _all(connection.execute(statement, parameters))
+        composed = insert.inserting_values(form, returning=returning, notifying=notifying, with_ids=with_ids)
+        return _all(connection.execute(composed, parameters))
     schema = schema_named(connection)
-    text, given = rendered(
-        connection.dialect, schema, form, returning=returning, notifying=notifying, with_ids=with_ids
-    )
+    statement = rendered(connection.dialect, schema, form, returning=returning, notifying=notifying, with_ids=with_ids)
+    given = statement.given(parameters)
     watched = is_watched(events, connection.dialect.dispatch, connection.engine.logger)
     if returning and not watched and _is_in_transaction(connection):
-        return _by_driver(connection, text, given(parameters))
-    return _all(connection.exec_driver_sql(text, given(parameters)))
+        return _by_driver(connection, statement.text, given)
+    return _all(connection.exec_driver_sql(statement.text, given))
 
 
 def is_watched(events: Any, of_dialect: Any, log: Any) -> bool:

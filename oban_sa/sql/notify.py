@@ -71,11 +71,11 @@ def counted(news: Mapping[str, News], schema: str) -> Notice:
 
     Raises `InvalidOption` as `insertions` does.
     """
-    payloads = [_before_turn(queue, each.jobs, each.due) for queue, each in news.items()]
-    return Notice(
-        messages.channel(schema, "insert"),
-        tuple([text if is_whole else f"{text}{next(_turns) % TURNS}}}" for text, is_whole in payloads]),
-    )
+    payloads: list[str] = []
+    for queue, each in news.items():
+        text, is_whole = _before_turn(queue, each.jobs, each.due)
+        payloads.append(text if is_whole else f"{text}{next(_turns) % TURNS}}}")
+    return Notice(messages.channel(schema, "insert"), tuple(payloads))
 
 
 _turns = itertools.count(random.randrange(TURNS))

@@ -8,7 +8,7 @@ dialect and a schema (`oban_sa.outbox.rows` runs it).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from operator import itemgetter
 from typing import NamedTuple, TypeAlias
@@ -25,8 +25,21 @@ class Rendered(NamedTuple):
     """A statement as a driver takes it."""
 
     text: str
-    given: Callable[[dict[str, object]], Given]
-    """Returns parameters that are given by their names as the driver takes them."""
+    names: tuple[str, ...] | None
+    """Those of its parameters in their order; None where the driver takes them by their names."""
+
+    def given(self, parameters: dict[str, object]) -> Given:
+        """Return parameters that are given by their names as the driver takes them."""
+        return parameters if self.names is None else tuple([parameters[name] for name in self.names])
+
+    def given_as(self, names: Sequence[str]) -> Callable[[Sequence[object]], Given]:
+        """Return what does the same for parameters that are given in the order of `names`, without a look at them."""
+        if self.names is None:
+            return lambda values: dict(zip(names, values, strict=True))
+        places = [names.index(name) for name in self.names]
+        if len(places) == 1:
+            return lambda values: (values[places[0]],)
+        return itemgetter(*places)
 
 
 @lru_cache(maxsize=256)
@@ -37,10 +50,4 @@ def rendered(
     statement = inserting_values(form, returning=returning, notifying=notifying, with_ids=with_ids)
     compiled = statement.compile(dialect=dialect, schema_translate_map={"public": schema}, render_schema_translate=True)
     names: Sequence[str] | None = getattr(compiled, "positiontup", None)
-    return Rendered(str(compiled), dict if names is None else _ordered(names))
-
-
-def _ordered(names: Sequence[str]) -> Callable[[Mapping[str, object]], tuple[object, ...]]:
-    if len(names) == 1:
-        return lambda parameters: (parameters[names[0]],)
-    return itemgetter(*names)
+    return Rendered(str(compiled), None if names is None else tuple(names))

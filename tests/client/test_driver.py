@@ -348,3 +348,50 @@ async def test_a_call_that_is_cancelled_gives_up_its_connection(either: AsyncEng
     assert [type(error) for error in closed] == [asyncio.CancelledError]
     await oban.enqueue(Job("w"))
     assert await count(either) == 2
+
+
+async def test_a_pool_that_took_the_place_of_another_is_used(
+    engine: AsyncEngine, by_sqlalchemy: list[str], greenlets: list[str]
+) -> None:
+    oban = Oban(engine)
+    await oban.enqueue(Job("w"))
+    await engine.dispose()
+    greenlets.clear()
+    for _ in range(3):
+        await oban.enqueue(Job("w"))
+    assert greenlets == ["_check_out"]
+    assert by_sqlalchemy == []
+    assert await count(engine) == 4
+
+
+async def test_what_was_known_of_another_connection_is_found_out_anew(
+    engine: AsyncEngine, by_sqlalchemy: list[str]
+) -> None:
+    async with engine.connect() as connection:
+        raw = await connection.get_raw_connection()
+        raw.info["oban_sa.prepared"] = object(), object()  # a pool that would keep `info` where it connects anew
+    await Oban(engine).enqueue(Job("w"))
+    assert by_sqlalchemy == []
+    assert await count(engine) == 1
+
+
+async def test_a_connection_for_a_pooler_that_waits_in_the_pool_is_not_used_by_asyncpg_alone(
+    database_url: str, by_sqlalchemy: list[str]
+) -> None:
+    arguments = {"statement_cache_size": 0, "prepared_statement_cache_size": 0, "prepared_statement_name_func": str}
+    engine = create_async_engine(database_url, connect_args=arguments)
+    async with engine.connect():
+        pass
+    begun: list[Any] = []
+    oban = Oban(engine)
+    driver_of = oban._enqueue._driver  # pyright: ignore[reportPrivateUsage]
+    for _ in range(2):
+        opened = driver_of.open_at_once()
+        begun.append(opened)
+        if opened is not None:
+            await opened.close()
+        await oban.enqueue(Job("w"))
+    assert begun == [None, None]
+    assert len(by_sqlalchemy) == 2
+    assert await count(engine) == 2
+    await engine.dispose()
