@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Self
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from oban_sa import telemetry
-from oban_sa.client.schema import check
+from oban_sa.catalog.verify import check
 from oban_sa.errors import RunnerError
 from oban_sa.jobs.cron_entry import CronEntry
 from oban_sa.jobs.retention import Prune
