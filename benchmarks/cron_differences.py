@@ -95,13 +95,13 @@ def wrong_side(question: Question, answer: datetime) -> bool:
 
 def interval(question: Question, answer: datetime) -> bool:
     times = _times(question)
-    return not times.even and _ours_with(question, replace(times, hours=replace(times.hours, star=True))) == answer
+    return not times.even and _ours_with(question, times._replace(hours=replace(times.hours, star=True))) == answer
 
 
 def time_of_day(question: Question, answer: datetime) -> bool:
     times = _times(question)
     plain = {name: replace(getattr(times, name), star=False) for name in ("minutes", "hours")}
-    return times.even and _ours_with(question, replace(times, **plain)) == answer
+    return times.even and _ours_with(question, times._replace(**plain)) == answer
 
 
 def week_ends_on_saturday(question: Question, answer: datetime) -> bool:

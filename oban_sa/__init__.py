@@ -8,8 +8,6 @@ from oban_sa.service.garbage import off as _off
 
 # isort: split
 
-from oban_sa.bulk.select import enqueue_select as enqueue_select
-from oban_sa.client import Oban as Oban
 from oban_sa.jobs.answers import Cancel as Cancel
 from oban_sa.jobs.answers import Record as Record
 from oban_sa.jobs.answers import Result as Result
@@ -30,6 +28,8 @@ from oban_sa.workers import worker as worker
 
 if TYPE_CHECKING:
     __version__: str
+    from oban_sa.bulk.select import enqueue_select as enqueue_select
+    from oban_sa.client.oban import Oban as Oban
     from oban_sa.flows import Batch as Batch
     from oban_sa.flows import Workflow as Workflow
     from oban_sa.flows import chain as chain
@@ -47,37 +47,33 @@ if TYPE_CHECKING:
     from oban_sa.workers.chunk import Chunk as Chunk
     from oban_sa.workers.chunk import ChunkResult as ChunkResult
 else:
+    # A program that only enqueues needs nothing of what runs jobs, and a runner nothing of what controls them.
+    _WHEN_USED = {
+        "Batch": "oban_sa.flows",
+        "Chunk": "oban_sa.workers.chunk",
+        "ChunkResult": "oban_sa.workers.chunk",
+        "Oban": "oban_sa.client.oban",
+        "Queue": "oban_sa.jobs.limits",
+        "Rate": "oban_sa.jobs.limits",
+        "Runner": "oban_sa.runner",
+        "Runners": "oban_sa.runner.runners",
+        "Signal": "oban_sa.steps",
+        "Workflow": "oban_sa.flows",
+        "chain": "oban_sa.flows",
+        "deps": "oban_sa.flows",
+        "enqueue_select": "oban_sa.bulk.select",
+        "progress": "oban_sa.steps",
+        "signal": "oban_sa.outbox.signal",
+        "sleep": "oban_sa.steps",
+        "step": "oban_sa.steps",
+        "wait_for": "oban_sa.steps",
+    }
 
     def __getattr__(name: str) -> object:
-        # Most programs only enqueue, and need nothing of what runs jobs.
-        if name == "Runner":
-            from oban_sa.runner import Runner
+        if (module := _WHEN_USED.get(name)) is not None:
+            from importlib import import_module
 
-            return Runner
-        if name in ("Batch", "Workflow", "chain", "deps"):
-            from oban_sa import flows
-
-            return getattr(flows, name)
-        if name == "signal":
-            from oban_sa.outbox.signal import signal
-
-            return signal
-        if name in ("Signal", "progress", "sleep", "step", "wait_for"):
-            from oban_sa import steps
-
-            return getattr(steps, name)
-        if name == "Runners":
-            from oban_sa.runner.runners import Runners
-
-            return Runners
-        if name in ("Chunk", "ChunkResult"):
-            from oban_sa.workers import chunk
-
-            return chunk.Chunk if name == "Chunk" else chunk.ChunkResult
-        if name in ("Queue", "Rate"):
-            from oban_sa.jobs import limits
-
-            return limits.Queue if name == "Queue" else limits.Rate
+            return getattr(import_module(module), name)
         if name == "__version__":
             from importlib.metadata import version
 

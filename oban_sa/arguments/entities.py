@@ -16,7 +16,7 @@ import typing
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Annotated, Any, Final, Protocol, TypeGuard
+from typing import Annotated, Any, Final, NamedTuple, Protocol, TypeGuard
 
 from sqlalchemy import ColumnElement
 from sqlalchemy.orm import Mapper
@@ -122,8 +122,7 @@ def waits(plain: object) -> bool:
     return any(reference.entity is None for _, reference in references(plain, ""))
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class How:
+class How(NamedTuple):
     """How objects are loaded: with which lock, and which loader options."""
 
     lock: ForUpdate | None = None

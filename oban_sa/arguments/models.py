@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import typing
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
 from oban_sa.arguments.annotations import UNIONS, Unknown, hints_of
@@ -17,8 +17,7 @@ from oban_sa.errors import InvalidArguments
 from oban_sa.jobs import values
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Field:
+class Field(NamedTuple):
     """How a field is compared: with its types where its annotation leaves a choice; as JSON where it asks for any."""
 
     choosy: bool

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from oban_sa.catalog.verify import verify
 from oban_sa.client.jobs import JobCount
 from oban_sa.client.oban import Oban
 from oban_sa.client.queues import QueueCheck, QueuePause
 from oban_sa.client.retry import Retried
-from oban_sa.client.schema import verify
 from oban_sa.client.selection import Which
 from oban_sa.client.sequences import HaltedSequence
 from oban_sa.client.usage import LimitUse, PartitionUse

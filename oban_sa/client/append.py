@@ -13,8 +13,9 @@ from oban_sa.jobs.flow import ATTEMPT, LANE, READS, lane_of
 from oban_sa.jobs.values import JSONDict
 from oban_sa.models import Job
 from oban_sa.outbox.flow import stage
-from oban_sa.outbox.flow_rows import Joining, MemberRow, Tree
+from oban_sa.outbox.flow_rows import MemberRow, Tree
 from oban_sa.outbox.member import check_member, check_name
+from oban_sa.outbox.staged import Joining
 from oban_sa.sql.workflow import open_for, parts
 
 

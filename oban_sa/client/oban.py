@@ -14,6 +14,7 @@ from sqlalchemy.orm import sessionmaker
 from oban_sa.bulk.copy import copy
 from oban_sa.bulk.insert import insert
 from oban_sa.bulk.several import Jobs, several
+from oban_sa.catalog.verify import verify
 from oban_sa.client.cron_pauses import CronControl
 from oban_sa.client.encryption import EncryptionControl
 from oban_sa.client.enqueue import Enqueue
@@ -22,7 +23,6 @@ from oban_sa.client.journal import Journal, JournalControl, JournalEntry
 from oban_sa.client.progress import Progress, ProgressControl
 from oban_sa.client.queues import QueueCheck, QueueControl, QueuePause
 from oban_sa.client.relay import RelayControl
-from oban_sa.client.schema import verify
 from oban_sa.client.selection import Which
 from oban_sa.client.sequences import HaltedSequence, SequenceControl
 from oban_sa.client.signals import SignalControl

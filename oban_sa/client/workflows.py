@@ -18,8 +18,8 @@ from oban_sa.errors import InvalidOption, JobNotFound, WorkflowNotFound, article
 from oban_sa.jobs.flow import Forgivable, forgives, lane_of
 from oban_sa.jobs.states import JobState
 from oban_sa.models import Job, validation
-from oban_sa.outbox.flow_rows import Flow
 from oban_sa.outbox.sessions import AnySession
+from oban_sa.outbox.staged import Flow
 from oban_sa.sql.control import by_ids, cancel
 from oban_sa.sql.flow import note
 from oban_sa.sql.workflow import cut, dependants, members, named, newest, order, retry, status

@@ -12,8 +12,9 @@ from oban_sa.jobs.values import JSONDict
 from oban_sa.models import Job
 from oban_sa.outbox.callbacks import check_callback
 from oban_sa.outbox.flow import stage
-from oban_sa.outbox.flow_rows import Flow, FlowRow, MemberRow, Tree
+from oban_sa.outbox.flow_rows import FlowRow, MemberRow, Tree
 from oban_sa.outbox.member import check_member, check_name
+from oban_sa.outbox.staged import Flow
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session

@@ -13,7 +13,8 @@ from oban_sa.jobs.flow import LANE, READS
 from oban_sa.models import Job
 from oban_sa.outbox.enqueue import enqueue_many
 from oban_sa.outbox.flow import stage
-from oban_sa.outbox.flow_rows import Flow, Joining, MemberRow, Tree
+from oban_sa.outbox.flow_rows import MemberRow, Tree
+from oban_sa.outbox.staged import Flow, Joining
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session

@@ -18,8 +18,9 @@ from oban_sa.jobs.answers import Cancel, Record, Snooze
 from oban_sa.jobs.flow import new_id
 from oban_sa.models import Job
 from oban_sa.outbox.flow import stage
-from oban_sa.outbox.flow_rows import Flow, Tree
+from oban_sa.outbox.flow_rows import Tree
 from oban_sa.outbox.member import check_member, check_name
+from oban_sa.outbox.staged import Flow
 from oban_sa.workers.function import Calls, Function, calls_of
 
 P = ParamSpec("P")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 from oban_sa.describe.choices import is_whole
 from oban_sa.errors import InvalidOption, nearest
@@ -53,8 +53,7 @@ class Retention:
         return ", ".join(parts) or "never"
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(NamedTuple):
     """Which jobs of a state a retention is about: those of one worker, of one queue, or those of no other rule.
 
     `but_queues` and `but_workers` have rules of their own.

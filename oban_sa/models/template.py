@@ -1,8 +1,7 @@
 """What all jobs of a worker have in common, checked once."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from oban_sa.jobs import values
 from oban_sa.jobs.states import JobState
@@ -11,8 +10,7 @@ from oban_sa.jobs.values import JSONDict
 from oban_sa.models import validation
 
 
-@dataclass(frozen=True, slots=True)
-class Pattern:
+class Pattern(NamedTuple):
     """Keywords of `Job` as `given`, and as the `columns` that they lead to; tags and meta are each job's own.
 
     Nothing in it may be changed.

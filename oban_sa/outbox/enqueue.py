@@ -11,9 +11,9 @@ from oban_sa.errors import InvalidJob
 from oban_sa.jobs.values import JSONDict
 from oban_sa.models import Job
 from oban_sa.outbox.admission import check, plain
-from oban_sa.outbox.flow_rows import Flow
 from oban_sa.outbox.outbox import Outbox
 from oban_sa.outbox.sessions import AnySession, session_behind
+from oban_sa.outbox.staged import Flow
 
 J = TypeVar("J", bound=Job | Flow)
 

@@ -16,7 +16,7 @@ from sqlalchemy.orm import InstanceState, Session, SessionTransaction, UOWTransa
 from oban_sa.jobs.states import FINAL, JobState
 from oban_sa.models import Job
 from oban_sa.outbox.announcements import schema_of
-from oban_sa.outbox.unique import by_connection
+from oban_sa.outbox.sessions import by_connection
 
 Counts: TypeAlias = dict[tuple[str, str], int]
 """How many jobs, by queue and worker."""

@@ -28,7 +28,8 @@ from oban_sa.outbox.admission import plain
 from oban_sa.outbox.announcements import schema_of
 from oban_sa.outbox.callbacks import plain_callbacks, templates
 from oban_sa.outbox.enqueue import enqueue_many
-from oban_sa.outbox.flow_rows import Flow, FlowRow, MemberRow, Tree
+from oban_sa.outbox.flow_rows import FlowRow, MemberRow, Tree
+from oban_sa.outbox.staged import Flow
 from oban_sa.sql.flow import claim, stored, write
 
 _MAPPER: Final = {"mapper": Job.__mapper__}

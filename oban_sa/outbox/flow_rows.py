@@ -1,4 +1,4 @@
-"""Flows as values: what `enqueue` takes, and the rows that are to be written of it."""
+"""Flows as values: the rows that are to be written of what `enqueue` takes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from sqlalchemy.orm import Session
-
-from oban_sa.jobs.flow import new_id
 from oban_sa.jobs.values import JSONDict
 from oban_sa.models import Job
 
@@ -74,23 +71,3 @@ class Tree:
     def id(self) -> UUID:
         """The id of the root."""
         return self.flows[0].id if self.joins is None else self.joins
-
-
-class Flow:
-    """What `enqueue` takes beside a job: many jobs as one."""
-
-    id: UUID
-    """Made by this program; the row has it once it is written."""
-    conflict: bool = False
-    """Whether nothing was written, since another flow of this name was under way; known after the flush."""
-
-    def stage(self, session: Session) -> None:
-        """Stage it in a session; raises `InvalidJob` where it can't be enqueued as it is."""
-        raise NotImplementedError
-
-
-class Joining(Flow):
-    """Members that join a flow which is stored already, written as if they were one."""
-
-    def __init__(self) -> None:
-        self.id = new_id()

@@ -20,7 +20,7 @@ the session ends without having written what was staged, a warning tells of it (
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from weakref import ref
 
 from sqlalchemy import Connection, event
@@ -35,14 +35,16 @@ from oban_sa.outbox import enqueued, listeners, save_action, unwritten
 from oban_sa.outbox.admission import admit
 from oban_sa.outbox.announcements import Announcements, add_news, add_one, concerns_runners
 from oban_sa.outbox.atomicity import Homes
-from oban_sa.outbox.claim import must_come_early
 from oban_sa.outbox.resolution import Resolution
 from oban_sa.outbox.rows import rows, take_in, written
-from oban_sa.outbox.unique import Claims, by_connection, check_known, refers
+from oban_sa.outbox.sessions import by_connection
 from oban_sa.sql import notify
 from oban_sa.sql import references as resolved
 from oban_sa.sql.notify import Notice
 from oban_sa.wire.messages import News
+
+if TYPE_CHECKING:  # most programs have no unique jobs
+    from oban_sa.outbox.unique import Claims
 
 KEY: Final = "oban"
 """The one key that a session's `info` gets."""
@@ -288,6 +290,8 @@ class Outbox:
 
     def _prepare_unique(self, session: Session, connection: Connection, job: Job) -> None:
         """Admit a unique job and make JSON of it, as all of it may be part of its key."""
+        from oban_sa.outbox.unique import Claims, check_known
+
         if self._claims is None:
             self._claims = Claims()
         elif self._claims.is_decided(job):
@@ -300,6 +304,9 @@ class Outbox:
             check_known(job, resolution.waiting(job))
 
     def _claim_early(self, session: Session, claims: Claims) -> None:
+        from oban_sa.outbox.claim import must_come_early
+        from oban_sa.outbox.unique import refers
+
         found = [each for each in session.new if isinstance(each, Job) and "_unique" in vars(each)]
         if not (jobs := [job for job in found if not refers(job)]) or session.connection_callable is not None:
             return

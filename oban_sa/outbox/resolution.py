@@ -17,10 +17,9 @@ get other keys when they are written again. So jobs get their references back, t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection
@@ -161,8 +160,7 @@ class Resolution:
         return began
 
 
-@dataclass(frozen=True, slots=True)
-class _Unresolved:
+class _Unresolved(NamedTuple):
     """A job written in this flush, with those of its args and meta that hold references."""
 
     job: Job

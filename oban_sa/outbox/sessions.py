@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias, TypeVar, cast
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_scoped_session, async_sessionmaker
-from sqlalchemy.orm import Session, scoped_session, sessionmaker
+from sqlalchemy.orm import InstanceState, Session, scoped_session, sessionmaker
 
 from oban_sa.errors import articled
 from oban_sa.models import Job
@@ -80,3 +80,18 @@ def _instead(given: object) -> str:
             return "enter it: async with sessions.begin() as session: enqueue(session, job)"
         case _:
             return "enqueue takes Session, AsyncSession, scoped_session and async_scoped_session"
+
+
+def by_connection(session: Session, states: Iterable[InstanceState[Job]]) -> dict[Connection, list[Job]]:
+    """Return the jobs of a flush by the connections that they are written on, as a sharded one has several."""
+    found: dict[Connection, list[Job]] = {}
+    choose = session.connection_callable
+    for state in states:
+        if (job := state.obj()) is None:
+            continue
+        if choose is None:
+            connection = session.connection(bind_arguments={"mapper": Job.__mapper__})
+        else:
+            connection = choose(Job.__mapper__, job)
+        found.setdefault(connection, []).append(job)
+    return found

@@ -17,9 +17,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection
 from sqlalchemy.orm import InstanceState, Session, UOWTransaction, make_transient_to_detached
@@ -33,6 +32,7 @@ from oban_sa.models import Job
 from oban_sa.outbox import references
 from oban_sa.outbox.claim import answer, blockers, hurrying, must_come_early, note_claimed, state_of, unique_of
 from oban_sa.outbox.conflicts import tell
+from oban_sa.outbox.sessions import by_connection
 from oban_sa.schedule import clock
 from oban_sa.sql import claim
 
@@ -41,16 +41,14 @@ TURNS: Final = 1_000
 the flush has got one."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Won:
+class _Won(NamedTuple):
     """A job that may be inserted."""
 
     id: int
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Lost:
+class _Lost(NamedTuple):
     """A job in whose way another stands."""
 
     given: Mapping[str, object]
@@ -241,21 +239,6 @@ class Claims:
         vars(job)["id"] = won.id
         job.conflict = Conflict(won.id, old, fields)
         return True
-
-
-def by_connection(session: Session, states: Iterable[InstanceState[Job]]) -> dict[Connection, list[Job]]:
-    """Return the jobs of a flush by the connections that they are written on, as a sharded one has several."""
-    found: dict[Connection, list[Job]] = {}
-    choose = session.connection_callable
-    for state in states:
-        if (job := state.obj()) is None:
-            continue
-        if choose is None:
-            connection = session.connection(bind_arguments={"mapper": Job.__mapper__})
-        else:
-            connection = choose(Job.__mapper__, job)
-        found.setdefault(connection, []).append(job)
-    return found
 
 
 def refers(job: Job) -> bool:

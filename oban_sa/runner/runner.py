@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final, Self
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from oban_sa import telemetry
-from oban_sa.client.schema import check
+from oban_sa.catalog.inspection import Found
+from oban_sa.catalog.verify import check
 from oban_sa.errors import RunnerError
 from oban_sa.jobs.cron_entry import CronEntry
 from oban_sa.jobs.retention import Prune
@@ -32,8 +33,9 @@ from oban_sa.runner.execution.executor import Dispatch, Executor
 from oban_sa.runner.execution.home import InDatabase
 from oban_sa.runner.execution.unknown_workers import of_queues
 from oban_sa.runner.health.reports import Reports
-from oban_sa.runner.maintenance.parts import Parts
+from oban_sa.runner.maintenance.beside import Beside
 from oban_sa.runner.queue.exchange import of_beginning, of_completion
+from oban_sa.runner.queue.first_connections import connect_all
 from oban_sa.runner.queue.idle import Idle
 from oban_sa.runner.queue.poll import Poll
 from oban_sa.runner.queue.producer import Producer
@@ -194,7 +196,7 @@ class Runner:
             young=self._written,
             declared=settings.queues,
         )
-        self._parts = Parts(
+        self._parts = Beside(
             database,
             settings,
             source=source,
@@ -274,17 +276,10 @@ class Runner:
     async def _begin(self) -> None:
         within = limits_of(self._settings.queues)
         limits = [within.get(name) for name in self._settings.queues]
-        first = compiled(of_beginning(self._database, limits))  # while the server connects
-        has, _ = await asyncio.gather(self._taken(self._database.begin), first)
-        check(has, self.schema, limits=bool(within))
-        if self._sessions is not None:
-            engine = await self._sessions.check(self._registry, schema=self.schema)
-            if engine is not None:
-                await self._taken(lambda: check_same_database(engine, self._database))
+        connected = connect_all(self._database, self._notifier, self._queues, taken=self._taken, checked=self._checked)
+        await asyncio.gather(connected, compiled(of_beginning(self._database, limits)))  # while the server connects
         self._started_at = clock.monotonic()
         await self._reports.watch()
-        self._notifier.start()
-        await self._taken(self._queues.connect)
         # Listen first: a decision made from now on is either read below or heard.
         await self._notifier.listens()
         # What was paused stays so: nothing is fetched before that is known.
@@ -298,6 +293,12 @@ class Runner:
         self._working = True
         telemetry.emit(telemetry.RunnerStart(runner=self._source, queues=dict(self.queues)))
         await compiled(of_completion(self._database, limits))
+
+    async def _checked(self, has: Found) -> None:
+        check(has, self.schema, limits=bool(limits_of(self._settings.queues)))
+        sessions = self._sessions
+        if sessions is not None and (engine := await sessions.check(self._registry, schema=self.schema)) is not None:
+            await self._taken(lambda: check_same_database(engine, self._database))
 
     def stop(self) -> None:
         """Ask the runner to stop; returns at once, and may be called from a signal handler, and more than once."""

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Self, cast
 
 from oban_sa.errors import InvalidOption, RunnerError, articled
 from oban_sa.runner.concurrency.wait import until
+from oban_sa.runner.health.check import Check
 from oban_sa.runner.health.checks import Checks
-from oban_sa.runner.health.server import Check, Health, Page
+from oban_sa.runner.health.server import Health, Page
 from oban_sa.runner.runner import DEFAULT, Runner
 from oban_sa.settings.settings import keyword
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 import zoneinfo
 from calendar import monthrange
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
-from typing import Final, Literal, TypeAlias, cast, get_args
+from typing import Final, Literal, NamedTuple, TypeAlias, cast, get_args
 
 from oban_sa.errors import InvalidCron, nearest
 from oban_sa.schedule.cron_fields import DAY, HOUR, MINUTE, MONTH, NICKNAMES, SECOND, WEEKDAY, Values, read
@@ -123,8 +123,7 @@ def _zone(timezone: str) -> zoneinfo.ZoneInfo:
     raise InvalidCron(f"time zone {text!r} is unknown{hint or '; write a name such as Europe/Berlin or Etc/UTC'}")
 
 
-@dataclass(frozen=True, slots=True)
-class _Times:
+class _Times(NamedTuple):
     """The readings of a wall clock that an expression allows, in any time zone."""
 
     seconds: Values
@@ -221,7 +220,7 @@ _CALENDAR: Final = (date(2001, 1, 1), date(2029, 1, 1))
 
 
 def _two_meanings(times: _Times, day: str, weekday: str) -> str:
-    either, both = (_often(replace(times, both=meant)) for meant in (False, True))
+    either, both = (_often(times._replace(both=meant)) for meant in (False, True))
     return (
         f"day of month {day!r} and day of week {weekday!r} are both restricted, which is read in two ways; say which "
         f'you mean: days="either" is each day that matches one of the two, as cron does it ({either}), and days="both" '

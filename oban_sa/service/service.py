@@ -9,12 +9,12 @@ from collections.abc import Callable, Coroutine, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from oban_sa.client.schema import verify
+from oban_sa.catalog.verify import verify
 from oban_sa.errors import InvalidOption, SchemaError, SchemaMissing
 from oban_sa.jobs.retention import Prune
 from oban_sa.runner.concurrency.processes.pool import processors
@@ -24,7 +24,6 @@ from oban_sa.runner.database.failures import explained
 from oban_sa.runner.database.rights import check_rights
 from oban_sa.runner.database.start_steps import taken
 from oban_sa.runner.runner import Runner
-from oban_sa.runner.runners import Runners
 from oban_sa.runner.sessions.factories import ApplicationSessions
 from oban_sa.service import garbage, imports
 from oban_sa.service.exit import closed, leave, stuck
@@ -36,6 +35,9 @@ from oban_sa.telemetry import log
 from oban_sa.workers import registry
 from oban_sa.workers.crontab import resolved
 from oban_sa.workers.middleware import Chain
+
+if TYPE_CHECKING:
+    from oban_sa.runner.runners import Runners
 
 logger = logging.getLogger("oban_sa.runner")
 
@@ -219,6 +221,8 @@ def _runner(settings: Settings, engine: AsyncEngine, prune: Prune | None, middle
     )
     if count == 1:
         return Runner(engine, **dict(keywords, schema=settings.schema))
+    from oban_sa.runner.runners import Runners  # and what serves their health; most commands start one runner
+
     runners = (Runner(engine, **dict(keywords, schema=schema, health_port=None)) for schema in settings.schemas)
     return Runners(*runners, health_port=settings.health_port, health_host=settings.health_host)
 

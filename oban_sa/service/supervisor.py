@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final
 import orjson
 
 from oban_sa.errors import InvalidOption
-from oban_sa.runner.health.server import Check, Health, Page
+from oban_sa.runner.health.check import Check
+from oban_sa.runner.health.server import Health, Page
 from oban_sa.schedule import clock
 from oban_sa.service import service
 from oban_sa.service.member import Member, Unusable

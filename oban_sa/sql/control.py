@@ -32,7 +32,6 @@ from sqlalchemy import (
     func,
     literal_column,
     null,
-    or_,
     select,
 )
 from sqlalchemy import delete as sql_delete
@@ -44,9 +43,9 @@ from oban_sa.jobs.unique import MARK as UNIQUE
 from oban_sa.jobs.unique import WHILE
 from oban_sa.models import Job
 from oban_sa.models.base import Expression
-from oban_sa.sql.cancel_request import MARK, marked
-from oban_sa.sql.expressions import array, inline, materialized, unnest, utc_clock
-from oban_sa.sql.fetch import HOLDER, answered, jobs
+from oban_sa.sql.cancel_request import MARK
+from oban_sa.sql.expressions import array, inline, materialized, utc_clock
+from oban_sa.sql.fetch import jobs
 from oban_sa.sql.followers import FOLLOWED, Follower, changed_columns, follow
 from oban_sa.sql.insert import recordset
 from oban_sa.sql.recheck import condition_on_jobs
@@ -262,30 +261,6 @@ def _guard(command: Callable[..., Executable]) -> ColumnElement[bool] | None:
     if command is retry:
         return _state.not_in(_literals(_STAYING))
     return _not_executing if command is delete else None
-
-
-def called_off() -> Executable:
-    """Those of some running attempts that have to end: rows of `id`, `attempted_at`, and whether the job is `lost`.
-
-    Their jobs were marked during this attempt, or an Elixir node has set them cancelled already; they are lost where
-    they were deleted, given to another attempt, or, as other members of the family do with jobs that run for long, made
-    available or discarded. What an attempt's own session has just committed is neither.
-    Parameters: arrays of equal length `ids`, `attempts` and `uuids`, the producers as text.
-    """
-    said = unnest(id=BigInteger(), attempt=Integer(), uuid=Text())
-    given_on = or_(
-        jobs.c.id.is_(None),
-        jobs.c.attempt > said.c.attempt,
-        (jobs.c.attempt == said.c.attempt) & _state.in_(_literals(("available", "discarded"))),
-        _executing & HOLDER.is_distinct_from(said.c.uuid),
-    )
-    cancelled = or_(inline("'cancelled'") == _state, _executing & marked())
-    ids = array("ids", BigInteger())
-    return (
-        select(said.c.id, answered("attempted_at"), given_on.label("lost"))
-        .select_from(said.outerjoin(jobs, (jobs.c.id == said.c.id) & (jobs.c.id == func.any(ids))))
-        .where(or_(given_on, cancelled))
-    )
 
 
 def _chosen(wanted: Select[int], guard: ColumnElement[bool] | None, *more: Expression) -> CTE:

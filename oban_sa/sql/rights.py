@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from sqlalchemy import Text, TextClause, bindparam, text
 
@@ -29,8 +28,7 @@ _LOOKING: Final[Tables] = dict.fromkeys(
 _ALL: Final = ("SELECT", "INSERT", "UPDATE", "DELETE")
 
 
-@dataclass(frozen=True, slots=True)
-class Role:
+class Role(NamedTuple):
     """A kind of program: what it is for, and its privileges on the tables."""
 
     what: str

@@ -22,8 +22,7 @@ All rows of a statement are claimed in the order of their keys, or two statement
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from sqlalchemy import (
     CTE,
@@ -84,8 +83,7 @@ _VERSION: Final[Expression] = func.coalesce(uniques.c.version, uniques.c.job_id)
 _DUE: Final[Expression] = inline(f"interval '{JOINED_FOR} second'")
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """The CTEs of a claim."""
 
     wanted: FromClause
@@ -245,8 +243,7 @@ def _held(wanted: FromClause, locks: Collection[str], *, stored: bool) -> CTE:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Either:
+class _Either(NamedTuple):
     """The row that was locked where a lock was wanted, and otherwise the one that was only read."""
 
     wants: Expression

@@ -15,16 +15,12 @@ import importlib
 import math
 import re
 import struct
+from functools import cache
 from typing import Any, Final
 
 from oban_sa.errors import articled
 from oban_sa.wire import erlang_tags as tags
 from oban_sa.wire.erlang_reader import Reader
-
-try:
-    _erlpack: Any = importlib.import_module("erlpack")
-except ImportError:  # it has no wheel, and needs a compiler to install
-    _erlpack = None
 
 _STEPS_SHOWN: Final = 12
 _NOT_FINITE: Final = re.compile(rb"F[\x7f\xff][\xf0-\xff]")
@@ -57,10 +53,19 @@ def decode(text: str) -> object:
     return Reader(binary).read()
 
 
+@cache
+def _erlpack() -> Any:
+    """Import erlpack when the first result is recorded; None where it is not installed."""
+    try:
+        return importlib.import_module("erlpack")
+    except ImportError:  # it has no wheel, and needs a compiler to install
+        return None
+
+
 def _pack(value: object) -> bytes:
-    if _erlpack is not None:
+    if (erlpack := _erlpack()) is not None:
         try:
-            packed: bytes = _erlpack.pack(value)
+            packed: bytes = erlpack.pack(value)
         except Exception:
             return _own_pack(value)  # refuses the same values, with the path and the reason
         # Erlang has no NaN and no infinities, and can't decode a term that contains one.

@@ -6,9 +6,9 @@ import contextlib
 import inspect
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import is_dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from oban_sa.arguments.annotations import Unknown
 from oban_sa.arguments.decoders import Decoders
@@ -281,8 +281,7 @@ class ClassBody:
         return lambda job: getattr(cls(), name)(job)
 
 
-@dataclass(frozen=True, slots=True)
-class _Reader:
+class _Reader(NamedTuple):
     """What makes typed args of JSON, and whether it loads mapped objects."""
 
     kind: Kind

@@ -6,9 +6,8 @@ import inspect
 import typing
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from oban_sa.arguments import libraries
 from oban_sa.arguments.annotations import Unknown
@@ -354,8 +353,7 @@ class FunctionBody:
             raise InvalidOption(f"{self.what} is a method; decorate a class with @worker, or a function of a module")
 
 
-@dataclass(frozen=True, slots=True)
-class _Reader:
+class _Reader(NamedTuple):
     """How args are read: by parameter, those of `**fields`, and which of them hold mapped objects."""
 
     by_name: dict[str, Kind]

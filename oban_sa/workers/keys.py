@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from oban_sa.describe.choices import choice
 from oban_sa.errors import InvalidOption, nearest
@@ -25,8 +24,7 @@ OPTIONS: Final = frozenset({"partition", "sequence", "on_failure"})
 """The options that make the keys of a job."""
 
 
-@dataclass(frozen=True, slots=True)
-class Keys:
+class Keys(NamedTuple):
     """Makes the keys of jobs, and writes them into their meta."""
 
     partition: Source | None = None

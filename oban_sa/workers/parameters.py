@@ -7,7 +7,7 @@ import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import FrameType, ModuleType
-from typing import Annotated, Any, Final, Literal, NewType, TypeAlias
+from typing import Annotated, Any, Final, Literal, NamedTuple, NewType, TypeAlias
 
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
@@ -30,8 +30,7 @@ class Unresolved:
     missing: str
 
 
-@dataclass(frozen=True, slots=True)
-class Parameter:
+class Parameter(NamedTuple):
     """One parameter of a worker's code, with what its annotation means."""
 
     name: str

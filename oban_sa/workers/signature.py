@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import typing
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from oban_sa.arguments.mismatch import is_typed_dict, step
 from oban_sa.errors import InvalidArguments, nearest
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Names:
+class Names(NamedTuple):
     """The args of a worker by name: all that are `known`, or None where any name will do, and the `required` ones."""
 
     what: str

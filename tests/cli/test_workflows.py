@@ -7,7 +7,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
 from oban_sa import Batch, Job, Workflow, enqueue
-from oban_sa.outbox.flow_rows import Flow
+from oban_sa.outbox.staged import Flow
 from tests.cli.conftest import Shell
 from tests.flows.settling import book, note
 

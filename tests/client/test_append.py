@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from oban_sa import Batch, Job, Oban, Workflow, current_job, deps, enqueue
 from oban_sa.errors import InvalidJob, WorkflowNotFound
-from oban_sa.outbox.flow_rows import Flow
+from oban_sa.outbox.staged import Flow
 from oban_sa.testing import drain
 from oban_sa.workers import Registry, job
 from tests.flows.settling import book

@@ -15,7 +15,8 @@ from oban_sa import Batch, Job, Workflow, enqueue
 from oban_sa.flows.parts import Member
 from oban_sa.jobs.flow import LANE, lane_of
 from oban_sa.outbox.flow import stage
-from oban_sa.outbox.flow_rows import Joining, MemberRow, Tree
+from oban_sa.outbox.flow_rows import MemberRow, Tree
+from oban_sa.outbox.staged import Joining
 from oban_sa.sql.settle import settle
 
 LETTERS = {"completed": "c", "cancelled": "x", "discarded": "d"}

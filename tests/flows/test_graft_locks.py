@@ -9,7 +9,8 @@ from sqlalchemy.orm import Session
 from oban_sa import Job, Workflow
 from oban_sa.jobs.flow import LANE, lane_of
 from oban_sa.outbox.flow import stage
-from oban_sa.outbox.flow_rows import Joining, MemberRow, Tree
+from oban_sa.outbox.flow_rows import MemberRow, Tree
+from oban_sa.outbox.staged import Joining
 from tests.flows.settling import book, note, written
 
 

@@ -24,6 +24,7 @@ from oban_sa.runner.database.database import Database
 from oban_sa.runner.maintenance.scheduler import Scheduler
 from oban_sa.sql.lease import lease_name
 from oban_sa.workers import Registry, job
+from oban_sa.workers.crontab import resolved
 from tests.places import AppDatabase, User
 
 REGISTRY = Registry()
@@ -107,7 +108,7 @@ def test_every_way_to_say_a_naive_schedule_is_warned_of_in_the_same_words() -> N
 def scheduler(engine: AsyncEngine) -> Scheduler:
     entries = [CronEntry("* * * * * *", "admission.send", name="often")]
     source = telemetry.Source(node="one", name="Oban")
-    return Scheduler(Database(engine), entries, source=source, registry=REGISTRY)
+    return Scheduler(Database(engine), resolved(entries, REGISTRY), source=source, registry=REGISTRY)
 
 
 @pytest.mark.parametrize(

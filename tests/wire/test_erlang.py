@@ -67,7 +67,7 @@ anything = st.recursive(
 def encoder(request, monkeypatch):
     """Run a test with erlpack, where it is installed, and with our own encoder."""
     if request.param == "own":
-        monkeypatch.setattr(erlang, "_erlpack", None)
+        monkeypatch.setattr(erlang, "_erlpack", lambda: None)
     elif erlpack is None:
         pytest.skip("erlpack is not installed")
     return request.param

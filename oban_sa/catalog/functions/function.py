@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from hashlib import sha256
 from textwrap import dedent
-from typing import Final
+from typing import Final, NamedTuple
 
 from oban_sa.catalog.names import OURS, literal, quoted
 
@@ -18,8 +17,7 @@ DIGEST: Final = "encode(sha256(convert_to(regexp_replace(prosrc, E'[ \\n\\r\\t]+
 """The expression, on `pg_proc`, that is equal to `Function.digest` where the function is up to date."""
 
 
-@dataclass(frozen=True, slots=True)
-class Function:
+class Function(NamedTuple):
     """A function in plpgsql: the name and type of each parameter, the type of the result, and the body in a schema.
 
     Types are written as `oidvectortypes` does, so that what the catalog says can be compared: `double precision`.

@@ -56,22 +56,24 @@ class Database:
         """A statement for this schema, or what `make` builds of these arguments, which have to be hashable."""
         return prepared(self.schema, make, *args, **given)
 
-    async def begin(self) -> Found:
-        """Open the shared connection, and return what the schema has of our tables.
+    async def begin(self, reached: Callable[[], object] = lambda: None) -> Found:
+        """Open the shared connection, call `reached`, and return what the schema has of our tables.
 
         Raises what the driver and the pool raise, and writes nothing into the log: its caller tells of it.
         """
         quoted(self.schema)
         inspecting = self.prepare(FOUND).text
-        connection = await self.connect()
-        try:
-            rows = await connection.fetch(
-                inspecting.sql, *in_order(inspecting, {"schema": self.schema}), timeout=WITHIN
-            )
-        except BaseException:
-            connection.terminate()
-            raise
-        self.shared.take(connection)
+        async with self.shared.lock:  # others wait for this connection, instead of opening it too
+            connection = await self.connect()
+            reached()
+            try:
+                rows = await connection.fetch(
+                    inspecting.sql, *in_order(inspecting, {"schema": self.schema}), timeout=WITHIN
+                )
+            except BaseException:
+                connection.terminate()
+                raise
+            self.shared.take(connection)
         return found(rows)
 
     @property

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from oban_sa.describe.exceptions import describe
 from oban_sa.runner.cluster.notifier import Notifier
 from oban_sa.runner.database.database import Database
+from oban_sa.runner.health.check import Check
 from oban_sa.runner.health.loop_lag import Watch
-from oban_sa.runner.health.server import Check
 from oban_sa.runner.maintenance.ticker import Ticker
 from oban_sa.runner.queue.producer import Producer
 from oban_sa.schedule import clock
@@ -44,14 +44,14 @@ class Checks:
         *,
         notifier: Notifier,
         producers: Callable[[], Iterable[Producer]],
-        parts: Iterable[Ticker],
+        parts: Callable[[], Iterable[Ticker]],
         needs: Mapping[str, object],
         watch: Watch | None,
         poll_every: float,
         idle_because: Callable[[], str | None],
         namesake: Callable[[], Sequence[str]] = tuple,
     ) -> None:
-        """`needs` are the parameters of `NOT_GRANTED`, `parts` those without which jobs don't start or get stuck.
+        """`needs` are the parameters of `NOT_GRANTED`, `parts` returns those that jobs can't do without.
 
         `idle_because` says why the runner does not work, as where it stops, or None. `namesake` names the
         queues that another living node of this node's name works on.
@@ -60,7 +60,7 @@ class Checks:
         self._line = database.line()
         self._asking = database.prepare(NOT_GRANTED)
         self._needs = dict(needs)
-        self._parts = list(parts)
+        self._parts = parts
         self._notifier = notifier
         self._producers = producers
         self._watch = watch
@@ -85,7 +85,7 @@ class Checks:
             "database": await self._database(),
             "rights": self._rights,
             "notifications": self._notifications(),
-            **{part.name: Check(well=False, detail=why) for part in self._parts if (why := _failing(part))},
+            **{part.name: Check(well=False, detail=why) for part in self._parts() if (why := _failing(part))},
             **{f"queue {producer.queue}": self._fetching(producer) for producer in self._producers()},
         }
 

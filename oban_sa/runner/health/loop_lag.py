@@ -10,9 +10,8 @@ import sysconfig
 import threading
 from collections.abc import Callable
 from contextvars import Context
-from dataclasses import dataclass
 from types import FrameType
-from typing import Final
+from typing import Final, NamedTuple
 
 from oban_sa import telemetry
 from oban_sa.models import Job
@@ -138,8 +137,7 @@ class Watch:
             return
 
 
-@dataclass(frozen=True, slots=True)
-class Blocked:
+class Blocked(NamedTuple):
     """What blocks the loop: a job where it is known, the name of a task, and a line of code."""
 
     job: Job | None

@@ -11,8 +11,7 @@ from oban_sa.runner.cluster.notifier import Notifier
 from oban_sa.runner.database.database import Database
 from oban_sa.runner.health.checks import Checks
 from oban_sa.runner.health.loop_lag import Watch
-from oban_sa.runner.health.server import Health, Page
-from oban_sa.runner.maintenance.parts import Parts
+from oban_sa.runner.maintenance.beside import Beside
 from oban_sa.runner.queue.queues import Queues
 from oban_sa.settings.settings import Settings
 from oban_sa.sql.rights import needed, runner_needs
@@ -20,6 +19,7 @@ from oban_sa.sql.rights import needed, runner_needs
 if TYPE_CHECKING:
     from oban_sa.prometheus.snapshot import Snapshot
     from oban_sa.runner.health.metrics import Metrics
+    from oban_sa.runner.health.server import Health, Page
 
 
 class Reports:
@@ -32,7 +32,7 @@ class Reports:
         *,
         source: telemetry.Source,
         notifier: Notifier,
-        parts: Parts,
+        parts: Beside,
         queues: Queues,
         idle_because: Callable[[], str | None],
     ) -> None:
@@ -44,12 +44,12 @@ class Reports:
             database,
             notifier=notifier,
             producers=lambda: queues.serving.values(),
-            parts=parts.needed,
+            parts=lambda: parts.needed,
             needs=needed(source.schema, runner_needs(crontab=parts.schedules, prune=settings.prune is not None)),
             watch=self._watch,
             poll_every=settings.poll_every,
             idle_because=idle_because,
-            namesake=lambda: parts.namesakes.queues,
+            namesake=lambda: parts.namesakes,
         )
         self._metrics: Metrics | None = None
         served: dict[str, Page] = {}
@@ -68,6 +68,8 @@ class Reports:
                 served = pages(self._metrics.snapshot)
         self._server: Health | None = None
         if settings.health_port is not None:
+            from oban_sa.runner.health.server import Health
+
             self._server = Health(
                 {"/live": self.checks.live, "/ready": self.checks.ready},
                 host=settings.health_host,

@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from oban_sa.errors import RunnerError
 from oban_sa.runner.concurrency.wait import cancelled
+from oban_sa.runner.health.check import Check
 from oban_sa.runner.health.http import Refused, answer, parse, respond
 
 logger = logging.getLogger("oban_sa.runner")
@@ -26,15 +26,6 @@ MOST: Final = 64
 
 With one more, the one that has waited longest for its client is ended: probes ask at once and take their answer.
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """What was found of one thing: whether it is well, and a detail that JSON can hold."""
-
-    well: bool
-    detail: object = None
-
 
 Report: TypeAlias = Callable[[], Awaitable[Mapping[str, Check]]]
 """Makes a report: what was found of each thing that was looked at, by name."""

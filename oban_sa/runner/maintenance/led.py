@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 from oban_sa.jobs.cron_entry import Span
 
@@ -18,8 +17,7 @@ EVER: Final = datetime.min.replace(tzinfo=UTC)
 """Before all moments."""
 
 
-@dataclass(frozen=True, slots=True)
-class Led:
+class Led(NamedTuple):
     """Until when at least the cluster has a leader, and the last time in which it had none."""
 
     until: datetime

@@ -12,6 +12,7 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 import asyncpg
+from sqlalchemy import Executable
 
 from oban_sa import telemetry
 from oban_sa.describe.exceptions import describe
@@ -23,7 +24,6 @@ from oban_sa.runner.database.database import Database
 from oban_sa.schedule import clock
 from oban_sa.sql import metrics
 from oban_sa.sql.counts import count
-from oban_sa.sql.overview import oldest
 
 logger = logging.getLogger("oban_sa.runner")
 
@@ -51,6 +51,12 @@ class _Row:
     counts: Counts
     backlog: int | None = None
     oldest: float | None = None
+
+
+def _oldest() -> Executable:
+    from oban_sa.sql.overview import oldest  # what it is made of shows people jobs, and few nodes lead
+
+    return oldest()
 
 
 class Metrics:
@@ -82,7 +88,7 @@ class Metrics:
         self._adding = database.prepare(metrics.add, database.schema)
         self._forgetting = database.prepare(metrics.forget, database.schema)
         self._counting = database.prepare(count, (JobState.AVAILABLE,))
-        self._oldest = database.prepare(oldest)
+        self._oldest = database.prepare(_oldest)
         self._sending: tuple[UUID, str] | None = None
         self._minutes: dict[_Key, _Row] = {}
         self._longer: dict[_Key, _Row] = {}

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 from oban_sa import telemetry
+from oban_sa.jobs.cron_entry import CronEntry
 from oban_sa.runner.cluster.leader import Leader
 from oban_sa.runner.cluster.notifier import Listener
 from oban_sa.runner.cluster.oban_web import Checked, Metrics
@@ -18,6 +19,7 @@ from oban_sa.runner.maintenance.idle_transactions import IdleTransactions
 from oban_sa.runner.maintenance.lacking_keys import LackingKeys, Partitioned
 from oban_sa.runner.maintenance.leftovers import Leftovers
 from oban_sa.runner.maintenance.lifeline import Lifeline
+from oban_sa.runner.maintenance.metrics import Metrics as History
 from oban_sa.runner.maintenance.pruner import Pruner
 from oban_sa.runner.maintenance.scheduler import Scheduler
 from oban_sa.runner.maintenance.sequences import Sequences
@@ -75,15 +77,19 @@ class Parts:
         *,
         source: telemetry.Source,
         registry: Registry,
+        crontab: Sequence[CronEntry],
         connections: Connections,
         queues: Queued,
         of_queues: Mapping[str, Part],
         tally: Tally | None,
     ) -> None:
-        """`of_queues` are the parts that do something for all queues at once; `tally` has what attempts came to."""
+        """`crontab` is that of the settings and of the registry's workers.
+
+        `of_queues` are the parts that do something for all queues at once; `tally` has what attempts came to.
+        """
         every, dead_after = settings.heartbeat_every, settings.dead_after
         leader = Leader(database, source=source, lasts=min(LEASE, dead_after * 2 / 3))
-        scheduler = Scheduler(database, settings.crontab, source=source, registry=registry, allow=settings.allow)
+        scheduler = Scheduler(database, crontab, source=source, registry=registry, allow=settings.allow)
         self.namesakes = Namesakes(
             database, source=source, mine=lambda: [producer.uuid for producer in queues.all], every=2 * every
         )
@@ -117,7 +123,7 @@ class Parts:
             **of_queues,
             "namesakes": self.namesakes,
         }
-        self.listeners: dict[str, Listener] = {"leader": lambda _resigned: self._leader.nudge()}
+        self.listeners: dict[str, Listener] = {}
         """What parts want to hear of, by the channel."""
         if settings.idle_in_transaction_after is not None:
             parts["idle"] = IdleTransactions(
@@ -141,8 +147,6 @@ class Parts:
 
             self.backlog = parts["backlog"] = Backlog(database, leader, lately=dead_after)
         if tally is not None and settings.metrics_every is not None:
-            from oban_sa.runner.maintenance.metrics import Metrics as History
-
             parts["history"] = History(
                 database,
                 leader,
@@ -154,8 +158,6 @@ class Parts:
         if settings.prune is not None:
             parts["pruner"] = Pruner(database, leader, settings.prune, engine=database.engine, source=source)
             parts["trees"] = TreePruner(database, leader, settings.prune, engine=database.engine, source=source)
-        self.schedules = bool(scheduler.entries)
-        """Whether there is a crontab."""
         self._stage_every = settings.stage_every
         tickers = {name: Ticker(name, part, source=source) for name, part in parts.items()}
         self._stager, self._leader, self._decisions = tickers["stager"], tickers["leader"], tickers["decisions"]
@@ -174,6 +176,10 @@ class Parts:
     async def stop(self) -> None:
         """Tick no more; at the same time, since each waits for as long as it may where the database is silent."""
         await asyncio.gather(*(ticker.stop() for ticker in reversed(self._all)))
+
+    def elect_soon(self) -> None:
+        """Take the lease as soon as it is free; the leader has resigned."""
+        self._leader.nudge()
 
     def settle_soon(self) -> None:
         """Book what has become of members of flows as soon as possible; this node has noted some."""

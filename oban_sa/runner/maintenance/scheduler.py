@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from oban_sa import hooks, telemetry
 from oban_sa.describe.exceptions import describe
 from oban_sa.jobs import values
-from oban_sa.jobs.cron_entry import MOST_CAUGHT_UP, CronEntry, Due, Span, Written
+from oban_sa.jobs.cron_entry import MOST_CAUGHT_UP, CronEntry, Due, Span
 from oban_sa.jobs.unique import Unique
 from oban_sa.models import Job
 from oban_sa.models.types import args_from_database
@@ -26,7 +25,6 @@ from oban_sa.sql import cron
 from oban_sa.sql.cron_pauses import cron_key
 from oban_sa.sql.lease import lease_name
 from oban_sa.wire import messages
-from oban_sa.workers.crontab import resolved
 from oban_sa.workers.keys import Keys
 from oban_sa.workers.registry import Registry
 
@@ -51,15 +49,15 @@ class Scheduler:
     def __init__(
         self,
         database: Database,
-        entries: Iterable[Written],
+        entries: Sequence[CronEntry],
         *,
         source: telemetry.Source,
         registry: Registry,
         allow: Sequence[str] = (),
         announce: bool = True,
     ) -> None:
-        """Check the entries; raises InvalidOption where two have one name, WorkerNotFound for an unknown worker."""
-        self.entries = resolved(entries, registry, allow)
+        """Take `entries` as `oban_sa.workers.crontab.resolved` returns them."""
+        self.entries = entries
         self._registry = registry
         self._allow = allow
         self._source = source
@@ -284,8 +282,7 @@ class Scheduler:
         return cron_key(entry.name, self._source.name)
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
+class _Known(NamedTuple):
     """What the database knows of an entry."""
 
     expression: str
@@ -317,8 +314,7 @@ class _Known:
         return self.defined_at if self.last_at in (None, _NEVER) else max(self.last_at, self.defined_at)
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
+class _Seen(NamedTuple):
     """One look at the database: its clock, read when this machine's was at `at`, and the entries it knows."""
 
     now: datetime
@@ -328,8 +324,7 @@ class _Seen:
     known: Mapping[str, _Known]
 
 
-@dataclass(frozen=True, slots=True)
-class _Claim:
+class _Claim(NamedTuple):
     """Ticks of an entry, oldest first, that become jobs if its `last_at` still is `seen`; it becomes `until`."""
 
     key: str

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from oban_sa.describe.choices import is_whole
 from oban_sa.errors import InvalidOption
@@ -14,7 +13,7 @@ from oban_sa.runner.cluster.signals import LARGEST_LIMIT
 from oban_sa.runner.database.database import Database
 from oban_sa.runner.queue.queues import Queues
 from oban_sa.settings.queues import Served
-from oban_sa.sql.control import called_off
+from oban_sa.sql.called_off import called_off
 from oban_sa.sql.queues import decisions
 from oban_sa.wire import json_text, messages
 from oban_sa.wire.messages import EVERY
@@ -32,8 +31,7 @@ _NEEDS: Final = {"burst": ("by", "each"), "fair": ("by",)}
 """Limits that need others."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """The value of one setting of a queue; `at` is when it was decided, as text that sorts by time."""
 
     value: Any

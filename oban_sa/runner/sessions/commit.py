@@ -25,8 +25,11 @@ from oban_sa.sql.flow import note
 from oban_sa.sql.plan import Plan
 from oban_sa.sql.relay import tell
 
-ACK_ONE: Final = Plan().ack_one()
-"""The fenced ack of one attempt; it also tells the number of the transaction that it's made in."""
+
+@cache
+def ack_alone() -> Executable:
+    """Return the fenced ack of one attempt; it also tells the number of the transaction that it's made in."""
+    return Plan().ack_one()
 
 
 @cache
@@ -58,9 +61,9 @@ def ack_others(*, noting: bool, telling: bool) -> Executable:
     return Plan(followers=followers).ack()
 
 
-IS_HELD: Final = is_held()
+_is_held: Final = cache(is_held)
 
-REVERTING: Final = revert()
+_reverting: Final = cache(revert)
 
 _BIND: Final = {"mapper": inspect(Job)}
 
@@ -77,9 +80,9 @@ def write_and_commit(
 
     Returns whether it was committed, and None where there is no transaction, so that nothing is written. `committing`
     is called just before the commit, with the number of the transaction, `young` knows which attempts were kept young,
-    and `ack_one` replaces `ACK_ONE`; where one of the `others` was lost, all is rolled back, too. Raises `AttemptError`
-    where the transaction had failed, or where it was the worker itself that took its job away, and `JobElsewhere` where
-    the session has written in another database too.
+    and `ack_one` replaces `ack_alone`; where one of the `others` was lost, all is rolled back, too. Raises
+    `AttemptError` where the transaction had failed, or where it was the worker itself that took its job away, and
+    `JobElsewhere` where the session has written in another database too.
     """
     if not session.is_active:
         raise AttemptError(FAILED)
@@ -87,7 +90,7 @@ def write_and_commit(
         if not (session.new or session.dirty or session.deleted):
             return None
         session.begin()
-    statement = ACK_ONE if ack_one is None else ack_one
+    statement = ack_alone() if ack_one is None else ack_one
     try:
         session.flush()
         connection = session.connection(bind_arguments=_BIND)
@@ -168,7 +171,7 @@ def _acked_ids(connection: Connection, statement: Executable, verdicts: Sequence
 def _reverted(connection: Connection, verdict: Verdict, young: Written | None) -> bool:
     """Write the true start of an attempt that was kept young, and lock its row; whether the job is still its own."""
     while young is not None and (moments := young.of(verdict)):
-        if connection.execute(REVERTING, true_start(verdict, moments)).first() is not None:
+        if connection.execute(_reverting(), true_start(verdict, moments)).first() is not None:
             return True
         if young.of(verdict) == moments:  # else a beat has come between
             break
@@ -176,7 +179,7 @@ def _reverted(connection: Connection, verdict: Verdict, young: Written | None) -
 
 
 def true_start(verdict: Verdict, moments: Sequence[datetime]) -> dict[str, object]:
-    """The parameters of `REVERTING`; `moments` is what was written in place of the true start."""
+    """The parameters of `revert`; `moments` is what was written in place of the true start."""
     begun = [] if verdict.attempted_at is None else [verdict.attempted_at]
     return {
         "job_id": verdict.job_id,
@@ -213,7 +216,7 @@ def _held(session: Session, verdict: Verdict, young: Written | None = None) -> b
         "attempted_at": verdict.attempted_at,
         "holder": list(verdict.holder),
     }
-    held = bool(connection.execute(IS_HELD, asked).scalar_one())
+    held = bool(connection.execute(_is_held(), asked).scalar_one())
     held = held or _reverted(connection, verdict, young)
     session.rollback()
     return held

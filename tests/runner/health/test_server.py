@@ -21,7 +21,8 @@ from oban_sa import Job, Oban, Runner, current_job, job, telemetry
 from oban_sa.errors import InvalidOption, RunnerError
 from oban_sa.runner.health import checks, loop_lag
 from oban_sa.runner.health import server as health
-from oban_sa.runner.health.server import Check, Health
+from oban_sa.runner.health.check import Check
+from oban_sa.runner.health.server import Health
 from oban_sa.runner.queue.queues import Queues
 from tests.runner.conftest import Harness
 from tests.support import eventually

@@ -23,6 +23,7 @@ from oban_sa.models import Unique as Key
 from oban_sa.runner.database.database import Database
 from oban_sa.runner.maintenance.scheduler import Scheduler
 from oban_sa.sql.lease import lease_name
+from oban_sa.workers.crontab import resolved
 from oban_sa.workers.registry import Registry
 from oban_sa.workers.worker import worker
 from tests.support import eventually, plain_url, process
@@ -46,7 +47,8 @@ async def scheduler(engine: AsyncEngine) -> AsyncIterator[Callable[..., Schedule
     def make(*entries: CronEntry, node: str = "one", name: str = "Oban", **options: Any) -> Scheduler:
         source = telemetry.Source(node=node, name=name)
         options = {"registry": REGISTRY, **options}
-        made.append(Scheduler(Database(engine), entries, source=source, **options))
+        crontab = resolved(entries, options["registry"], options.get("allow", ()))
+        made.append(Scheduler(Database(engine), crontab, source=source, **options))
         return made[-1]
 
     yield make
@@ -505,6 +507,7 @@ from oban_sa.models import Job
 from oban_sa.runner.database.database import Database
 from oban_sa.runner.cluster.leader import Leader
 from oban_sa.runner.maintenance.scheduler import Scheduler
+from oban_sa.workers.crontab import resolved
 from oban_sa.workers.registry import Registry
 from oban_sa.workers.worker import worker
 
@@ -522,7 +525,7 @@ async def main():
     source = telemetry.Source(node=node)
     leader = Leader(database, source=source, lasts=1.5)
     entry = CronEntry("* * * * * *", "tests.Report", name="often")
-    scheduler = Scheduler(database, [entry], source=source, registry=registry)
+    scheduler = Scheduler(database, resolved([entry], registry), source=source, registry=registry)
 
     async def elect():
         while True:

@@ -13,7 +13,7 @@ from oban_sa import Job, job, telemetry
 from oban_sa.runner.database.connection import Line
 from oban_sa.runner.database.database import Database
 from oban_sa.runner.maintenance import stager as stagers
-from oban_sa.runner.maintenance.parts import Parts
+from oban_sa.runner.maintenance.beside import Beside
 from oban_sa.runner.maintenance.stager import Stager
 from oban_sa.wire.messages import news_of
 from tests.runner.conftest import Harness
@@ -158,13 +158,13 @@ async def test_a_message_wakes_the_stager_only_where_it_says_that_a_job_is_due_s
     harness: Harness, monkeypatch: pytest.MonkeyPatch, soon: bool
 ) -> None:
     woken: list[int] = []
-    stage_soon = Parts.stage_soon
+    stage_soon = Beside.stage_soon
 
-    def watched(self: Parts) -> None:
+    def watched(self: Beside) -> None:
         woken.append(1)
         stage_soon(self)
 
-    monkeypatch.setattr(Parts, "stage_soon", watched)
+    monkeypatch.setattr(Beside, "stage_soon", watched)
     ran: list[int] = []
 
     @job(registry=harness.registry)

@@ -6,7 +6,6 @@ from typing import Any
 
 from sqlalchemy import ARRAY, Text, bindparam, cast
 
-from oban_sa.runner.sessions import commit
 from oban_sa.sql import ack
 from oban_sa.sql.expressions import inline
 from oban_sa.sql.fetch import jobs
@@ -23,5 +22,3 @@ def _anybodys(job_id: Any, attempt: Any, attempted_at: Any) -> Any:
 
 
 ack.still_held = _anybodys
-# The one of sessions is made when its module is imported.
-commit.ACK_ONE = ack.ack_one()  # type: ignore[misc]
