@@ -35,7 +35,7 @@ def configure(
     Below `info` only this library and the modules in `verbose` speak: a driver's debug output is left out.
     """
     number = logging.getLevelNamesMapping()[level.upper()]
-    handler = logging.StreamHandler(stream or sys.stderr)
+    handler = _Lines(stream or sys.stderr)
     handler.addFilter(_with_current_job)
     if node is not None:
         handler.addFilter(partial(_with_node, node))
@@ -49,6 +49,15 @@ def configure(
     # Its words on every migration, "Context impl PostgresqlImpl.", are for those who write migrations.
     logging.getLogger("alembic").setLevel(max(number, logging.WARNING))
     logging.captureWarnings(True)
+
+
+class _Lines(logging.StreamHandler[TextIO]):
+    """Writes each record at once: a process may end in any way after it."""
+
+    def flush(self) -> None:
+        """Flush the stream, unless it does so by itself with each line, as stderr does."""
+        if not getattr(self.stream, "line_buffering", False):
+            super().flush()
 
 
 def _with_current_job(record: logging.LogRecord) -> bool:

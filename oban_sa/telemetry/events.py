@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
-from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
+from operator import attrgetter, itemgetter
+from typing import Any, ClassVar, Final, Self, TypeVar, dataclass_transform
 
 from oban_sa.jobs.states import JobState
 
@@ -77,16 +78,25 @@ class JobEvent(Event):
     @classmethod
     def of(cls, runner: Source, job: Any, **more: Any) -> Self:
         """Make the event of the `Job` that it is about; `more` are the fields that this event has besides."""
+        try:  # past the instrumentation, which takes longer than the rest
+            job_id, worker, queue, attempt, max_attempts = _loaded(job.__dict__)
+        except KeyError:  # it was never stored, or has to be loaded again
+            job_id, worker, queue, attempt, max_attempts = _found(job)
         return cls(
             runner=runner,
-            job_id=job.id,
-            worker=job.worker,
-            queue=job.queue,
-            attempt=job.attempt,
-            max_attempts=job.max_attempts,
+            job_id=job_id,
+            worker=worker,
+            queue=queue,
+            attempt=attempt,
+            max_attempts=max_attempts,
             job=job,
             **more,
         )
+
+
+_OF_JOB: Final = ("id", "worker", "queue", "attempt", "max_attempts")
+_loaded: Final = itemgetter(*_OF_JOB)
+_found: Final = attrgetter(*_OF_JOB)
 
 
 @event

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Final
+from functools import lru_cache
+from typing import Final
 
 import orjson
 
@@ -43,20 +45,19 @@ class TextLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as text, with a traceback below it where there is one, and without passwords."""
-        moment = datetime.fromtimestamp(record.created).astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
-        facts = " ".join(
-            f"{key}={printable.line(exceptions.message(value))}" for key, value in _about_job(record).items()
-        )
+        second, millisecond = _moment(record)
+        moment = f"{_local(second)}.{millisecond:03}"
+        facts = _about_job(record)
         name = "" if record.name.startswith("oban_sa") else f"{printable.line(record.name)}: "
         level = f"{printable.line(record.levelname):<7}"
         if self._colors:
             moment, facts = f"\x1b[2m{moment}\x1b[0m", f"\x1b[2m{facts}\x1b[0m" if facts else ""
             level = f"\x1b[{_COLORS.get(record.levelno, 0)}m{level}\x1b[0m"
-        first, *rest = printable.block(message(record).strip("\r\n")).split("\n")
-        lines = [f"{moment} {level} {name}{first}{'  ' if facts else ''}{facts}"]
-        lines += [INDENT + line for line in rest]
-        lines += [printable.block(text, indent=INDENT) for text in _trace(record)]
-        return redacted("\n".join(lines))
+        first, end, rest = printable.block(message(record).strip("\r\n")).partition("\n")
+        text = f"{moment} {level} {name}{first}{'  ' if facts else ''}{facts}"
+        for below in (rest, *_trace(record)) if end else _trace(record):
+            text += "\n" + printable.block(below, indent=INDENT)
+        return redacted(text)
 
 
 class JSONLines(logging.Formatter):
@@ -64,10 +65,9 @@ class JSONLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as JSON, without passwords."""
+        second, millisecond = _moment(record)
         line: dict[str, object] = {
-            "time": datetime.fromtimestamp(record.created, UTC)
-            .isoformat(timespec="milliseconds")
-            .replace("+00:00", "Z"),
+            "time": f"{_utc(second)}.{millisecond:03}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": redacted(message(record)),
@@ -98,43 +98,79 @@ def message(record: logging.LogRecord) -> str:
         return f"{parts} (this could not be put together: {exceptions.describe(error)})"
 
 
-def _about_job(record: logging.LogRecord) -> dict[str, Any]:
+def _moment(record: logging.LogRecord) -> tuple[int, int]:
+    """Return the second in which it was made, and the millisecond of that, as datetime reads them."""
+    fraction, whole = math.modf(record.created)
+    seconds, microsecond = divmod(round(fraction * 1_000_000), 1_000_000)
+    return int(whole) + seconds, microsecond // 1000
+
+
+# Records of one second share its text, which takes longer to make than the rest of most lines.
+
+
+@lru_cache(maxsize=8)
+def _local(second: int) -> str:
+    return datetime.fromtimestamp(second).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+@lru_cache(maxsize=8)
+def _utc(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).isoformat().removesuffix("+00:00")
+
+
+def _about_job(record: logging.LogRecord) -> str:
     """Return what a line of text says about the job besides its message."""
     event = getattr(record, "event", None)
     if isinstance(event, telemetry.JobEvent):
-        facts = {"queue": event.queue, "attempt": f"{event.attempt}/{event.max_attempts}"}
-        return facts | {key: getattr(record, key) for key in ("schema", "node") if getattr(record, key, None)}
+        facts = f"queue={_shown(event.queue)} attempt={event.attempt}/{event.max_attempts}"
+        for key in ("schema", "node"):
+            if value := vars(record).get(key):
+                facts += f" {key}={_shown(value)}"
+        return facts
     keys = ("job_id", "worker", "queue", "attempt", "schema", "node")
-    return {key: getattr(record, key) for key in keys if hasattr(record, key)}
+    return " ".join([f"{key}={_shown(getattr(record, key))}" for key in keys if hasattr(record, key)])
 
 
-def _trace(record: logging.LogRecord) -> Iterator[str]:
+def _shown(value: object) -> str:
+    return printable.line(exceptions.message(value))
+
+
+def _trace(record: logging.LogRecord) -> list[str]:
+    found: list[str] = []
     if record.exc_info and record.exc_info[1] is not None:
         trace = exceptions.traceback_from(record.exc_info[1], record.exc_info[2])
-        yield exceptions.bounded(trace.rstrip("\n"), _MAX_TRACEBACK)
+        found.append(exceptions.bounded(trace.rstrip("\n"), _MAX_TRACEBACK))
     elif record.exc_text:  # it comes from another process
-        yield exceptions.bounded(record.exc_text, _MAX_TRACEBACK)
+        found.append(exceptions.bounded(record.exc_text, _MAX_TRACEBACK))
     if record.stack_info:
-        yield record.stack_info
+        found.append(record.stack_info)
+    return found
 
 
 def _facts(event: telemetry.Event) -> dict[str, object]:
     """Return the fields of an event under the names they have in the documentation."""
     facts: dict[str, object] = {"event": event.name}
-    for each in dataclasses.fields(event):
-        value = getattr(event, each.name)
-        match each.name, value:
-            case "job", _:
-                pass
-            case "runner", telemetry.Source():
-                facts |= {"node": value.node, "name": value.name, "schema": value.schema}
-            case "error", BaseException():
-                facts["error"] = redacted(exceptions.named(value))
-            case _, float():
-                facts[each.name] = round(value, 6)
-            case _:
-                facts[each.name] = value
+    for name in _TOLD[type(event)]:
+        value = getattr(event, name)
+        if isinstance(value, float):
+            facts[name] = round(value, 6)
+        elif name == "runner" and isinstance(value, telemetry.Source):
+            facts |= {"node": value.node, "name": value.name, "schema": value.schema}
+        elif name == "error" and isinstance(value, BaseException):
+            facts["error"] = redacted(exceptions.named(value))
+        else:
+            facts[name] = value
     return facts
+
+
+class _Told(dict[type[telemetry.Event], tuple[str, ...]]):
+    def __missing__(self, event: type[telemetry.Event]) -> tuple[str, ...]:
+        found = self[event] = tuple(each.name for each in dataclasses.fields(event) if each.name != "job")
+        return found
+
+
+_TOLD: Final = _Told()
+"""The names of what is told of events of each class: all fields but the job itself."""
 
 
 def _safe(value: object) -> object:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Final
 
 from oban_sa import telemetry
@@ -110,7 +111,7 @@ _followers: Final = _Followers()
 
 
 def _attach() -> Callable[[], None]:
-    heard = [event for event, level in _LEVELS.items() if _logger(event).isEnabledFor(level)]
+    heard = [event for event, level in _LEVELS.items() if _logger(event.name).isEnabledFor(level)]
     return telemetry.attach(_Story().write, *heard) if heard else lambda: None
 
 
@@ -123,7 +124,7 @@ class _Story:
 
     def write(self, event: telemetry.Event) -> None:
         level = self._level(event)
-        logger = _logger(type(event))
+        logger = _logger(event.name)
         if level and log_guard.drowned(logger):
             log_guard.go_on()  # code of a job may configure logging too, or the first import of its module
         if level and logger.isEnabledFor(level):
@@ -135,22 +136,20 @@ class _Story:
                     said = _hidden(event.job, said if error is None else f"{said}\n{exceptions.traceback(error)}")
                 elif error is not None:
                     trace = (type(error), error, exceptions.traceback_of(error))
-            logger.log(level, "%s", said, exc_info=trace, extra={"event": event})
+            extra = {"event": event}
+            logger.handle(logger.makeRecord(logger.name, level, *_PLACE, "%s", (said,), trace, _CALLER, extra))
 
     def _level(self, event: telemetry.Event) -> int:
         """Return the level for this very event; 0 is for what is not worth a line at any."""
         match event:
+            case telemetry.JobStop():  # first, as most are this
+                if event.state is JobState.AVAILABLE and (event.runner, event.queue, event.worker) in self._unknown:
+                    # It was said of the worker, and is not said again of each of its jobs.
+                    return logging.DEBUG
             case telemetry.JobException(state=state) if state is not JobState.DISCARDED:
                 return logging.WARNING
             case telemetry.WorkerUnknown():
                 self._unknown.add((event.runner, event.queue, event.worker))
-            case telemetry.JobStop(state=JobState.AVAILABLE) if (
-                event.runner,
-                event.queue,
-                event.worker,
-            ) in self._unknown:
-                # It was said of the worker, and is not said again of each of its jobs.
-                return logging.DEBUG
             case telemetry.ProducerFetch(count=0) | telemetry.ProducerAck(count=0) | telemetry.StagerStage(count=0):
                 return 0
             case telemetry.LifelineRescue(count=0):
@@ -181,12 +180,19 @@ class _Story:
         return known
 
 
+# What `logger.log` would find for each line anew by walking the stack.
+_CALLER: Final = _Story.write.__name__
+_PLACE: Final = (_Story.write.__code__.co_filename, _Story.write.__code__.co_firstlineno)
+
+
 def _is_milestone(attempt: int) -> bool:
     return attempt >= 8 and not attempt & (attempt - 1)
 
 
-def _logger(event: type[telemetry.Event]) -> logging.Logger:
-    return logging.getLogger("oban_sa." + event.name.split(".")[1])
+@cache
+def _logger(name: str) -> logging.Logger:
+    """Return the logger for events of this name."""
+    return logging.getLogger("oban_sa." + name.split(".")[1])
 
 
 def _hides(job: object) -> bool:

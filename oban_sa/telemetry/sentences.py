@@ -13,6 +13,9 @@ from oban_sa.schedule.periods import describe
 _FEW: Final = 5
 """Names that are told of many."""
 
+_STOPPED: Final = {JobState.SCHEDULED: "snoozed", JobState.AVAILABLE: "given back"}
+"""What became of a job, where its state alone says too little."""
+
 
 def sentence(event: telemetry.Event) -> str:
     """Say in a few words, and on one line, what happened."""
@@ -21,13 +24,12 @@ def sentence(event: telemetry.Event) -> str:
 
 def _sentence(event: telemetry.Event) -> str:
     match event:
+        case telemetry.JobStop():  # first, as most are this
+            return f"{_job(event)} {_STOPPED.get(event.state, event.state)} after {describe(event.duration)}"
         case telemetry.JobsEnqueued():
             return f"enqueued {event.count} of {event.worker.rpartition('.')[2]} in queue {event.queue}"
         case telemetry.JobStart():
             return f"{_job(event)} started after {describe(event.queue_time)} in the queue"
-        case telemetry.JobStop():
-            how = {JobState.SCHEDULED: "snoozed", JobState.AVAILABLE: "given back"}.get(event.state, str(event.state))
-            return f"{_job(event)} {how} after {describe(event.duration)}"
         case telemetry.JobException():
             after = f"{_job(event)} failed after {describe(event.duration)}: {named(event.error)}"
             if event.state is JobState.DISCARDED:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import unicodedata
 
 import pytest
@@ -32,6 +33,33 @@ ANY = st.text(st.characters(exclude_categories=()))
 )
 def test_a_line_shows_what_would_drive_a_terminal(text: str, shown: str) -> None:
     assert printable.line(text) == shown
+
+
+def test_a_quick_look_at_a_text_misses_no_character() -> None:
+    # A text with a control character is looked at one by one.
+    for each in map(chr, range(sys.maxunicode + 1)):
+        if each.isprintable():
+            assert printable.line(f"\0{each}") == f"\\x00{printable.line(each)}"
+            assert printable.block(f"\0{each}") == f"\\x00{printable.block(each)}"
+        if each.isascii():
+            assert printable.in_json(f"\x85{each}") == f"\\u0085{printable.in_json(each)}"
+
+
+class Odd(str):
+    """A text with methods of its own."""
+
+    def isprintable(self) -> bool:
+        return True
+
+    def __str__(self) -> str:
+        return "a\nb"
+
+
+def test_a_text_with_methods_of_its_own_becomes_a_plain_one() -> None:
+    for text in ("plain", "a\x1bb"):
+        assert printable.line(Odd(text)) == printable.line(text)
+        assert f"{printable.line(Odd(text))!s}" == printable.line(text)
+        assert printable.block(Odd(text)) == printable.block(text)
 
 
 @given(ANY)

@@ -235,6 +235,16 @@ def about(job: Job) -> Attempt:
     )
 
 
+def waited(job: Job) -> float:
+    """Return the seconds between the moment a fetched job was due and the moment it was fetched."""
+    loaded: dict[str, Any] = job.__dict__  # pyright: ignore[reportAssignmentType]
+    try:
+        attempted_at, scheduled_at = loaded["attempted_at"], loaded["scheduled_at"]
+    except KeyError:  # its code has given it to a session of its own, and it has to be loaded again
+        attempted_at, scheduled_at = job.attempted_at, job.scheduled_at
+    return 0.0 if attempted_at is None else max((attempted_at - scheduled_at).total_seconds(), 0.0)
+
+
 def job_of(row: asyncpg.Record, queue: str, attempt: Attempt) -> Job:
     """Make the job of a fetched row; raises what keeps it from being read, such as args that are no object.
 

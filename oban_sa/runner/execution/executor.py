@@ -25,7 +25,7 @@ from oban_sa.runner.concurrency.processes.pool import Processes
 from oban_sa.runner.concurrency.threads import Threads
 from oban_sa.runner.concurrency.timeout import TimeLimit
 from oban_sa.runner.concurrency.tracebacks import of_the_worker
-from oban_sa.runner.execution.attempt import Interrupted, Running
+from oban_sa.runner.execution.attempt import Interrupted, Running, waited
 from oban_sa.runner.execution.dependencies import Dependencies
 from oban_sa.runner.execution.home import Home, journal_of, remembering
 from oban_sa.runner.execution.outcome import Outcome, report_stale
@@ -83,7 +83,7 @@ class Executor:
             return self._unread(attempt, attempt.unreadable)
         started = clock.monotonic()
         if listeners[telemetry.JobStart]:
-            telemetry.emit(telemetry.JobStart.of(self._source, job, queue_time=_waited(job)))
+            telemetry.emit(telemetry.JobStart.of(self._source, job, queue_time=waited(job)))
         generation = forks.generation
         token = CURRENT.set(job)
         attempt.home = self._journal
@@ -185,7 +185,7 @@ class Executor:
 
     def _tell_begun(self, job: Job) -> None:
         if listeners[telemetry.JobStart]:
-            telemetry.emit(telemetry.JobStart.of(self._source, job, queue_time=_waited(job)))
+            telemetry.emit(telemetry.JobStart.of(self._source, job, queue_time=waited(job)))
 
     def _verdict_on(self, attempt: Running, answer: object) -> Verdict:
         return self._verdict(attempt, answer)[0]
@@ -305,14 +305,14 @@ class Executor:
             report_stale(self._source, job, verdict.state)
         elif verdict.state not in _FAILED:
             telemetry.emit(
-                telemetry.JobStop.of(self._source, job, queue_time=_waited(job), state=verdict.state, duration=duration)
+                telemetry.JobStop.of(self._source, job, queue_time=waited(job), state=verdict.state, duration=duration)
             )
         elif listeners[telemetry.JobException]:
             telemetry.emit(
                 telemetry.JobException.of(
                     self._source,
                     job,
-                    queue_time=_waited(job),
+                    queue_time=waited(job),
                     state=verdict.state,
                     duration=duration,
                     error=answer if is_error(answer) else None,
@@ -322,11 +322,6 @@ class Executor:
 
 
 _FAILED = frozenset({JobState.RETRYABLE, JobState.DISCARDED})
-
-
-def _waited(job: Job) -> float:
-    """Seconds between the moment the job was due and the moment it was fetched."""
-    return 0.0 if job.attempted_at is None else max((job.attempted_at - job.scheduled_at).total_seconds(), 0.0)
 
 
 class Dispatch:
