@@ -67,8 +67,10 @@ def _with_current_job(record: logging.LogRecord) -> bool:
             job = current_job()
         except JobNotFound:
             return True
-        for key, value in {"job_id": job.id, "worker": job.worker, "queue": job.queue, "attempt": job.attempt}.items():
-            record.__dict__.setdefault(key, value)
+        loaded = vars(job)  # where a session of the job's code has expired it, nothing of it can be loaded
+        for key, name in (("job_id", "id"), ("worker", "worker"), ("queue", "queue"), ("attempt", "attempt")):
+            if name in loaded:
+                record.__dict__.setdefault(key, loaded[name])
     return True
 
 

@@ -45,6 +45,7 @@ class Running:
     """An attempt under way; `attempt` says which, also where the code changes the job that it is given."""
 
     __slots__ = (
+        "_given",
         "_job",
         "_queue",
         "_row",
@@ -69,6 +70,8 @@ class Running:
         """Without a `job` it is made of the `row` that was fetched from a `queue`, when it is first asked for."""
         self.attempt = attempt
         self._job = job
+        self._given: dict[str, object] | None = None
+        """What a job had that was not made of a row."""
         self._row = row
         self._queue = queue
         self.unreadable: Exception | None = None
@@ -95,7 +98,9 @@ class Running:
     @classmethod
     def of(cls, job: Job) -> Running:
         """Return an attempt at a job that was fetched otherwise."""
-        return cls(about(job), job=job)
+        made = cls(about(job), job=job)
+        made._given = dict(vars(job))
+        return made
 
     @property
     def job(self) -> Job:
@@ -133,6 +138,17 @@ class Running:
             job_id, attempt, max_attempts, _, holder, attempted_at = self.attempt
             self.attempt = Attempt(job_id, attempt, max_attempts, meta, holder, attempted_at)  # faster than _replace
         return job
+
+    def recall(self) -> None:
+        """Give the job again what a session of its code has expired: it is still told of, and can't be loaded here."""
+        loaded = vars(self.job)
+        if not loaded["_sa_instance_state"].expired_attributes:
+            return
+        known = self._given if self._row is None else vars(job_of(self._row, self._queue, self.attempt))
+        for name, value in (known or {}).items():
+            loaded.setdefault(name, value)
+        if (self.attempt.meta or {}).get("encrypted") is True:
+            self.unseal()
 
     def unseal(self) -> None:
         """Decrypt the job's args; raises `KeyMissing` where no key of this process does."""
@@ -240,7 +256,7 @@ def waited(job: Job) -> float:
     loaded: dict[str, Any] = job.__dict__  # pyright: ignore[reportAssignmentType]
     try:
         attempted_at, scheduled_at = loaded["attempted_at"], loaded["scheduled_at"]
-    except KeyError:  # its code has given it to a session of its own, and it has to be loaded again
+    except KeyError:  # a session has expired it
         attempted_at, scheduled_at = job.attempted_at, job.scheduled_at
     return 0.0 if attempted_at is None else max((attempted_at - scheduled_at).total_seconds(), 0.0)
 

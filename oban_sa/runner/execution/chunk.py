@@ -108,6 +108,7 @@ class ChunkRun:
         if attempt is not self.first:
             return None
         try:
+            self._recall()
             answer = self.understood(answer)
             verdicts = self.judge(answer, decide)
             committed = None
@@ -121,6 +122,7 @@ class ChunkRun:
                         attempt.uncancel()
                         answer = error
                         verdicts = self.judge(answer, decide)
+                self._recall()
             if attempt.time_limit is not None:
                 attempt.time_limit.close()
             if committed is False:  # one of the jobs was lost, and what the code wrote is rolled back
@@ -139,6 +141,10 @@ class ChunkRun:
             self._let_go()
             # As in the executor: from an error lead frames back to here.
             del answer
+
+    def _recall(self) -> None:
+        for each in self.all:
+            each.recall()
 
     def understood(self, answer: object) -> object:
         """Return what holds for all jobs that the answer doesn't name: an error where it can't be understood."""

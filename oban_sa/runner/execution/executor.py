@@ -115,6 +115,7 @@ class Executor:
         try:
             if forks.generation != generation:
                 forks.leave(answer)
+            attempt.recall()
             if attempt.chunk is not None:
                 outcome = await attempt.chunk.conclude(
                     attempt, answer, self._verdict_on, partial(self._tell_of, started)
@@ -134,6 +135,7 @@ class Executor:
                 verdict, answer = self._verdict(attempt, answer)
             if (session := attempt.session) is not None and session.is_open:
                 verdict, answer, committed = await self._commit(attempt, session, verdict, answer)
+                attempt.recall()
             CURRENT.reset(token)
             if attempt.time_limit is not None:  # which an interruption may have set meanwhile
                 attempt.time_limit.close()
