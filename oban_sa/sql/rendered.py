@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from operator import itemgetter
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from sqlalchemy import Dialect
 
@@ -28,18 +28,14 @@ class Rendered(NamedTuple):
     names: tuple[str, ...] | None
     """Those of its parameters in their order; None where the driver takes them by their names."""
 
-    def given(self, parameters: dict[str, object]) -> Given:
-        """Return parameters that are given by their names as the driver takes them."""
-        return parameters if self.names is None else tuple([parameters[name] for name in self.names])
+    given: Callable[[dict[str, object]], Given]
+    """Returns parameters that are given by their names as the driver takes them."""
 
     def given_as(self, names: Sequence[str]) -> Callable[[Sequence[object]], Given]:
         """Return what does the same for parameters that are given in the order of `names`, without a look at them."""
         if self.names is None:
             return lambda values: dict(zip(names, values, strict=True))
-        places = [names.index(name) for name in self.names]
-        if len(places) == 1:
-            return lambda values: (values[places[0]],)
-        return itemgetter(*places)
+        return _picked([names.index(name) for name in self.names])
 
 
 @lru_cache(maxsize=256)
@@ -50,4 +46,12 @@ def rendered(
     statement = inserting_values(form, returning=returning, notifying=notifying, with_ids=with_ids)
     compiled = statement.compile(dialect=dialect, schema_translate_map={"public": schema}, render_schema_translate=True)
     names: Sequence[str] | None = getattr(compiled, "positiontup", None)
-    return Rendered(str(compiled), None if names is None else tuple(names))
+    if names is None:
+        return Rendered(str(compiled), None, dict)
+    return Rendered(str(compiled), tuple(names), _picked(names))
+
+
+def _picked(keys: Sequence[Any]) -> Callable[[Any], tuple[object, ...]]:
+    if len(keys) == 1:
+        return lambda values: (values[keys[0]],)
+    return itemgetter(*keys)

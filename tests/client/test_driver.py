@@ -297,7 +297,7 @@ async def test_after_connections_were_ended_one_call_fails_and_the_next_go_on(
     oban = Oban(either)
     async with either.connect(), either.connect():
         pass
-    assert await end_connections(database_url, OTHERS) == 2
+    assert await end_connections(database_url, OTHERS) >= 2  # or one more that the server has not ended yet
     with pytest.raises(DBAPIError) as caught:
         await oban.enqueue(Job("w"))
     assert caught.value.connection_invalidated

@@ -21,4 +21,4 @@ def test_parameters_in_an_order_of_their_own_are_those_given_by_their_names(dial
 
 
 def test_a_single_parameter_is_a_tuple_as_well() -> None:
-    assert Rendered("SELECT $1", ("b",)).given_as(("a", "b"))(("x", "y")) == ("y",)
+    assert Rendered("SELECT $1", ("b",), dict).given_as(("a", "b"))(("x", "y")) == ("y",)
