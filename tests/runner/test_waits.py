@@ -169,7 +169,7 @@ async def test_the_time_that_is_up_is_journalled_and_counts_from_the_first_wait(
 ) -> None:
     got: list[Signal | None] = []
 
-    @job(registry=registry, backoff=lambda _: 0)
+    @job(registry=registry, backoff=60)
     async def work() -> None:
         got.append(await wait_for("approval", within="1 hour"))
         if current_job().attempt == 1:
@@ -187,7 +187,9 @@ async def test_the_time_that_is_up_is_journalled_and_counts_from_the_first_wait(
         await harness.sql("UPDATE oban_sa_journal SET until = until - interval '1 hour'")
         await Oban(harness.engine).retry_job(job_id)
         await eventually(lambda: got == [None])
+        await harness.becomes(job_id, "retryable")
         await send(harness, job_id, "approval")
+        await Oban(harness.engine).retry_job(job_id)
         await harness.becomes(job_id, "completed")
     assert got == [None, None]
     assert [each.timed_out for each in of(telemetry.SignalReceived)] == [True]
