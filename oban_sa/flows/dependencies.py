@@ -194,7 +194,7 @@ class Deps(Mapping[str, Dependency]):
         return Graft(name, self._job, places.get(name))
 
     def take(self, rows: Sequence[Row], *, is_all: bool = False) -> None:
-        """Keep what was read, until it is asked for: first of some, or of all."""
+        """Keep what was read until it is asked for: what is read first, or with `is_all` everything."""
         self._rows = rows
         self._found = None
         self._all = is_all or sum(row["kind"] == "job" for row in rows) <= FIRST

@@ -59,7 +59,7 @@ def rename_ours(operations: Operations, schema: str, old: str, new: str, columns
     when(
         operations,
         f"to_regclass({literal(after)}) IS NULL\n"  # noqa: S608 - the names are quoted
-        f"AND obj_description(to_regclass({literal(before)}), 'pg_class') ~ '^{OURS}( [0-9]+)?$'\n"
+        f"AND {is_ours(schema, old)}\n"
         f"AND '{{{','.join(sorted(columns))}}}' = (\n"
         "    SELECT array_agg(CAST(attname AS text) ORDER BY attname) FROM pg_catalog.pg_attribute\n"
         f"    WHERE attrelid = to_regclass({literal(before)}) AND attnum > 0 AND NOT attisdropped\n"
@@ -69,15 +69,16 @@ def rename_ours(operations: Operations, schema: str, old: str, new: str, columns
     )
 
 
+def is_ours(schema: str, table: str) -> str:
+    """Return the condition that oban_sa made a table; NULL where there is none, or it has no comment."""
+    name = literal(f"{quoted(schema)}.{table}")
+    # The comment of the table that records the version has it behind ours.
+    return f"obj_description(to_regclass({name}), 'pg_class') ~ '^{OURS}( [0-9]+)?$'"
+
+
 def drop_ours(operations: Operations, schema: str, table: str) -> None:
     """Drop a table unless another program made it."""
-    name = f"{quoted(schema)}.{table}"
-    when(
-        operations,
-        # The comment of the table that records the version has it behind ours.
-        f"obj_description(to_regclass({literal(name)}), 'pg_class') ~ '^{OURS}( [0-9]+)?$'",
-        f"DROP TABLE {name}",
-    )
+    when(operations, is_ours(schema, table), f"DROP TABLE {quoted(schema)}.{table}")
 
 
 def make_function(operations: Operations, schema: str, function: Function) -> None:

@@ -14,6 +14,7 @@ from functools import partial
 from typing import TextIO
 
 from oban_sa import telemetry
+from oban_sa.describe.job_facts import job_facts
 from oban_sa.errors import JobNotFound
 from oban_sa.telemetry import log_guard
 from oban_sa.telemetry.lines import JSONLines, TextLines
@@ -67,10 +68,8 @@ def _with_current_job(record: logging.LogRecord) -> bool:
             job = current_job()
         except JobNotFound:
             return True
-        loaded = vars(job)  # where a session of the job's code has expired it, nothing of it can be loaded
-        for key, name in (("job_id", "id"), ("worker", "worker"), ("queue", "queue"), ("attempt", "attempt")):
-            if name in loaded:
-                record.__dict__.setdefault(key, loaded[name])
+        for key, value in job_facts(job).items():
+            record.__dict__.setdefault(key, value)
     return True
 
 

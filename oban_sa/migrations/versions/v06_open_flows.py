@@ -67,14 +67,10 @@ def down(operations: Operations, schema: str) -> None:
 def _change_members(operations: Operations, schema: str, *statements: str) -> None:
     """Run statements where the table of members is ours."""
     s = ddl.quoted(schema)
-    ddl.when(operations, _ours(schema, "oban_sa_members"), *(statement.format(s=s) for statement in statements))
+    ours = ddl.is_ours(schema, "oban_sa_members")
+    ddl.when(operations, ours, *(statement.format(s=s) for statement in statements))
 
 
 def _is_ours(operations: Operations, schema: str) -> bool:
-    statement = f"SELECT {_ours(schema, OPEN.table)}"
+    statement = f"SELECT {ddl.is_ours(schema, OPEN.table)}"
     return bool(operations.get_bind().scalar(text(statement.replace(":", "\\:"))))
-
-
-def _ours(schema: str, table: str) -> str:
-    name = ddl.literal(f"{ddl.quoted(schema)}.{table}")
-    return f"coalesce(obj_description(to_regclass({name}), 'pg_class') = {ddl.literal(ddl.OURS)}, false)"

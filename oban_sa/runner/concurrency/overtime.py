@@ -6,6 +6,7 @@ import asyncio
 import logging
 from typing import Final
 
+from oban_sa.describe.job_facts import job_facts
 from oban_sa.errors import AttemptError
 from oban_sa.models import Job
 from oban_sa.schedule import clock
@@ -58,7 +59,7 @@ class Overtime:
             job.queue,
             describe(round(clock.monotonic() - self._since)),
             self._why,
-            extra=_facts(job),
+            extra=job_facts(job),
         )
         self._pause = min(self._pause * 2, LONGEST)
         self._timer = asyncio.get_running_loop().call_later(self._pause, self._remind)
@@ -74,9 +75,5 @@ def tell(job: Job, ignored: AttemptError, state: str) -> None:
         job.queue,
         ignored,
         state,
-        extra=_facts(job),
+        extra=job_facts(job),
     )
-
-
-def _facts(job: Job) -> dict[str, object]:
-    return {"job_id": job.id, "worker": job.worker, "queue": job.queue, "attempt": job.attempt}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from oban_sa import telemetry
 from oban_sa.arguments.versions import later, too_late
 from oban_sa.describe import exceptions
+from oban_sa.describe.job_facts import job_facts
 from oban_sa.errors import AttemptCancelled, CommitUnanswered, InvalidArguments, InvalidOption, WorkerNotFound
 from oban_sa.jobs import deadline
 from oban_sa.jobs.answers import Answer, Cancel, is_error, raised, refuse_unawaited
@@ -207,7 +208,7 @@ class Executor:
     def _unread(self, attempt: Running, error: Exception) -> Outcome:
         """Return the outcome of a row that can't be read: it fails by itself, and delays no other."""
         job = attempt.job
-        facts = {"job_id": job.id, "worker": job.worker, "queue": job.queue, "attempt": job.attempt}
+        facts = job_facts(job)
         logger.error("job %d of queue %s can't be read: %s", job.id, job.queue, exceptions.describe(error), extra=facts)
         return Outcome(attempt, judge(attempt.attempt, error))
 
@@ -297,7 +298,7 @@ class Executor:
                 job.id,
                 job.worker,
                 exceptions.describe(error),
-                extra={"job_id": job.id, "worker": job.worker, "queue": job.queue, "attempt": job.attempt},
+                extra=job_facts(job),
             )
             return None, error
 

@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Final, NamedTuple
 
 from oban_sa import telemetry
+from oban_sa.describe.job_facts import job_facts
 from oban_sa.models import Job
 from oban_sa.runner.concurrency.frames import frame_of
 from oban_sa.runner.concurrency.tracebacks import PACKAGE
@@ -118,7 +119,7 @@ class Watch:
             job.id,
             job.worker,
             at,
-            extra={"job_id": job.id, "worker": job.worker, "queue": job.queue, "attempt": job.attempt},
+            extra=job_facts(job),
         )
 
     def _tell(self, loop: asyncio.AbstractEventLoop, blocked: Blocked) -> None:

@@ -6,6 +6,7 @@ import logging
 from typing import Final
 
 from oban_sa import telemetry
+from oban_sa.describe.job_facts import job_facts
 from oban_sa.runner.database.database import Database
 from oban_sa.runner.sessions.connections import AttemptConnections, Connections
 from oban_sa.schedule import clock
@@ -64,6 +65,6 @@ class IdleTransactions:
             job.id,
             job.worker,
             describe(round(idle, 1)),
-            extra={"job_id": job.id, "worker": job.worker, "queue": job.queue, "attempt": job.attempt},
+            extra=job_facts(job),
         )
         telemetry.emit(telemetry.JobIdle.of(self._source, job, idle=idle))

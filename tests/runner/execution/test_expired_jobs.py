@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, sessionmaker
 
 from oban_sa import Chunk, Job, job, telemetry
+from oban_sa.describe.job_facts import job_facts
 from oban_sa.runner.execution.attempt import waited
 from oban_sa.workers import Registry
 from tests.runner.conftest import Harness
@@ -30,6 +31,18 @@ def test_an_event_of_it_has_what_the_row_has(sync_sessions: sessionmaker[Session
         assert (event.job_id, event.worker, event.queue, event.max_attempts) == (job_id, "shop.Pay", "mailers", 7)
         session.expire(job)
         assert waited(job) == 3.0
+
+
+def test_a_record_of_the_log_has_what_is_known_of_it(sync_sessions: sessionmaker[Session]) -> None:
+    with sync_sessions() as session:
+        job = Job("shop.Pay", queue="mailers")
+        session.add(job)
+        session.flush()
+        known = {"job_id": job.id, "worker": "shop.Pay", "queue": "mailers", "attempt": 0}
+        session.refresh(job)
+        assert job_facts(job) == known
+        session.expire(job, ["worker", "queue", "attempt"])
+        assert job_facts(job) == {"job_id": known["job_id"]}
 
 
 @pytest.fixture(params=["loop", "thread", "session", "chunk"])

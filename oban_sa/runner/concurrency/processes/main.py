@@ -19,6 +19,7 @@ from typing import Any
 
 from oban_sa import hooks
 from oban_sa.describe import exceptions
+from oban_sa.describe.job_facts import job_facts
 from oban_sa.errors import AttemptCancelled, AttemptError, JobNotFound
 from oban_sa.models import Job
 from oban_sa.runner.concurrency import forks, frames
@@ -250,14 +251,7 @@ class _Through(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(JobNotFound):
-            job = current_job()
-            facts = {
-                "job_id": job.id,
-                "worker": job.worker,
-                "queue": job.queue,
-                "attempt": job.attempt,
-            }
-            for key, value in facts.items():
+            for key, value in job_facts(current_job()).items():
                 record.__dict__.setdefault(key, value)
         try:
             self._say(record)
