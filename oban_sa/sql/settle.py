@@ -40,6 +40,9 @@ others gets a note that has both ids and no `recount`: count anew what it waits 
 high, and it begins late and not early; so what is to wait for more is never put off. Such a note says nothing of the
 member's own retry, which may have a note of its own that has to be booked first.
 
+What is stored costs as much as what is looked up: most flows are in no other, so their rows are read once, in `own`,
+and only those in `around` once more. What an UPDATE joins is narrow, since it keeps whole rows of that.
+
 CTEs are joined with tables by a key of the table, and not with each other: a CTE has no statistics, and the planner
 would compare each row of one with each of the other. Where that can't be helped they are looked up as a hashed list, or
 as keys of one JSON object. Where a key is not unique, OFFSET 0 keeps the planner from reading all of the table instead:
@@ -93,6 +96,10 @@ _LANE: Final = f"CASE WHEN f.lane = ANY ({_LANES}) THEN f.lane ELSE ({_LANES})[1
 
 _UNSTARTED: Final = "CAST(j.state AS text) IN ('suspended', 'available', 'scheduled', 'retryable')"
 
+_BEFORE: Final = f"""o.fired AS former, o.completed_at IS NULL AND o.unfinished + x.unfinished = 0 AS ends,
+        {of_flow("o.completed_at", "o")} AS before"""
+"""What was said of a flow `o`, and whether it ends with what is counted of it in `x`."""
+
 _SETTLE: Final = f"""
 WITH
 due AS MATERIALIZED (
@@ -110,31 +117,18 @@ due AS MATERIALIZED (
 reached AS MATERIALIZED (
     SELECT lane, max(id) AS id FROM due GROUP BY lane
 ),
-noted AS MATERIALIZED (
-    SELECT job_id, bool_or(recount) AS recount, bool_or(recount AND flow_id IS NOT NULL) AS anew,
-        bool_or(NOT recount AND flow_id IS NOT NULL) AS put_off
-    FROM due WHERE job_id IS NOT NULL GROUP BY job_id
-),
 mine AS MATERIALIZED (
-    SELECT m.job_id, m.flow_id, m.name, m.waiting, m.doomed, m.settled, m.attempted, m.holds, n.recount, n.anew,
-        n.put_off
-    FROM noted n JOIN {{s}}.oban_sa_members m ON m.job_id = n.job_id
+    SELECT m.job_id, m.flow_id, m.name, m.waiting, m.doomed, m.settled, m.attempted, m.holds,
+        m.job_id IN (SELECT job_id FROM due WHERE job_id IS NOT NULL AND recount) AS recount,
+        m.job_id IN (SELECT job_id FROM due WHERE job_id IS NOT NULL AND recount AND flow_id IS NOT NULL) AS anew,
+        m.job_id IN (SELECT job_id FROM due WHERE job_id IS NOT NULL AND NOT recount AND flow_id IS NOT NULL) AS put_off
+    FROM {{s}}.oban_sa_members m WHERE m.job_id = ANY (ARRAY(SELECT job_id FROM due WHERE job_id IS NOT NULL))
 ),
 cut AS MATERIALIZED (
     SELECT DISTINCT flow_id FROM due WHERE flow_id IS NOT NULL AND job_id IS NULL AND recount
 ),
 found AS MATERIALIZED (
-    SELECT m.job_id, m.flow_id, m.name, m.waiting, m.doomed, m.settled AS before, m.holds, m.waiting IS NULL AS joined,
-        m.recount OR m.waiting IS NULL AS fresh, m.recount OR m.waiting IS NULL OR m.put_off AS recounted,
-        m.recount AS retrying, m.anew,
-        NOT m.attempted AND (
-            j.id IS NULL
-            OR j.meta ? '{ATTEMPT}' AND (j.attempt > 0 OR CAST(j.state AS text) IN ('cancelled', 'discarded'))
-        ) AS attempted,
-        coalesce({WAITS}, false) AS suspended,
-        j.attempted_at,
-        CASE WHEN j.meta ->> '{RETRIED}' ~ '^[0-9]{{{{1,8}}}}$' THEN CAST(j.meta ->> '{RETRIED}' AS integer) END
-            AS retried,
+    SELECT m.job_id, m.recount OR m.waiting IS NULL OR m.put_off AS recounted, m.settled AS before,
         CASE
             WHEN CAST(j.state AS text) = 'completed' THEN 'c'
             WHEN CAST(j.state AS text) = 'cancelled' THEN 'x'
@@ -142,7 +136,17 @@ found AS MATERIALIZED (
             WHEN j.id IS NULL THEN coalesce(m.settled, 'g')
             WHEN m.recount THEN NULL
             ELSE m.settled
-        END AS after
+        END AS after,
+        NOT m.attempted AND (
+            j.id IS NULL
+            OR j.meta ? '{ATTEMPT}' AND (j.attempt > 0 OR CAST(j.state AS text) IN ('cancelled', 'discarded'))
+        ) AS attempted,
+        coalesce({WAITS}, false) AS suspended,
+        m.waiting, m.doomed, m.flow_id, m.waiting IS NULL AS joined, j.attempted_at, m.recount AS retrying, m.anew,
+        m.recount OR m.waiting IS NULL AS fresh,
+        CASE WHEN j.meta ->> '{RETRIED}' ~ '^[0-9]{{{{1,8}}}}$' THEN CAST(j.meta ->> '{RETRIED}' AS integer) END
+            AS retried,
+        m.holds, m.name
     FROM (
         SELECT * FROM mine
         UNION ALL
@@ -155,39 +159,54 @@ found AS MATERIALIZED (
     ) AS m
     LEFT JOIN {{s}}.oban_jobs j ON j.id = m.job_id
 ),
-sums AS MATERIALIZED (
-    SELECT flow_id,
-        count(*) FILTER (WHERE joined) AS total,
-        count(*) FILTER (WHERE joined) + count(*) FILTER (WHERE after IS NULL)
-            - count(*) FILTER (WHERE before IS NULL) AS unfinished,
-        count(*) FILTER (WHERE after = 'c') - count(*) FILTER (WHERE before = 'c') AS completed,
-        count(*) FILTER (WHERE after = 'x') - count(*) FILTER (WHERE before = 'x') AS cancelled,
-        count(*) FILTER (WHERE after IN ('d', 'g')) - count(*) FILTER (WHERE before IN ('d', 'g')) AS discarded,
-        count(*) FILTER (WHERE attempted) AS attempted,
-        min(attempted_at) AS started_at, bool_or(retrying) AS retried, bool_or(anew) AS anew
-    FROM found WHERE joined OR attempted OR before IS DISTINCT FROM after GROUP BY flow_id
-    UNION ALL
-    SELECT DISTINCT flow_id, 0, 0, 0, 0, 0, 0, CAST(NULL AS timestamp), false, false
-    FROM due WHERE flow_id IS NOT NULL AND job_id IS NULL
+own AS MATERIALIZED (
+    SELECT o.id, CASE WHEN cardinality(o.path) > 1 THEN o.path[1 : cardinality(o.path) - 1] END AS outside,
+        {", ".join(f"x.{name}" for name in COUNTERS)}, x.started_at, x.retried, x.anew, {_BEFORE}
+    FROM (
+        SELECT flow_id,
+            CAST(count(*) FILTER (WHERE joined) AS integer) AS total,
+            CAST(count(*) FILTER (WHERE joined) + count(*) FILTER (WHERE after IS NULL)
+                - count(*) FILTER (WHERE before IS NULL) AS integer) AS unfinished,
+            CAST(count(*) FILTER (WHERE after = 'c') - count(*) FILTER (WHERE before = 'c') AS integer) AS completed,
+            CAST(count(*) FILTER (WHERE after = 'x') - count(*) FILTER (WHERE before = 'x') AS integer) AS cancelled,
+            CAST(count(*) FILTER (WHERE after IN ('d', 'g')) - count(*) FILTER (WHERE before IN ('d', 'g')) AS integer)
+                AS discarded,
+            CAST(count(*) FILTER (WHERE attempted) AS integer) AS attempted,
+            min(attempted_at) AS started_at, bool_or(retrying) AS retried, bool_or(anew) AS anew
+        FROM (
+            SELECT flow_id, joined, before, after, attempted, attempted_at, retrying, anew FROM found
+            WHERE joined OR attempted OR before IS DISTINCT FROM after
+            UNION ALL
+            SELECT flow_id, false, NULL, NULL, false, NULL, false, false
+            FROM due WHERE flow_id IS NOT NULL AND job_id IS NULL
+        ) AS each GROUP BY flow_id
+    ) AS x
+    JOIN {{s}}.oban_sa_flows o ON o.id = x.flow_id
 ),
 around AS MATERIALIZED (
-    SELECT id, {", ".join(f"CAST(sum({name}) AS integer) AS {name}" for name in COUNTERS)},
-        min(started_at) AS started_at, bool_or(retried) AS retried, bool_or(anew) AS anew
-    FROM (
-        SELECT each.id, {", ".join(f"x.{name}" for name in COUNTERS)}, x.started_at, x.retried, x.anew
-        FROM sums x
-        JOIN {{s}}.oban_sa_flows f ON f.id = x.flow_id
-        CROSS JOIN LATERAL unnest(f.path) AS each(id)
-        UNION ALL
-        SELECT each.id, 0, CAST(f.after IS NULL AS integer) - CAST(f.before IS NULL AS integer), 0, 0, 0, 0, NULL,
-            false, false
-        FROM found f CROSS JOIN LATERAL unnest(f.holds) AS each(id)
-    ) AS each GROUP BY id
+    SELECT unnest(outside) AS id, {", ".join(COUNTERS)}, started_at, retried, anew
+    FROM own WHERE outside IS NOT NULL
+    UNION ALL
+    SELECT unnest(holds), 0, CAST(after IS NULL AS integer) - CAST(before IS NULL AS integer), 0, 0, 0, 0,
+        NULL, false, false
+    FROM found WHERE holds IS NOT NULL
 ),
 was AS MATERIALIZED (
-    SELECT a.*, o.fired AS former, o.completed_at IS NULL AND o.unfinished + a.unfinished = 0 AS ends,
-        {of_flow("o.completed_at", "o")} AS before
-    FROM around a JOIN {{s}}.oban_sa_flows o ON o.id = a.id
+    SELECT id, {", ".join(COUNTERS)}, started_at, retried, anew, former, ends, before
+    FROM own WHERE (id IN (SELECT id FROM around)) IS NOT TRUE
+    UNION ALL
+    SELECT x.*, {_BEFORE}
+    FROM (
+        SELECT id, {", ".join(f"CAST(sum({name}) AS integer) AS {name}" for name in COUNTERS)},
+            min(started_at) AS started_at, bool_or(retried) AS retried, bool_or(anew) AS anew
+        FROM (
+            SELECT id, {", ".join(COUNTERS)}, started_at, retried, anew
+            FROM own WHERE id IN (SELECT id FROM around)
+            UNION ALL
+            SELECT * FROM around
+        ) AS each GROUP BY id
+    ) AS x
+    JOIN {{s}}.oban_sa_flows o ON o.id = x.id
 ),
 closable AS MATERIALIZED (
     SELECT f.id FROM {{s}}.oban_sa_flows f
@@ -209,11 +228,10 @@ counted AS MATERIALIZED (
         ) END
     FROM was a
     WHERE f.id = a.id
-    RETURNING f.id, f.lane, f.kind, f.name, f.unfinished, f.completed_at,
-        f.callbacks,
+    RETURNING f.id, a.before, {of_flow("f.completed_at", "f")} AS after, f.unfinished, f.completed_at, f.callbacks,
         CASE WHEN a.anew THEN ARRAY(SELECT unnest(f.fired) EXCEPT SELECT unnest(a.former))
             ELSE f.fired[cardinality(a.former) + 1:] END AS events,
-        a.before, {of_flow("f.completed_at", "f")} AS after
+        f.lane, f.kind, f.name
 ),
 called AS (
     INSERT INTO {{s}}.oban_jobs (worker, queue, args, meta, tags, priority, max_attempts, state)
@@ -224,7 +242,7 @@ called AS (
     CROSS JOIN LATERAL jsonb_to_record(c.callbacks -> e.name) AS t(
         worker text, queue text, args jsonb, meta jsonb, tags text[], priority integer, max_attempts integer
     )
-    WHERE jsonb_typeof(c.callbacks -> e.name) = 'object'
+    WHERE c.callbacks IS NOT NULL AND jsonb_typeof(c.callbacks -> e.name) = 'object'
     RETURNING queue
 ),
 met AS MATERIALIZED (
@@ -267,8 +285,12 @@ stray AS MATERIALIZED (
     WHERE m.settled IS NULL AND m.waiting IS NOT NULL AND m.job_id NOT IN (SELECT job_id FROM found)
 ),
 booked AS (
-    UPDATE {{s}}.oban_sa_members m SET settled = f.after, attempted = m.attempted OR f.attempted FROM found f
-    WHERE m.job_id = f.job_id AND NOT f.recounted AND (f.attempted OR f.before IS DISTINCT FROM f.after)
+    UPDATE {{s}}.oban_sa_members m SET settled = f.after, attempted = m.attempted OR f.attempted
+    FROM (
+        SELECT job_id, after, attempted FROM found
+        WHERE NOT recounted AND (attempted OR before IS DISTINCT FROM after) OFFSET 0
+    ) AS f
+    WHERE m.job_id = f.job_id
 ),
 recounted AS MATERIALIZED (
     UPDATE {{s}}.oban_sa_members m
