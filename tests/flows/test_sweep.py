@@ -97,6 +97,11 @@ async def test_a_node_that_does_not_lead_leaves_it_to_the_leader(
     assert await by_hand(engine, STATES) == [("a", "completed"), ("b", "suspended")]
 
 
+def sweep_always(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settling, "SWEEP_EVERY", 0)
+    monkeypatch.setattr(settling, "SWEEP_RESTS", 0)
+
+
 async def test_a_look_goes_on_where_the_last_one_ended_and_begins_anew(
     engine: AsyncEngine,
     sessions: async_sessionmaker[AsyncSession],
@@ -104,7 +109,7 @@ async def test_a_look_goes_on_where_the_last_one_ended_and_begins_anew(
     settler: Settler,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(settling, "SWEEP_EVERY", 0)
+    sweep_always(monkeypatch)
     monkeypatch.setattr(settling, "SWEPT", 2)
     await write(sessions, *(chain(Job("other" if number < 4 else "a"), Job("b")) for number in range(5)))
     await by_hand(engine, COMPLETE)
@@ -125,13 +130,30 @@ async def test_each_look_sees_all_where_there_are_few(
     settler: Settler,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(settling, "SWEEP_EVERY", 0)
+    sweep_always(monkeypatch)
     await write(sessions, chain(Job("a"), Job("b")))
     await leader.tick()
     await settler.tick()
     await by_hand(engine, COMPLETE)
     await settler.tick()
     assert await by_hand(engine, STATES) == [("a", "completed"), ("b", "available")]
+
+
+async def test_a_look_rests_for_so_many_times_as_long_as_it_takes(
+    engine: AsyncEngine,
+    sessions: async_sessionmaker[AsyncSession],
+    leader: Leader,
+    settler: Settler,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sweep_always(monkeypatch)
+    monkeypatch.setattr(settling, "SWEEP_RESTS", 1_000_000)
+    await write(sessions, chain(Job("a"), Job("b")))
+    await leader.tick()
+    await settler.tick()
+    await by_hand(engine, COMPLETE)
+    await settler.tick()
+    assert await by_hand(engine, STATES) == [("a", "completed"), ("b", "suspended")]
 
 
 async def test_a_look_reads_only_flows_that_are_not_over(
@@ -164,7 +186,7 @@ async def test_a_look_goes_on_within_a_flow(
     settler: Settler,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(settling, "SWEEP_EVERY", 0)
+    sweep_always(monkeypatch)
     monkeypatch.setattr(settling, "SWEPT", 3)
     flow = Workflow()
     for number in range(10):

@@ -32,6 +32,9 @@ hundred notes. All tables are read by keys, so a plan does not go out of date by
 SWEEP_EVERY = 5.0
 """Seconds after which the leader looks for members that ended without a note."""
 
+SWEEP_RESTS = 50
+"""How many times as long as that look takes it rests at least, so that a busy server spends little on it."""
+
 SWEPT = 20_000
 """Members of open flows that are looked at then; where there are more, the next look goes on from there."""
 
@@ -68,7 +71,7 @@ class Settler:
         self._channel = messages.channel(source.schema, "insert")
         self._sweep = database.prepare(sweep, source.schema)
         self._swept_to = _BEGINNING
-        self._swept_at = clock.monotonic() - SWEEP_EVERY
+        self._sweep_at = clock.monotonic()
         self._after: dict[int, int] = {}
         self._from_the_beginning_at = -EVERY
         self._planned_at = -PLANS_LAST
@@ -91,8 +94,7 @@ class Settler:
         if started - self._from_the_beginning_at >= EVERY:
             self._from_the_beginning_at = started
             self._after.clear()
-        if self._leader.leading and started - self._swept_at >= SWEEP_EVERY:
-            self._swept_at = started
+        if self._leader.leading and started >= self._sweep_at:
             await self._note_others()
         rows = await (self.line if self.line.is_planned else self._shared).fetch(self._lanes)
         found = [Found(row["lane"], row["notes"], row["first"], row["last"]) for row in rows]
@@ -116,9 +118,12 @@ class Settler:
 
     async def _note_others(self) -> None:
         """Note members that ended without a note, as where another member of the family acked them."""
+        started = clock.monotonic()
+        self._sweep_at = started + SWEEP_EVERY
         flow, name = self._swept_to
         [row] = await self._shared.fetch(self._sweep, after_flow=flow, after_name=name, limit=SWEPT)
         self._swept_to = _BEGINNING if row["flow"] is None else (row["flow"], row["name"])
+        self._sweep_at = max(self._sweep_at, started + SWEEP_RESTS * (clock.monotonic() - started))
 
     async def _plan(self, members: int, jobs: int) -> None:
         """Have the booking planned anew, unless that was done just now for tables of about these sizes."""
@@ -140,7 +145,7 @@ class Settler:
             count += booked
             rest = min(rest, pause)
         self._pace.booked(count, clock.monotonic() - started, max(each.last for each in found))
-        return rest
+        return rest if count else EVERY  # for nothing was free: then the pause says how soon
 
     async def _book_group(self, group: Sequence[int]) -> tuple[int, float]:
         """Book the notes of lanes until few are left: how many, and seconds until the next look."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from oban_sa.runner.maintenance.pace import LEAST, MOST, Found, Pace
-from oban_sa.sql.lanes import MANY
+from oban_sa.runner.maintenance.pace import ASIDE, LEAST, MOST, Found, Pace
 
 
 def notes(first: int, last: int, *, lane: int = 0) -> list[Found]:
@@ -47,12 +46,12 @@ def test_the_pause_wears_off_once_few_come() -> None:
 def test_it_rests_while_another_node_books() -> None:
     pace = Pace()
     pauses = []
-    for _ in range(6):
+    for _ in range(8):
         pace.booked(0, 0.001, 7)
         pauses.append(pace.pause)
     assert pauses == sorted(pauses)
     assert pauses[0] > 0
-    assert pauses[-1] == MOST
+    assert pauses[-1] == ASIDE
 
 
 def test_a_node_alone_leaves_nothing() -> None:
@@ -68,8 +67,17 @@ def test_few_notes_beside_nodes_that_book_are_left_once() -> None:
     assert pace.leaves(notes(71, 75))  # others have booked those from before
 
 
-def test_many_notes_are_booked_whoever_else_does() -> None:
-    assert not loaded().leaves(notes(1000, 1000 + MANY))
+def test_a_node_beside_one_that_books_looks_less_often_each_time() -> None:
+    pace = loaded()
+    pauses = []
+    for number in range(6):
+        first = 1000 * (number + 1)
+        assert pace.leaves(notes(first, first + 99))
+        pauses.append(pace.pause)
+    assert pauses == [0.016, 0.032, 0.064, ASIDE, ASIDE, ASIDE]
+    assert not pace.leaves(notes(first, first + 99))  # the other one books no more
+    pace.booked(100, 0.002, first + 99)
+    assert pace.pause == 0.008
 
 
 def test_without_load_nothing_is_left() -> None:
