@@ -46,22 +46,28 @@ def dependencies(schema: str) -> TextClause:
     return text(
         f"""
         WITH mine AS MATERIALIZED (
-            SELECT m.job_id, m.holds, f.root_id FROM {s}.oban_sa_members m
-            CROSS JOIN LATERAL (SELECT root_id FROM {s}.oban_sa_flows WHERE id = m.flow_id OFFSET 0) AS f
+            SELECT m.job_id, m.flow_id, m.holds, f.depth,
+                CASE WHEN f.root_id <> m.flow_id THEN f.root_id END AS root_id,
+                CASE WHEN f.root_id = m.flow_id THEN f.context END AS context
+            FROM {s}.oban_sa_members m
+            CROSS JOIN LATERAL (
+                SELECT root_id, cardinality(path) AS depth, context FROM {s}.oban_sa_flows WHERE id = m.flow_id OFFSET 0
+            ) AS f
             WHERE m.job_id = ANY (CAST(:jobs AS bigint[]))
         )
         SELECT mine.job_id, each.* FROM mine CROSS JOIN LATERAL (
             (
-                SELECT 'job' AS kind, p.name, f.depth, p.flow_id, CAST(NULL AS integer) AS total, p.settled AS state,
+                SELECT 'job' AS kind, p.name,
+                    CASE WHEN p.flow_id = mine.flow_id THEN mine.depth
+                        ELSE coalesce((SELECT cardinality(path) FROM {s}.oban_sa_flows WHERE id = p.flow_id), 0)
+                    END AS depth,
+                    p.flow_id, CAST(NULL AS integer) AS total, p.settled AS state,
                     CASE WHEN length(j.value) <= CAST(:large AS integer) THEN j.value END AS recorded,
                     length(j.value) AS size
                 FROM {s}.oban_sa_edges e
                 CROSS JOIN LATERAL (
                     SELECT name, flow_id, settled FROM {s}.oban_sa_members WHERE job_id = e.parent_id OFFSET 0
                 ) AS p
-                CROSS JOIN LATERAL (
-                    SELECT cardinality(path) AS depth FROM {s}.oban_sa_flows WHERE id = p.flow_id OFFSET 0
-                ) AS f
                 LEFT JOIN LATERAL (
                     SELECT {value} AS value FROM {s}.oban_jobs j WHERE j.id = e.parent_id OFFSET 0
                 ) AS j ON true
@@ -77,8 +83,11 @@ def dependencies(schema: str) -> TextClause:
             UNION ALL
             SELECT 'place', w.name, 0, w.id, NULL, NULL,
                 CAST(jsonb_build_object('root', w.root_id) || w.meta AS text), NULL
-            FROM unnest(mine.holds) AS held(id)
+            FROM (SELECT unnest(mine.holds) AS id) AS held
             CROSS JOIN LATERAL (SELECT * FROM {s}.oban_sa_flows WHERE id = held.id OFFSET 0) AS w
+            UNION ALL
+            SELECT 'context', NULL, 0, mine.flow_id, NULL, NULL, CAST(mine.context AS text), NULL
+            WHERE mine.context IS NOT NULL
             UNION ALL
             SELECT 'context', NULL, 0, r.id, NULL, NULL, CAST(r.context AS text), NULL
             FROM {s}.oban_sa_flows r WHERE r.id = mine.root_id AND r.context IS NOT NULL
