@@ -221,7 +221,9 @@ class Deps(Mapping[str, Dependency]):
 
     @property
     def _results(self) -> Mapping[str, str]:
-        return self._job.meta.get(RESULTS) or {}
+        # Past the instrumentation, which would look at the attribute as if it might have to be loaded.
+        meta = vars(self._job).get("meta") or self._job.meta or {}
+        return meta.get(RESULTS) or {}
 
     def belongs_to(self, job: Job) -> bool:
         """Whether they are those of a job."""

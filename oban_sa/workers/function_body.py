@@ -17,7 +17,7 @@ from oban_sa.arguments.load import OnMissing, call_with_objects, prefetch
 from oban_sa.arguments.mismatch import Decode, Misfit, step, untraced
 from oban_sa.arguments.round_trip import Kind, check, told
 from oban_sa.arguments.scalars import ANYTHING, as_is
-from oban_sa.arguments.versions import Versions
+from oban_sa.arguments.versions import KEY, Versions
 from oban_sa.errors import EntityLocked, EntityNotFound, InvalidArguments, InvalidOption
 from oban_sa.jobs import values
 from oban_sa.jobs.references import Reference
@@ -224,10 +224,11 @@ class FunctionBody:
 
     def _read(self, job: Job) -> JSONDict:
         try:
-            # A job without meta, of a worker whose args have had one version, has them as they are read today. Past the
-            # instrumentation, which would look at each attribute as if it might have to be loaded.
+            # A job whose meta names no version, of a worker whose args have had one, has them as they are read today.
+            # Past the instrumentation, which would look at each attribute as if it might have to be loaded.
             loaded = vars(job)
-            if self._versions.number == 1 and loaded.get("meta") == {} and "args" in loaded:
+            known = "args" in loaded and "meta" in loaded
+            if known and self._versions.number == 1 and KEY not in (loaded["meta"] or ()):
                 return self._decoded(loaded["args"])
             return self._decoded(self._versions.current(job))
         except (InvalidArguments, EntityNotFound, EntityLocked) as error:

@@ -20,6 +20,8 @@ from oban_sa.schedule import clock
 if TYPE_CHECKING:
     from sqlalchemy import TextClause
 
+    from oban_sa.flows.dependencies import Deps, Fetch
+
 AT_ONCE = 50
 """Members whose dependencies are read by one statement."""
 
@@ -52,6 +54,7 @@ class RunnersDependencies:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._line: Line | None = None
+        self._begin: Callable[[Job, Fetch, Records], Deps] | None = None
         self._planned_at = -PLANS_LAST
         self._wanted: list[_Wanted] = []
         """The jobs whose rows no statement under way reads, and who waits for these."""
@@ -59,11 +62,13 @@ class RunnersDependencies:
 
     async def enter(self, job: Job) -> None:
         """Make `deps()` answer in this context, and give the job the arguments that others have recorded."""
-        rows = await self._rows_of(job.id)
-        # Here, so that a runner without workflows imports nothing of them.
-        from oban_sa.flows.dependencies import begin
+        rows = await self._rows_of(vars(job)["id"])
+        if self._begin is None:
+            # Here, so that a runner without workflows imports nothing of them; and once, as an import takes its time.
+            from oban_sa.flows.dependencies import begin
 
-        found = begin(job, self._rows, rows)
+            self._begin = begin
+        found = self._begin(job, self._rows, rows)
         if found.gives_arguments:
             await found.fill()
 
