@@ -96,7 +96,7 @@ _LANE: Final = f"CASE WHEN f.lane = ANY ({_LANES}) THEN f.lane ELSE ({_LANES})[1
 
 _UNSTARTED: Final = "CAST(j.state AS text) IN ('suspended', 'available', 'scheduled', 'retryable')"
 
-_BEFORE: Final = f"""o.fired AS former, o.completed_at IS NULL AND o.unfinished + x.unfinished = 0 AS ends,
+_BEFORE: Final = f"""o.fired AS former, o.completed_at IS NULL AND o.unfinished = -x.unfinished AS ends,
         {of_flow("o.completed_at", "o")} AS before"""
 """What was said of a flow `o`, and whether it ends with what is counted of it in `x`."""
 

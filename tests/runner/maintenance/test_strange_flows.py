@@ -25,6 +25,12 @@ STRANGE: dict[str, tuple[str, ...]] = {
         f"INSERT INTO oban_sa_members (job_id, flow_id, name, waiting) VALUES (1, '{FLOW}', 'one', NULL)",
         "INSERT INTO oban_sa_endings (lane, job_id) VALUES (3, 1)",
     ),
+    "counters at their end, and one more to come": (
+        FLOWS.format(id=FLOW, total=2**31 - 1, unfinished=2**31 - 1, unique_name="NULL", completed_at="NULL"),
+        "INSERT INTO oban_jobs (id, worker, state, queue) VALUES (1, 'w', 'scheduled', 'elsewhere')",
+        f"INSERT INTO oban_sa_members (job_id, flow_id, name, waiting) VALUES (1, '{FLOW}', 'one', NULL)",
+        "INSERT INTO oban_sa_endings (lane, job_id) VALUES (3, 1)",
+    ),
     "a member that waits for less than any number": (
         FLOWS.format(id=FLOW, total=2, unfinished=2, unique_name="NULL", completed_at="NULL"),
         f"INSERT INTO oban_sa_members (job_id, flow_id, name, waiting) VALUES (1, '{FLOW}', 'one', 0)",
@@ -55,6 +61,21 @@ async def test_a_lane_is_booked_whatever_stands_in_it(
 
         await eventually(booked)
     assert str(await Oban(harness.engine).workflow(FLOW))
+
+
+async def test_a_member_that_holds_nothing_by_name_keeps_no_other_from_being_counted(harness: Harness) -> None:
+    await harness.sql(FLOWS.format(id=FLOW, total=2, unfinished=2, unique_name="NULL", completed_at="NULL"))
+    await harness.sql(
+        f"INSERT INTO oban_sa_members (job_id, flow_id, name, waiting, holds) "
+        f"VALUES (1, '{FLOW}', 'one', 0, NULL), (2, '{FLOW}', 'two', 0, '{{NULL}}')"
+    )
+    await harness.sql("INSERT INTO oban_sa_endings (lane, job_id) VALUES (3, 1), (3, 2)")
+    async with harness.runner():
+
+        async def over() -> None:
+            assert await harness.sql("SELECT unfinished FROM oban_sa_flows") == [(0,)]
+
+        await eventually(over)
 
 
 async def test_a_flow_of_no_lane_gathers_no_notes(harness: Harness) -> None:
