@@ -63,7 +63,9 @@ command = Suggesting(
 
 @command.command("list", help=LIST, short_help=LIST.partition("\n")[0])
 @click.option("--name", "named", metavar="NAME", help="Only those of this name.")
-@click.option("--state", type=click.Choice(["executing", "completed", "cancelled", "discarded"]), help="Only those so.")
+@click.option(
+    "--state", type=click.Choice(["executing", "completed", "cancelled", "discarded"]), help="Only those in this state."
+)
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many at most.")
 @json_option
 @database_options
@@ -169,7 +171,11 @@ def retry(
     elif jobs:
         say(f"{count(jobs, 'job')} {'runs' if jobs == 1 else 'run'} again, each after what it waits for.")
     else:
-        say("Nothing had failed; --from NAME runs again what was completed.")
+        say(
+            "Nothing had failed; --from NAME runs again what was completed."
+            if from_ is None
+            else f"Nothing of {from_}, or of what waits for it, had ended."
+        )
 
 
 WIDTH = 20
