@@ -122,11 +122,12 @@ def show(settings: Settings, *, workflow: str, as_json: bool) -> None:
             (path, each.kind, each.state, _progress(each), each.discarded) for path, each in _inside("", found.subs)
         ]
         table(("name", "kind", "state", "ended", "discarded"), rows, right=("discarded",), wide="name")
-    if found.discarded or found.cancelled:
-        key = "batch_id" if found.kind == "batch" else "workflow_id"
-        say(
-            f"`jobs list --meta {key}={found.id} --state discarded` shows what failed; `workflows retry` runs it again."
-        )
+    if failed := list(_failed(found)):
+        for each in failed[:FEW]:
+            key = "batch_id" if each.kind == "batch" else "workflow_id"
+            state = "discarded" if each.discarded else "cancelled"
+            say(f"`jobs list --meta {key}={each.id} --state {state}` shows what failed.")
+        say(f"`workflows retry {found.id}` runs it again.")
 
 
 @command.command("cancel", help=CANCEL, short_help=CANCEL.partition("\n")[0], no_args_is_help=True)
@@ -178,6 +179,9 @@ def retry(
         )
 
 
+FEW = 5
+"""Workflows inside that are named where something failed in them."""
+
 WIDTH = 20
 """Characters of a bar."""
 
@@ -195,6 +199,16 @@ def _inside(prefix: str, subs: Mapping[str, WorkflowStatus]) -> Iterator[tuple[s
     for name, each in subs.items():
         yield f"{prefix}{name}", each
         yield from _inside(f"{prefix}{name}.", each.subs)
+
+
+def _failed(status: WorkflowStatus) -> Iterator[WorkflowStatus]:
+    """Yield the workflows in which members of their own have failed: the meta of these has the id of the inner one."""
+    inner = [each for each in status.subs.values() if each.kind == "workflow"]
+    within = sum(each.discarded + each.cancelled for each in inner)
+    if status.discarded + status.cancelled > within:
+        yield status
+    for each in inner:
+        yield from _failed(each)
 
 
 def _as_json(status: WorkflowStatus) -> dict[str, object]:
