@@ -19,6 +19,7 @@ from oban_sa import (
     Record,
     current_job,
     progress,
+    sleep,
     step,
     wait_for,
 )
@@ -308,6 +309,32 @@ async def test_the_last_progress_is_written_before_a_step_and_before_a_wait(
     assert ended == waiting
     assert (waiting.done, waiting.note) == (0.6, "booked")
     assert seen == (["charged"] if kind == "loop" else [])
+
+
+async def test_the_last_progress_is_written_before_a_commit_and_before_a_sleep(
+    harness: Harness, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("oban_sa.steps.report.EVERY", 3600.0)
+    oban, seen = Oban(harness.engine), list[object]()
+
+    async def look(session: AsyncSession, job_id: int) -> None:
+        found = await oban.progress(job_id)
+        seen.append(None if found is None else found.note)
+
+    @job(registry=registry)
+    async def work(session: AsyncSession) -> None:
+        await progress(0.1, "begun")
+        await progress(0.3, "charged")
+        await step.commit(session, "look", look, current_job().id)
+        await progress(0.6, "booked")
+        await sleep("rest", "1 day")
+
+    [job_id] = await harness.enqueue(work.new())
+    async with harness.runner():
+        await harness.becomes(job_id, "scheduled")
+    found = await oban.progress(job_id)
+    assert found is not None
+    assert (seen, found.note) == (["charged"], "booked")
 
 
 @pytest.mark.parametrize("given", [-0.1, 1.1, float("nan"), "half", True])
