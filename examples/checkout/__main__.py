@@ -21,7 +21,7 @@ from oban_sa.errors import RelayTimeout
 @click.argument("order", type=int, default=7)
 @click.argument("cents", type=int, default=300)
 @click.option("--by-hand", is_flag=True, help="Leave the approval to you: at a terminal, by `jobs signal`.")
-@click.option("--database-url", envvar="OBAN_DATABASE_URL", required=True, metavar="URL", help="[OBAN_DATABASE_URL]")
+@click.option("--database-url", envvar="OBAN_DATABASE_URL", required=True, show_envvar=True, metavar="URL")
 def command(order: int, cents: int, *, by_hand: bool, database_url: str) -> None:
     """Check out ORDER, 7 by default, for CENTS, 300 by default; 13 cents fail once on the way.
 

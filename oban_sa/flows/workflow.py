@@ -247,12 +247,13 @@ def chain(*jobs: Job, name: str | None = None) -> Workflow:
     Raises `InvalidJob` for what can't be a member, and `TypeError` for what is no job.
     """
     flow = Workflow(name)
-    given = cast("tuple[object, ...]", jobs)
-    if other := next((each for each in given if isinstance(each, (Flow, list, tuple))), None):
-        raise TypeError(
-            f"chain takes jobs one by one, as chain(a, b), and this is {articled(type(other).__name__)}; write "
-            "chain(*jobs) for a list, and a Workflow where whole workflows or groups wait for each other"
-        )
+    for given in cast("tuple[object, ...]", jobs):
+        if isinstance(given, (Flow, list, tuple)):
+            kind: str = type(cast("object", given)).__name__
+            raise TypeError(
+                f"chain takes jobs one by one, as chain(a, b), and this is {articled(kind)}; write chain(*jobs) for a "
+                "list, and a Workflow where whole workflows or groups wait for each other"
+            )
     for number, job in enumerate(jobs, 1):
         flow.add(str(number), job, deps=str(number - 1) if number > 1 else ())
     return flow

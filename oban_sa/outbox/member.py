@@ -15,8 +15,9 @@ def check_member(job: Job, name: str) -> None:
     """Accept a job that can be a member; raises `InvalidJob`, and `TypeError` for what is no job."""
     given = cast("object", job)
     if isinstance(given, (Flow, list, tuple)):
+        kind: str = type(cast("object", given)).__name__
         raise TypeError(
-            f"a member is one Job, and {name!r} is {articled(type(given).__name__)}; a workflow inside of another one "
+            f"a member is one Job, and {name!r} is {articled(kind)}; a workflow inside of another one "
             "is added by add_workflow(name, workflow), and many jobs under one name by add_many(name, jobs)"
         )
     check(job, written="{}")

@@ -24,6 +24,11 @@ PAYLOAD is JSON; without one it is null. A job that has ended takes no signal, a
 """
 
 
+def read_name(_ctx: click.Context, _argument: click.Parameter, word: str) -> str:
+    """Accept a text; raises `click.BadParameter` for what is no UTF-8."""
+    return plain(word)
+
+
 def read_payload(_ctx: click.Context, _argument: click.Parameter, word: str | None) -> object:
     """Read JSON; raises `click.BadParameter`."""
     if word is None:
@@ -36,7 +41,7 @@ def read_payload(_ctx: click.Context, _argument: click.Parameter, word: str | No
 
 @click.command("signal", help=HELP, short_help="Send a signal to a job that waits for one.", no_args_is_help=True)
 @click.argument("job_id", metavar="ID", callback=read_ids)
-@click.argument("signal", metavar="NAME", callback=lambda _ctx, _argument, word: plain(word))
+@click.argument("signal", metavar="NAME", callback=read_name)
 @click.argument("payload", required=False, callback=read_payload)
 @json_option
 @database_options
