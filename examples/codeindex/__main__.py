@@ -13,12 +13,13 @@ from pathlib import Path
 import click
 from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 
 from examples.codeindex import screen
+from examples.codeindex.flow import workflow
 from examples.codeindex.indexing import Asked, Contents, Sessions, ask, contents, failures, indexed, last_report
 from examples.codeindex.models import Base
-from oban_sa import embedded
+from oban_sa import Oban, embedded, enqueue
 from oban_sa.errors import ObanError
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -28,7 +29,10 @@ STANDARD_LIBRARY = Path(sysconfig.get_paths()["stdlib"])
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path), default=STANDARD_LIBRARY)
 @click.option("--database-url", metavar="URL", help="A PostgreSQL to use; by default a private one in ./.oban.")
-def command(folder: Path, database_url: str | None) -> None:
+@click.option(
+    "--workflow", "as_workflow", is_flag=True, help="As a workflow that lists the files itself: only new ones."
+)
+def command(folder: Path, database_url: str | None, *, as_workflow: bool) -> None:
     """Index the functions and classes of all Python files in FOLDER, by default Python's own standard library.
 
     What is installed in site-packages is left out. Running it again looks only at what has changed.
@@ -36,11 +40,11 @@ def command(folder: Path, database_url: str | None) -> None:
     root = folder.resolve()
     try:
         if database_url is not None:
-            work(root, database_url)
+            work(root, database_url, as_workflow=as_workflow)
         else:
             with embedded.start(PROJECT / ".oban") as server:
                 screen.say(f"A private PostgreSQL {server.version} runs in {server.data}")
-                work(root, server.url)
+                work(root, server.url, as_workflow=as_workflow)
     except ObanError as error:
         raise click.ClickException(str(error)) from error
     except SQLAlchemyError as error:
@@ -49,7 +53,7 @@ def command(folder: Path, database_url: str | None) -> None:
         raise click.ClickException("stopped; what is done is kept, and running it again does the rest") from None
 
 
-def work(root: Path, url: str) -> None:
+def work(root: Path, url: str, *, as_workflow: bool) -> None:
     """Do everything, in the order in which an application would."""
     # 1. The tables that jobs live in. An application with migrations of its own has one line there instead.
     migrate = (sys.executable, "-m", "oban_sa", "migrate")
@@ -57,7 +61,7 @@ def work(root: Path, url: str) -> None:
         sys.exit(1)  # it has said why
     started = time.monotonic()
     # 2. Enqueue, and 3. have a runner, in a process of its own, do the work.
-    asked, held, failed = asyncio.run(indexed_by_a_runner(root, url))
+    asked, held, failed = asyncio.run(indexed_by_a_runner(root, url, as_workflow=as_workflow))
     seconds = time.monotonic() - started
     report(root, asked, held, failed)
     rate = int(asked.jobs / seconds)
@@ -69,18 +73,23 @@ def work(root: Path, url: str) -> None:
         sys.exit(1)
 
 
-async def indexed_by_a_runner(root: Path, url: str) -> tuple[Asked, Contents, list[tuple[str, str]]]:
+async def indexed_by_a_runner(
+    root: Path, url: str, *, as_workflow: bool
+) -> tuple[Asked, Contents, list[tuple[str, str]]]:
     """Enqueue what there is to do, watch a runner do it, and return what came of it."""
     engine = create_async_engine(make_url(url).set(drivername="postgresql+asyncpg"))
     sessions = async_sessionmaker(engine, expire_on_commit=False)
     try:
         async with engine.begin() as connection:
             await connection.run_sync(Base.metadata.create_all)
+        if as_workflow:
+            asked = await run_workflow(engine, sessions, root, url)
+            return asked, await contents(sessions, root), await failures(sessions, root)
         screen.say(f"Looking for Python files in {root}")
         asked = await ask(sessions, root)
         screen.say(f"Files to index: {asked}")
         if asked.jobs:
-            await run_jobs(sessions, root, url)
+            await run_jobs(sessions, root, url, "examples.codeindex.jobs")
             said = await last_report(sessions, root)
             screen.say(f"The batch is over; its callback reports: {said}")
         return asked, await contents(sessions, root), await failures(sessions, root)
@@ -88,10 +97,25 @@ async def indexed_by_a_runner(root: Path, url: str) -> tuple[Asked, Contents, li
         await engine.dispose()
 
 
-async def run_jobs(sessions: Sessions, root: Path, url: str) -> None:
+async def run_workflow(engine: AsyncEngine, sessions: Sessions, root: Path, url: str) -> Asked:
+    """Enqueue the workflow, and watch a runner do all of it, the search for files too."""
+    flow = workflow(root)
+    async with sessions.begin() as session:
+        enqueue(session, flow)
+    screen.say(flow.mermaid())
+    await run_jobs(sessions, root, url, "examples.codeindex.flow")
+    status = await Oban(engine).workflow(flow)
+    screen.say(
+        f"The workflow is {status.state}: of {status.total} members {status.completed} were completed and "
+        f"{status.cancelled} cancelled. Its last one reports: {await last_report(sessions, root)}"
+    )
+    return Asked(new=status.subs["files"].total)
+
+
+async def run_jobs(sessions: Sessions, root: Path, url: str, module: str) -> None:
     """Start a runner that leaves once everything is done, and show how far it is."""
     limit = 2 * (os.cpu_count() or 1)
-    arguments = ("--until-idle", "--import", "examples.codeindex.jobs", "--queues", f"codeindex:{limit}")
+    arguments = ("--until-idle", "--import", module, "--queues", f"codeindex:{limit}")
     screen.say(f"$ python -m oban_sa.runner {' '.join(arguments)}")
     runner = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "oban_sa.runner", *arguments, "--log-level", "warning"),

@@ -63,7 +63,9 @@ command = Suggesting(
 
 @command.command("list", help=LIST, short_help=LIST.partition("\n")[0])
 @click.option("--name", "named", metavar="NAME", help="Only those of this name.")
-@click.option("--state", type=click.Choice(["executing", "completed", "cancelled", "discarded"]), help="Only those so.")
+@click.option(
+    "--state", type=click.Choice(["executing", "completed", "cancelled", "discarded"]), help="Only those in this state."
+)
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many at most.")
 @json_option
 @database_options
@@ -120,11 +122,12 @@ def show(settings: Settings, *, workflow: str, as_json: bool) -> None:
             (path, each.kind, each.state, _progress(each), each.discarded) for path, each in _inside("", found.subs)
         ]
         table(("name", "kind", "state", "ended", "discarded"), rows, right=("discarded",), wide="name")
-    if found.discarded or found.cancelled:
-        key = "batch_id" if found.kind == "batch" else "workflow_id"
-        say(
-            f"`jobs list --meta {key}={found.id} --state discarded` shows what failed; `workflows retry` runs it again."
-        )
+    if failed := list(_failed(found)):
+        for each in failed[:FEW]:
+            key = "batch_id" if each.kind == "batch" else "workflow_id"
+            state = "discarded" if each.discarded else "cancelled"
+            say(f"`jobs list --meta {key}={each.id} --state {state}` shows what failed.")
+        say(f"`workflows retry {found.id}` runs it again.")
 
 
 @command.command("cancel", help=CANCEL, short_help=CANCEL.partition("\n")[0], no_args_is_help=True)
@@ -169,8 +172,15 @@ def retry(
     elif jobs:
         say(f"{count(jobs, 'job')} {'runs' if jobs == 1 else 'run'} again, each after what it waits for.")
     else:
-        say("Nothing had failed; --from NAME runs again what was completed.")
+        say(
+            "Nothing had failed; --from NAME runs again what was completed."
+            if from_ is None
+            else f"Nothing of {from_}, or of what waits for it, had ended."
+        )
 
+
+FEW = 5
+"""Workflows inside that are named where something failed in them."""
 
 WIDTH = 20
 """Characters of a bar."""
@@ -189,6 +199,16 @@ def _inside(prefix: str, subs: Mapping[str, WorkflowStatus]) -> Iterator[tuple[s
     for name, each in subs.items():
         yield f"{prefix}{name}", each
         yield from _inside(f"{prefix}{name}.", each.subs)
+
+
+def _failed(status: WorkflowStatus) -> Iterator[WorkflowStatus]:
+    """Yield the workflows in which members of their own have failed: the meta of these has the id of the inner one."""
+    inner = [each for each in status.subs.values() if each.kind == "workflow"]
+    within = sum(each.discarded + each.cancelled for each in inner)
+    if status.discarded + status.cancelled > within:
+        yield status
+    for each in inner:
+        yield from _failed(each)
 
 
 def _as_json(status: WorkflowStatus) -> dict[str, object]:

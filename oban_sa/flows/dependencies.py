@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 from uuid import UUID
 
-from oban_sa.errors import DependencyNotFound, DependencyNotLoaded, nearest
+from oban_sa.errors import DependencyNotFound, DependencyNotLoaded, JobNotFound, nearest
 from oban_sa.flows.graft import Graft, Place
 from oban_sa.flows.load import Reading, waited
 from oban_sa.jobs.flow import READS, RESULTS
@@ -352,7 +352,10 @@ def deps() -> Deps:
     `DependencyNotLoaded` in another process, where it does not reach, and in a chunk, which is a call for many jobs:
     there take results as arguments.
     """
-    job = current_job()
+    try:
+        job = current_job()
+    except JobNotFound:
+        raise JobNotFound("no job is running here; deps() answers only below the code of a worker") from None
     if (attempt := ATTEMPT.get(None)) is not None and attempt.is_of_many:
         raise DependencyNotLoaded(
             "deps() is of one job, and a chunk is one call for many; take results as arguments, which stand in each "

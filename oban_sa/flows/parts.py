@@ -99,7 +99,7 @@ def waits(workflow: Workflow, name: str, deps: Dependencies, forgive: Forgive) -
 
     Raises `InvalidJob` for a part of another workflow, and `InvalidOption` for what can't be forgiven.
     """
-    listed = [deps] if isinstance(deps, (str, Part)) else deps
+    listed = deps if isinstance(deps, Iterable) and not isinstance(deps, str) else [deps]
     names: dict[str, None] = {}
     for each in listed:
         if isinstance(each, Part):

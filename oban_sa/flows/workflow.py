@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
-from typing import ParamSpec, TypeAlias, TypeVar, overload
+from typing import ParamSpec, TypeAlias, TypeVar, cast, overload
 from uuid import UUID
 
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import instance_state
 
 from oban_sa.errors import InvalidJob, articled, nearest
 from oban_sa.flows import mermaid, svg
@@ -19,7 +20,7 @@ from oban_sa.jobs.flow import new_id
 from oban_sa.models import Job
 from oban_sa.outbox.flow import stage
 from oban_sa.outbox.flow_rows import Tree
-from oban_sa.outbox.member import check_member, check_name
+from oban_sa.outbox.member import check_member, check_name, listed
 from oban_sa.outbox.staged import Flow
 from oban_sa.workers.function import Calls, Function, calls_of
 
@@ -60,6 +61,8 @@ class Workflow(Flow):
         self.unique = unique
         self.context = context
         self.conflict = False
+        self.staged = False
+        """Whether it was enqueued, and so written with the parts that it had then."""
         self.inside: SubWorkflow | None = None
         """What it is in another workflow, where it was added to one."""
         self.parts: dict[str, Part] = {}
@@ -108,10 +111,10 @@ class Workflow(Flow):
 
         However many they are, what waits for them has one dependency. A group may be empty.
         """
-        listed = list(jobs)
-        for number, job in enumerate(listed):
+        members = listed(jobs, "add_many", "add(name, job)")
+        for number, job in enumerate(members):
             check_member(job, f"{name}/{number}")
-        group = Group(self, self._free(name), waits(self, name, deps, forgive), listed)
+        group = Group(self, self._free(name), waits(self, name, deps, forgive), members)
         self.parts[name] = group
         return group
 
@@ -139,9 +142,9 @@ class Workflow(Flow):
 
         They wait for `by` and for `deps`. What waits for the graft waits for all of them, and for `by`.
         """
-        listed = [by, *([deps] if isinstance(deps, (str, Part)) else deps)]
+        both = [by, *([deps] if isinstance(deps, (str, Part)) else deps)]
         place = GraftPlace(
-            self, self._free(name), waits(self, name, listed, forgive), by if isinstance(by, str) else by.name
+            self, self._free(name), waits(self, name, both, forgive), by if isinstance(by, str) else by.name
         )
         self.parts[name] = place
         return place
@@ -172,6 +175,7 @@ class Workflow(Flow):
     def stage(self, session: Session) -> None:
         """Do what `enqueue` does: stage it with its members; raises `InvalidJob` where `check` does."""
         stage(session, self, self.tree())
+        self.staged = True
 
     def tree(self) -> Tree:
         """Return the rows that `enqueue` has the session write; raises `InvalidJob` where `check` does."""
@@ -197,7 +201,36 @@ class Workflow(Flow):
         check_name(name, "a member")
         if name in self.parts:
             raise InvalidJob(f"{self!r} has a part {name!r} already; each name stands once")
+        if (outermost := self._outermost()).staged and outermost._is_enqueued():
+            raise InvalidJob(
+                f"{outermost!r} is enqueued already, as it was then; add {name!r} before enqueue(session, flow), or to "
+                "one that is stored by Oban.append(session, flow, name, job)"
+            )
         return name
+
+    def _outermost(self) -> Workflow:
+        found = self
+        while found.inside is not None:
+            found = found.inside.workflow
+        return found
+
+    def _is_enqueued(self) -> bool:
+        """Whether a session has its jobs, or they are written; neither where that was rolled back."""
+        return any(
+            each._is_enqueued()
+            if isinstance(each, Workflow)
+            else (state := instance_state(each)).session_id is not None or state.key is not None
+            for each in self._pieces()
+        )
+
+    def _pieces(self) -> Iterator[Job | Workflow]:
+        for part in self.parts.values():
+            if isinstance(part, Member):
+                yield part.job
+            elif isinstance(part, Group):
+                yield from part.jobs
+            elif isinstance(part, SubWorkflow):
+                yield part.inner
 
     def _is_inside(self, workflow: Workflow) -> bool:
         outer: Workflow | None = self
@@ -209,8 +242,18 @@ class Workflow(Flow):
 
 
 def chain(*jobs: Job, name: str | None = None) -> Workflow:
-    """Return a workflow of jobs each of which waits for the one before; their names are "1", "2" and so on."""
+    """Return a workflow of jobs each of which waits for the one before; their names are "1", "2" and so on.
+
+    Raises `InvalidJob` for what can't be a member, and `TypeError` for what is no job.
+    """
     flow = Workflow(name)
+    for given in cast("tuple[object, ...]", jobs):
+        if isinstance(given, (Flow, list, tuple)):
+            kind: str = type(cast("object", given)).__name__
+            raise TypeError(
+                f"chain takes jobs one by one, as chain(a, b), and this is {articled(kind)}; write chain(*jobs) for a "
+                "list, and a Workflow where whole workflows or groups wait for each other"
+            )
     for number, job in enumerate(jobs, 1):
         flow.add(str(number), job, deps=str(number - 1) if number > 1 else ())
     return flow

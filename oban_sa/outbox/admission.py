@@ -40,6 +40,7 @@ from oban_sa.jobs.values import has_references, is_flat, to_json
 from oban_sa.models import Job, validation
 from oban_sa.outbox import references
 from oban_sa.outbox.sessions import named
+from oban_sa.outbox.staged import Flow
 
 _STARTED: Final = FINAL | {JobState.EXECUTING}
 
@@ -102,6 +103,8 @@ def _instead(given: object, written: str) -> str:
             return "the session comes first: enqueue(session, job)"
         case list() | tuple() | set() | frozenset():
             return "for several write enqueue_many(session, jobs)"
+        case Flow():
+            return "it has many, and is enqueued by itself: enqueue(session, flow)"
         case _ if hasattr(given, "new"):
             name = getattr(given, "__name__", type(given).__name__)
             return f"write {written.format(f'{name}.new(...)')}"

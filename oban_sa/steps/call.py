@@ -82,6 +82,7 @@ async def once(journal: Journal, call: Call) -> object:
     if (entry := await journal.find(call.key, call.code, strict=call.options.strict)) is not None:
         _tell(journal, call, replayed=True)
         return results.read(entry.plain, call.function, call.key)
+    await journal.tell()
     started = _tell(journal, call)
     value = await _called(call)
     stored = await journal.write(Entry(call.key, call.code, results.written(value, call.key)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from types import CoroutineType
 from typing import TypeVar, cast
 
 from oban_sa.errors import InvalidOption, JobNotFound
@@ -28,7 +29,13 @@ def journal(what: str) -> Journal:
     return cast("Journal", attempt.journal)
 
 
-def here(call: Callable[[], Coroutine[object, object, T]]) -> Coroutine[object, object, T] | T:
-    """Return a coroutine to be awaited, where a loop runs here, and in a thread its result."""
+def here(what: str, call: Callable[[], Coroutine[object, object, T]]) -> Coroutine[object, object, T] | T:
+    """Return a coroutine to be awaited, where a loop runs here, and in a thread its result.
+
+    `what` is what the coroutine is called where Python warns that it was never awaited.
+    """
     coroutine = call()
-    return coroutine if on_loop() else driven(coroutine)
+    if not on_loop():
+        return driven(coroutine)
+    cast("CoroutineType[object, object, T]", coroutine).__qualname__ = what
+    return coroutine

@@ -33,6 +33,15 @@ class Journalling(Protocol):
         ...
 
 
+def require(session: object) -> None:
+    """Raise `InvalidOption` where the name of a step stands in the place of its session."""
+    if isinstance(session, str):
+        raise InvalidOption(
+            f"step.commit takes the session first, and this is {named(session)}; "
+            f"write step.commit(session, {session!r}, function, argument)"
+        )
+
+
 async def once(journal: Journal, session: AsyncSession | Session, call: Call) -> object:
     """Return what the journal has of a call, or make it and commit the session with its result."""
     call.check()
@@ -47,6 +56,7 @@ async def once(journal: Journal, session: AsyncSession | Session, call: Call) ->
     if (entry := await journal.find(call.key, call.code, strict=call.options.strict)) is not None:
         begun(journal, call, replayed=True)
         return results.read(entry.plain, call.function, call.key)
+    await journal.tell()
     started = begun(journal, call)
     try:
         value = await made(call)

@@ -94,8 +94,10 @@ class Journal:
         self._used: set[str] | None = set()
         self._unread = not fresh
         self._reading: asyncio.Task[None] | None = None
-        self.told_at = -math.inf
-        """When the progress was written last, by this machine's monotonic clock."""
+        self.told_at = clock.monotonic() if marked else -math.inf
+        """When the progress was written last, by this machine's monotonic clock; or when a later attempt began."""
+        self.untold: Entry | None = None
+        """The progress that was said last, where it is not written."""
         self.began_empty = True
         """Whether no earlier attempt has written anything; of one that was not read yet that is not known."""
 
@@ -124,9 +126,12 @@ class Journal:
         self.add(written)
         return written
 
-    async def tell(self, entry: Entry) -> None:
-        """Write what no later attempt asks for."""
-        await self.wait(self.tables.write(entry))
+    async def tell(self, entry: Entry | None = None) -> None:
+        """Write a progress, which no later attempt asks for: the one that was said last, where it is not written."""
+        said, self.untold = entry or self.untold, None
+        if said is not None:
+            self.told_at = clock.monotonic()
+            await self.wait(self.tables.write(said))
 
     def add(self, entry: Entry) -> None:
         """Take note of an entry that was written."""

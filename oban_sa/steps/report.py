@@ -25,9 +25,10 @@ def progress(done: float, note: str | None = None) -> Coroutine[object, object, 
         await progress(0.4, "rows")     # in `async def`
         progress(0.4, "rows")           # in `def`
 
-    It may be called as often as one likes: at most one a second is written, beside the first and a 1. The job's own
-    row is not touched. It is seen by `jobs show`, `Oban.progress` and `Oban.relay(on_progress=...)`. Raises
-    `AttemptLost` where it finds that the job was given to another attempt, and `InvalidOption`.
+    It may be called as often as one likes: at most one a second is written, beside a 1. What was said last is written
+    before the job waits, and before a step begins. The job's own row is not touched. It is seen by `jobs show`,
+    `Oban.progress` and `Oban.relay(on_progress=...)`. Raises `AttemptLost` where it finds that the job was given to
+    another attempt, and `InvalidOption`.
     """
     at = journal("progress()")
     share = cast("object", done)
@@ -36,13 +37,13 @@ def progress(done: float, note: str | None = None) -> Coroutine[object, object, 
     words = cast("object", note)
     if words is not None and not isinstance(words, str):
         raise InvalidOption(f"the note of a progress is a text, got {shown(note)}")
-    return cast("Coroutine[object, object, None]", here(lambda: _progress(at, float(done), note)))
+    return cast("Coroutine[object, object, None]", here("progress", lambda: _progress(at, float(done), note)))
 
 
 async def _progress(at: Journal, done: float, note: str | None) -> None:
-    now = clock.monotonic()
-    if done < 1 and now - at.told_at < EVERY:
-        return
-    at.told_at = now
     said = {"done": done, "note": None if note is None else note[:_LONGEST].replace("\0", "\ufffd")}
-    await at.tell(Entry(PROGRESS, "progress", values.dumps(said), done=False))
+    at.untold = Entry(PROGRESS, "progress", values.dumps(said), done=False)
+    # The code of a later attempt first says again, within moments, what earlier ones have said.
+    if done < 1 and clock.monotonic() - at.told_at < EVERY:
+        return
+    await at.tell()

@@ -94,7 +94,7 @@ class Step:
         at = journal("step()")
         options = _taken(function, kwargs)
         call = Call(at.key(name), function, args, kwargs, options)
-        return here(lambda: once(at, call))
+        return here("step", lambda: once(at, call))
 
     @overload
     def commit(
@@ -133,8 +133,9 @@ class Step:
         `executor="process"`, whose sessions the journal has no part in.
         """
         at = journal("step.commit()")
+        in_session.require(session)
         call = Call(at.key(name), function, (session, *args), kwargs, Options())
-        return here(lambda: in_session.once(at, session, call))
+        return here("step.commit", lambda: in_session.once(at, session, call))
 
     @overload
     def each(
@@ -189,7 +190,7 @@ class Step:
         """
         at = journal("step.version()")
         key = at.key(name)
-        return cast("Coroutine[object, object, bool]", here(lambda: _version(at, key)))
+        return cast("Coroutine[object, object, bool]", here("step.version", lambda: _version(at, key)))
 
 
 async def _version(at: Journal, key: str) -> bool:

@@ -35,7 +35,7 @@ def sleep(name: str, period: Period) -> Coroutine[object, object, None]:
     """
     at = journal("sleep()")
     key, pause = at.key(name), seconds(period)
-    return cast("Coroutine[object, object, None]", here(lambda: _sleep(at, key, pause)))
+    return cast("Coroutine[object, object, None]", here("sleep", lambda: _sleep(at, key, pause)))
 
 
 def wait_for(name: str, *, within: Period | None = None) -> Coroutine[object, object, Signal | None]:
@@ -50,7 +50,7 @@ def wait_for(name: str, *, within: Period | None = None) -> Coroutine[object, ob
     """
     at = journal("wait_for()")
     key, pause = at.key(name), None if within is None else seconds(within)
-    return cast("Coroutine[object, object, Signal | None]", here(lambda: _wait_for(at, key, name, pause)))
+    return cast("Coroutine[object, object, Signal | None]", here("wait_for", lambda: _wait_for(at, key, name, pause)))
 
 
 async def _sleep(at: Journal, key: str, pause: float) -> None:
@@ -58,6 +58,7 @@ async def _sleep(at: Journal, key: str, pause: float) -> None:
     if entry is None:
         entry = await at.write(Entry(key, "sleep"), delay=pause)
     if entry.left is not None and entry.left > 0:
+        await at.tell()
         raise Suspended(f"sleeps for {describe(entry.left)}", delay=entry.left, meta=waiting(until=entry.ms))
 
 
@@ -67,6 +68,7 @@ async def _wait_for(at: Journal, key: str, name: str, within: float | None) -> S
         entry = await at.wait(at.tables.wait(key, name, within=within))
         at.add(entry)
         if not entry.done:
+            await at.tell()
             left = None if entry.left is None else max(entry.left, 0.0)
             raise Suspended(f"waits for {name}", delay=left, meta=waiting(until=entry.ms, signal=name))
         at.emit(telemetry.SignalReceived, signal=name, timed_out=entry.value is None)

@@ -20,7 +20,7 @@ from examples.codeindex.flow import workflow
 from examples.codeindex.models import Base, SourceFile, Symbol
 from examples.codeindex.parsing import RefusedError, symbols_in
 from oban_sa import Job, JobState, Oban, Runner, enqueue
-from tests.support import eventually, run_python
+from tests.support import ROOT, eventually, run_python
 
 LAST_LINE = re.compile(r"files=(\d+) symbols=(\d+) refused=(\d+) seconds=\d+\.\d jobs_per_second=\d+")
 REFUSED = {
@@ -51,9 +51,9 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
-def index(folder: Path, url: str) -> subprocess.CompletedProcess[str]:
+def index(folder: Path, url: str, *more: str) -> subprocess.CompletedProcess[str]:
     # Every warning is shown, so that one about the code that is read would be seen.
-    arguments = ("-m", "examples.codeindex", str(folder), "--database-url", url)
+    arguments = ("-m", "examples.codeindex", str(folder), "--database-url", url, *more)
     return run_python(*arguments, env={"PYTHONWARNINGS": "default"}, timeout=120)
 
 
@@ -139,6 +139,20 @@ def test_only_what_has_changed_is_indexed_again(folder: Path, database_url: str,
     assert numbers(done) == (files, symbols + 1, refused - 1)
     with Session(sync_engine) as session:
         assert len(session.scalars(select(Job)).all()) == jobs + 3  # two files, and the report of their batch
+
+
+@pytest.mark.filterwarnings("ignore::SyntaxWarning", "ignore::DeprecationWarning")
+def test_the_command_runs_the_workflow_too(folder: Path, database_url: str) -> None:
+    done = index(folder, database_url, "--workflow")
+    expected = files, symbols, refused = counted(folder)
+    assert numbers(done) == expected
+    drawn = workflow(folder).mermaid()
+    assert drawn in done.stdout
+    assert drawn in (ROOT / "examples" / "README.md").read_text()
+    assert f"of {files + 2} members {files + 2 - refused} were completed and {refused} cancelled" in done.stdout
+    assert f"Its last one reports: {dict(files=files, symbols=symbols, refused=refused)}" in done.stdout  # noqa: C408
+    again = index(folder, database_url, "--workflow")
+    assert "The workflow is completed: of 2 members 2 were completed and 0 cancelled" in again.stdout
 
 
 def test_a_database_that_is_not_there_is_said_in_words(tmp_path: Path) -> None:

@@ -287,3 +287,18 @@ def test_a_unique_job_is_shown_with_its_key_and_who_has_it(shell: Shell) -> None
     assert "  unique " not in shell.says("jobs", "show", str(plain)) and "unique" not in shell.json(
         "jobs", "show", str(plain)
     )
+
+
+def test_a_signal_is_sent_to_a_job_and_refused_where_it_has_ended(shell: Shell) -> None:
+    (job_id,) = shell.enqueue(Job("app.jobs.Ship"))
+    sent = shell.says("jobs", "signal", str(job_id), "approval", '{"ok": true}')
+    assert sent == f"Sent 'approval' to job {job_id}.\n"
+    assert shell.json("jobs", "signal", str(job_id), "paid") == {"job": job_id, "signal": "paid", "payload": None}
+    rows = shell.sql("SELECT job_id, name, payload FROM oban_sa_signals ORDER BY id")
+    assert [tuple(row) for row in rows] == [(job_id, "approval", {"ok": True}), (job_id, "paid", None)]
+    assert "is not JSON" in shell.refuses("jobs", "signal", str(job_id), "approval", "yes", code=2)
+    assert "no job's id" in shell.refuses("jobs", "signal", "x", "approval", code=2)
+    assert "a signal has a name" in shell.refuses("jobs", "signal", str(job_id), " ", code=2)
+    assert "no job has the id 999" in shell.refuses("jobs", "signal", "999", "approval", code=1)
+    shell.sql("UPDATE oban_jobs SET state = 'completed'")
+    assert f"job {job_id} is completed" in shell.refuses("jobs", "signal", str(job_id), "approval", code=1)

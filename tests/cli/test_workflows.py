@@ -65,11 +65,32 @@ def test_one_is_shown_with_its_progress_and_what_is_inside(shell: Shell, sync_en
     ]
     assert said[4].split() == ["thumbs", "group", "executing", "0", "of", "2", "0"]
     end(sync_engine, flow, "thumbs/0", "discarded")
-    assert f"`jobs list --meta workflow_id={flow.id} --state discarded` shows what" in (
-        shell.says("workflows", "show", str(flow.id))
-    )
+    said = shell.says("workflows", "show", str(flow.id)).splitlines()
+    assert said[-2:] == [
+        f"`jobs list --meta workflow_id={flow.id} --state discarded` shows what failed.",
+        f"`workflows retry {flow.id}` runs it again.",
+    ]
     found = shell.json("workflows", "show", str(flow.id))
     assert (found["state"], found["subs"]["thumbs"]["discarded"]) == ("executing", 1)
+
+
+def test_where_something_failed_inside_of_another_its_jobs_are_found_as_is_said(
+    shell: Shell, sync_engine: Engine
+) -> None:
+    outer, inner = Workflow("outer"), Workflow()
+    outer.add("first", Job("w"))
+    inner.add("deep", Job("w"))
+    outer.add_workflow("inner", inner)
+    stored(sync_engine, outer)
+    end(sync_engine, outer, "deep", "discarded")
+    end(sync_engine, outer, "first", "completed")
+    said = shell.says("workflows", "show", str(outer.id)).splitlines()
+    assert said[-2:] == [
+        f"`jobs list --meta workflow_id={inner.id} --state discarded` shows what failed.",
+        f"`workflows retry {outer.id}` runs it again.",
+    ]
+    [found] = shell.json("jobs", "list", "--meta", f"workflow_id={inner.id}", "--state", "discarded")["jobs"]
+    assert found["meta"]["name"] == "deep"
 
 
 def test_one_is_cancelled_and_retried(shell: Shell, sync_engine: Engine, flow: Flow) -> None:
@@ -82,6 +103,8 @@ def test_one_is_cancelled_and_retried(shell: Shell, sync_engine: Engine, flow: F
     assert (
         shell.says("workflows", "retry", identity) == "Nothing had failed; --from NAME runs again what was completed.\n"
     )
+    again = shell.says("workflows", "retry", identity, "--from", "extract")
+    assert again == "Nothing of extract, or of what waits for it, had ended.\n"
     end(sync_engine, flow, "extract", "completed")
     assert shell.json("workflows", "retry", identity, "--from", "extract") == {"workflow": identity, "retried": 1}
     end(sync_engine, flow, "extract", "completed")

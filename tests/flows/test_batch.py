@@ -252,7 +252,7 @@ def test_hooks_see_callbacks_when_the_batch_is_written(sync_engine: Engine) -> N
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Batch(work.new()), r"Batch takes several jobs: Batch\(\[job\]\)"),
+        (lambda: Batch(work.new()), r"a batch takes several jobs; for one write Batch\(\[job\]\)"),
         (lambda: Batch([], name=" "), "the name of a batch is a text that is not empty"),
         (lambda: Batch([Job("w", unique=Unique())]), "the job of '0' is unique, and a member can't be"),
         (lambda: Batch([], on_success=Job("w", unique=Unique())), "the job of on_success is unique"),

@@ -286,3 +286,8 @@ def test_a_job_says_in_its_meta_whether_there_is_something_to_read() -> None:
     flow.add("a", Job("w"))
     flow.add("b", Job("w"), deps="a")
     assert ["workflow_reads" in each.meta for each in flow.tree().members] == [False, True]
+
+
+def test_outside_of_a_worker_it_says_that_it_is_deps_that_has_no_job() -> None:
+    with pytest.raises(JobNotFound, match=r"no job is running here; deps\(\) answers only below the code of a worker"):
+        deps()

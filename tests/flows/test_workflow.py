@@ -6,8 +6,10 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
+from sqlalchemy import Engine, text
+from sqlalchemy.orm import Session
 
-from oban_sa import Job, Workflow, chain
+from oban_sa import Batch, Job, Workflow, chain, enqueue
 from oban_sa.errors import InvalidJob, InvalidOption
 from oban_sa.jobs.flow import LANES, lane_of, new_id
 from oban_sa.outbox.flow_rows import MemberRow
@@ -150,6 +152,8 @@ def test_a_call_is_a_member() -> None:
         (lambda flow: flow.add("a", new()), "has a part 'a' already; each name stands once"),
         (lambda flow: flow.add("b", new(), deps="aa"), r"'b' waits for 'aa', which is no part .*did you mean 'a'\?"),
         (lambda flow: flow.add("b", new(), deps=[7]), "deps of 'b' are names, or what add"),
+        (lambda flow: flow.add("b", new(), deps=new()), r"deps of 'b' are names, or what add.* this is a Job"),
+        (lambda flow: flow.add_many("b", new()), r"add_many takes several jobs; for one write add\(name, job\)"),
         (lambda flow: flow.add("b", new(), deps="b"), "has a cycle, in which each waits for the one before: b -> b"),
         (lambda flow: flow.add("b", new(), deps=Workflow().add("z", new())), "which is in another workflow"),
         (lambda flow: flow.add("b", new(), deps="a", forgive={"c": "all"}), "names 'c', which it does not wait for"),
@@ -197,6 +201,31 @@ def test_what_is_no_job_is_refused_where_it_is_added() -> None:
         Workflow().add("a", "job")  # type: ignore[arg-type]
     with pytest.raises(InvalidJob, match="a unique workflow needs a name"):
         Workflow(unique=True)
+    for other in (chain(new()), Batch([new()]), [new()]):
+        with pytest.raises(TypeError, match=r"a member is one Job, and 'a' is .* add_workflow\(name, workflow\)"):
+            Workflow().add("a", other)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"chain takes jobs one by one, as chain\(a, b\), and this is a"):
+            chain(new(), other)  # type: ignore[arg-type]
+
+
+def test_what_is_added_to_an_enqueued_workflow_is_refused_until_that_is_rolled_back(sync_engine: Engine) -> None:
+    inner, flow = Workflow(), Workflow("nightly")
+    inner.add("x", new())
+    flow.add_workflow("inner", inner)
+    with Session(sync_engine) as session:
+        enqueue(session, flow)
+        for each in (flow, inner):
+            with pytest.raises(InvalidJob, match=r"<Workflow 'nightly'> is enqueued already, .* add 'late' before"):
+                each.add("late", new())
+        session.flush()
+        session.rollback()
+        flow.add("late", new())
+        enqueue(session, flow)
+        session.commit()
+    with pytest.raises(InvalidJob, match="is enqueued already"):
+        flow.add_many("later", [])
+    with sync_engine.connect() as connection:
+        assert connection.scalar(text("SELECT total FROM oban_sa_flows WHERE name = 'nightly'")) == 2
 
 
 def test_a_workflow_inside_of_another_is_not_enqueued_by_itself() -> None:

@@ -97,16 +97,6 @@ _GIVEN: Final = {
     "docs/announcements.md": """
         session = sessions()
         """,
-    "docs/chunks.md": """
-        from sqlalchemy.orm import sessionmaker
-
-        session = sessionmaker()()
-
-
-        async def write_to_index(tenant: str, pages: list[int]) -> list[int]:
-            return []
-
-        """,
     "docs/control.md": """
         from collections.abc import Iterator
         from dataclasses import dataclass

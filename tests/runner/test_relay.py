@@ -9,7 +9,20 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
-from oban_sa import Cancel, Chunk, ChunkResult, Job, JobState, Oban, Record, progress
+from oban_sa import (
+    Cancel,
+    Chunk,
+    ChunkResult,
+    Job,
+    JobState,
+    Oban,
+    Record,
+    current_job,
+    progress,
+    sleep,
+    step,
+    wait_for,
+)
 from oban_sa.client import relay as relaying
 from oban_sa.client.progress import Progress
 from oban_sa.errors import JobNotFound, RelayCancelled, RelayDiscarded, RelayTimeout
@@ -253,6 +266,75 @@ async def test_progress_is_written_once_a_second_at_most(
     async with harness.runner():
         await harness.becomes(job_id, "completed")
     assert written == ['{"done":0.0,"note":null}', '{"done":1.0,"note":null}']
+
+
+@pytest.mark.parametrize("kind", ["loop", "thread"])
+async def test_the_last_progress_is_written_before_a_step_and_before_a_wait(
+    harness: Harness, registry: Registry, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("oban_sa.steps.report.EVERY", 3600.0)
+    oban, seen = Oban(harness.engine), list[str | None]()
+
+    async def look(job_id: int) -> None:
+        found = await oban.progress(job_id)
+        seen.append(None if found is None else found.note)
+
+    @job(registry=registry)
+    async def on_loop() -> None:
+        await progress(0.1, "begun")
+        await progress(0.3, "charged")
+        await step("look", look, current_job().id)
+        await progress(0.6, "booked")
+        await wait_for("go")
+        await progress(0.7, "not written: the job ends")
+
+    @job(registry=registry)
+    def in_thread() -> None:
+        progress(0.1, "begun")
+        progress(0.3, "charged")
+        step("nothing", str)
+        progress(0.6, "booked")
+        wait_for("go")
+        progress(0.7, "not written: the job ends")
+
+    [job_id] = await harness.enqueue((on_loop if kind == "loop" else in_thread).new())
+    async with harness.runner():
+        await harness.becomes(job_id, "suspended")
+        waiting = await oban.progress(job_id)
+        await oban.signal(job_id, "go")
+        await harness.becomes(job_id, "completed")
+    # A later attempt comes past what was said before, and does not go back to it.
+    ended = await oban.progress(job_id)
+    assert waiting is not None
+    assert ended == waiting
+    assert (waiting.done, waiting.note) == (0.6, "booked")
+    assert seen == (["charged"] if kind == "loop" else [])
+
+
+async def test_the_last_progress_is_written_before_a_commit_and_before_a_sleep(
+    harness: Harness, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("oban_sa.steps.report.EVERY", 3600.0)
+    oban, seen = Oban(harness.engine), list[object]()
+
+    async def look(session: AsyncSession, job_id: int) -> None:
+        found = await oban.progress(job_id)
+        seen.append(None if found is None else found.note)
+
+    @job(registry=registry)
+    async def work(session: AsyncSession) -> None:
+        await progress(0.1, "begun")
+        await progress(0.3, "charged")
+        await step.commit(session, "look", look, current_job().id)
+        await progress(0.6, "booked")
+        await sleep("rest", "1 day")
+
+    [job_id] = await harness.enqueue(work.new())
+    async with harness.runner():
+        await harness.becomes(job_id, "scheduled")
+    found = await oban.progress(job_id)
+    assert found is not None
+    assert (seen, found.note) == (["charged"], "booked")
 
 
 @pytest.mark.parametrize("given", [-0.1, 1.1, float("nan"), "half", True])

@@ -13,8 +13,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from oban_sa import Snooze, current_job, progress, step, telemetry
-from oban_sa.errors import AttemptLost
+from oban_sa import Snooze, current_job, progress, sleep, step, telemetry, wait_for
+from oban_sa.errors import AttemptLost, InvalidOption
 from oban_sa.workers import Registry, job
 from tests.runner.conftest import Harness
 from tests.support import eventually
@@ -409,6 +409,34 @@ async def test_events_tell_of_steps(
         await harness.becomes(job_id, "completed")
     assert [(each.step, each.replayed) for each in of(telemetry.StepStart)] == [("one", False), ("one", True)]
     assert [(each.step, each.job_id) for each in of(telemetry.StepStop)] == [("one", job_id)]
+
+
+async def test_what_was_not_awaited_is_warned_of_by_the_name_of_what_was_called(
+    harness: Harness, registry: Registry
+) -> None:
+    async def one() -> int:
+        return 1
+
+    @job(registry=registry)
+    async def forgetful(session: AsyncSession) -> None:
+        names: list[str] = []
+        for made in (
+            step("a", one),
+            step.commit(session, "b", one),  # type: ignore[arg-type]
+            step.version("c"),
+            sleep("d", 1),
+            wait_for("e"),
+            progress(0.5),
+        ):
+            names.append(made.__qualname__)
+            made.close()
+        assert names == ["step", "step.commit", "step.version", "sleep", "wait_for", "progress"]
+        with pytest.raises(InvalidOption, match=r"the session first, .* write step\.commit\(session, 'book', function"):
+            step.commit("book", one, 1)  # type: ignore[call-overload]
+
+    [job_id] = await harness.enqueue(forgetful.new())
+    async with harness.runner():
+        await harness.becomes(job_id, "completed")
 
 
 async def test_what_a_completed_job_has_not_asked_its_journal_for_is_told(

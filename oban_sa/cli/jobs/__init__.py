@@ -1,9 +1,9 @@
-"""`python -m oban_sa jobs`: list, show, enqueue, update, retry, cancel and delete jobs."""
+"""`python -m oban_sa jobs`: list, show, enqueue, update, retry, cancel, signal and delete jobs."""
 
 from __future__ import annotations
 
 from oban_sa.cli._groups import CONTEXT, Suggesting
-from oban_sa.cli.jobs import change, enqueue, listing, reseal, show, update
+from oban_sa.cli.jobs import change, enqueue, listing, reseal, show, signal, update
 
 HELP = """Look at jobs, enqueue and change them, try them again, cancel them or delete them.
 
@@ -17,6 +17,7 @@ Examples:
   python -m oban_sa jobs enqueue app.jobs.SendMail --args to=ada --queue mailers
   python -m oban_sa jobs update 123 --queue slow --schedule-in 10m
   python -m oban_sa jobs cancel --queue mailers --state scheduled
+  python -m oban_sa jobs signal 123 approval '{"ok": true}'        # which its wait_for("approval") returns
   python -m oban_sa jobs delete --state completed --yes            # without being asked whether you are sure
   python -m oban_sa jobs list --state discarded --json | jq .jobs[].id
 """
@@ -35,6 +36,7 @@ for each in (
     change.retry,
     change.cancel,
     change.delete,
+    signal.command,
     reseal.command,
 ):
     command.add_command(each)
