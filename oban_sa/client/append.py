@@ -9,8 +9,8 @@ from sqlalchemy import RowMapping
 
 from oban_sa.client.transactions import Work
 from oban_sa.errors import InvalidJob, WorkflowNotFound, articled, nearest, shown
-from oban_sa.jobs.flow import ATTEMPT, LANE, READS, Forgiven, forgives_each, lane_of, listed_or_one
-from oban_sa.jobs.values import JSONDict
+from oban_sa.jobs.flow import ATTEMPT, LANE, READS, Forgiven, forgives_before, forgives_each, lane_of, listed_or_one
+from oban_sa.jobs.values import JSONDict, from_json
 from oban_sa.models import Job
 from oban_sa.outbox.flow import stage
 from oban_sa.outbox.flow_rows import MemberRow, Tree
@@ -55,14 +55,18 @@ def append(
                 f"{name!r} waits for {each!r}, which is no part of the {own['kind']} {flow}"
                 + nearest(each, known, "what is inside a group or workflow of it is waited for as a whole, by its name")
             )
+    parents: dict[int, int] = {}
+    gates: dict[UUID, int] = {}
+    for each in names:
+        _wait(found[each], forgives[each], parents, gates)
     member = MemberRow(
         job=job,
         flow_id=flow,
         name=name,
         parents={},
-        gates={found[each]["flow_id"]: forgives[each] for each in names if found[each]["flow_id"] is not None},
+        gates=gates,
         meta=_meta(around, name, names),
-        stored={found[each]["job_id"]: forgives[each] for each in names if found[each]["job_id"] is not None},
+        stored=parents,
     )
     stage(work.session, Joining(), Tree(flows=(), members=(member,), joins=own["root_id"]))
     work.session.flush()
@@ -81,6 +85,22 @@ def _names(name: str, deps: object) -> list[str]:
             )
         check_name(each, f"what {name!r} waits for")
     return [str(each) for each in dict.fromkeys(listed)]
+
+
+def _wait(found: RowMapping, forgives: int, parents: dict[int, int], gates: dict[UUID, int]) -> None:
+    """Wait for what was found, and for what stands before it, where it may be over since it has no members."""
+    if found["job_id"] is not None:
+        parents[found["job_id"]] = forgives & parents.get(found["job_id"], forgives)
+        return
+    gates[found["flow_id"]] = forgives & gates.get(found["flow_id"], forgives)
+    if found["before"] is not None:
+        before = from_json(found["before"])
+        for job, bits in before["parents"].items():
+            each = forgives_before(forgives, bits)
+            parents[int(job)] = each & parents.get(int(job), each)
+        for flow, bits in before["gates"].items():
+            each = forgives_before(forgives, bits)
+            gates[UUID(flow)] = each & gates.get(UUID(flow), each)
 
 
 def _meta(around: list[RowMapping], name: str, deps: list[str]) -> JSONDict:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, cast
 from uuid import UUID
 
 from oban_sa.errors import InvalidJob
 from oban_sa.flows.parts import GraftPlace, Group, Member, Part, SubWorkflow
-from oban_sa.jobs.flow import FORGIVES, LANE, READS, lane_of
+from oban_sa.jobs.flow import LANE, READS, forgives_before, lane_of
 from oban_sa.jobs.values import JSONDict
 from oban_sa.models import Job
 from oban_sa.outbox.flow_rows import FlowRow, MemberRow, Tree
@@ -39,11 +39,17 @@ class _Needs:
             return
         self.flows[flow] = forgives if known is None else known & forgives
         if isinstance(part, GraftPlace) or _is_empty(part):
-            # It may be over at once, and so says nothing of what it waits for. Had it members, then these would be
-            # cancelled where that fails.
-            beyond = FORGIVES["all"] if forgives & FORGIVES["cancelled"] else 0
+            # It may be over at once, and so says nothing of what it waits for.
             for name, bits in part.waits.items():
-                self.add(part.workflow.parts[name], bits | beyond)
+                self.add(part.workflow.parts[name], forgives_before(forgives, bits))
+
+    @classmethod
+    def of(cls, part: Part) -> _Needs:
+        """Return what a part waits for by itself."""
+        needs = cls()
+        for name, bits in part.waits.items():
+            needs.add(part.workflow.parts[name], bits)
+        return needs
 
 
 def _is_empty(part: Part) -> bool:
@@ -85,16 +91,19 @@ def _flows(workflow: Workflow, around: tuple[UUID, ...]) -> Iterator[FlowRow]:
     total = sum(isinstance(part, Member) for part in workflow.parts.values())
     for part in workflow.parts.values():
         if isinstance(part, Group):
-            inside.append(FlowRow((*path, part.id), "group", part.name, len(part.jobs)))
+            needs = _Needs() if part.jobs else _Needs.of(part)
+            row = FlowRow((*path, part.id), "group", part.name, len(part.jobs), parents=needs.jobs, gates=needs.flows)
+            inside.append(row)
             total += len(part.jobs)
         elif isinstance(part, GraftPlace):
-            needs = _Needs()
-            for each, bits in part.waits.items():
-                needs.add(workflow.parts[each], bits)
+            needs = _Needs.of(part)
             row = FlowRow((*path, part.id), "graft", part.name, 0, holders=1, parents=needs.jobs, gates=needs.flows)
             inside.append(row)
         elif isinstance(part, SubWorkflow):
             rows = list(_flows(part.inner, path))
+            if _is_empty(part):
+                needs = _Needs.of(part)
+                rows[0] = replace(rows[0], parents=needs.jobs, gates=needs.flows)
             inside += rows
             total += rows[0].total
     yield FlowRow(path, "workflow", name, total)

@@ -62,6 +62,15 @@ def forgives(given: Forgiven) -> int:
     return bits
 
 
+def forgives_before(whole: int, bits: int) -> int:
+    """Return what is forgiven of that which stands before a whole part, where the part may have no members.
+
+    `whole` is what is forgiven the part, and `bits` what it forgives itself. Had it members, then these would be
+    cancelled where that fails.
+    """
+    return bits | (FORGIVES["all"] if whole & FORGIVES["cancelled"] else 0)
+
+
 def listed_or_one(given: object) -> list[object]:
     """Return what an iterable gives, and of anything else, texts and dictionaries too, a list of it alone."""
     is_many = isinstance(given, Iterable) and not isinstance(given, (str, bytes, Mapping))

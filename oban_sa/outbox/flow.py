@@ -280,7 +280,7 @@ def _row(flow: FlowRow, staged: _Staged) -> JSONDict:
 
 def _waits(flow: FlowRow) -> JSONDict:
     """What those wait for that a graft is filled with, as its meta has it."""
-    if not flow.holders:
+    if not (flow.parents or flow.gates):
         return {}
     return {
         "parents": {str(parent.id): forgives for parent, forgives in flow.parents.items()},

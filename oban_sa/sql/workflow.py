@@ -105,15 +105,16 @@ def open_for(schema: str) -> TextClause:
 def parts(schema: str) -> TextClause:
     """The members of a flow, and the flows right inside it, that have some names: `name`, `job_id` or `flow_id`.
 
+    `before` is JSON of what a flow that may be empty waits for itself: `parents` and `gates`, with what it forgives.
     Parameters: `flow`, and `names`, an array.
     """
     s = in_text(schema)
     return text(
         f"""
-        SELECT name, job_id, CAST(NULL AS uuid) AS flow_id FROM {s}.oban_sa_members
+        SELECT name, job_id, CAST(NULL AS uuid) AS flow_id, NULL AS before FROM {s}.oban_sa_members
         WHERE flow_id = CAST(:flow AS uuid) AND name = ANY (CAST(:names AS text[]))
         UNION ALL
-        SELECT name, NULL, id FROM {s}.oban_sa_flows
+        SELECT name, NULL, id, CASE WHEN meta ? 'parents' THEN CAST(meta AS text) END FROM {s}.oban_sa_flows
         WHERE id <> root_id AND root_id = (SELECT root_id FROM {s}.oban_sa_flows WHERE id = CAST(:flow AS uuid))
             AND path[cardinality(path) - 1] = CAST(:flow AS uuid) AND name = ANY (CAST(:names AS text[]))
         """  # noqa: S608 - the name of the schema is quoted

@@ -9,7 +9,7 @@ from sqlalchemy import ARRAY, Engine, Text, Uuid, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
 
-from oban_sa import Batch, Job, Oban, Workflow, current_job, deps, enqueue
+from oban_sa import Batch, Cancel, Job, Oban, Workflow, current_job, deps, enqueue
 from oban_sa.client import append as append_module
 from oban_sa.errors import InvalidJob, WorkflowNotFound
 from oban_sa.outbox.staged import Flow
@@ -30,6 +30,11 @@ def say(name: str) -> str:
 @job(registry=REGISTRY)
 def look() -> None:
     SEEN.append({name: each.state for name, each in deps().items()} | dict(deps().context))
+
+
+@job(registry=REGISTRY)
+def refuse() -> object:
+    return Cancel("no")
 
 
 @job(registry=REGISTRY)
@@ -250,3 +255,25 @@ async def test_what_another_transaction_has_just_appended_is_not_taken_for_ours(
     async with sessions() as session:
         with pytest.raises(InvalidJob, match="has a part 'late' already"):
             await oban.append(session, flow, "late", say.new("later"))
+
+
+@pytest.mark.parametrize("what", ["group", "workflow", "graft"])
+@pytest.mark.parametrize(("forgive", "state"), [((), "cancelled"), ("all", "completed")])
+async def test_behind_what_is_empty_it_waits_for_what_stands_before(
+    oban: Oban, engine: AsyncEngine, sessions: async_sessionmaker[AsyncSession], what: str, forgive: Any, state: str
+) -> None:
+    flow, inner = Workflow(), Workflow()
+    flow.add("first", refuse.new())
+    inner.add_many("nothing", [])
+    if what == "group":
+        flow.add_many("none", [], deps="first")
+    elif what == "workflow":
+        flow.add_workflow("none", inner, deps="first")
+    else:
+        flow.graft("none", by="first")
+    await stored(sessions, flow)
+    async with sessions.begin() as session:
+        late = await oban.append(session, flow, "late", say.new("late"), deps=["none"], forgive=forgive)
+    await drain(engine, registry=REGISTRY)
+    async with sessions() as session:
+        assert (await session.get_one(Job, late.id)).state == state
