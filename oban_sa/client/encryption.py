@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, cast
+from uuid import UUID
 
 from sqlalchemy import RowMapping, Select, case, literal
 
@@ -12,8 +13,9 @@ from oban_sa.client.transactions import Transactions, Work
 from oban_sa.errors import InvalidJob, KeyMissing
 from oban_sa.jobs import encryption, values
 from oban_sa.jobs.hidden import ENCRYPTED
+from oban_sa.jobs.values import JSONDict
 from oban_sa.sql.control import by_ids, lock_to_seal
-from oban_sa.sql.encryption import find, lock, reseal
+from oban_sa.sql.encryption import find, find_callbacks, lock, lock_callbacks, reseal, reseal_callbacks
 from oban_sa.sql.fetch import jobs
 
 LIMIT: Final = 1_000
@@ -35,6 +37,10 @@ class Resealed:
     left: int = 0
     unreadable: tuple[int, ...] = ()
 
+    def and_(self, other: Resealed) -> Resealed:
+        """Return both together."""
+        return Resealed(self.resealed + other.resealed, self.left + other.left, (*self.unreadable, *other.unreadable))
+
 
 class EncryptionControl:
     """The method that seals jobs anew."""
@@ -44,21 +50,27 @@ class EncryptionControl:
     async def reseal_jobs(self, *, on_progress: Callable[[Resealed], object] | None = None) -> Resealed:
         """Encrypt the args of all encrypted jobs with the newest key, so that older ones can be taken away.
 
-        Goes through the table by ids, in transactions of a thousand jobs each, and may be stopped and begun again at
-        any time. Jobs that are executing, or locked, are left out; run it until none is `left`. Args of encrypted jobs
-        that another program wrote in the clear are encrypted too. `on_progress` is called after each transaction.
-        Raises `KeyMissing` where this process has no key.
+        Callbacks of batches, which are no jobs yet, are encrypted too, and counted as such. Goes through the tables by
+        ids, in transactions of a thousand jobs each, and may be stopped and begun again at any time. Jobs that are
+        executing, or locked, are left out; run it until none is `left`. Args of encrypted jobs that another program
+        wrote in the clear are encrypted too. `on_progress` is called after each transaction of jobs. Raises
+        `KeyMissing` where this process has no key.
         """
         key = encryption.newest()
-        found, after = Resealed(), 0
+        found, batch = Resealed(), UUID(int=0)
+        while True:  # before the jobs, for a callback that is made meanwhile is one of these
+            made, each = await self._transactions.run(lambda work, batch=batch: _reseal_callbacks(work, key, batch))  # type: ignore[misc]
+            if made is None:
+                break
+            batch = made
+            found = found.and_(each)
+        after = 0
         while True:
             last, each = await self._transactions.run(lambda work, after=after: _reseal(work, key, after))  # type: ignore[misc]
             if last is None:
                 return found
             after = last
-            found = Resealed(
-                found.resealed + each.resealed, found.left + each.left, (*found.unreadable, *each.unreadable)
-            )
+            found = found.and_(each)
             if on_progress is not None:
                 on_progress(found)
 
@@ -81,12 +93,38 @@ def _reseal(work: Work, key: str, after: int) -> tuple[int | None, Resealed]:
     return row["last"], Resealed(len(sealed), len(ids) - len(locked), tuple(unreadable))
 
 
+def _reseal_callbacks(work: Work, key: str, after: UUID) -> tuple[UUID | None, Resealed]:
+    given = {"after": after, "limit": LIMIT, "key": key}
+    ids = list(work.execute(find_callbacks(work.schema), given).scalars())
+    if not ids:
+        return None, Resealed()
+    locked = work.execute(lock_callbacks(work.schema), {"ids": ids, "key": key}).mappings().all()
+    sealed: dict[UUID, str] = {}
+    count = 0
+    for each in locked:
+        callbacks = values.from_json(each["callbacks"])
+        for made in callbacks.values():
+            try:
+                if made["meta"].get(ENCRYPTED) is True:
+                    made["args"] = _sealed_anew(made["worker"], made["args"])
+                    count += 1
+            except KeyMissing:  # which the job that is made of it will tell of
+                continue
+        sealed[each["id"]] = values.dumps(callbacks)
+    if sealed:
+        work.execute(reseal_callbacks(work.schema), {"ids": list(sealed), "callbacks": list(sealed.values())})
+    return ids[-1], Resealed(count, len(ids) - len(locked))
+
+
 def _anew(row: RowMapping) -> str:
-    args, worker = values.from_json(row["args"]), row["worker"]
+    return values.dumps(_sealed_anew(row["worker"], values.from_json(row["args"])))
+
+
+def _sealed_anew(worker: str, args: object) -> JSONDict:
     if not values.is_object(args):
         raise KeyMissing("these args are no object")  # and none of ours
     plain = encryption.unseal(worker, args) if encryption.is_sealed(args) else args
-    return values.dumps(encryption.seal(worker, plain))
+    return encryption.seal(worker, plain)
 
 
 def concerns(columns: Mapping[str, object]) -> bool:

@@ -13,16 +13,20 @@ from sqlalchemy import RowMapping
 
 from oban_sa.client.append import append
 from oban_sa.client.transactions import Transactions, Work
-from oban_sa.describe.choices import choice
-from oban_sa.errors import InvalidOption, JobNotFound, WorkflowNotFound, articled, shown
-from oban_sa.jobs.flow import Forgivable, forgives, lane_of
+from oban_sa.describe.choices import choice, is_whole
+from oban_sa.errors import InvalidOption, JobNotFound, WorkflowNotFound, articled, nearest, shown
+from oban_sa.jobs.flow import Forgiven, lane_of
 from oban_sa.jobs.states import JobState
 from oban_sa.models import Job, validation
+from oban_sa.outbox.member import check_name
 from oban_sa.outbox.sessions import AnySession
 from oban_sa.outbox.staged import Flow
 from oban_sa.sql.control import by_ids, cancel
 from oban_sa.sql.flow import note
-from oban_sa.sql.workflow import cut, dependants, members, named, newest, order, retry, status
+from oban_sa.sql.workflow import cut, dependants, members, named, newest, order, retry, some_names, status
+
+_MOST: Final = 100_000
+"""Workflows that are listed at once."""
 
 _STATES: Final = ("executing", "completed", "cancelled", "discarded")
 
@@ -87,8 +91,13 @@ class WorkflowControl:
     ) -> list[WorkflowStatus]:
         """Return the newest workflows and batches, the last made first, without what is inside of them.
 
-        `state` is one that `WorkflowStatus` has. Raises `InvalidOption` for another one.
+        `state` is one that `WorkflowStatus` has. Raises `InvalidOption` for another one, and for a limit below 1, and
+        `InvalidJob` for what is no name.
         """
+        if not is_whole(limit, 1, _MOST):
+            raise InvalidOption(f"limit is how many workflows are listed at most, 1 to {_MOST}, not {shown(limit)}")
+        if name is not None:
+            check_name(name, "a workflow")
         if state is not None:
             choice(state, _STATES, what="state")
         given = {"name": name, "state": None if state is None else str(state), "limit": limit}
@@ -127,17 +136,18 @@ class WorkflowControl:
         job: Job,
         *,
         deps: str | Iterable[str] = (),
-        forgive: Forgivable | Iterable[Forgivable] = (),
+        forgive: Forgiven | Mapping[str, Forgiven] = (),
     ) -> Job:
         """Add a job to a workflow or batch that is stored, in a session, which is flushed; return the job.
 
-        It waits for `deps`, names of members, groups or workflows in it. Until the session's transaction ends the
-        workflow is not over, whatever has ended meanwhile. Raises `InvalidJob` where it is over already, where it has a
-        part of this name or none of the names in `deps`, and for a job that can't be a member.
+        It waits for `deps`, names of members, groups or workflows in it; `forgive` is as in `Workflow.add`. Until the
+        session's transaction ends the workflow is not over, whatever has ended meanwhile. Raises `InvalidJob` where it
+        is over already, where it has a part of this name or none of the names in `deps`, and for a job that can't be a
+        member.
         """
         identity = _identity(workflow)
         return await self._transactions.run(
-            lambda work: append(work, identity, name, job, deps=deps, forgive=forgives(forgive)), session
+            lambda work: append(work, identity, name, job, deps=deps, forgive=forgive), session
         )
 
     async def retry_workflow(
@@ -158,6 +168,8 @@ class WorkflowControl:
         member has the name.
         """
         identity, attempts = _identity(workflow), validation.attempts_left(attempts)
+        if from_ is not None:
+            check_name(from_, "what is to run again from")
         if type(callbacks) is not bool:
             raise InvalidOption(f"callbacks of a retry is True or False, got {shown(callbacks)}")
 
@@ -170,7 +182,11 @@ class WorkflowControl:
                 states.append("completed")
                 found = work.execute(named(work.schema), {"flow": identity, "name": from_}).scalars().all()
                 if not found:
-                    raise JobNotFound(f"the workflow {identity} has no member, group or workflow named {from_!r}")
+                    known = work.execute(some_names(work.schema), {"flow": identity}).scalars().all()
+                    raise JobNotFound(
+                        f"the workflow {identity} has no member, group or workflow named {from_!r}"
+                        + nearest(from_, known, "for one in a workflow inside of it give the id of that, as in .subs")
+                    )
                 ids = list(work.execute(dependants(work.schema), {"ids": list(found)}).scalars())
             ids = _in_order(work, ids)
             lane, anew = _lane(rows[0], identity), identity if callbacks else None
@@ -194,7 +210,10 @@ def _identity(workflow: UUID | str | Flow) -> UUID:
                 f"{given!r} is no id of a workflow; that is a UUID, as flow.id and `workflows list` have it"
             ) from None
     if not isinstance(given, UUID):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InvalidOption(f"a workflow is given by its id or as a Workflow, not as {articled(type(given).__name__)}")
+        hint = "; write .inner, or the .id of a group" if hasattr(given, "waits") else ""
+        raise InvalidOption(
+            f"a workflow is given by its id or as a Workflow, not as {articled(type(given).__name__)}{hint}"
+        )
     return given
 
 

@@ -13,7 +13,7 @@ from oban_sa.models import Job
 from oban_sa.outbox.callbacks import check_callback
 from oban_sa.outbox.flow import stage
 from oban_sa.outbox.flow_rows import FlowRow, MemberRow, Tree
-from oban_sa.outbox.member import check_member, check_name, listed
+from oban_sa.outbox.member import check_member, check_name, several
 from oban_sa.outbox.staged import Flow
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Batch(Flow):
             check_name(name, "a batch")
         self.id: UUID = new_id()
         self.name = name
-        self.jobs = listed(jobs, "a batch", "Batch([job])")
+        self.jobs = several(jobs, "Batch", one="Batch([job])")
         given = {
             "on_success": on_success,
             "on_discard": on_discard,
@@ -60,8 +60,11 @@ class Batch(Flow):
         self.callbacks = {event: job for event, job in given.items() if job is not None}
         for number, job in enumerate(self.jobs):
             check_member(job, str(number))
+        members = {id(job) for job in self.jobs}
         for event, job in self.callbacks.items():
             check_callback(job, event)
+            if id(job) in members:
+                raise InvalidJob(f"the job of {event} is also one of the batch; make a new Job for it")
 
     def stage(self, session: Session) -> None:
         """Do what `enqueue` does: stage it with its jobs; raises `InvalidJob` where a job stands in it twice."""

@@ -3,50 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 from uuid import UUID
 
-from oban_sa.errors import DependencyNotFound, DependencyNotLoaded, JobNotFound, nearest
+from oban_sa.errors import DependencyNotFound, DependencyNotLoaded, JobNotFound, nearest, shown
 from oban_sa.flows.graft import Graft, Place
-from oban_sa.flows.load import Reading, waited
+from oban_sa.flows.load import Reading
+from oban_sa.flows.stream import Fetch, Row, Stream
 from oban_sa.jobs.flow import READS, RESULTS
 from oban_sa.jobs.states import JobState
 from oban_sa.jobs.values import JSONDict, from_json
-from oban_sa.sql.dependencies import FIRST, dependencies, first, recorded_by, recorded_in
+from oban_sa.sql.dependencies import FIRST, dependencies, first
 from oban_sa.wire import erlang
 from oban_sa.workers.current import ATTEMPT, current_job
 
 if TYPE_CHECKING:
-    from sqlalchemy import TextClause
-
     from oban_sa.models import Job
-
-Pair: TypeAlias = tuple[str, Any]
-"""The name of a member, and what it recorded."""
-
-After: TypeAlias = tuple[UUID, str] | int | None
-"""After what the next page of a stream comes; None where it is the first one, or was the last."""
-
-
-class Row(Protocol):
-    """A row of an answer."""
-
-    def __getitem__(self, name: str, /) -> Any:
-        """Return the value of a column."""
-        ...
-
-
-Fetch: TypeAlias = "Callable[[Callable[[str], TextClause], Mapping[str, object]], Awaitable[Sequence[Row]]]"
-"""Runs one of the statements of `oban_sa.sql.dependencies` and returns its rows."""
 
 DependencyState: TypeAlias = JobState | Literal["deleted"]
 """How a dependency ended."""
-
-PAGE: Final = 200
-"""Recorded values that `stream` reads at once."""
 
 _STATES: Final[Mapping[str | None, DependencyState]] = {
     "c": JobState.COMPLETED,
@@ -150,8 +128,12 @@ class Deps(Mapping[str, Dependency]):
         except KeyError:
             self._require_all()
             raise DependencyNotFound(
-                f"this job waited for nothing that is named {name!r}{nearest(name, known)}"
+                f"this job waited for nothing that is named {shown(name)}{nearest(str(name), known, _those(known))}"
             ) from None
+
+    def __repr__(self) -> str:
+        states = ", ".join(f"{name!r}: {each.state}" for name, each in (self._known if self._all else {}).items())
+        return f"<Deps {{{states}}}>" if self._all else "<Deps, to be loaded>"
 
     def __iter__(self) -> Iterator[str]:
         known = self._known
@@ -188,8 +170,8 @@ class Deps(Mapping[str, Dependency]):
         places = self._places or {}
         if name not in places and not self._is_test:
             raise DependencyNotFound(
-                f"this job may fill no graft named {name!r}"
-                + nearest(name, places, f"a workflow makes the place for it: flow.graft({name!r}, by=...)")
+                f"this job may fill no graft named {shown(name)}"
+                + nearest(str(name), places, f"a workflow makes the place for it: flow.graft({name!r}, by=...)")
             )
         return Graft(name, self._job, places.get(name))
 
@@ -272,60 +254,12 @@ class Deps(Mapping[str, Dependency]):
         self._found = found
 
 
-class Stream:
-    """Pairs of a name and what was recorded, read in pages."""
-
-    def __init__(self, whole: Dependency, fetch: Fetch | None, loop: asyncio.AbstractEventLoop | None) -> None:
-        if whole.kind == "job" and not (whole.given and isinstance(whole.given[0], Mapping)):
-            raise DependencyNotLoaded(
-                f"{whole.name!r} is one member, and no group of them; write deps()[{whole.name!r}].result"
-            )
-        self._whole = whole
-        self._fetch = fetch
-        self._loop = loop
-
-    async def __aiter__(self) -> AsyncIterator[Pair]:
-        for pair in self._given():
-            yield pair
-        after: After = None
-        while True:
-            page, after = await self._page(after)
-            for pair in page:
-                yield pair
-            if after is None:
-                return
-
-    def __iter__(self) -> Iterator[Pair]:
-        yield from self._given()
-        after: After = None
-        while self._fetch is not None and self._loop is not None:
-            page, after = waited(self._page(after), self._loop)
-            yield from page
-            if after is None:
-                return
-
-    def _given(self) -> Iterator[Pair]:
-        if self._whole.given:
-            yield from dict(self._whole.given[0]).items()  # type: ignore[call-overload]
-
-    async def _page(self, after: After) -> tuple[list[Pair], After]:
-        """Return some pairs, and after what the next ones come; None where there are no more."""
-        whole, fetch = self._whole, self._fetch
-        if fetch is None or whole.flow_id is None:
-            return [], None
-        if whole.kind == "group":  # whose names are known, and in another order than texts are
-            first = after if isinstance(after, int) else 0
-            numbers = range(first, min(first + PAGE, whole.total or 0))
-            names = [f"{whole.name}/{number}" for number in numbers]
-            rows = await fetch(recorded_by, {"flow": whole.flow_id, "names": names})
-            found = {row["name"]: row["recorded"] for row in rows}
-            page = [(name, _value(found[name])) for name in names if name in found]
-            return page, numbers.stop if numbers.stop < (whole.total or 0) else None
-        flow, name = after if isinstance(after, tuple) else (UUID(int=0), "")
-        given = {"flow": whole.flow_id, "after_flow": flow, "after_name": name, "limit": PAGE}
-        rows = await fetch(recorded_in, given)
-        page = [(row["name"], _value(row["recorded"])) for row in rows]
-        return page, (rows[-1]["flow_id"], rows[-1]["name"]) if len(rows) == PAGE else None
+def _those(known: Mapping[str, object]) -> str:
+    """Say what a job waited for, as far as a message can hold it."""
+    if not known:
+        return "it waited for nothing at all"
+    names = ", ".join(map(repr, list(known)[:10]))
+    return f"it waited for {names}{' and others' if len(known) > 10 else ''}"
 
 
 def _place(graft: UUID, meta: JSONDict) -> Place:
@@ -335,10 +269,6 @@ def _place(graft: UUID, meta: JSONDict) -> Place:
         parents={int(job): forgives for job, forgives in meta["parents"].items()},
         gates={UUID(flow): forgives for flow, forgives in meta["gates"].items()},
     )
-
-
-def _value(recorded: str | None) -> object:
-    return None if recorded is None else erlang.decode(recorded)
 
 
 DEPS: Final[ContextVar[Deps]] = ContextVar("oban_sa.deps")
@@ -355,7 +285,10 @@ def deps() -> Deps:
     try:
         job = current_job()
     except JobNotFound:
-        raise JobNotFound("no job is running here; deps() answers only below the code of a worker") from None
+        raise JobNotFound(
+            "no job is running here; deps() answers only below the code of a worker, and a test gives it results by "
+            "perform_job(worker, deps={...})"
+        ) from None
     if (attempt := ATTEMPT.get(None)) is not None and attempt.is_of_many:
         raise DependencyNotLoaded(
             "deps() is of one job, and a chunk is one call for many; take results as arguments, which stand in each "

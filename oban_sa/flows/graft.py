@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
+from sqlalchemy.orm.attributes import instance_state
+
 from oban_sa.flows.parts import Dependencies, Forgive, Member
 from oban_sa.flows.workflow import Workflow
 from oban_sa.jobs.flow import LANE, READS
@@ -33,6 +35,16 @@ class Place:
     gates: Mapping[UUID, int]
 
 
+class _Members(Workflow):
+    """The members of a graft, as a workflow of their own, to which more may be added once some are stored."""
+
+    def _is_enqueued(self) -> bool:
+        return False
+
+    def __repr__(self) -> str:
+        return f"<Graft {self.name!r}>"
+
+
 class Graft(Flow):
     """Members that are added where `Workflow.graft` has left a place for them: `enqueue(session, graft)`.
 
@@ -45,7 +57,7 @@ class Graft(Flow):
         self.name = name
         self._job = job
         self._place = place
-        self._members = Workflow()
+        self._members = _Members(name)
         self._jobs: dict[str, Job] = {}
         if place is not None:
             self.id = place.id
@@ -58,7 +70,10 @@ class Graft(Flow):
 
     def stage(self, session: Session) -> None:
         """Do what `enqueue` does: stage those that are not staged yet; raises `InvalidJob` for a cycle."""
-        fresh = {name: job for name, job in self._jobs.items() if job not in session and "id" not in vars(job)}
+        # By their states: one that a savepoint has rolled back has its id still, and is to be staged again.
+        fresh = {
+            name: job for name, job in self._jobs.items() if job not in session and instance_state(job).key is None
+        }
         if not fresh:
             return
         self._members.check()

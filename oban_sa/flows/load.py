@@ -15,7 +15,7 @@ class Reading(Awaitable[T]):
     def __init__(self, work: Callable[[], Coroutine[object, None, T]], loop: asyncio.AbstractEventLoop | None) -> None:
         self._work = work
         self._done: list[T] = []
-        if loop is not None and not _on_loop():
+        if loop is not None and not on_loop():
             self._done.append(waited(work(), loop))
 
     def __await__(self) -> Generator[object, None, T]:
@@ -37,7 +37,8 @@ def waited(work: Coroutine[object, None, T], loop: asyncio.AbstractEventLoop) ->
             raise
 
 
-def _on_loop() -> bool:
+def on_loop() -> bool:
+    """Whether this code runs on an event loop, which it must not hold up."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, cast
 from uuid import UUID
 
-from oban_sa.errors import InvalidJob, articled, nearest, shown
-from oban_sa.flows.results import Placeholder, check_records
-from oban_sa.jobs.flow import Forgivable, forgives, new_id
+from oban_sa.errors import InvalidJob, articled, shown
+from oban_sa.flows.results import MemberResult, check_records
+from oban_sa.jobs.flow import Forgiven, forgives_each, listed_or_one, new_id
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -56,7 +56,7 @@ class Member(Part, Generic[T]):
         """
         if self._definition is not None:
             check_records(self._definition, self.name)
-        return cast("T", Placeholder(cast("Member[object]", self)))
+        return cast("T", MemberResult(cast("Member[object]", self)))
 
 
 class Group(Part):
@@ -90,18 +90,18 @@ Waits: TypeAlias = Mapping[str, int]
 
 Dependency: TypeAlias = str | Part
 Dependencies: TypeAlias = Dependency | Iterable[Dependency]
-Forgive: TypeAlias = Forgivable | Iterable[Forgivable] | Mapping[str, Forgivable | Iterable[Forgivable]]
-"""The same for all dependencies, or by their names."""
+Forgive: TypeAlias = Forgiven | Mapping[str, Forgiven] | Mapping[Part, Forgiven] | Mapping[Dependency, Forgiven]
+"""The same for all dependencies, or by each of them."""
 
 
-def waits(workflow: Workflow, name: str, deps: Dependencies, forgive: Forgive) -> Waits:
+def waits(workflow: Workflow, name: str, deps: Dependencies, forgive: Forgive, *, what: str = "deps") -> Waits:
     """Read what the part `name` of a workflow waits for; names are looked up later, when all parts are there.
 
-    Raises `InvalidJob` for a part of another workflow, and `InvalidOption` for what can't be forgiven.
+    `what` is the keyword that they were given by. Raises `InvalidJob` for a part of another workflow, and
+    `InvalidOption` for what can't be forgiven.
     """
-    listed = deps if isinstance(deps, Iterable) and not isinstance(deps, str) else [deps]
     names: dict[str, None] = {}
-    for each in listed:
+    for each in listed_or_one(deps):
         if isinstance(each, Part):
             if each.workflow is not workflow:
                 raise InvalidJob(
@@ -109,19 +109,15 @@ def waits(workflow: Workflow, name: str, deps: Dependencies, forgive: Forgive) -
                     "with add_workflow(...), and wait for it as a whole"
                 )
             names[each.name] = None
-        elif isinstance(each, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        elif isinstance(each, str):
             names[each] = None
         else:
             raise InvalidJob(
-                f"deps of {name!r} are names, or what add(...) returned, and this is {articled(type(each).__name__)}: "
-                f"{shown(each)}"
+                f"{what} of {name!r} {'is a name' if what == 'by' else 'are names'}, or what add(...) and its like "
+                f"returned, and this is {articled(type(each).__name__)}: {shown(each)}"
             )
-    if not isinstance(forgive, Mapping):
-        bits = forgives(forgive)
-        return dict.fromkeys(names, bits)
-    for unknown in forgive.keys() - names.keys():
-        raise InvalidJob(
-            f"forgive= of {name!r} names {unknown!r}, which it does not wait for{nearest(str(unknown), names)}"
-        )
-    by_name = cast("Mapping[str, Forgivable | Iterable[Forgivable]]", forgive)
-    return {each: forgives(by_name.get(each, ())) for each in names}
+    if isinstance(forgive, Mapping):
+        by_dependency = cast("Mapping[object, Forgiven]", forgive)
+        by_name = {each.name if isinstance(each, Part) else each: words for each, words in by_dependency.items()}
+        return forgives_each(name, names, cast("Mapping[str, Forgiven]", by_name))
+    return forgives_each(name, names, forgive)

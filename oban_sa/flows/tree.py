@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final, cast
 from uuid import UUID
 
 from oban_sa.errors import InvalidJob
 from oban_sa.flows.parts import GraftPlace, Group, Member, Part, SubWorkflow
-from oban_sa.jobs.flow import LANE, READS, lane_of
+from oban_sa.jobs.flow import LANE, READS, forgives_before, lane_of
 from oban_sa.jobs.values import JSONDict
 from oban_sa.models import Job
 from oban_sa.outbox.flow_rows import FlowRow, MemberRow, Tree
@@ -29,20 +29,46 @@ class _Needs:
     flows: dict[UUID, int] = field(default_factory=dict[UUID, int])
 
     def add(self, part: Part, forgives: int) -> None:
-        """Wait for a part too."""
+        """Wait for a part too. What is waited for in several ways is forgiven what each of them forgives."""
         if isinstance(part, Member):
-            self.jobs[part.job] = forgives
-        elif isinstance(part, Group):
-            self.flows[part.id] = forgives
-            if not part.jobs:  # it is over at once, and so says nothing of what it was to wait for
-                for name, bits in part.waits.items():
-                    self.add(part.workflow.parts[name], bits & forgives)
-        elif isinstance(part, SubWorkflow):
-            self.flows[part.inner.id] = forgives
-        elif isinstance(part, GraftPlace):
-            self.flows[part.id] = forgives
-            for name, bits in part.waits.items():  # it says nothing of these where it is filled with nothing
-                self.add(part.workflow.parts[name], bits & forgives)
+            self.jobs[part.job] = forgives & self.jobs.get(part.job, forgives)
+            return
+        flow = part.inner.id if isinstance(part, SubWorkflow) else cast("Group | GraftPlace", part).id
+        known = self.flows.get(flow)
+        if known is not None and known & forgives == known:
+            return
+        self.flows[flow] = forgives if known is None else known & forgives
+        if isinstance(part, GraftPlace) or _is_empty(part):
+            # It may be over at once, and so says nothing of what it waits for.
+            for name, bits in part.waits.items():
+                self.add(part.workflow.parts[name], forgives_before(forgives, bits))
+
+    @classmethod
+    def of(cls, part: Part) -> _Needs:
+        """Return what a part waits for by itself."""
+        needs = cls()
+        for name, bits in part.waits.items():
+            needs.add(part.workflow.parts[name], bits)
+        return needs
+
+
+def _is_empty(part: Part) -> bool:
+    """Whether no member can be in a part, which then is over at once."""
+    if isinstance(part, Group):
+        return not part.jobs
+    return isinstance(part, SubWorkflow) and all(map(_is_empty, part.inner.parts.values()))
+
+
+def _holds(part: Part, known: dict[str, bool]) -> bool:
+    """Whether a part ends well only after what stands before its workflow has, since a member in it waits for that."""
+    if part.name not in known:
+        known[part.name] = False
+        if isinstance(part, GraftPlace) or _is_empty(part):
+            waits = part.waits.items()
+            known[part.name] = any(not bits and _holds(part.workflow.parts[name], known) for name, bits in waits)
+        else:
+            known[part.name] = True
+    return known[part.name]
 
 
 def tree(workflow: Workflow) -> Tree:
@@ -65,16 +91,19 @@ def _flows(workflow: Workflow, around: tuple[UUID, ...]) -> Iterator[FlowRow]:
     total = sum(isinstance(part, Member) for part in workflow.parts.values())
     for part in workflow.parts.values():
         if isinstance(part, Group):
-            inside.append(FlowRow((*path, part.id), "group", part.name, len(part.jobs)))
+            needs = _Needs() if part.jobs else _Needs.of(part)
+            row = FlowRow((*path, part.id), "group", part.name, len(part.jobs), parents=needs.jobs, gates=needs.flows)
+            inside.append(row)
             total += len(part.jobs)
         elif isinstance(part, GraftPlace):
-            needs = _Needs()
-            for each, bits in part.waits.items():
-                needs.add(workflow.parts[each], bits)
+            needs = _Needs.of(part)
             row = FlowRow((*path, part.id), "graft", part.name, 0, holders=1, parents=needs.jobs, gates=needs.flows)
             inside.append(row)
         elif isinstance(part, SubWorkflow):
             rows = list(_flows(part.inner, path))
+            if _is_empty(part):
+                needs = _Needs.of(part)
+                rows[0] = replace(rows[0], parents=needs.jobs, gates=needs.flows)
             inside += rows
             total += rows[0].total
     yield FlowRow(path, "workflow", name, total)
@@ -88,9 +117,12 @@ def _members(root: Workflow, workflow: Workflow, before: _Needs) -> Iterator[Mem
     for each in workflow.parts.values():
         if isinstance(each, GraftPlace):
             places.setdefault(each.by, []).append(each.id)
+    holding: dict[str, bool] = {}
     for part in workflow.parts.values():
         # One that forgives is not to begin, where what stands before the workflow has failed.
-        inherits = not part.waits or any(part.waits.values())
+        inherits = not part.waits or any(
+            bits or not _holds(workflow.parts[name], holding) for name, bits in part.waits.items()
+        )
         needs = _Needs(dict(before.jobs), dict(before.flows)) if inherits else _Needs()
         for name, bits in part.waits.items():
             needs.add(workflow.parts[name], bits)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
 from typing import ParamSpec, TypeAlias, TypeVar, cast, overload
 from uuid import UUID
@@ -10,17 +10,27 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import instance_state
 
-from oban_sa.errors import InvalidJob, articled, nearest
+from oban_sa.errors import InvalidJob, articled, nearest, shown
 from oban_sa.flows import mermaid, svg
-from oban_sa.flows.parts import Dependencies, Dependency, Forgive, GraftPlace, Group, Member, Part, SubWorkflow, waits
+from oban_sa.flows.parts import (
+    Dependencies,
+    Dependency,
+    Forgive,
+    GraftPlace,
+    Group,
+    Member,
+    Part,
+    SubWorkflow,
+    waits,
+)
 from oban_sa.flows.results import called
 from oban_sa.flows.tree import tree
 from oban_sa.jobs.answers import Cancel, Record, Snooze
-from oban_sa.jobs.flow import new_id
+from oban_sa.jobs.flow import listed_or_one, new_id
 from oban_sa.models import Job
 from oban_sa.outbox.flow import stage
 from oban_sa.outbox.flow_rows import Tree
-from oban_sa.outbox.member import check_member, check_name, listed
+from oban_sa.outbox.member import check_member, check_name, several
 from oban_sa.outbox.staged import Flow
 from oban_sa.workers.function import Calls, Function, calls_of
 
@@ -54,15 +64,12 @@ class Workflow(Flow):
     ) -> None:
         if name is not None:
             check_name(name, "a workflow")
-        if unique and name is None:
-            raise InvalidJob("a unique workflow needs a name: Workflow('nightly', unique=True)")
         self.id: UUID = new_id()
         self.name = name
         self.unique = unique
         self.context = context
         self.conflict = False
-        self.staged = False
-        """Whether it was enqueued, and so written with the parts that it had then."""
+        self._check_unique()
         self.inside: SubWorkflow | None = None
         """What it is in another workflow, where it was added to one."""
         self.parts: dict[str, Part] = {}
@@ -74,8 +81,9 @@ class Workflow(Flow):
         `forgive` says how these may end beside being completed: "cancelled", "discarded", "deleted", "all", a list of
         them, or a dictionary of them by dependency. A name may be waited for before it is added. Raises `InvalidJob`.
         """
+        name = self._free(name)
         check_member(job, name)
-        member = Member(self, self._free(name), waits(self, name, deps, forgive), job)
+        member = Member(self, name, waits(self, name, deps, forgive), job)
         self.parts[name] = member
         return member
 
@@ -99,10 +107,11 @@ class Workflow(Flow):
         An argument may be the `result` of another member. This one then waits for that, and its code is given what that
         recorded. Other dependencies are for `add`. Raises what `function.new` and `add` raise.
         """
+        name = self._free(name)
         job, results = called(function, args, kwargs)
         check_member(job, name)
         deps = waits(self, name, [each.member for each in results.values()], ())
-        member: Member = Member(self, self._free(name), deps, job, calls_of(function).definition)
+        member: Member = Member(self, name, deps, job, calls_of(function).definition)
         self.parts[name] = member
         return member
 
@@ -111,10 +120,11 @@ class Workflow(Flow):
 
         However many they are, what waits for them has one dependency. A group may be empty.
         """
-        members = listed(jobs, "add_many", "add(name, job)")
+        name = self._free(name)
+        members = several(jobs, "add_many", one="add(name, job)")
         for number, job in enumerate(members):
             check_member(job, f"{name}/{number}")
-        group = Group(self, self._free(name), waits(self, name, deps, forgive), members)
+        group = Group(self, name, waits(self, name, deps, forgive), members)
         self.parts[name] = group
         return group
 
@@ -126,12 +136,7 @@ class Workflow(Flow):
             raise InvalidJob(f"add_workflow takes a Workflow, and this is {articled(type(workflow).__name__)}")
         if workflow.inside is not None or self._is_inside(workflow):
             raise InvalidJob(f"{workflow!r} is part of a workflow already; make another one of the same parts")
-        if workflow.unique:
-            raise InvalidJob(f"{workflow!r} is unique, and one inside of another can't be; make the outer one unique")
-        if workflow.context is not None:
-            raise InvalidJob(
-                f"{workflow!r} has a context of its own; set that of the outer one, which all members read"
-            )
+        workflow.check_inside()
         part = SubWorkflow(self, self._free(name), waits(self, name, deps, forgive), workflow)
         workflow.inside = part
         self.parts[name] = part
@@ -142,15 +147,22 @@ class Workflow(Flow):
 
         They wait for `by` and for `deps`. What waits for the graft waits for all of them, and for `by`.
         """
-        both = [by, *([deps] if isinstance(deps, (str, Part)) else deps)]
-        place = GraftPlace(
-            self, self._free(name), waits(self, name, both, forgive), by if isinstance(by, str) else by.name
-        )
+        [filler] = waits(self, name, [by], (), what="by")
+        listed = cast("list[Dependency]", [filler, *listed_or_one(deps)])
+        place = GraftPlace(self, self._free(name), waits(self, name, listed, forgive), filler)
         self.parts[name] = place
         return place
 
+    def check_inside(self) -> None:
+        """Raise `InvalidJob` where it can't be inside of another one as it is."""
+        if self.unique:
+            raise InvalidJob(f"{self!r} is unique, and one inside of another can't be; make the outer one unique")
+        if self.context is not None:
+            raise InvalidJob(f"{self!r} has a context of its own; set that of the outer one, which all members read")
+
     def check(self) -> None:
         """Raise `InvalidJob` for a name that no part has, for a cycle, and for a workflow without members."""
+        self._check_unique()
         if not self.parts:
             raise InvalidJob(f"{self!r} has no members; add(...) one, or enqueue nothing")
         for part in self.parts.values():
@@ -160,6 +172,7 @@ class Workflow(Flow):
                     f"{part.name!r} waits for {name!r}, which is no part of {self!r}{nearest(name, self.parts)}"
                 )
             if isinstance(part, SubWorkflow):
+                part.inner.check_inside()
                 part.inner.check()
             if isinstance(part, GraftPlace) and not isinstance(filler := self.parts[part.by], Member):
                 raise InvalidJob(
@@ -175,7 +188,6 @@ class Workflow(Flow):
     def stage(self, session: Session) -> None:
         """Do what `enqueue` does: stage it with its members; raises `InvalidJob` where `check` does."""
         stage(session, self, self.tree())
-        self.staged = True
 
     def tree(self) -> Tree:
         """Return the rows that `enqueue` has the session write; raises `InvalidJob` where `check` does."""
@@ -201,36 +213,30 @@ class Workflow(Flow):
         check_name(name, "a member")
         if name in self.parts:
             raise InvalidJob(f"{self!r} has a part {name!r} already; each name stands once")
-        if (outermost := self._outermost()).staged and outermost._is_enqueued():
+        if self._is_enqueued():
             raise InvalidJob(
-                f"{outermost!r} is enqueued already, as it was then; add {name!r} before enqueue(session, flow), or to "
-                "one that is stored by Oban.append(session, flow, name, job)"
+                f"{self!r} was enqueued already, and {name!r} would not be written with it; add all parts before "
+                f"enqueue(session, flow), or have a job join it: await oban.append(session, flow.id, {name!r}, job)"
             )
         return name
 
-    def _outermost(self) -> Workflow:
-        found = self
-        while found.inside is not None:
-            found = found.inside.workflow
-        return found
+    def _check_unique(self) -> None:
+        if type(self.unique) is not bool:
+            raise InvalidJob(f"unique of a workflow is True or False, not {shown(self.unique)}")
+        if self.unique and self.name is None:
+            raise InvalidJob("a unique workflow needs a name: Workflow('nightly', unique=True)")
 
     def _is_enqueued(self) -> bool:
-        """Whether a session has its jobs, or they are written; neither where that was rolled back."""
-        return any(
-            each._is_enqueued()
-            if isinstance(each, Workflow)
-            else (state := instance_state(each)).session_id is not None or state.key is not None
-            for each in self._pieces()
-        )
-
-    def _pieces(self) -> Iterator[Job | Workflow]:
+        """Whether a session has it, or has written it; told by one of its jobs, as these are staged together."""
         for part in self.parts.values():
-            if isinstance(part, Member):
-                yield part.job
-            elif isinstance(part, Group):
-                yield from part.jobs
-            elif isinstance(part, SubWorkflow):
-                yield part.inner
+            if isinstance(part, SubWorkflow) and part.inner.parts:
+                return part.inner._is_enqueued()
+            jobs = [part.job] if isinstance(part, Member) else part.jobs[:1] if isinstance(part, Group) else ()
+            for job in jobs:
+                state, meta = instance_state(job), cast("Mapping[str, object]", vars(job).get("meta") or {})
+                is_staged = state.session_id is not None and meta.get("workflow_id") == str(self.id)
+                return is_staged or state.key is not None
+        return False
 
     def _is_inside(self, workflow: Workflow) -> bool:
         outer: Workflow | None = self

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from typing import Final, Literal, TypeAlias
+from collections.abc import Iterable, Mapping
+from typing import Final, Literal, TypeAlias, cast
 from uuid import UUID
 
-from oban_sa.errors import InvalidOption, nearest, shown
+from oban_sa.errors import InvalidJob, InvalidOption, nearest, shown
 from oban_sa.schedule import clock
 
 Forgivable: TypeAlias = Literal["cancelled", "discarded", "deleted", "all"]
 """How a dependency may end without harm to what waits for it."""
+
+Forgiven: TypeAlias = Forgivable | Iterable[Forgivable]
+"""What is forgiven one dependency."""
 
 FORGIVES: Final = {"cancelled": 1, "discarded": 2, "deleted": 4, "all": 7}
 """The bits of `oban_sa_edges.forgives`."""
@@ -48,16 +51,48 @@ def lane_of(root: UUID) -> int:
     return root.int % LANES
 
 
-def forgives(given: Forgivable | Iterable[Forgivable]) -> int:
+def forgives(given: Forgiven) -> int:
     """Return the bits of what is forgiven; raises `InvalidOption` for other words."""
-    words = [given] if isinstance(given, str) else list(given)
     bits = 0
-    for word in words:
-        if word not in FORGIVES:
+    for word in listed_or_one(given):
+        if not isinstance(word, str) or word not in FORGIVES:
             those = f"write one of {', '.join(FORGIVES)}, or a list of them"
             raise InvalidOption(f"forgive={shown(word)} is unknown{nearest(str(word), FORGIVES, those)}")
         bits |= FORGIVES[word]
     return bits
+
+
+def forgives_before(whole: int, bits: int) -> int:
+    """Return what is forgiven of that which stands before a whole part, where the part may have no members.
+
+    `whole` is what is forgiven the part, and `bits` what it forgives itself. Had it members, then these would be
+    cancelled where that fails.
+    """
+    return bits | (FORGIVES["all"] if whole & FORGIVES["cancelled"] else 0)
+
+
+def listed_or_one(given: object) -> list[object]:
+    """Return what an iterable gives, and of anything else, texts and dictionaries too, a list of it alone."""
+    is_many = isinstance(given, Iterable) and not isinstance(given, (str, bytes, Mapping))
+    return list(cast("Iterable[object]", given)) if is_many else [given]
+
+
+def forgives_each(of: str, names: Iterable[str], given: Forgiven | Mapping[str, Forgiven]) -> dict[str, int]:
+    """Return by the names of its dependencies the bits of what the member `of` forgives each.
+
+    `given` is for all of them, or says it by name. Raises `InvalidOption` for what can't be forgiven, and `InvalidJob`
+    for a name that the member does not wait for.
+    """
+    if not isinstance(given, Mapping):
+        return dict.fromkeys(names, forgives(given))
+    each = dict.fromkeys(names, 0)
+    for name, words in cast("Mapping[str, Forgiven]", given).items():
+        if name not in each:
+            raise InvalidJob(
+                f"forgive= of {of!r} names {shown(name)}, which it does not wait for{nearest(str(name), each)}"
+            )
+        each[name] = forgives(words)
+    return each
 
 
 def new_id() -> UUID:

@@ -61,7 +61,12 @@ def check_text(text: str, prefix: str = "") -> None:
 
 
 def instead(value: object, kind: type) -> str:
-    """Say what to write instead of a value of a class that JSON can't hold."""
+    """Say what to write instead of a value of a class that JSON can't hold.
+
+    A class of our own says so itself, as `INSTEAD`.
+    """
+    if isinstance(ours := getattr(kind, "INSTEAD", None), str) and kind.__module__.startswith("oban_sa."):
+        return ours
     if isinstance(value, (set, frozenset)):
         return "write sorted(value) or list(value)"
     if isinstance(value, (bytes, bytearray, memoryview)):

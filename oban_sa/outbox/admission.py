@@ -35,6 +35,7 @@ from sqlalchemy.orm.attributes import instance_state
 
 from oban_sa import hooks
 from oban_sa.errors import InvalidArguments, InvalidJob
+from oban_sa.jobs.flow import LANE
 from oban_sa.jobs.states import FINAL, JobState
 from oban_sa.jobs.values import has_references, is_flat, to_json
 from oban_sa.models import Job, validation
@@ -43,6 +44,11 @@ from oban_sa.outbox.sessions import named
 from oban_sa.outbox.staged import Flow
 
 _STARTED: Final = FINAL | {JobState.EXECUTING}
+_NOT_AS_IT_IS: Final = _STARTED | {JobState.SUSPENDED}
+"""States of which some or all jobs can't be enqueued."""
+
+MEMBER: Final = "{}"
+"""How a job is given as a member of a workflow or a batch, or as its callback."""
 
 
 ENQUEUED: Final = "enqueue(session, {})"
@@ -54,7 +60,8 @@ def check(job: Any, session: Session | None = None, *, written: str = ENQUEUED) 
 
     `written` is how the job is given, for what to write instead, as in `ENQUEUED`. `session` is the one that
     will write it, in which it may be pending; None where no session will. Raises `TypeError` for what is no job, and
-    `InvalidJob` for one that is stored already, was started, or waits in a session while none is to write it.
+    `InvalidJob` for one that is stored already, was started, or waits in a session while none is to write it. A member
+    that waits for others is accepted only as such, for by itself it would wait for ever.
     """
     if not isinstance(job, Job):
         raise TypeError(f"a Job is enqueued, and this is {named(job)}; {_instead(job, written)}")
@@ -63,8 +70,15 @@ def check(job: Any, session: Session | None = None, *, written: str = ENQUEUED) 
         raise InvalidJob(f"{job} is stored already; retry that one, or enqueue a new one made of the same args")
     if session is None and state.session_id is not None:
         raise InvalidJob(f"{job} is in a session, which will write it; enqueue a new one made of the same args")
-    if vars(job).get("state") in _STARTED:
-        raise InvalidJob(f"a job that is {job.state} can't be enqueued; session.add(job) stores one as it is")
+    if (stands := vars(job).get("state")) in _NOT_AS_IT_IS:
+        if stands in _STARTED:
+            raise InvalidJob(f"a job that is {job.state} can't be enqueued; session.add(job) stores one as it is")
+        meta = vars(job).get("meta")
+        if written != MEMBER and isinstance(meta, dict) and LANE in meta:
+            raise InvalidJob(
+                f"{job} waits for other members of its workflow, and alone would wait for ever; enqueue the workflow, "
+                "or a new job made of the same args"
+            )
 
 
 def admit(job: Job) -> None:
@@ -101,10 +115,16 @@ def _instead(given: object, written: str) -> str:
             return f"calling a function runs it; make a job of it: {written.format('function.new(...)')}"
         case Session() | AsyncSession() | scoped_session() | async_scoped_session():
             return "the session comes first: enqueue(session, job)"
-        case list() | tuple() | set() | frozenset():
-            return "for several write enqueue_many(session, jobs)"
         case Flow():
-            return "it has many, and is enqueued by itself: enqueue(session, flow)"
+            if written == MEMBER:
+                return "for a workflow in another one write flow.add_workflow(name, workflow)"
+            return "write enqueue(session, workflow), one call for each"
+        case list() | tuple() | set() | frozenset():
+            if written == MEMBER:
+                return "for several in a workflow write flow.add_many(name, jobs)"
+            return "for several write enqueue_many(session, jobs)"
+        case _ if isinstance(getattr(given, "job", None), Job):
+            return "a member is written with its workflow: enqueue(session, workflow)"
         case _ if hasattr(given, "new"):
             name = getattr(given, "__name__", type(given).__name__)
             return f"write {written.format(f'{name}.new(...)')}"

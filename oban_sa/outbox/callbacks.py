@@ -12,14 +12,15 @@ from oban_sa.jobs.states import JobState
 from oban_sa.jobs.values import JSONDict, replace_references, to_json
 from oban_sa.models import Job
 from oban_sa.outbox import references
-from oban_sa.outbox.admission import admit, check, plain
+from oban_sa.outbox.admission import MEMBER, admit, check, plain
+from oban_sa.outbox.rows import sealed
 
 _KEPT: Final = ("worker", "queue", "priority", "max_attempts")
 
 
 def check_callback(job: Job, event: str) -> None:
     """Accept a job that can be made later, and more than once; raises `InvalidJob` and what `check` raises."""
-    check(job, written="{}")
+    check(job, written=MEMBER)
     loaded = vars(job)
     if "_unique" in loaded:
         raise InvalidJob(
@@ -49,10 +50,12 @@ def templates(callbacks: Mapping[str, Job]) -> JSONDict | None:
     for event, job in callbacks.items():
         admit(job)
         loaded = vars(job)
+        args, meta = (_final(loaded.get(column), column) for column in ("args", "meta"))
         made[event] = {
             **{column: loaded[column] for column in _KEPT},
             "tags": list(loaded.get("tags") or ()),
-            **{column: _final(loaded.get(column), column) for column in ("args", "meta")},
+            "args": sealed(job.worker, args, meta),
+            "meta": meta,
         }
     return made or None
 

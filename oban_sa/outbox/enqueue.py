@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from oban_sa.errors import InvalidJob
 from oban_sa.jobs.values import JSONDict
 from oban_sa.models import Job
-from oban_sa.outbox.admission import check, plain
+from oban_sa.outbox.admission import ENQUEUED, MEMBER, check, plain
 from oban_sa.outbox.outbox import Outbox
 from oban_sa.outbox.sessions import AnySession, session_behind
 from oban_sa.outbox.staged import Flow
@@ -49,13 +49,18 @@ def enqueue_many(session: AnySession, jobs: Iterable[Job]) -> list[Job]:
     return staged
 
 
-def _stage(session: Session, jobs: list[Job], *, numbered: bool = False) -> None:
+def enqueue_members(session: Session, jobs: list[Job]) -> None:
+    """Stage jobs whose workflow or batch is staged with them; raises what `enqueue_many` raises."""
+    _stage(session, jobs, numbered=True, written=MEMBER)
+
+
+def _stage(session: Session, jobs: list[Job], *, numbered: bool = False, written: str = ENQUEUED) -> None:
     # Two lists, and no container for each job, which the garbage collector would look through again and again.
     plain_args: list[JSONDict | None] = []
     plain_metas: list[JSONDict | None] = []
     try:
         for job in jobs:
-            check(job, session)
+            check(job, session, written=written)
             loaded = vars(job)
             args, meta = loaded.get("args"), loaded.get("meta")
             plain_args.append(None if args is None else plain(args, "args", session))

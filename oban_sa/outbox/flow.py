@@ -17,9 +17,10 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import event
 from sqlalchemy.orm import Session, UOWTransaction
+from sqlalchemy.orm.attributes import instance_state
 
 from oban_sa.errors import InvalidJob
-from oban_sa.jobs.flow import lane_of
+from oban_sa.jobs.flow import LANE, lane_of
 from oban_sa.jobs.states import JobState
 from oban_sa.jobs.values import JSONDict, dumps, has_references, replace_references
 from oban_sa.models import Ending, Job
@@ -27,27 +28,48 @@ from oban_sa.outbox import references
 from oban_sa.outbox.admission import plain
 from oban_sa.outbox.announcements import schema_of
 from oban_sa.outbox.callbacks import plain_callbacks, templates
-from oban_sa.outbox.enqueue import enqueue_many
+from oban_sa.outbox.enqueue import enqueue_members
 from oban_sa.outbox.flow_rows import FlowRow, MemberRow, Tree
 from oban_sa.outbox.staged import Flow
 from oban_sa.sql.flow import claim, stored, write
 
 _MAPPER: Final = {"mapper": Job.__mapper__}
 
+_OF: Final = ("workflow_id", "batch_id")
+"""The keys in a member's meta that say which workflow or batch it is in."""
+
+_MARKED: Final[tuple[str, ...]] = ("state", "meta")
+"""What is changed of jobs that are staged as members."""
+
 
 def stage(session: Session, flow: Flow, tree: Tree) -> None:
-    """Stage a flow with its jobs; raises `InvalidJob` and what `enqueue_many` raises, and then nothing is staged."""
+    """Stage a flow with its jobs.
+
+    Raises `InvalidJob` and what `enqueue_many` raises; then nothing is staged, and the jobs are as they were.
+    """
     for member in tree.members:
         meta: JSONDict = vars(member.job).get("meta") or {}
+        if LANE in meta and any(key in meta and meta[key] != member.meta.get(key) for key in _OF):
+            raise InvalidJob(
+                f"the job of member {member.name!r} was enqueued in another workflow or batch; make a new Job for each"
+            )
         clash = next((key for key, mine in member.meta.items() if meta.get(key, mine) != mine), None)
         if clash is not None:
             raise InvalidJob(
                 f"the meta of member {member.name!r} has the key {clash!r}, which a workflow sets in that of its "
                 "members; give yours another name"
             )
-    # Before its jobs: where one of them is refused, the flow has no job in the session, and is forgotten.
-    trigger = _FLOWS.setdefault(session, StagedFlows()).add(flow, tree, session)
-    enqueue_many(session, [member.job for member in tree.members])
+    flows = _FLOWS.setdefault(session, StagedFlows())
+    was = flows.take(flow.id)
+    kept = [{key: loaded[key] for key in _MARKED if key in loaded} for loaded in (vars(m.job) for m in tree.members)]
+    try:
+        trigger = flows.add(flow, tree, session)
+        enqueue_members(session, [member.job for member in tree.members])
+    except BaseException:
+        flows.put_back(flow.id, was)
+        for member, values in zip(tree.members, kept, strict=True):
+            vars(member.job).update(values)
+        raise
     if trigger is not None:
         session.add(trigger)
 
@@ -94,17 +116,38 @@ class StagedFlows:
                 loaded["state"] = JobState.SUSPENDED
         for row in tree.flows:
             plain_callbacks(row.callbacks, session)
-        trigger = None if tree.members else Ending(lane=lane_of(tree.id), flow_id=tree.id)
+        if tree.joins is not None:
+            self._forget_joining({id(member.job) for member in tree.members})
+        trigger = None if tree.members else _trigger(flow, tree, session)
         self._staged[flow.id] = _Staged(flow, tree, context, trigger)
         return trigger
+
+    def _forget_joining(self, jobs: set[int]) -> None:
+        """Forget what was staged of jobs that joined before: it was rolled back before a flush, and they join anew."""
+        for key, each in self._staged.items():
+            if each.tree.joins is not None:
+                rest = tuple(member for member in each.tree.members if id(member.job) not in jobs)
+                self._staged[key] = replace(each, tree=replace(each.tree, members=rest))
+
+    def take(self, flow: UUID) -> _Staged | None:
+        """Return what is staged of a flow, for `put_back`."""
+        return self._staged.get(flow)
+
+    def put_back(self, flow: UUID, staged: _Staged | None) -> None:
+        """Have staged of a flow what was staged before."""
+        if staged is None:
+            self._staged.pop(flow, None)
+        else:
+            self._staged[flow] = staged
 
     def begin_flush(self, session: Session) -> None:
         """Claim the names of unique flows, and take the jobs of those out of the session whose name is taken."""
         self._claimed = set()
+        joining: dict[tuple[UUID, str], Job] = {}
         for each in list(self._staged.values()):
             tree = each.tree
             if tree.joins is not None:
-                self._leave_out_stored(each, session)
+                self._leave_out_stored(each, session, joining)
                 continue
             if tree.unique_name is None or not any(part in session for part in each.parts()):
                 continue
@@ -120,22 +163,35 @@ class StagedFlows:
                 if part in session:
                     session.expunge(part)
 
-    def _leave_out_stored(self, staged: _Staged, session: Session) -> None:
-        """Take those that join out of the session whose names are stored: a graft may be repeated."""
-        members = [each for each in staged.tree.members if each.job in session and "id" not in vars(each.job)]
+    def _leave_out_stored(self, staged: _Staged, session: Session, joining: dict[tuple[UUID, str], Job]) -> None:
+        """Take those that join out of the session whose names are stored, or are `joining` already in this flush.
+
+        So a graft may be repeated.
+        """
+        # By their states, for one whose savepoint was rolled back has its old id still.
+        members = [each for each in staged.tree.members if each.job in session and instance_state(each.job).key is None]
         if not members:
             return
         connection = session.connection(bind_arguments=_MAPPER)
         given = {"flow": members[0].flow_id, "names": [each.name for each in members]}
         found = {row.name: row.job_id for row in connection.execute(stored(schema_of(connection)), given)}
         rest: list[MemberRow] = []
+        same: dict[Job, Job] = {}
         for each in members:
             if each.name in found:
                 session.expunge(each.job)
                 vars(each.job)["id"] = found[each.name]  # the one that has the name, for those that wait for it
+            elif (first := joining.setdefault((each.flow_id, each.name), each.job)) is not each.job:
+                session.expunge(each.job)
+                same[each.job] = first
             else:
                 rest.append(each)
-        if found:
+        if same:
+            rest = [
+                replace(each, parents={same.get(parent, parent): bits for parent, bits in each.parents.items()})
+                for each in rest
+            ]
+        if len(rest) < len(members):
             self._staged[staged.flow.id] = replace(staged, tree=replace(staged.tree, members=tuple(rest)))
 
     def finish_flush(self, session: Session) -> None:
@@ -158,6 +214,18 @@ class StagedFlows:
         if ready:
             connection = session.connection(bind_arguments=_MAPPER)
             connection.execute(write(schema_of(connection)), _rows(ready, self._claimed))
+
+
+def _trigger(flow: Flow, tree: Tree, session: Session) -> Ending:
+    """Return what is staged for a flow without jobs; raises `InvalidJob` where it is stored already."""
+    trigger = flow.trigger
+    if isinstance(trigger, Ending):
+        if instance_state(trigger).key is not None:
+            raise InvalidJob(f"{flow!r} is stored already; make a new one")
+        if trigger in session:
+            return trigger
+    flow.trigger = made = Ending(lane=lane_of(tree.id), flow_id=tree.id)
+    return made
 
 
 def _rows(staged: Iterable[_Staged], claimed: set[UUID]) -> dict[str, str]:
@@ -212,7 +280,7 @@ def _row(flow: FlowRow, staged: _Staged) -> JSONDict:
 
 def _waits(flow: FlowRow) -> JSONDict:
     """What those wait for that a graft is filled with, as its meta has it."""
-    if not flow.holders:
+    if not (flow.parents or flow.gates):
         return {}
     return {
         "parents": {str(parent.id): forgives for parent, forgives in flow.parents.items()},

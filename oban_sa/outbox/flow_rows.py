@@ -24,7 +24,8 @@ class FlowRow:
     """Members that may fill it; while one of them has not ended, it is not over."""
     parents: Mapping[Job, int] = field(default_factory=dict[Job, int])
     gates: Mapping[UUID, int] = field(default_factory=dict[UUID, int])
-    """What those wait for that it is filled with, and the bits of what is forgiven each."""
+    """What those wait for that a graft is filled with, or what a flow without members was to wait for, and the bits of
+    what is forgiven each."""
 
     @property
     def id(self) -> UUID:

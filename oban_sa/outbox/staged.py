@@ -17,6 +17,9 @@ class Flow:
     conflict: bool = False
     """Whether nothing was written, since another flow of this name was under way; known after the flush."""
 
+    trigger: object = None
+    """The row that was staged for it, where it has no jobs."""
+
     def stage(self, session: Session) -> None:
         """Stage it in a session; raises `InvalidJob` where it can't be enqueued as it is."""
         raise NotImplementedError

@@ -105,19 +105,35 @@ def open_for(schema: str) -> TextClause:
 def parts(schema: str) -> TextClause:
     """The members of a flow, and the flows right inside it, that have some names: `name`, `job_id` or `flow_id`.
 
+    `before` is JSON of what a flow that may be empty waits for itself: `parents` and `gates`, with what it forgives.
     Parameters: `flow`, and `names`, an array.
     """
     s = in_text(schema)
     return text(
         f"""
-        SELECT name, job_id, CAST(NULL AS uuid) AS flow_id FROM {s}.oban_sa_members
+        SELECT name, job_id, CAST(NULL AS uuid) AS flow_id, NULL AS before FROM {s}.oban_sa_members
         WHERE flow_id = CAST(:flow AS uuid) AND name = ANY (CAST(:names AS text[]))
         UNION ALL
-        SELECT name, NULL, id FROM {s}.oban_sa_flows
+        SELECT name, NULL, id, CASE WHEN meta ? 'parents' THEN CAST(meta AS text) END FROM {s}.oban_sa_flows
         WHERE id <> root_id AND root_id = (SELECT root_id FROM {s}.oban_sa_flows WHERE id = CAST(:flow AS uuid))
             AND path[cardinality(path) - 1] = CAST(:flow AS uuid) AND name = ANY (CAST(:names AS text[]))
         """  # noqa: S608 - the name of the schema is quoted
     ).bindparams(bindparam("flow", type_=Uuid()), bindparam("names", type_=ARRAY(Text())))
+
+
+@lru_cache(maxsize=16)
+def some_names(schema: str) -> TextClause:
+    """The names of some of a flow's members, and of the flows right inside it, for a hint. Parameter: `flow`."""
+    s = in_text(schema)
+    return text(
+        f"""
+        (SELECT name FROM {s}.oban_sa_members WHERE flow_id = CAST(:flow AS uuid) LIMIT 200)
+        UNION ALL
+        (SELECT name FROM {s}.oban_sa_flows
+        WHERE id <> root_id AND root_id = (SELECT root_id FROM {s}.oban_sa_flows WHERE id = CAST(:flow AS uuid))
+            AND path[cardinality(path) - 1] = CAST(:flow AS uuid) AND name IS NOT NULL LIMIT 200)
+        """  # noqa: S608 - the name of the schema is quoted
+    ).bindparams(bindparam("flow", type_=Uuid()))
 
 
 @lru_cache(maxsize=16)
@@ -140,14 +156,21 @@ def members(schema: str) -> TextClause:
 
 @lru_cache(maxsize=16)
 def named(schema: str) -> TextClause:
-    """Those of some flows' members, and of the groups and workflows in them, that have a name: rows of `job_id`.
+    """The members that a name in a flow means: rows of `job_id`.
 
-    Parameters: `flow`, and `name`, that of a member, or of a flow in that one.
+    That is a member, also one of a group or graft right inside, or all members of a flow right inside. Parameters:
+    `flow` and `name`.
     """
     s = in_text(schema)
     return text(
         f"""
         SELECT job_id FROM {s}.oban_sa_members WHERE flow_id = CAST(:flow AS uuid) AND name = CAST(:name AS text)
+        UNION
+        SELECT m.job_id FROM {s}.oban_sa_flows f
+        JOIN {s}.oban_sa_members m ON m.flow_id = f.id AND m.name = CAST(:name AS text)
+        WHERE f.kind IN ('group', 'graft')
+            AND f.root_id = (SELECT root_id FROM {s}.oban_sa_flows WHERE id = CAST(:flow AS uuid))
+            AND f.path[cardinality(f.path) - 1] = CAST(:flow AS uuid)
         UNION
         SELECT m.job_id FROM {s}.oban_sa_flows f
         JOIN {s}.oban_sa_flows inside ON f.id = ANY (inside.path) AND inside.root_id = f.root_id

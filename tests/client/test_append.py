@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import ARRAY, Engine, Text, Uuid, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
 
-from oban_sa import Batch, Job, Oban, Workflow, current_job, deps, enqueue
+from oban_sa import Batch, Cancel, Job, Oban, Workflow, current_job, deps, enqueue
+from oban_sa.client import append as append_module
 from oban_sa.errors import InvalidJob, WorkflowNotFound
 from oban_sa.outbox.staged import Flow
 from oban_sa.testing import drain
@@ -29,6 +30,11 @@ def say(name: str) -> str:
 @job(registry=REGISTRY)
 def look() -> None:
     SEEN.append({name: each.state for name, each in deps().items()} | dict(deps().context))
+
+
+@job(registry=REGISTRY)
+def refuse() -> object:
+    return Cancel("no")
 
 
 @job(registry=REGISTRY)
@@ -152,7 +158,25 @@ async def test_a_synchronous_session_appends_too(
     [
         ("mail", {}, "has a part 'mail' already"),
         ("many", {}, "has a part 'many' already"),
-        ("late", {"deps": "male"}, "'late' waits for 'male', which is no part of the workflow"),
+        (
+            "late",
+            {"deps": "male"},
+            r"'late' waits for 'male', which is no part of the workflow .*; did you mean 'mail'\?",
+        ),
+        (
+            "late",
+            {"deps": "many/0"},
+            "is no part of .* What is inside a group or workflow of it is waited for as a whole",
+        ),
+        ("late", {"deps": None}, "deps of 'late' are names of what is in the workflow, and this is a NoneType: None"),
+        ("late", {"deps": ["mail", 7]}, "deps of 'late' are names of what is in the workflow, and this is an int: 7"),
+        ("late", {"deps": ["\0"]}, "the name of what 'late' waits for has at most 255 characters, no NUL"),
+        ("late", {"deps": "\ud800"}, "the name of what 'late' waits for .* no lone surrogate"),
+        (
+            "late",
+            {"deps": "mail", "forgive": {"many": "all"}},
+            "forgive= of 'late' names 'many', which it does not wait",
+        ),
         ("", {}, "the name of a member is a text that is not empty"),
     ],
 )
@@ -182,3 +206,74 @@ async def test_a_workflow_that_is_over_or_unknown_is_refused(
         async with sessions() as session:
             with pytest.raises(error, match=words):
                 await oban.append(session, identity, "late", say.new("x"))
+
+
+async def test_each_dependency_is_forgiven_by_its_name(
+    oban: Oban, engine: AsyncEngine, sessions: async_sessionmaker[AsyncSession]
+) -> None:
+    flow = nightly()
+    await stored(sessions, flow)
+    async with sessions.begin() as session:
+        forgive: dict[str, Any] = {"mail": "discarded", "many": ["cancelled", "deleted"]}
+        await oban.append(session, flow, "late", look.new(), deps=["mail", "many", "mail"], forgive=forgive)
+    async with engine.connect() as connection:
+        edges = (await connection.execute(text("SELECT forgives FROM oban_sa_edges"))).scalars().all()
+        gates = (await connection.execute(text("SELECT forgives FROM oban_sa_gates"))).scalars().all()
+    assert (edges, gates) == ([2], [5])
+
+
+async def test_a_job_whose_append_was_rolled_back_is_appended_again(
+    oban: Oban, engine: AsyncEngine, sessions: async_sessionmaker[AsyncSession]
+) -> None:
+    flow, late = nightly(), say.new("late")
+    await stored(sessions, flow)
+    async with sessions() as session:
+        await oban.append(session, flow, "late", late, deps="mail")
+        await session.rollback()
+        savepoint = await session.begin_nested()
+        await oban.append(session, flow, "late", late, deps="mail")
+        await savepoint.rollback()
+        await oban.append(session, flow, "late", late, deps="mail")
+        await session.commit()
+    await drain(engine, registry=REGISTRY)
+    assert sorted(map(str, SEEN)) == ["late", "mail", "one", "two"]
+    status = await oban.workflow(flow)
+    assert (status.total, status.completed) == (4, 4)
+
+
+async def test_what_another_transaction_has_just_appended_is_not_taken_for_ours(
+    oban: Oban, engine: AsyncEngine, sessions: async_sessionmaker[AsyncSession], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both saw that there was none of the name."""
+    flow = nightly()
+    await stored(sessions, flow)
+    none = text("SELECT NULL AS name WHERE CAST(:flow AS uuid) IS NULL OR CAST(:names AS text[]) IS NULL")
+    typed = none.bindparams(bindparam("flow", type_=Uuid()), bindparam("names", type_=ARRAY(Text())))
+    monkeypatch.setattr(append_module, "parts", lambda schema: typed)
+    async with sessions.begin() as session:
+        await oban.append(session, flow, "late", say.new("late"))
+    async with sessions() as session:
+        with pytest.raises(InvalidJob, match="has a part 'late' already"):
+            await oban.append(session, flow, "late", say.new("later"))
+
+
+@pytest.mark.parametrize("what", ["group", "workflow", "graft"])
+@pytest.mark.parametrize(("forgive", "state"), [((), "cancelled"), ("all", "completed")])
+async def test_behind_what_is_empty_it_waits_for_what_stands_before(
+    oban: Oban, engine: AsyncEngine, sessions: async_sessionmaker[AsyncSession], what: str, forgive: Any, state: str
+) -> None:
+    flow, inner = Workflow(), Workflow()
+    flow.add("first", refuse.new())
+    inner.add_many("nothing", [])
+    if what == "group":
+        flow.add_many("none", [], deps="first")
+    elif what == "workflow":
+        flow.add_workflow("none", inner, deps="first")
+    else:
+        flow.graft("none", by="first")
+    await stored(sessions, flow)
+    async with sessions.begin() as session:
+        late = await oban.append(session, flow, "late", say.new("late"), deps=["none"], forgive=forgive)
+    await drain(engine, registry=REGISTRY)
+    async with sessions() as session:
+        assert (await session.get_one(Job, late.id)).state == state

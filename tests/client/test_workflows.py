@@ -186,6 +186,16 @@ async def test_retrying_from_a_group_runs_it_again(driven: AsyncEngine) -> None:
     }
 
 
+async def test_retrying_from_one_member_of_a_group_runs_that_again(driven: AsyncEngine) -> None:
+    oban, flow = Oban(driven), await written(driven, shop())
+    for name in ("a", "b", "g/0", "g/1", "c", "other"):
+        await end(driven, **{name: "completed"})
+    assert await oban.retry_workflow(flow, from_="g/1") == 2
+    await book(driven)
+    found = {name: state for name, state in (await states(driven)).items() if state != "completed"}
+    assert found == {"g/1": "available", "c": "suspended"}
+
+
 async def test_a_retry_that_is_not_booked_yet_lets_no_older_note_release_a_job(driven: AsyncEngine) -> None:
     oban, flow = Oban(driven), await written(driven, chain(Job("w"), Job("w")))
     await end(driven, **{"1": "completed"})
@@ -258,6 +268,18 @@ async def test_mistakes_are_refused_with_words(driven: AsyncEngine) -> None:
         await oban.workflow(7)  # type: ignore[arg-type]
     with pytest.raises(JobNotFound, match="has no member, group or workflow named 'x'"):
         await oban.retry_workflow(flow, from_="x")
+    with pytest.raises(JobNotFound, match=r"named 'othr'; did you mean 'other'\? For one in a workflow inside of it"):
+        await oban.retry_workflow(flow, from_="othr")
+    for wrong in ("", 5, "\0", "\ud800"):
+        with pytest.raises(InvalidJob, match="the name of what is to run again from"):
+            await oban.retry_workflow(flow, from_=wrong)  # type: ignore[arg-type]
+    for limit in (0, -1, "x", True, 10**12):
+        with pytest.raises(InvalidOption, match="limit is how many workflows are listed at most, 1 to 100000, not"):
+            await oban.list_workflows(limit=limit)  # type: ignore[arg-type]
+    with pytest.raises(InvalidJob, match="the name of a workflow is a text"):
+        await oban.list_workflows(name=5)  # type: ignore[arg-type]
+    with pytest.raises(InvalidOption, match=r"not as a Group; write .inner, or the .id of a group"):
+        await oban.cancel_workflow(flow.parts["g"])  # type: ignore[arg-type]
     with pytest.raises(InvalidJob, match="attempts"):
         await oban.retry_workflow(flow, attempts=0)
 

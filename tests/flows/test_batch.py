@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections import Counter
 from collections.abc import Iterator
 from importlib import import_module
@@ -14,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from oban_sa import Batch, Cancel, Job, Oban, Snooze, Unique, current_job, enqueue, hooks
 from oban_sa.errors import InvalidJob
+from oban_sa.jobs import encryption
 from oban_sa.jobs.flow import EVENTS
 from oban_sa.testing import drain
 from oban_sa.workers import Registry, job
@@ -31,6 +33,14 @@ def work(how: str = "well") -> object:
     return Cancel("no") if how == "cancel" else Snooze(0) if how == "snooze" else None
 
 
+SECRETS: list[str] = []
+
+
+@job(registry=REGISTRY, encrypt=True)
+def tell_secretly(card: str) -> None:
+    SECRETS.append(card)
+
+
 @job(registry=REGISTRY, queue="callbacks", priority=3, max_attempts=7, tags=["batch"])
 def tell(run: int) -> None:
     meta = current_job().meta
@@ -42,6 +52,7 @@ def tell(run: int) -> None:
 def empty() -> Iterator[None]:
     SEEN.clear()
     FAILING.clear()
+    SECRETS.clear()
     yield
     SEEN.clear()
     FAILING.clear()
@@ -252,7 +263,10 @@ def test_hooks_see_callbacks_when_the_batch_is_written(sync_engine: Engine) -> N
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Batch(work.new()), r"a batch takes several jobs; for one write Batch\(\[job\]\)"),
+        (lambda: Batch(work.new()), r"Batch takes several jobs; for one write Batch\(\[job\]\)"),
+        (lambda: Batch(None), "Batch takes a list of jobs, and this is a NoneType"),  # type: ignore[arg-type]
+        (lambda: Batch("abc"), "Batch takes a list of jobs, and this is a str: 'abc'"),  # type: ignore[arg-type]
+        (lambda: Batch([twice := work.new()], on_complete=twice), "the job of on_complete is also one of the batch"),
         (lambda: Batch([], name=" "), "the name of a batch is a text that is not empty"),
         (lambda: Batch([Job("w", unique=Unique())]), "the job of '0' is unique, and a member can't be"),
         (lambda: Batch([], on_success=Job("w", unique=Unique())), "the job of on_success is unique"),
@@ -276,3 +290,29 @@ def test_many_batches_of_one_make_a_job_each(sync_engine: Engine) -> None:
         session.commit()
     drain(sync_engine, registry=REGISTRY)
     assert sorted(SEEN) == sorted((str(each.id), "on_success") for each in made)
+
+
+@pytest.mark.parametrize("newer", [False, True], ids=["one key", "sealed anew"])
+async def test_args_of_an_encrypted_callback_can_not_be_read(
+    engine: AsyncEngine, sync_engine: Engine, monkeypatch: pytest.MonkeyPatch, newer: bool
+) -> None:
+    old, new = (base64.b64encode(bytes([each]) * 32).decode() for each in b"on")
+    monkeypatch.setattr(encryption, "_keys", {})
+    encryption.use([old])
+    made = Batch([work.new()], on_complete=tell_secretly.new("4929-5554"), on_success=tell.new(7))
+    with Session(sync_engine) as session:
+        enqueue(session, made)
+        session.commit()
+    everything = (
+        "SELECT row_to_json(f)::text FROM oban_sa_flows f UNION ALL SELECT row_to_json(j)::text FROM oban_jobs j"
+    )
+    assert "4929" not in str(await _sql(engine, everything))
+    if newer:
+        encryption.use([new])
+        assert (await Oban(engine).reseal_jobs()).resealed == 1
+        assert (await Oban(engine).reseal_jobs()).resealed == 0
+        monkeypatch.setattr(encryption, "_keys", {})
+        encryption.use([new])
+    await drain(engine, registry=REGISTRY)
+    assert SECRETS == ["4929-5554"]
+    assert "4929" not in str(await _sql(engine, everything))

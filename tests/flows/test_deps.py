@@ -119,7 +119,7 @@ def test_what_has_no_result_says_so(on: Seen, sync_engine: Engine, name: str, er
 def test_a_group_is_streamed_in_its_order(
     on: Seen, sync_engine: Engine, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("oban_sa.flows.dependencies.PAGE", 4)
+    monkeypatch.setattr("oban_sa.flows.stream.PAGE", 4)
     flow = Workflow()
     hows = ["nothing" if number == 5 else "cancel" if number == 7 else "record" for number in range(13)]
     flow.add_many("many", [on.say.new(number, how) for number, how in enumerate(hows)])
@@ -138,7 +138,7 @@ def test_an_empty_group_is_streamed(on: Seen, sync_engine: Engine) -> None:
 def test_a_workflow_inside_is_streamed_with_all_that_is_in_it(
     on: Seen, sync_engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("oban_sa.flows.dependencies.PAGE", 2)
+    monkeypatch.setattr("oban_sa.flows.stream.PAGE", 2)
     flow, inner = Workflow(), Workflow()
     inner.add("a", on.say.new(1))
     inner.add_many("more", [on.say.new(2), on.say.new(3)], deps="a")
@@ -288,6 +288,42 @@ def test_a_job_says_in_its_meta_whether_there_is_something_to_read() -> None:
     assert ["workflow_reads" in each.meta for each in flow.tree().members] == [False, True]
 
 
-def test_outside_of_a_worker_it_says_that_it_is_deps_that_has_no_job() -> None:
-    with pytest.raises(JobNotFound, match=r"no job is running here; deps\(\) answers only below the code of a worker"):
+def test_in_async_code_a_stream_is_not_read_by_for(on: Seen, sync_engine: Engine) -> None:
+    """It would wait for the loop that it holds up."""
+
+    def read() -> str:
+        with pytest.raises(
+            DependencyNotLoaded, match=r"`async for name, value in deps\(\).stream\('many'\)`"
+        ) as raised:
+            list(deps().stream("many"))
+        return str(raised.value)
+
+    flow = Workflow()
+    flow.add_many("many", [on.say.new(1)])
+    on.looks["read"] = read
+    flow.add("look", on.look_later.new("read"), deps="many")
+    assert "`for` is for code in a thread" in on.drained(sync_engine, flow)
+
+
+@pytest.mark.parametrize("name", ["zz", 5, None])
+def test_a_name_that_is_not_there_is_answered_with_those_that_are(on: Seen, sync_engine: Engine, name: Any) -> None:
+    def look() -> tuple[str, bool, Any, str]:
+        with pytest.raises(DependencyNotFound) as raised:
+            deps()[name]
+        with pytest.raises(DependencyNotFound, match="may fill no graft named"):
+            deps().graft(name)
+        return str(raised.value), name in deps(), deps().get(name), repr(deps())
+
+    flow = Workflow()
+    flow.add("a", on.say.new(1))
+    flow.add_many("many", [])
+    on.looks["look"] = look
+    flow.add("look", on.look.new("look"), deps=["a", "many"])
+    message, is_there, got, shown = on.drained(sync_engine, flow)
+    assert message == f"this job waited for nothing that is named {name!r}; it waited for 'a', 'many'"
+    assert (is_there, got, shown) == (False, None, "<Deps {'a': completed, 'many': completed}>")
+
+
+def test_outside_of_a_worker_it_says_who_gives_results() -> None:
+    with pytest.raises(JobNotFound, match=r"deps\(\) answers only below the code of a worker, and a test gives it"):
         deps()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from oban_sa.sql.workflow import cut
 from oban_sa.testing import drain, perform_job
 from oban_sa.testing.drain import Draining
 from oban_sa.workers import Registry, job
+from oban_sa.workers.definition import definition_of
 from tests.flows.settling import book
 
 ORDER: list[str] = []
@@ -292,6 +294,8 @@ def test_a_place_that_is_not_there_is_refused(sync_engine: Engine) -> None:
     ("build", "message"),
     [
         (lambda flow: flow.graft("pages", by="aa"), "'pages' waits for 'aa', which is no part"),
+        (lambda flow: flow.graft("pages", by=["a"]), "by of 'pages' is a name, or what add"),
+        (lambda flow: flow.graft("pages", by="a", deps=None), "deps of 'pages' are names, or what add"),
         (lambda flow: flow.graft("pages", by=flow.add_many("b", [])), "only a single member can do so"),
         (lambda flow: flow.graft("a", by="a"), "has a part 'a' already"),
         (lambda flow: (flow.graft("pages", by="a"), flow.add("x", Job("w"), deps="pages")), None),
@@ -313,3 +317,80 @@ def test_a_test_gives_a_graft_that_enqueues_plain_jobs(sync_engine: Engine) -> N
     with Session(sync_engine) as session:
         perform_job(split, {}, session=session, deps={})
         assert session.scalar(text("SELECT count(*) FROM oban_jobs")) == 3
+
+
+@pytest.mark.parametrize("flushed", [False, True])
+def test_what_a_savepoint_has_rolled_back_is_grafted_again(sync_engine: Engine, flushed: bool) -> None:
+    def fill(session: Session) -> None:
+        pages = deps().graft("pages")
+        pages.add("a", say.new("a"))
+        pages.add("b", say.new("b"), deps="a")
+        savepoint = session.begin_nested()
+        enqueue(session, pages)
+        if flushed:
+            session.flush()
+        savepoint.rollback()
+        enqueue(session, pages)
+
+    assert run_filled(sync_engine, fill) == ["a", "b", "bind a=A b=B"]
+
+
+@pytest.mark.parametrize("flushed", [False, True])
+def test_of_two_of_one_name_in_one_attempt_the_first_is_grafted(sync_engine: Engine, flushed: bool) -> None:
+    def fill(session: Session) -> None:
+        for words in ("first", "second"):
+            pages = deps().graft("pages")
+            pages.add("a", say.new(words))
+            pages.add(words, say.new(f"after {words}"), deps="a")
+            enqueue(session, pages)
+            if flushed:
+                session.flush()
+
+    order = run_filled(sync_engine, fill)
+    assert order[0] == "first"
+    assert sorted(order[1:-1]) == ["after first", "after second"]
+    assert order[-1] == "bind a=FIRST first=AFTER FIRST second=AFTER SECOND"
+
+
+def test_a_graft_may_be_enqueued_again_with_more(sync_engine: Engine) -> None:
+    def fill(session: Session) -> None:
+        pages = deps().graft("pages")
+        for name in ("a", "b"):
+            pages.add(name, say.new(name), deps="a" if name == "b" else ())
+            enqueue(session, pages)
+            session.flush()
+            enqueue(session, pages)
+
+    assert run_filled(sync_engine, fill) == ["a", "b", "bind a=A b=B"]
+
+
+def test_a_mistake_in_a_graft_names_the_graft(sync_engine: Engine) -> None:
+    def fill(session: Session) -> None:
+        pages = deps().graft("pages")
+        pages.add("a", say.new("a"), deps="split")
+        with pytest.raises(InvalidJob, match="'a' waits for 'split', which is no part of <Graft 'pages'>"):
+            enqueue(session, pages)
+        with pytest.raises(TypeError, match="a member is written with its workflow"):
+            enqueue(session, pages.add("b", say.new("b")))  # type: ignore[type-var]
+
+    assert run_filled(sync_engine, fill) == ["bind "]
+
+
+def run_filled(engine: Engine, fill: Callable[[Session], None]) -> list[str]:
+    """Run a workflow whose first member fills the graft so: what the others did, in their order."""
+    registry = Registry()
+
+    @job(registry=registry, max_attempts=1)
+    def filling(session: Session) -> None:
+        fill(session)
+
+    for each in (say, bind):
+        registry.register(definition_of(each))
+    flow = Workflow()
+    flow.add("split", filling.new())
+    flow.add("bind", bind.new(), deps=flow.graft("pages", by="split"))
+    with Session(engine) as session:
+        enqueue(session, flow)
+        session.commit()
+    drain(engine, registry=registry)
+    return ORDER

@@ -182,3 +182,30 @@ def test_a_member_is_performed_with_given_results() -> None:
 
 async def perform_later(given: Any) -> object:
     return await perform_job(given, registry=REGISTRY, deps={"extract": [7]})
+
+
+@pytest.mark.parametrize("use", [bool, str, list, len, lambda it: it[0], lambda it: f"{it}", lambda it: 1 in it])
+def test_a_result_has_no_value_where_the_workflow_is_built(use: Any) -> None:
+    rows = Workflow().call("extract", extract, "crm").result
+    with pytest.raises(
+        InvalidJob, match=r"the result of 'extract' has a value only once that has run; give it to flow"
+    ):
+        use(rows)
+
+
+def test_a_result_in_another_argument_is_refused_with_where_it_goes() -> None:
+    flow = Workflow()
+    rows = flow.call("extract", extract, "crm").result
+    words = r"is a MemberResult, which JSON can't hold; give it to flow.call\(...\) as an argument of its own"
+    for refused in (lambda: flow.call("total", add_up, [rows]), lambda: flow.add("total", add_up.new(rows))):  # type: ignore[list-item]
+        with pytest.raises(InvalidArguments, match=words):
+            refused()
+
+
+def test_options_of_add_are_no_arguments_of_a_call() -> None:
+    flow = Workflow()
+    flow.call("extract", extract, "crm")
+    words = r"extract\(\) takes no deps=; .* write add\(name, function.new\(...\), deps=...\)"
+    with pytest.raises(TypeError, match=words):
+        flow.call("again", extract, "crm", deps="extract")  # type: ignore[call-arg]
+    assert flow.call("more", add_up, [1], deps=7).job.args == {"rows": [1], "into": "here", "deps": 7}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -152,8 +153,18 @@ def test_a_call_is_a_member() -> None:
         (lambda flow: flow.add("a", new()), "has a part 'a' already; each name stands once"),
         (lambda flow: flow.add("b", new(), deps="aa"), r"'b' waits for 'aa', which is no part .*did you mean 'a'\?"),
         (lambda flow: flow.add("b", new(), deps=[7]), "deps of 'b' are names, or what add"),
-        (lambda flow: flow.add("b", new(), deps=new()), r"deps of 'b' are names, or what add.* this is a Job"),
+        (lambda flow: flow.add("b", new(), deps=None), "deps of 'b' are names, .* and this is a NoneType: None"),
+        (lambda flow: flow.add("b", new(), deps=new()), "deps of 'b' are names, .* and this is a Job"),
+        (lambda flow: flow.add("b", new(), deps=Workflow()), "deps of 'b' are names, .* and this is a Workflow"),
+        (lambda flow: flow.add("b", new(), deps={"a": "all"}), "deps of 'b' are names, .* and this is a dict"),
+        (lambda flow: flow.add(new(), "b"), "the name of a member is a text that is not empty, not <Job"),
+        (lambda flow: flow.add("\ud800", new()), "no lone surrogate"),
         (lambda flow: flow.add_many("b", new()), r"add_many takes several jobs; for one write add\(name, job\)"),
+        (lambda flow: flow.add_many("b", None), "add_many takes a list of jobs, and this is a NoneType: None"),
+        (lambda flow: flow.add_many("b", several_later()), r"add_many can't await; write \[job async for job in jobs"),
+        (lambda flow: setattr(flow, "unique", "yes"), "unique of a workflow is True or False, not 'yes'"),
+        (lambda flow: later(flow, "context", {"tenant": 7}), "has a context of its own"),
+        (lambda flow: later(flow, "unique", True), "<Workflow 'inner'> is unique, and one inside of another can't be"),
         (lambda flow: flow.add("b", new(), deps="b"), "has a cycle, in which each waits for the one before: b -> b"),
         (lambda flow: flow.add("b", new(), deps=Workflow().add("z", new())), "which is in another workflow"),
         (lambda flow: flow.add("b", new(), deps="a", forgive={"c": "all"}), "names 'c', which it does not wait for"),
@@ -172,6 +183,44 @@ def test_a_mistake_is_refused_with_words(build: Any, message: str) -> None:
     with pytest.raises(InvalidJob, match=message):
         build(flow)
         flow.check()
+
+
+def later(flow: Workflow, what: str, value: object) -> None:
+    inner = chain(new(), name="inner")
+    flow.add_workflow("b", inner)
+    setattr(inner, what, value)
+
+
+async def several_later() -> AsyncIterator[Job]:
+    yield new()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (chain(new()), r"this is a Workflow; for a workflow in another one write flow.add_workflow\(name, workflow\)"),
+        ([new()], r"this is a list; for several in a workflow write flow.add_many\(name, jobs\)"),
+        (None, "this is a NoneType; make one with the worker it is for"),
+    ],
+)
+def test_what_is_no_job_is_answered_with_what_takes_it(given: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        Workflow().add("a", given)
+
+
+def test_what_is_forgiven_may_be_said_by_what_add_returned() -> None:
+    flow = Workflow()
+    a, group = flow.add("a", new()), flow.add_many("many", [new()])
+    flow.add("b", new(), deps=[a, group], forgive={a: "deleted", group: ["cancelled", "discarded"]})
+    assert flow.parts["b"].waits == {"a": 4, "many": 3}
+
+
+@pytest.mark.parametrize("given", [None, 3, True, [["all"]], {"a": None}, {"a": "canceled"}])
+def test_what_can_not_be_forgiven_is_refused_whatever_it_is(given: Any) -> None:
+    flow = Workflow()
+    flow.add("a", new())
+    with pytest.raises(InvalidOption, match=r"is unknown.*rite one of cancelled, discarded, deleted, all, or a list"):
+        flow.add("b", new(), deps="a", forgive=given)
 
 
 def test_a_long_cycle_is_named() -> None:
@@ -202,7 +251,7 @@ def test_what_is_no_job_is_refused_where_it_is_added() -> None:
     with pytest.raises(InvalidJob, match="a unique workflow needs a name"):
         Workflow(unique=True)
     for other in (chain(new()), Batch([new()]), [new()]):
-        with pytest.raises(TypeError, match=r"a member is one Job, and 'a' is .* add_workflow\(name, workflow\)"):
+        with pytest.raises(TypeError, match=r"add_workflow\(name, workflow\)|add_many\(name, jobs\)"):
             Workflow().add("a", other)  # type: ignore[arg-type]
         with pytest.raises(TypeError, match=r"chain takes jobs one by one, as chain\(a, b\), and this is a"):
             chain(new(), other)  # type: ignore[arg-type]
@@ -215,14 +264,14 @@ def test_what_is_added_to_an_enqueued_workflow_is_refused_until_that_is_rolled_b
     with Session(sync_engine) as session:
         enqueue(session, flow)
         for each in (flow, inner):
-            with pytest.raises(InvalidJob, match=r"<Workflow 'nightly'> is enqueued already, .* add 'late' before"):
+            with pytest.raises(InvalidJob, match="was enqueued already, and 'late' would not be written with it"):
                 each.add("late", new())
         session.flush()
         session.rollback()
         flow.add("late", new())
         enqueue(session, flow)
         session.commit()
-    with pytest.raises(InvalidJob, match="is enqueued already"):
+    with pytest.raises(InvalidJob, match="was enqueued already"):
         flow.add_many("later", [])
     with sync_engine.connect() as connection:
         assert connection.scalar(text("SELECT total FROM oban_sa_flows WHERE name = 'nightly'")) == 2

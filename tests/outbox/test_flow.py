@@ -9,8 +9,9 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from oban_sa import Job, Workflow, chain, enqueue, ref
-from oban_sa.errors import InvalidJob, SessionEnded
+from oban_sa import Batch, Job, Workflow, chain, enqueue, enqueue_many, ref
+from oban_sa.errors import InvalidArguments, InvalidJob, SessionEnded
+from oban_sa.flows.parts import Member
 from tests.places import AppDatabase, User
 
 
@@ -320,3 +321,122 @@ def test_a_session_that_has_ended_takes_no_workflow(app_db: AppDatabase) -> None
 
     app_db.run(work)
     assert counts(app_db) == (0, 0, 0, 0, 0, 0)
+
+
+def test_a_refused_workflow_leaves_its_jobs_as_they_were(app_db: AppDatabase) -> None:
+    flow, mine = Workflow(), new(meta={"mine": 1})
+    flow.add("a", new())
+    flow.add("b", mine, deps="a")
+    flow.add("c", new(args={"x": object()}))
+
+    def work(session: Session) -> None:
+        with pytest.raises(InvalidArguments, match=r"jobs\[2\].args.x is an object"):
+            enqueue(session, flow)
+        enqueue(session, mine)
+        session.commit()
+
+    app_db.run(work)
+    [written] = app_db.jobs()
+    assert (written["state"], written["meta"]) == ("available", {"mine": 1})
+    assert counts(app_db) == (1, 0, 0, 0, 0, 0)
+
+
+def test_where_a_workflow_is_refused_the_second_time_it_is_written_as_it_was(app_db: AppDatabase) -> None:
+    batch = Batch([new()])
+
+    def work(session: Session) -> None:
+        enqueue(session, batch)
+        batch.jobs.append(new(args={"x": object()}))
+        with pytest.raises(InvalidArguments):
+            enqueue(session, batch)
+        session.commit()
+
+    app_db.run(work)
+    assert counts(app_db) == (1, 1, 1, 0, 0, 0)
+
+
+@pytest.mark.parametrize("how", ["rolled back", "conflict"])
+def test_a_member_that_waits_is_not_enqueued_alone(app_db: AppDatabase, how: str) -> None:
+    flow = diamond(unique=how == "conflict")
+    [waiting] = [part.job for part in flow.parts.values() if isinstance(part, Member) and part.name == "b"]
+
+    def work(session: Session) -> None:
+        if how == "conflict":
+            enqueue(session, diamond(unique=True))
+            session.flush()
+        enqueue(session, flow)
+        if how == "conflict":
+            session.commit()
+            assert flow.conflict
+        else:
+            session.flush()
+            session.rollback()
+        with pytest.raises(InvalidJob, match="alone would wait for ever; enqueue the workflow, or a new job"):
+            enqueue(session, waiting)
+        with pytest.raises(InvalidJob, match="alone would wait for ever"):
+            enqueue_many(session, [waiting])
+        session.rollback()
+
+    app_db.run(work)
+
+
+def test_a_job_is_in_one_workflow_or_batch(app_db: AppDatabase) -> None:
+    def work(session: Session) -> None:
+        for _ in range(24):  # of eight lanes some are the same
+            twice, flow = new(), Workflow()
+            flow.add("a", twice)
+            batch = Batch([twice])
+            first, second = (flow, batch) if _ % 2 else (batch, flow)
+            enqueue(session, first)
+            with pytest.raises(InvalidJob, match="was enqueued in another workflow or batch; make a new Job for each"):
+                enqueue(session, second)
+        session.commit()
+
+    app_db.run(work)
+    assert counts(app_db) == (24, 24, 24, 0, 0, 0)
+
+
+def test_what_has_no_jobs_is_stored_once(app_db: AppDatabase) -> None:
+    batch = Batch([])
+
+    def work(session: Session) -> None:
+        enqueue(session, batch)
+        session.flush()
+        session.rollback()
+        enqueue(session, batch)
+        enqueue(session, batch)
+        session.commit()
+        with pytest.raises(InvalidJob, match="<Batch> is stored already; make a new one"):
+            enqueue(session, batch)
+        session.commit()
+
+    app_db.run(work)
+    assert counts(app_db) == (0, 1, 0, 0, 0, 1)
+
+
+def test_what_is_added_after_a_workflow_was_enqueued_is_refused(app_db: AppDatabase) -> None:
+    words = (
+        r"was enqueued already, and 'late' would not be written .* await oban.append\(session, flow.id, 'late', job\)"
+    )
+    plain, grouped, outer = diamond(), Workflow(), Workflow()
+    grouped.add_many("none", [])
+    grouped.add_many("some", [new()])
+    outer.add_workflow("inner", diamond())
+
+    def work(session: Session) -> None:
+        for flow in (plain, grouped, outer):
+            enqueue(session, flow)
+            with pytest.raises(InvalidJob, match=words):
+                flow.add("late", new())
+            with pytest.raises(InvalidJob, match=words):
+                flow.add_many("late", [new()])
+        session.rollback()
+        for flow in (plain, grouped, outer):
+            flow.add("late", new())  # nothing of it was written
+            enqueue(session, flow)
+            session.commit()
+            with pytest.raises(InvalidJob, match="was enqueued already, and 'later' would not"):
+                flow.add("later", new())
+
+    app_db.run(work)
+    assert counts(app_db)[:3] == (12, 6, 12)

@@ -20,7 +20,8 @@ from oban_sa.schedule import clock
 if TYPE_CHECKING:
     from sqlalchemy import TextClause
 
-    from oban_sa.flows.dependencies import Deps, Fetch
+    from oban_sa.flows.dependencies import Deps
+    from oban_sa.flows.stream import Fetch
 
 AT_ONCE = 50
 """Members whose dependencies are read by one statement."""
