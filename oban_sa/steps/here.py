@@ -19,7 +19,10 @@ def journal(what: str) -> Journal:
     """
     attempt = ATTEMPT.get(None)
     if attempt is None:
-        raise JobNotFound(f"no job is running here; {what} works only below the code of a worker")
+        raise JobNotFound(
+            f"no job is running here; {what} works only below the code of a worker; "
+            "code in a thread of your own begins in its context: contextvars.copy_context().run(function)"
+        )
     if attempt.is_of_many:
         raise InvalidOption(
             f"{what} is of one job, and a chunk is one call for many; have the code of the chunk enqueue a job for "
@@ -28,7 +31,10 @@ def journal(what: str) -> Journal:
     return cast("Journal", attempt.journal)
 
 
-def here(call: Callable[[], Coroutine[object, object, T]]) -> Coroutine[object, object, T] | T:
-    """Return a coroutine to be awaited, where a loop runs here, and in a thread its result."""
+def here(at: Journal, what: str, call: Callable[[], Coroutine[object, object, T]]) -> Coroutine[object, object, T] | T:
+    """Return a coroutine to be awaited, where a loop runs here, and in a thread its result.
+
+    `what` is the call as the code has it: one that is never awaited is refused in the end.
+    """
     coroutine = call()
-    return coroutine if on_loop() else driven(coroutine)
+    return at.give(what, coroutine) if on_loop() else driven(coroutine)

@@ -36,7 +36,7 @@ def progress(done: float, note: str | None = None) -> Coroutine[object, object, 
     words = cast("object", note)
     if words is not None and not isinstance(words, str):
         raise InvalidOption(f"the note of a progress is a text, got {shown(note)}")
-    return cast("Coroutine[object, object, None]", here(lambda: _progress(at, float(done), note)))
+    return cast("Coroutine[object, object, None]", here(at, "progress(...)", lambda: _progress(at, float(done), note)))
 
 
 async def _progress(at: Journal, done: float, note: str | None) -> None:
@@ -44,5 +44,10 @@ async def _progress(at: Journal, done: float, note: str | None) -> None:
     if done < 1 and now - at.told_at < EVERY:
         return
     at.told_at = now
-    said = {"done": done, "note": None if note is None else note[:_LONGEST].replace("\0", "\ufffd")}
+    said = {"done": done, "note": None if note is None else _writable(note)}
     await at.tell(Entry(PROGRESS, "progress", values.dumps(said), done=False))
+
+
+def _writable(note: str) -> str:
+    """Return a note without what PostgreSQL can't hold: a note is not worth an error."""
+    return note[:_LONGEST].replace("\0", "\ufffd").encode("utf-8", "replace").decode()

@@ -10,7 +10,7 @@ from typing import cast
 from oban_sa import telemetry
 from oban_sa.errors import Suspended
 from oban_sa.jobs.durable import waiting
-from oban_sa.schedule.periods import Period, describe, seconds
+from oban_sa.schedule.periods import Period, describe, span
 from oban_sa.steps.here import here, journal
 from oban_sa.steps.journal import Entry, Journal
 
@@ -34,8 +34,9 @@ def sleep(name: str, period: Period) -> Coroutine[object, object, None]:
     name is that of a step. Raises what `step` raises, and `InvalidPeriod`.
     """
     at = journal("sleep()")
-    key, pause = at.key(name), seconds(period)
-    return cast("Coroutine[object, object, None]", here(lambda: _sleep(at, key, pause)))
+    key, pause = at.key(name), span(period, f"sleep({name!r}, ...)")
+    made = here(at, f"sleep({name!r}, ...)", lambda: _sleep(at, key, pause))
+    return cast("Coroutine[object, object, None]", made)
 
 
 def wait_for(name: str, *, within: Period | None = None) -> Coroutine[object, object, Signal | None]:
@@ -49,8 +50,9 @@ def wait_for(name: str, *, within: Period | None = None) -> Coroutine[object, ob
     good. Raises what `step` raises, and `InvalidPeriod`.
     """
     at = journal("wait_for()")
-    key, pause = at.key(name), None if within is None else seconds(within)
-    return cast("Coroutine[object, object, Signal | None]", here(lambda: _wait_for(at, key, name, pause)))
+    key, pause = at.key(name), None if within is None else span(within, f"within of wait_for({name!r}, ...)")
+    made = here(at, f"wait_for({name!r}, ...)", lambda: _wait_for(at, key, name, pause))
+    return cast("Coroutine[object, object, Signal | None]", made)
 
 
 async def _sleep(at: Journal, key: str, pause: float) -> None:

@@ -112,6 +112,7 @@ class _Performing:
             except Answer as said:
                 answer = raised(said)
             refuse_unawaited(answer)
+            self._attempt.journal.refuse_unawaited()
             if isinstance(given, Session):
                 given.flush()
             return answer
@@ -130,6 +131,7 @@ class _Performing:
             except Answer as said:
                 answer = raised(said)
             refuse_unawaited(answer)
+            self._attempt.journal.refuse_unawaited()
             if isinstance(self._session, AsyncSession):
                 await self._session.flush()
             return answer
