@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Final, TypeAlias, cast
 from uuid import UUID
@@ -21,6 +21,7 @@ from oban_sa.sql import neighbours
 from oban_sa.web.act import ACTS, read_id
 from oban_sa.web.audit import require, tell
 from oban_sa.web.form import Form, read_form
+from oban_sa.web.journal import Journal, journal_of
 from oban_sa.web.page import Page
 from oban_sa.web.pages.jobs import flash, is_whole, what_is_shown
 from oban_sa.wire import json_text
@@ -53,7 +54,7 @@ class Around:
 
 async def job(page: Page) -> Response:
     """Show one job."""
-    found, now, around = await _read(page)
+    found, now, around, journal = await _read(page)
     shown = what_is_shown(page, found)
     params = page.request.query_params
     return page.render(
@@ -65,6 +66,7 @@ async def job(page: Page) -> Response:
         errors=list(reversed(shown.errors)),
         steps=steps(found),
         around=around,
+        journal=journal,
         acts=[act for act in ACTS.values() if act.applies(found) and page.access.may(act.name, found.queue)],
         editable=page.access.may("update", found.queue),
         flash=flash(params.get("done", ""), params.get("n", "")),
@@ -75,7 +77,7 @@ async def job(page: Page) -> Response:
 
 async def raw(page: Page) -> Response:
     """Return the job as JSON, with no more than the page shows."""
-    found, _, _ = await _read(page)
+    found, _, _, journal = await _read(page)
     shown = what_is_shown(page, found)
     columns: dict[str, object] = {
         "id": found.id,
@@ -90,6 +92,7 @@ async def raw(page: Page) -> Response:
         "max_attempts": found.max_attempts,
         "priority": found.priority,
         "attempted_by": found.attempted_by,
+        **({} if journal.progress is None else {"progress": asdict(journal.progress)}),
         **{name: getattr(found, name) for name in MOMENTS},
     }
     return Response(json_text.write(columns, indent=True), media_type="application/json")
@@ -97,7 +100,7 @@ async def raw(page: Page) -> Response:
 
 async def edit(page: Page) -> Response:
     """Show a job's columns in a form, or change those that differ."""
-    found, now, _ = await _read(page)
+    found, now, _, _ = await _read(page)
     require(page, "update", found.queue, target=f"job {found.id}")
     whole = is_whole(page, found)
     if page.request.method != "POST":
@@ -137,7 +140,7 @@ def steps(job: Job) -> list[Step]:
     return made
 
 
-async def _read(page: Page) -> tuple[Job, datetime, Around]:
+async def _read(page: Page) -> tuple[Job, datetime, Around, Journal]:
     identity = read_id(cast("str", page.request.path_params["id"]))
     async with read_session(page.instance.reader) as session:
         now = await database_now(session)
@@ -147,7 +150,8 @@ async def _read(page: Page) -> tuple[Job, datetime, Around]:
         around = Around([], [], None, [])
         if page.access.queues is None:  # what stands around it may be in any queue
             around = await _around(session, page.instance.oban.schema, found)
-    return found, now, around
+        journal = await journal_of(session, found)
+    return found, now, around, journal
 
 
 async def _around(session: AsyncSession, schema: str, job: Job) -> Around:
