@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import cast
 
 from oban_sa import telemetry
-from oban_sa.errors import Suspended
+from oban_sa.errors import InvalidOption, Suspended
 from oban_sa.jobs.durable import waiting
 from oban_sa.schedule.periods import Period, describe, span
 from oban_sa.steps.here import here, journal
@@ -79,5 +79,10 @@ def _signal(name: str, entry: Entry) -> Signal | None:
     found = entry.plain
     if found is None:
         return None
+    if not isinstance(found, dict) or "sent_at" not in found:  # as a test may give it
+        raise InvalidOption(
+            f"what wait_for({name!r}, ...) returns is no result of a step; write signals={{{name!r}: ...}} in place of "
+            f"journal={{{name!r}: ...}}, or give it None there for a time that is up"
+        )
     sent = cast("dict[str, object]", found)
     return Signal(name, sent["payload"], datetime.fromisoformat(str(sent["sent_at"])).replace(tzinfo=UTC))
