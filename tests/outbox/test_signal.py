@@ -132,7 +132,5 @@ def test_what_can_t_be_sent_is_refused_at_once(app_db: AppDatabase) -> None:
 
 
 async def test_the_client_refuses_a_job_that_is_not_stored(engine: AsyncEngine) -> None:
-    with pytest.raises(
-        InvalidJob, match=r"is not stored yet; store it first, or .*: signal\(session, job, \.\.\.\)"
-    ):
+    with pytest.raises(InvalidJob, match=r"is not stored yet; store it first, or .*: signal\(session, job, \.\.\.\)"):
         await Oban(engine).signal(Job("shop.work"), "go")
