@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import is_dataclass
 from types import NoneType
 from typing import Final, get_origin
 from weakref import WeakKeyDictionary
@@ -114,5 +113,6 @@ def is_plain(function: Callable[..., object]) -> bool:
     meant = _returned(function)
     if meant is None:
         return True
-    kind = get_origin(meant) or meant
-    return isinstance(kind, type) and (issubclass(kind, _DATA) or is_dataclass(kind))
+    kind: object = get_origin(meant) or meant
+    is_data = hasattr(kind, "__dataclass_fields__")
+    return isinstance(kind, type) and (is_data or issubclass(kind, _DATA))

@@ -198,11 +198,11 @@ def by_name(given: object, word: str) -> dict[str, object]:
     """Return what a test gives by names; raises `InvalidOption` where that is no dict of them."""
     if given is None:
         return {}
-    if not isinstance(given, Mapping) or not all(
-        isinstance(name, str) for name in cast("Mapping[object, object]", given)
-    ):
-        raise InvalidOption(f"{word} is a dict by names, such as {word}={{'approval': True}}, not {shown(given)}")
-    return dict(cast("Mapping[str, object]", given))
+    words = f"{word} is a dict by names, such as {word}={{'approval': True}}, not {shown(given)}"
+    found = cast("Mapping[object, object]", given) if isinstance(given, Mapping) else {None: None}
+    if not all(isinstance(name, str) for name in found):
+        raise InvalidOption(words)
+    return dict(cast("Mapping[str, object]", found))
 
 
 def _among(signals: Mapping[str, object], key: str, name: str) -> str | None:
