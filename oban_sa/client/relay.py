@@ -5,16 +5,27 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
+from inspect import isawaitable
 from typing import Any, Final, Protocol, cast
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.orm import object_session
 
 from oban_sa.client.enqueue import Enqueue
 from oban_sa.client.progress import Progress, progress_of
 from oban_sa.client.transactions import Transactions, Work
-from oban_sa.errors import InvalidOption, JobNotFound, RelayCancelled, RelayDiscarded, RelayTimeout, articled
+from oban_sa.errors import (
+    InvalidJob,
+    InvalidOption,
+    JobNotFound,
+    RelayCancelled,
+    RelayDiscarded,
+    RelayTimeout,
+    articled,
+    shown,
+)
 from oban_sa.jobs.durable import RELAY
 from oban_sa.jobs.states import JobState
 from oban_sa.models import Job
@@ -47,13 +58,19 @@ class RelayControl:
 
         A job that is stored already, or its id, is only waited for. Runners tell of the end on an engine with asyncpg,
         for which one connection beside the pool listens while anything is waited for; besides, the job is looked at
-        again and again, each second in the end. `on_progress` is called with what the job says by `progress`.
+        again and again, each second in the end. `on_progress`, which may be async, is called with what the job says by
+        `progress`.
 
         Raises `RelayTimeout` where it has not ended `within` a time, and goes on all the same; `RelayCancelled`, and
-        `RelayDiscarded` with the job's `errors`; `JobNotFound` where it was deleted.
+        `RelayDiscarded` with the job's `errors`; `JobNotFound` where it was deleted; `InvalidJob` for a job that a
+        session is about to store.
         """
-        until = None if within is None else clock.monotonic() + periods.seconds(within)
+        until = None if within is None else clock.monotonic() + periods.span(within, "within")
+        if on_progress is not None and not callable(on_progress):  # pyright: ignore[reportUnnecessaryComparison]
+            raise InvalidOption(f"on_progress is a function of what the job says, not {shown(on_progress)}")
         if isinstance(job, Job) and vars(job).get("id") is None:
+            if object_session(job) is not None:
+                raise InvalidJob(f"{job} is in a session, which stores it; wait for it once that is committed")
             job.update({"meta": {**(job.meta or {}), RELAY: True}})
             async with _ears(self.engine).listening() as ears:
                 identity = (await self._enqueue.write(job)).id
@@ -79,7 +96,9 @@ class RelayControl:
             )
             if on_progress is not None and progress is not None and progress != said:
                 said = progress
-                on_progress(progress)
+                answer = on_progress(progress)
+                if isawaitable(answer):
+                    await answer
             match found.state:
                 case JobState.COMPLETED:
                     return found.recorded()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from oban_sa.client.transactions import Transactions, Work
 from oban_sa.jobs import values
+from oban_sa.jobs.durable import checked_name
 from oban_sa.models import Job
 from oban_sa.outbox.sessions import AnySession
-from oban_sa.outbox.signal import checked_name, checked_payload, job_id, refuse
+from oban_sa.outbox.signal import NAMED, checked_payload, job_id, refuse
 from oban_sa.sql.signals import send
 from oban_sa.wire import messages
 
@@ -28,7 +29,7 @@ class SignalControl:
         identity = job_id(job)
         given: dict[str, object] = {
             "job_id": identity,
-            "name": checked_name(name),
+            "name": checked_name(name, *NAMED),
             "payload": values.dumps(checked_payload(payload)),
         }
 

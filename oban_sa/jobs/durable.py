@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Final, cast
 
-from oban_sa.errors import Suspended
+from oban_sa.errors import InvalidOption, Suspended, shown
 from oban_sa.jobs.flow import LANES
+from oban_sa.jobs.unwritable import NotJSONError, check_text
 from oban_sa.jobs.values import JSONDict
 
 JOURNAL: Final = "journal"
@@ -26,6 +28,26 @@ RELAY: Final = "relay"
 
 WAKING: Final = LANES
 """The lane for notes that a suspended job may have a signal, behind those of flows."""
+
+
+LONGEST: Final = 300
+"""Characters of the name of a step or a signal."""
+
+
+def checked_name(name: object, what: str, example: str) -> str:
+    """Return the name of a step or a signal, which `wait_for` has as both; raises InvalidOption for what can't be one.
+
+    The journal numbers names that are used again, such as 'charge#2', and has entries of its own behind a colon.
+    """
+    if not isinstance(name, str) or not name.strip() or len(name) > LONGEST:
+        raise InvalidOption(f"{what} has a name of 1 to {LONGEST} characters, such as {example!r}, not {shown(name)}")
+    if name.startswith(":") or re.search(r"#\d+$", name):
+        raise InvalidOption(f"the name of {what} can't begin with ':' or end with a number like '#2', as {name!r}")
+    try:
+        check_text(name)
+    except NotJSONError as refused:
+        raise InvalidOption(f"the name of {what} {refused}") from None
+    return name
 
 
 def waiting(*, until: int | None, signal: str | None = None) -> JSONDict:

@@ -6,6 +6,7 @@ hide them too. Of encrypted args all are hidden.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, cast
 
@@ -87,7 +88,7 @@ def secrets(job_args: object, meta: object) -> Iterator[str]:
     """Yield how the hidden values of a job may stand in a text."""
     for path in _paths(meta):
         for value in _leaves(job_args if _encrypted(meta) else _inside(job_args, path)):
-            for written in {value, repr(value)[1:-1]}:
+            for written in {value, repr(value)[1:-1], json.dumps(value)[1:-1]}:
                 if len(written) >= _SHORTEST:
                     yield written
 
@@ -128,14 +129,13 @@ def _paths(meta: object) -> list[str]:
 
 
 def _inside(value: object, path: str) -> object:
-    for name in path.split("."):
-        if isinstance(value, list):
-            rest = path[path.index(name) :]
-            return [_inside(each, rest) for each in cast("list[object]", value)]
-        if not isinstance(value, Mapping):
-            return None
-        value = cast("Mapping[str, object]", value).get(name)
-    return value
+    if isinstance(value, list):
+        return [_inside(each, path) for each in cast("list[object]", value)]
+    if not isinstance(value, Mapping):
+        return None
+    name, _, rest = path.partition(".")
+    found = cast("Mapping[str, object]", value).get(name)
+    return _inside(found, rest) if rest else found
 
 
 def _without(value: object, path: str) -> object:

@@ -7,8 +7,9 @@ from typing import Final, cast
 from sqlalchemy import event
 from sqlalchemy.orm import Session, UOWTransaction
 
-from oban_sa.errors import InvalidArguments, InvalidJob, InvalidOption, JobNotFound, JobOver, articled, shown
+from oban_sa.errors import InvalidArguments, InvalidJob, InvalidOption, JobNotFound, JobOver, articled
 from oban_sa.jobs import values
+from oban_sa.jobs.durable import checked_name
 from oban_sa.models import Job, SentSignal
 from oban_sa.outbox.announcements import is_announced, schema_of
 from oban_sa.outbox.sessions import AnySession, session_behind
@@ -18,8 +19,8 @@ from oban_sa.wire import messages
 _KEY: Final = "oban_signals"
 """Where a session's `info` has the signals to jobs that have no id yet; and that the session is listened to."""
 
-_LONGEST: Final = 300
-"""Characters of a name."""
+NAMED: Final = ("a signal", "approval")
+"""What messages call a name, and an example of one."""
 
 OVER: Final = frozenset({"completed", "cancelled", "discarded"})
 
@@ -33,7 +34,7 @@ def signal(session: AnySession, job: Job | int, name: str, payload: object = Non
     `JobOver` or `JobNotFound`.
     """
     target = session_behind(session)
-    row = SentSignal(name=checked_name(name), payload=checked_payload(payload))
+    row = SentSignal(name=checked_name(name, *NAMED), payload=checked_payload(payload))
     pending = _listened(target)
     if isinstance(job, Job) and vars(job).get("id") is None:
         if job not in target:
@@ -42,13 +43,6 @@ def signal(session: AnySession, job: Job | int, name: str, payload: object = Non
         return
     row.job_id = job_id(job)
     target.add(row)
-
-
-def checked_name(name: object) -> str:
-    """Return the name of a signal; raises InvalidOption for what can't be one."""
-    if not isinstance(name, str) or not name.strip() or len(name) > _LONGEST or "\0" in name:
-        raise InvalidOption(f"a signal has a name of 1 to {_LONGEST} characters, such as 'approval', not {shown(name)}")
-    return name
 
 
 def checked_payload(payload: object) -> object:
@@ -62,8 +56,15 @@ def checked_payload(payload: object) -> object:
 def job_id(job: object) -> int:
     """Return the id of a job that is given by it, or as a stored `Job`."""
     found: object = vars(job).get("id") if isinstance(job, Job) else job
+    if isinstance(job, Job) and found is None:
+        raise InvalidJob(
+            f"{job} is not stored yet; store it first, or send the signal in the session that enqueues it: "
+            "signal(session, job, ...)"
+        )
     if type(found) is not int:
         raise InvalidOption(f"a signal goes to a job or its id, not to {articled(type(job).__name__)}")
+    if not -(2**63) <= found < 2**63:
+        refuse(found, None)
     return found
 
 

@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, cast
 
 from oban_sa import telemetry
 from oban_sa.describe import callables
@@ -15,7 +15,7 @@ from oban_sa.jobs.answers import Answer
 from oban_sa.schedule import clock, periods
 from oban_sa.schedule.periods import Period
 from oban_sa.steps import results
-from oban_sa.steps.journal import Entry, Journal, on_loop
+from oban_sa.steps.journal import Entry, Journal, name_of, on_loop
 
 Backoff: TypeAlias = Period | Callable[[int], Period] | None
 """How long to wait between calls: always as long, or by how many have failed; None doubles from a second on."""
@@ -36,14 +36,14 @@ class Options(NamedTuple):
         if type(strict) is not bool:
             raise InvalidOption(f"strict of a step is True or False, got {shown(strict)}")
         if backoff is not None and not callable(backoff):
-            periods.seconds(backoff)
+            periods.span(backoff, "backoff of a step")
         return cls(attempts, backoff, strict)
 
     def pause(self, failed: int) -> float:
         """Return how many seconds to wait after so many calls have failed."""
         if self.backoff is None:
             return float(min(2 ** (failed - 1), 60))
-        return periods.seconds(self.backoff(failed) if callable(self.backoff) else self.backoff)
+        return periods.span(self.backoff(failed) if callable(self.backoff) else self.backoff, "backoff of a step")
 
 
 class Call(NamedTuple):
@@ -57,18 +57,37 @@ class Call(NamedTuple):
 
     def check(self) -> None:
         """Refuse a function of the wrong kind for where the code runs; raises `InvalidOption`."""
-        if not callable(self.function):  # pyright: ignore[reportUnnecessaryComparison] - it may come from anywhere
+        name, given = name_of(self.key), cast("object", self.function)  # it may come from anywhere
+        if inspect.iscoroutine(given):
+            given.close()
+            called = given.__name__
             raise InvalidOption(
-                f"step({self.key!r}, ...) takes a function and its arguments, not {shown(self.function)}; "
-                f"write step({self.key!r}, function, argument)"
+                f"step({name!r}, ...) calls the function itself, and {called}(...) is called already; "
+                f"write step({name!r}, {called}, argument)"
+            )
+        if not callable(given):
+            raise InvalidOption(
+                f"step({name!r}, ...) takes a function and its arguments, not {shown(given)}; "
+                f"write step({name!r}, function, argument)"
             )
         if callables.yields(self.function):
-            raise InvalidOption(f"step {self.key!r} has one result, and {self.code} yields; write step.each(...)")
-        if not on_loop() and callables.is_async(self.function):
+            raise InvalidOption(f"step {name!r} has one result, and {self.code} yields; write step.each(...)")
+        if on_loop():
+            if results.is_plain(self.function):
+                raise self.blocking()
+        elif callables.is_async(self.function):
             raise InvalidOption(
-                f"step {self.key!r} is called by a `def`, and {self.code}() is async; give it a `def`, or make the "
+                f"step {name!r} is called by a `def`, and {self.code}() is async; give it a `def`, or make the "
                 "worker an `async def`"
             )
+
+    def blocking(self) -> InvalidOption:
+        """Return the words for a synchronous function on the loop."""
+        name, code = name_of(self.key), self.code
+        return InvalidOption(
+            f"step {name!r} runs on the loop, which {code}() would block; make it an `async def`, or "
+            f"write step({name!r}, asyncio.to_thread, {code}, ...)"
+        )
 
     @property
     def code(self) -> str:
@@ -85,7 +104,7 @@ async def once(journal: Journal, call: Call) -> object:
     await journal.tell()
     started = _tell(journal, call)
     value = await _called(call)
-    stored = await journal.write(Entry(call.key, call.code, results.written(value, call.key)))
+    stored = await journal.write(Entry(call.key, call.code, results.written(value, results.of_step(call.key))))
     ended(journal, call, started)
     return results.read(stored.plain, call.function, call.key)
 
@@ -128,10 +147,7 @@ async def made(call: Call) -> object:
     value = call.function(*call.args, **call.kwargs)
     if not inspect.isawaitable(value):
         if on_loop():
-            raise InvalidOption(
-                f"step {call.key!r} runs on the loop, which {call.code}() would block; make it an `async def`, or "
-                f"write step({call.key!r}, asyncio.to_thread, {call.code}, ...)"
-            )
+            raise call.blocking()
         return value
     if not on_loop():
         if inspect.iscoroutine(value):

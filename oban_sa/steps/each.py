@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from typing import Final, Generic, TypeVar
 
-from oban_sa.errors import InvalidOption
+from oban_sa.describe import callables
+from oban_sa.errors import InvalidArguments, InvalidOption, articled, shown
 from oban_sa.schedule import clock
-from oban_sa.schedule.periods import Period, seconds
+from oban_sa.schedule.periods import Period, span
 from oban_sa.steps import results
-from oban_sa.steps.journal import Entry, Journal, driven, on_loop
+from oban_sa.steps.journal import Entry, Journal, driven, name_of, on_loop
 
 T = TypeVar("T")
 
@@ -26,15 +27,33 @@ def through(
     every: Period,
 ) -> AsyncIterator[T] | Iterator[T]:
     """Go through items; raises `InvalidOption` for what can't be gone through where the code runs."""
-    place = _Place(journal, key, cursor, seconds(every))
+    name = name_of(key)
+    if cursor is not None and not callable(cursor):  # pyright: ignore[reportUnnecessaryComparison]
+        raise InvalidOption(
+            f"cursor of step.each({name!r}, ...) is a function of an item, not {shown(cursor)}; "
+            "write cursor=lambda item: item.id"
+        )
+    if callables.yields(items):
+        code = callables.named(items)
+        raise InvalidOption(
+            f"step.each({name!r}, ...) takes what {code}() yields; write step.each({name!r}, {code}(...))"
+        )
+    place = _Place(journal, key, cursor, span(every, f"every of step.each({name!r}, ...)"))
     if isinstance(items, AsyncIterable):
         if not on_loop():
-            raise InvalidOption(f"step.each({key!r}, ...) is gone through by `for`, and its items are asynchronous")
+            raise InvalidOption(
+                f"step.each({name!r}, ...) is gone through by `for` in a `def`, and its items are asynchronous; "
+                "make them a generator: def rows(after): ... yield row"
+            )
         return _on_loop(place, items)
     if on_loop():
         raise InvalidOption(
-            f"step.each({key!r}, ...) runs on the loop, and takes what `async for` goes through; make the items an "
+            f"step.each({name!r}, ...) runs on the loop, and takes what `async for` goes through; make the items an "
             "async generator: async def rows(after): ... yield row"
+        )
+    if not isinstance(items, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance] - it may come from anywhere
+        raise InvalidOption(
+            f"step.each({name!r}, ...) goes through items, as of a list or a generator, not {shown(items)}"
         )
     return _in_thread(place, items)
 
@@ -80,11 +99,24 @@ class _Place(Generic[T]):
 
     async def passed(self, item: T) -> None:
         """Note that the code is through with an item."""
-        self._value = results.written(item if self._cursor is None else self._cursor(item), self._key)
+        self._value = self._written(item)
         now = clock.monotonic()
         if now - self._saved_at >= self._every:
             self._saved_at = now
             await self._journal.write(Entry(self._key, CODE, self._value, done=False))
+
+    def _written(self, item: T) -> str:
+        where = f"cursor of step.each({name_of(self._key)!r}, ...)"
+        if self._cursor is not None:
+            return results.written(self._cursor(item), where)
+        try:
+            return results.written(item, where)
+        except InvalidArguments as error:
+            raise InvalidArguments(
+                f"the {where} is its item, {articled(type(item).__name__)}, which is no JSON; "
+                "say what of it is: cursor=lambda item: item.id",
+                path=error.path,
+            ) from error
 
     async def end(self) -> None:
         """Note that all items were gone through."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from types import CoroutineType
 from typing import TypeVar, cast
 
 from oban_sa.errors import InvalidOption, JobNotFound
@@ -20,7 +19,10 @@ def journal(what: str) -> Journal:
     """
     attempt = ATTEMPT.get(None)
     if attempt is None:
-        raise JobNotFound(f"no job is running here; {what} works only below the code of a worker")
+        raise JobNotFound(
+            f"no job is running here; {what} works only below the code of a worker; "
+            "code in a thread of your own begins in its context: contextvars.copy_context().run(function)"
+        )
     if attempt.is_of_many:
         raise InvalidOption(
             f"{what} is of one job, and a chunk is one call for many; have the code of the chunk enqueue a job for "
@@ -29,13 +31,10 @@ def journal(what: str) -> Journal:
     return cast("Journal", attempt.journal)
 
 
-def here(what: str, call: Callable[[], Coroutine[object, object, T]]) -> Coroutine[object, object, T] | T:
+def here(at: Journal, what: str, call: Callable[[], Coroutine[object, object, T]]) -> Coroutine[object, object, T] | T:
     """Return a coroutine to be awaited, where a loop runs here, and in a thread its result.
 
-    `what` is what the coroutine is called where Python warns that it was never awaited.
+    `what` is the call as the code has it: one that is never awaited is refused in the end.
     """
     coroutine = call()
-    if not on_loop():
-        return driven(coroutine)
-    cast("CoroutineType[object, object, T]", coroutine).__qualname__ = what
-    return coroutine
+    return at.give(what, coroutine) if on_loop() else driven(coroutine)

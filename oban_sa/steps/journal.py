@@ -7,9 +7,10 @@ they await of the tables is done on the loop while the thread waits, so that the
 from __future__ import annotations
 
 import asyncio
+import inspect
 import math
 import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Coroutine, Iterable
 from typing import Final, NamedTuple, Protocol, TypeVar
 
@@ -17,9 +18,9 @@ from greenlet import getcurrent  # type: ignore[import-untyped, unused-ignore]
 from sqlalchemy.util import await_only
 
 from oban_sa import telemetry
-from oban_sa.errors import InvalidOption, StepChanged, shown
+from oban_sa.errors import StepChanged
 from oban_sa.jobs import values
-from oban_sa.jobs.durable import PROGRESS
+from oban_sa.jobs.durable import PROGRESS, checked_name
 from oban_sa.models import Job
 from oban_sa.schedule import clock
 from oban_sa.telemetry import JobEvent
@@ -81,9 +82,24 @@ class Tables(Protocol):
 class Journal:
     """What the steps of one attempt are asked for and answered with."""
 
-    def __init__(self, tables: Tables, job: Job, *, source: telemetry.Source, marked: bool, fresh: bool) -> None:
-        """`marked` says that the job has a journal by its meta; `fresh`, that it has none: no attempt came before."""
+    def __init__(
+        self,
+        tables: Tables,
+        job: Job,
+        *,
+        source: telemetry.Source,
+        marked: bool,
+        fresh: bool,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        """`marked` says that the job has a journal by its meta; `fresh`, that it has none: no attempt came before.
+
+        `loop` is the one on which the tables are; without it they are on any.
+        """
         self.tables = tables
+        self._loop = loop
+        self._made: deque[tuple[str, Coroutine[object, object, object]]] = deque()
+        """The coroutines that the code was given, from the oldest on that is not under way."""
         self.job = job
         self.source = source
         self.marked = marked
@@ -111,7 +127,7 @@ class Journal:
         if (entry := self._known.get(key)) is None:
             return None
         if entry.code not in (code, ""):  # a test may give the result of any code
-            if strict or entry.code in _KINDS or code in _KINDS:
+            if strict or entry.code in KINDS or code in KINDS:
                 raise StepChanged(
                     f"the journal of job {self.job.id} has {key!r} as {_named(entry.code)}, and this is {_named(code)}"
                     "; give what means something else a name of its own"
@@ -179,12 +195,9 @@ class Journal:
         self.use((key,))
         return self._known.get(key)
 
-    def key(self, name: object) -> str:
+    def key(self, name: str) -> str:
         """Return the key of the next use of a name: the name, and from the second on a number; raises InvalidOption."""
-        if not isinstance(name, str) or not name.strip() or len(name) > _LONGEST or "\0" in name:
-            raise InvalidOption(f"a step has a name of 1 to {_LONGEST} characters, such as 'charge', not {shown(name)}")
-        if name.startswith(":") or re.search(r"#\d+$", name):
-            raise InvalidOption(f"the name of a step can't begin with ':' or end with a number like '#2', as {name!r}")
+        name = checked_name(name, "a step", "charge")
         self._asked[name] += 1
         count = self._asked[name]
         key = name if count == 1 else f"{name}#{count}"
@@ -209,15 +222,44 @@ class Journal:
         return [] if self._used is None else sorted(self._known.keys() - self._used - {PROGRESS})
 
     def next_key(self, name: str) -> str:
-        """Return the key that the next use of a name will have."""
+        """Return the key that the next use of a name will have; raises InvalidOption."""
+        name = checked_name(name, "a step", "charge")
         count = self._asked[name] + 1
         return name if count == 1 else f"{name}#{count}"
 
+    def give(self, what: str, coroutine: Coroutine[object, object, T]) -> Coroutine[object, object, T]:
+        """Remember what the code is to await."""
+        made = self._made
+        while made and not _is_unawaited(made[0][1]):
+            made.popleft()
+        made.append((what, coroutine))
+        return coroutine
+
+    def refuse_unawaited(self) -> None:
+        """Raise `TypeError` where the code, which is done, has not awaited what it was given: that is not done."""
+        left = [(what, each) for what, each in self._made if _is_unawaited(each)]
+        self._made.clear()
+        for _, coroutine in left:
+            coroutine.close()
+        if left:
+            what = left[0][0]
+            raise TypeError(f"{what} was not awaited, so it did nothing; write: await {what}")
+
     async def wait(self, awaitable: Awaitable[T]) -> T:
-        """Await something of the tables: in a thread, by having it done on the loop."""
+        """Await something of the tables: in a thread, and on another loop, by having it done on theirs."""
         if _on_loop():
-            return await awaitable
+            if self._loop is None or asyncio.get_running_loop() is self._loop:
+                return await awaitable
+            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_awaited(awaitable), self._loop))
         return await_only(awaitable) if _has_loop() else self.tables.in_thread(awaitable)
+
+
+def _is_unawaited(coroutine: Coroutine[object, object, object]) -> bool:
+    return inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED
+
+
+async def _awaited(awaitable: Awaitable[T]) -> T:
+    return await awaitable
 
 
 def driven(coroutine: Coroutine[object, object, T]) -> T:
@@ -246,12 +288,14 @@ def _has_loop() -> bool:
 on_loop = _on_loop
 """Whether this is code on a loop, and not in a thread."""
 
-_LONGEST: Final = 300
-"""Characters of a name."""
-
-_KINDS: Final = frozenset({"sleep", "wait_for", "version", "each"})
+KINDS: Final = frozenset({"sleep", "wait_for", "version", "each"})
 """What is no function: the entries are written in ways of their own."""
 
 
+def name_of(key: str) -> str:
+    """Return the name of a step by its key, as its code has it."""
+    return re.sub(r"#\d+$", "", key)
+
+
 def _named(code: str) -> str:
-    return f"a {code}" if code in _KINDS else f"the result of {code}()"
+    return f"a {code}" if code in KINDS else f"the result of {code}()"

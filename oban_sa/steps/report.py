@@ -37,13 +37,18 @@ def progress(done: float, note: str | None = None) -> Coroutine[object, object, 
     words = cast("object", note)
     if words is not None and not isinstance(words, str):
         raise InvalidOption(f"the note of a progress is a text, got {shown(note)}")
-    return cast("Coroutine[object, object, None]", here("progress", lambda: _progress(at, float(done), note)))
+    return cast("Coroutine[object, object, None]", here(at, "progress(...)", lambda: _progress(at, float(done), note)))
 
 
 async def _progress(at: Journal, done: float, note: str | None) -> None:
-    said = {"done": done, "note": None if note is None else note[:_LONGEST].replace("\0", "\ufffd")}
+    said = {"done": done, "note": None if note is None else _writable(note)}
     at.untold = Entry(PROGRESS, "progress", values.dumps(said), done=False)
     # The code of a later attempt first says again, within moments, what earlier ones have said.
     if done < 1 and clock.monotonic() - at.told_at < EVERY:
         return
     await at.tell()
+
+
+def _writable(note: str) -> str:
+    """Return a note without what PostgreSQL can't hold: a note is not worth an error."""
+    return note[:_LONGEST].replace("\0", "\ufffd").encode("utf-8", "replace").decode()

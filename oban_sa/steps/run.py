@@ -9,6 +9,7 @@ from typing import Concatenate, ParamSpec, TypeVar, cast, overload
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
+from oban_sa.errors import InvalidOption
 from oban_sa.schedule.periods import Period
 from oban_sa.steps import each, in_session
 from oban_sa.steps.call import Backoff, Call, Options, once
@@ -94,7 +95,7 @@ class Step:
         at = journal("step()")
         options = _taken(function, kwargs)
         call = Call(at.key(name), function, args, kwargs, options)
-        return here("step", lambda: once(at, call))
+        return here(at, f"step({name!r}, ...)", lambda: once(at, call))
 
     @overload
     def commit(
@@ -133,9 +134,14 @@ class Step:
         `executor="process"`, whose sessions the journal has no part in.
         """
         at = journal("step.commit()")
-        in_session.require(session)
+        found = in_session.checked(session, name)
+        if given := _options_in(function, kwargs):
+            raise InvalidOption(
+                f"step.commit({name!r}, ...) takes no {given[0]}: what raises rolls back the session, and the job is "
+                "tried again; leave it out"
+            )
         call = Call(at.key(name), function, (session, *args), kwargs, Options())
-        return here("step.commit", lambda: in_session.once(at, session, call))
+        return here(at, f"step.commit(session, {name!r}, ...)", lambda: in_session.once(at, found, call))
 
     @overload
     def each(
@@ -190,7 +196,8 @@ class Step:
         """
         at = journal("step.version()")
         key = at.key(name)
-        return cast("Coroutine[object, object, bool]", here("step.version", lambda: _version(at, key)))
+        made = here(at, f"step.version({name!r})", lambda: _version(at, key))
+        return cast("Coroutine[object, object, bool]", made)
 
 
 async def _version(at: Journal, key: str) -> bool:
@@ -201,15 +208,22 @@ async def _version(at: Journal, key: str) -> bool:
 
 def _taken(function: Callable[..., object], kwargs: dict[str, object]) -> Options:
     """Take the options of the step out of the function's keywords, but those that it names among its own."""
+    options = {name: kwargs.pop(name) for name in _options_in(function, kwargs)}
+    if "backoff" in options and "attempts" not in options:
+        raise InvalidOption("backoff of a step is the wait between its attempts; write how many, as attempts=5")
+    return Options.of(**cast("dict[str, int]", options))
+
+
+def _options_in(function: Callable[..., object], kwargs: dict[str, object]) -> list[str]:
+    """Return the names of options of a step among the keywords that are none of the function's."""
     given = [name for name in _OPTIONS if name in kwargs]
     if not given:
-        return Options()
+        return given
     try:
         own = frozenset(inspect.signature(function).parameters)
     except (ValueError, TypeError):
-        own = frozenset[str]()
-    options = {name: kwargs.pop(name) for name in given if name not in own}
-    return Options.of(**cast("dict[str, int]", options))
+        return given
+    return [name for name in given if name not in own]
 
 
 step = Step()

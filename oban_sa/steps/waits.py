@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from typing import cast
 
 from oban_sa import telemetry
-from oban_sa.errors import Suspended
+from oban_sa.errors import InvalidOption, Suspended
 from oban_sa.jobs.durable import waiting
-from oban_sa.schedule.periods import Period, describe, seconds
+from oban_sa.schedule.periods import Period, describe, span
 from oban_sa.steps.here import here, journal
 from oban_sa.steps.journal import Entry, Journal
 
@@ -34,8 +34,9 @@ def sleep(name: str, period: Period) -> Coroutine[object, object, None]:
     name is that of a step. Raises what `step` raises, and `InvalidPeriod`.
     """
     at = journal("sleep()")
-    key, pause = at.key(name), seconds(period)
-    return cast("Coroutine[object, object, None]", here("sleep", lambda: _sleep(at, key, pause)))
+    key, pause = at.key(name), span(period, f"sleep({name!r}, ...)")
+    made = here(at, f"sleep({name!r}, ...)", lambda: _sleep(at, key, pause))
+    return cast("Coroutine[object, object, None]", made)
 
 
 def wait_for(name: str, *, within: Period | None = None) -> Coroutine[object, object, Signal | None]:
@@ -49,8 +50,9 @@ def wait_for(name: str, *, within: Period | None = None) -> Coroutine[object, ob
     good. Raises what `step` raises, and `InvalidPeriod`.
     """
     at = journal("wait_for()")
-    key, pause = at.key(name), None if within is None else seconds(within)
-    return cast("Coroutine[object, object, Signal | None]", here("wait_for", lambda: _wait_for(at, key, name, pause)))
+    key, pause = at.key(name), None if within is None else span(within, f"within of wait_for({name!r}, ...)")
+    made = here(at, f"wait_for({name!r}, ...)", lambda: _wait_for(at, key, name, pause))
+    return cast("Coroutine[object, object, Signal | None]", made)
 
 
 async def _sleep(at: Journal, key: str, pause: float) -> None:
@@ -79,5 +81,10 @@ def _signal(name: str, entry: Entry) -> Signal | None:
     found = entry.plain
     if found is None:
         return None
+    if not isinstance(found, dict) or "sent_at" not in found:  # as a test may give it
+        raise InvalidOption(
+            f"what wait_for({name!r}, ...) returns is no result of a step; write signals={{{name!r}: ...}} in place of "
+            f"journal={{{name!r}: ...}}, or give it None there for a time that is up"
+        )
     sent = cast("dict[str, object]", found)
     return Signal(name, sent["payload"], datetime.fromisoformat(str(sent["sent_at"])).replace(tzinfo=UTC))

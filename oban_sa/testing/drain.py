@@ -36,7 +36,7 @@ from oban_sa.sql.settle import LIMIT, settle
 from oban_sa.sql.signals import note_wait, wake
 from oban_sa.testing.binds import Binding
 from oban_sa.testing.dependencies import BoundDependencies
-from oban_sa.testing.journals import InTest
+from oban_sa.testing.journals import InTest, by_name
 from oban_sa.testing.sessions import SharedSessions
 from oban_sa.workers import Registry
 from oban_sa.workers import registry as default_registry
@@ -94,8 +94,8 @@ def drain(
     of its open transaction, in that transaction: code that takes a session gets one in a savepoint. A job runs once,
     also where it snoozes; `with_retries` runs a failing one until its attempts are spent, `with_scheduled` runs those
     that are not due yet, and lets neither `sleep` nor `wait_for(..., within=...)` wait. `with_signals` gives what is
-    waited for, by its name. What a job raised is recorded and then raised, unless it will be tried again; `with_safety`
-    leaves it recorded. Jobs of the session are refreshed.
+    waited for, by its name; to the second wait of one `name#2`, where that is given. What a job raised is recorded and
+    then raised, unless it will be tried again; `with_safety` leaves it recorded. Jobs of the session are refreshed.
     """
     queues = None if queue is None else [queue] if isinstance(queue, str) else list(queue)
     draining = Draining(
@@ -134,7 +134,7 @@ class Draining:
         """`plan` says what is asked of all the jobs that are taken, and what follows their acks."""
         self._with_retries = with_retries
         self._with_safety = with_safety
-        self._signals = dict(with_signals or {})
+        self._signals = by_name(with_signals, "with_signals")
         self._skips = with_scheduled
         self._home: InTest | None = None
         self._registry = registry

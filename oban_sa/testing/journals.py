@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Iterable, Mapping
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 from sqlalchemy import Double, Table, delete, literal, null, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from oban_sa import telemetry
+from oban_sa.errors import InvalidOption, shown
 from oban_sa.jobs import values
 from oban_sa.jobs.durable import JOURNAL
 from oban_sa.models import Entry as Row
@@ -92,8 +93,8 @@ class Drained:
     async def wait(self, key: str, name: str, *, within: float | None) -> Entry:
         """Take a signal that the test has given, or one that was sent."""
         entry = Entry(key, "wait_for")
-        if name in self._signals:
-            return await self.write(entry._replace(value=_received(self._signals[name])))
+        if (given := _among(self._signals, key, name)) is not None:
+            return await self.write(entry._replace(value=given))
         query = select(_signals.c.id, _signals.c.payload).where(
             _signals.c.job_id == self._attempt.job_id, _signals.c.name == name, _signals.c.id.not_in(self._taken)
         )
@@ -163,8 +164,8 @@ class Performed:
     async def wait(self, key: str, name: str, *, within: float | None) -> Entry:
         """Take a signal that was given, or find that the time is up; without a time the job is suspended."""
         entry = Entry(key, "wait_for")
-        if name in self._signals:
-            return entry._replace(value=_received(self._signals[name]))
+        if (given := _among(self._signals, key, name)) is not None:
+            return entry._replace(value=given)
         return entry if within is not None else entry._replace(done=False)
 
     async def mark(self) -> None:
@@ -191,6 +192,23 @@ class Performing:
         self.is_of_many = is_of_many
         source = telemetry.Source(node="perform_job")
         self.journal = Journal(Performed(journal, signals), job, source=source, marked=True, fresh=False)
+
+
+def by_name(given: object, word: str) -> dict[str, object]:
+    """Return what a test gives by names; raises `InvalidOption` where that is no dict of them."""
+    if given is None:
+        return {}
+    words = f"{word} is a dict by names, such as {word}={{'approval': True}}, not {shown(given)}"
+    found = cast("Mapping[object, object]", given) if isinstance(given, Mapping) else {None: None}
+    if not all(isinstance(name, str) for name in found):
+        raise InvalidOption(words)
+    return dict(cast("Mapping[str, object]", found))
+
+
+def _among(signals: Mapping[str, object], key: str, name: str) -> str | None:
+    """Return the signal that is given for a wait: for the second of a name that of `name#2`, if there is one."""
+    found = next((each for each in (key, name) if each in signals), None)
+    return None if found is None else _received(signals[found])
 
 
 async def _awaited(awaitable: Awaitable[T]) -> T:

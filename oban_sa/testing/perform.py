@@ -20,7 +20,7 @@ from oban_sa.outbox import references
 from oban_sa.outbox.sessions import unscoped
 from oban_sa.schedule import clock
 from oban_sa.testing.dependencies import GivenDeps, give
-from oban_sa.testing.journals import Performing
+from oban_sa.testing.journals import Performing, by_name
 from oban_sa.workers import Definition, Registry, definition_of, running
 from oban_sa.workers import registry as default_registry
 from oban_sa.workers.current import attempting
@@ -53,16 +53,17 @@ def perform_job(
 
     `deps` is what others in its workflow have recorded, by name, for `deps()` and for arguments that are results;
     `context` is that of the workflow. Steps whose results stand in `journal`, by their names, are not run; `wait_for`
-    returns what `signals` has, by name, and else None as when its time is up, or raises `Suspended` where it has none;
-    `sleep` returns at once.
+    returns what `signals` has, by name, the second of one `name#2` where that is given, and else None as when its time
+    is up, or raises `Suspended` where it has none; `sleep` returns at once.
 
     Raises `InvalidArguments` for args that don't fit, `InvalidOption` for an unknown option, `WorkerNotFound` for a job
     without a registered worker.
     """
     definition, job = _read(worker_or_job, args, options, registry or default_registry)
-    given = None if deps is None and context is None else (deps or {}, context)
+    given = None if deps is None and context is None else (by_name(deps, "deps"), context)
     taken = _session(definition, unscoped(session))
-    performing = _Performing(definition, job, taken, deps=given, journal=journal or {}, signals=signals or {})
+    told = {"journal": by_name(journal, "journal"), "signals": by_name(signals, "signals")}
+    performing = _Performing(definition, job, taken, deps=given, **told)
     if _on_loop():
         return performing.on_loop()
     if definition.executor == "loop":
@@ -112,6 +113,7 @@ class _Performing:
             except Answer as said:
                 answer = raised(said)
             refuse_unawaited(answer)
+            self._attempt.journal.refuse_unawaited()
             if isinstance(given, Session):
                 given.flush()
             return answer
@@ -130,6 +132,7 @@ class _Performing:
             except Answer as said:
                 answer = raised(said)
             refuse_unawaited(answer)
+            self._attempt.journal.refuse_unawaited()
             if isinstance(self._session, AsyncSession):
                 await self._session.flush()
             return answer

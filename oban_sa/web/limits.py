@@ -8,7 +8,7 @@ from oban_sa.client.filters import Filters
 from oban_sa.client.query import paths
 from oban_sa.errors import InvalidOption
 from oban_sa.web.page import Page
-from oban_sa.web.redact import is_hidden
+from oban_sa.web.redact import is_hidden, without_redacted
 
 
 def allowed(page: Page, filters: Filters) -> Filters:
@@ -16,11 +16,15 @@ def allowed(page: Page, filters: Filters) -> Filters:
     access = page.access
     if not access.see_errors and any(term.of == "error" for term in filters.wanted.terms):
         raise InvalidOption("you may not see errors, nor search by them")
-    for term in paths(filters):
+    found = paths(filters)
+    for term in found:
         if not access.see_args:
             raise InvalidOption("you may not see args and meta, nor search by them")
         if is_hidden(page.instance.redact, term):
             raise InvalidOption("what this asks for is hidden on all pages, and so it can't be searched by either")
+    unless = tuple(each for term in found for each in without_redacted(term))
+    if unless:
+        filters = replace(filters, wanted=replace(filters.wanted, terms=(*filters.wanted.terms, *unless)))
     return within(filters, access.queues)
 
 

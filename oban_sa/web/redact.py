@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias, cast
 
 from oban_sa.describe.redaction import HIDDEN, redacted
+from oban_sa.jobs import redaction
+from oban_sa.jobs.hidden import REDACTED
 from oban_sa.models import Job
 from oban_sa.sql.wanted import Term
 from oban_sa.wire import json_text
@@ -52,10 +54,14 @@ def raw(job: Job) -> Shown:
 
 
 def masked(job: Job) -> Shown:
-    """Return what a job holds with `***` for values whose keys sound like secrets, and for passwords in URLs."""
+    """Return what a job holds with `***` for values whose keys sound like secrets, and for passwords in URLs.
+
+    What the job's worker redacts is `[redacted]`, in args and errors.
+    """
     shown = raw(job)
-    errors = tuple(_masked(error, 0) for error in shown.errors)
-    return Shown(_masked(shown.args, 0), _masked(shown.meta, 0), errors, _masked(shown.recorded, 0))
+    errors = tuple(_masked(error, 0) for error in redaction.errors(shown.errors, job.args, job.meta))
+    args = redaction.args(shown.args, job.meta)
+    return Shown(_masked(args, 0), _masked(shown.meta, 0), errors, _masked(shown.recorded, 0))
 
 
 def shown(redact: Redact, job: Job) -> Shown:
@@ -80,6 +86,27 @@ def is_hidden(redact: Redact, term: Term) -> bool:
         if (answer.args if term.of == "args" else answer.meta) != value:
             return True
     return False
+
+
+def without_redacted(term: Term) -> list[Term]:
+    """Return the terms that keep a search by args from jobs that redact them: finding one would tell the value."""
+    if term.of != "args":
+        return []
+    paths = {path for text in term.values for path in _paths(json_text.read(text))}
+    said = tuple(json_text.write({REDACTED: [path]}) for path in sorted(paths))
+    return [Term("meta", said, negated=True)] if said else []
+
+
+def _paths(value: object, before: str = "") -> Iterator[str]:
+    """Yield what a name in `redact=[...]` may be that is of these args, or leads into them."""
+    if isinstance(value, Mapping):
+        for key, inner in cast("Mapping[str, object]", value).items():
+            path = f"{before}.{key}" if before else key
+            yield path
+            yield from _paths(inner, path)
+    elif isinstance(value, list):
+        for each in cast("list[object]", value):
+            yield from _paths(each, before)
 
 
 def _masked(value: object, depth: int) -> object:

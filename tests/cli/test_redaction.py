@@ -103,6 +103,21 @@ def test_paths_lead_into_lists_too() -> None:
     assert args["people"][0] == {"pin": 1234, "name": "a"}
 
 
+def test_a_name_that_is_part_of_the_one_before_leads_into_a_list_too() -> None:
+    args = {"people": [{"pe": "4111-x"}], "a": [[{"a": "5678-x"}]]}
+    meta = {"redacted": ["people.pe", "a.a"]}
+    assert redaction.args(args, meta) == {"people": [{"pe": "[redacted]"}], "a": [[{"a": "[redacted]"}]]}
+    assert redaction.text("4111-x or 5678-x", args, meta) == "[redacted] or [redacted]"
+
+
+def test_a_value_is_found_as_it_stands_in_json_and_in_python() -> None:
+    args = {"name": "Mü'\\n\n"}
+    meta = {"redacted": ["name"]}
+    for said in (args["name"], repr(args), json.dumps(args), json.dumps(args, ensure_ascii=False)):
+        assert "[redacted]" in redaction.text(said, args, meta)
+        assert "M" not in redaction.text(said, args, meta)
+
+
 def test_names_that_the_worker_does_not_take_are_refused(registry: Registry) -> None:
     async def code(card: str) -> None: ...
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import Session
 
-from oban_sa import Job, enqueue, ref, signal
+from oban_sa import Job, Oban, enqueue, ref, signal
 from oban_sa.errors import InvalidArguments, InvalidJob, InvalidOption, JobNotFound, JobOver
 from tests.places import AppDatabase, User
 
@@ -110,6 +111,11 @@ def test_what_can_t_be_sent_is_refused_at_once(app_db: AppDatabase) -> None:
     def work(session: Session) -> None:
         with pytest.raises(InvalidOption, match="a signal has a name"):
             signal(session, 1, " ")
+        for name in ("go#2", ":go", "\ud800", "a\0", 3, None):  # for which nothing can wait
+            with pytest.raises(InvalidOption, match=r"name of a signal|a signal has a name"):
+                signal(session, 1, name, 1)  # type: ignore[arg-type]
+        with pytest.raises(JobNotFound, match="no job has the id 9223372036854775808"):
+            signal(session, 2**63, "go")
         with pytest.raises(InvalidArguments, match=r"payload\.a"):
             signal(session, 1, "go", {"a": object()})
         with pytest.raises(InvalidArguments, match="can't hold ref"):
@@ -123,3 +129,8 @@ def test_what_can_t_be_sent_is_refused_at_once(app_db: AppDatabase) -> None:
     app_db.run(work)
     with pytest.raises(TypeError, match="a session comes first"):
         signal("session", 1, "go")  # type: ignore[arg-type]
+
+
+async def test_the_client_refuses_a_job_that_is_not_stored(engine: AsyncEngine) -> None:
+    with pytest.raises(InvalidJob, match=r"is not stored yet; store it first, or .*: signal\(session, job, \.\.\.\)"):
+        await Oban(engine).signal(Job("shop.work"), "go")

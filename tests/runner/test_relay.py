@@ -18,6 +18,7 @@ from oban_sa import (
     Oban,
     Record,
     current_job,
+    enqueue,
     progress,
     sleep,
     step,
@@ -25,7 +26,7 @@ from oban_sa import (
 )
 from oban_sa.client import relay as relaying
 from oban_sa.client.progress import Progress
-from oban_sa.errors import JobNotFound, RelayCancelled, RelayDiscarded, RelayTimeout
+from oban_sa.errors import InvalidJob, InvalidOption, JobNotFound, RelayCancelled, RelayDiscarded, RelayTimeout
 from oban_sa.workers import Registry, job
 from tests.runner.conftest import Harness
 from tests.support import eventually, sync_url
@@ -351,3 +352,39 @@ async def test_what_is_no_progress_is_refused(harness: Harness, registry: Regist
     async with harness.runner():
         await harness.becomes(job_id, "completed")
     assert said
+
+
+async def test_progress_may_be_told_to_async_code(harness: Harness, registry: Registry) -> None:
+    seen: list[Progress] = []
+
+    @job(registry=registry)
+    async def work() -> None:
+        await progress(0.4, "rows")
+        await eventually(lambda: len(seen) == 1)
+
+    async def hear(said: Progress) -> None:
+        await asyncio.sleep(0)
+        seen.append(said)
+
+    async with harness.runner():
+        await Oban(harness.engine).relay(work.new(), within=20, on_progress=hear)
+    assert [(said.done, said.note) for said in seen] == [(0.4, "rows")]
+
+
+async def test_what_can_t_be_waited_for_says_why(harness: Harness, registry: Registry) -> None:
+    @job(registry=registry)
+    async def work() -> None: ...
+
+    oban, anything = Oban(harness.engine), 3
+    wrong: Any = anything
+    with pytest.raises(InvalidOption, match="on_progress is a function of what the job says, not 3"):
+        await oban.relay(work.new(), on_progress=wrong)
+    with pytest.raises(InvalidOption, match="within: 'soon' is not a span of time"):
+        await oban.relay(work.new(), within="soon")
+    async with harness.sessions() as session:
+        pending = enqueue(session, work.new())
+        with pytest.raises(InvalidJob, match="is in a session, which stores it; wait for it once that is committed"):
+            await oban.relay(pending)
+        await session.commit()
+    assert pending.meta == {}
+    assert await harness.states() == {"available": 1}

@@ -411,34 +411,6 @@ async def test_events_tell_of_steps(
     assert [(each.step, each.job_id) for each in of(telemetry.StepStop)] == [("one", job_id)]
 
 
-async def test_what_was_not_awaited_is_warned_of_by_the_name_of_what_was_called(
-    harness: Harness, registry: Registry
-) -> None:
-    async def one() -> int:
-        return 1
-
-    @job(registry=registry)
-    async def forgetful(session: AsyncSession) -> None:
-        names: list[str] = []
-        for made in (
-            step("a", one),
-            step.commit(session, "b", one),  # type: ignore[arg-type]
-            step.version("c"),
-            sleep("d", 1),
-            wait_for("e"),
-            progress(0.5),
-        ):
-            names.append(made.__qualname__)
-            made.close()
-        assert names == ["step", "step.commit", "step.version", "sleep", "wait_for", "progress"]
-        with pytest.raises(InvalidOption, match=r"the session first, .* write step\.commit\(session, 'book', function"):
-            step.commit("book", one, 1)  # type: ignore[call-overload]
-
-    [job_id] = await harness.enqueue(forgetful.new())
-    async with harness.runner():
-        await harness.becomes(job_id, "completed")
-
-
 async def test_what_a_completed_job_has_not_asked_its_journal_for_is_told(
     harness: Harness, registry: Registry, of: Callable[[type[telemetry.Event]], list[Any]]
 ) -> None:
@@ -506,45 +478,89 @@ async def test_a_job_without_steps_has_no_mark_and_no_journal(harness: Harness, 
 
 async def test_steps_refuse_what_can_t_be_meant(harness: Harness, registry: Registry) -> None:
     said: list[str] = []
+    called: list[str] = []
 
     def sync() -> int:
+        called.append("sync")
         return 1
 
     async def asynchronous() -> int:
         return 1
+
+    async def rows() -> AsyncIterator[int]:
+        yield 1
+
+    async def all_of(items: Any) -> None:
+        async for _ in items:
+            pass
+
+    anything: Any = step
+    refused: list[tuple[Callable[[], Any], str]] = [
+        (lambda: step("sync", sync), "step 'sync' runs on the loop, which "),
+        (lambda: step("sync", lambda: 7), "write step('sync', asyncio.to_thread, "),
+        (lambda: anything("value", 7), "step('value', ...) takes a function and its arguments, not 7"),
+        (lambda: anything("value", asynchronous()), "write step('value', asynchronous, argument)"),
+        (lambda: step("none", asynchronous, attempts=0), "attempts of a step is a number from 1 on"),
+        (lambda: anything("none", asynchronous, attempts=2, backoff="soon"), "backoff of a step: 'soon' is not"),
+        (lambda: anything("none", asynchronous, backoff=1), "write how many, as attempts=5"),
+        (lambda: anything.commit("session", "x", sync), "step.commit takes the session first, and"),
+        (lambda: all_of(anything.each("x", rows)), "write step.each('x', "),
+        (lambda: all_of(step.each("x", rows(), every="soon")), "every of step.each('x', ...): 'soon' is not"),
+        (lambda: all_of(anything.each("x", rows(), cursor=1)), "write cursor=lambda item: item.id"),
+        (
+            lambda: all_of(step.each("x", rows(), cursor=lambda _: object())),
+            "cursor of step.each('x', ...) is an object",
+        ),
+        (lambda: all_of(anything.each("x", [1])), "make the items an async generator"),
+        (lambda: step.cursor(""), "a step has a name of 1 to 300 characters"),
+    ]
 
     @job(registry=registry)
     async def work(session: AsyncSession) -> None:
         for name in ("", ":x", "x#2", "y" * 301, 7):
             with pytest.raises(ValueError, match="name"):
                 step(name, asynchronous)  # type: ignore[call-overload]
-        for call in (
-            lambda: step("sync", sync),
-            lambda: step("value", 7),  # type: ignore[call-overload]
-            lambda: step("none", asynchronous, attempts=0),
-            lambda: step.commit("session", "x", sync),  # type: ignore[call-overload]
-        ):
-            try:
+        for call, _ in refused:
+            with pytest.raises(ValueError, match=r"step|backoff|cursor") as error:
                 await call()
-            except ValueError as error:
-                said.append(str(error))
+            said.append(str(error.value))
 
     @job(registry=registry)
     def in_thread() -> None:
         with pytest.raises(ValueError, match="is async; give it a `def`"):
             step("asynchronous", asynchronous)
+        with pytest.raises(ValueError, match=r"make them a generator: def rows\(after\)"):
+            step.each("rows", rows())
+        with pytest.raises(ValueError, match="goes through items, as of a list or a generator, not None"):
+            anything.each("rows", None)
 
     ids = await harness.enqueue(work.new(), in_thread.new())
     async with harness.runner():
         for job_id in ids:
             await harness.becomes(job_id, "completed")
-    assert [each[:40] for each in said] == [
-        "step 'sync' runs on the loop, which test",
-        "step('value', ...) takes a function and ",
-        "attempts of a step is a number from 1 on",
-        "step.commit takes the session first, and",
-    ]
+    for (_, words), found in zip(refused, said, strict=True):
+        assert words in found
+    assert called == []
     assert await harness.sql("SELECT * FROM oban_sa_journal") == []
+
+
+async def test_items_that_are_no_cursor_say_that_one_is_to_be_named(harness: Harness, registry: Registry) -> None:
+    @dataclass
+    class Row:
+        id: object
+
+    async def rows() -> AsyncIterator[Row]:
+        yield Row(object())
+
+    @job(registry=registry)
+    async def work() -> None:
+        with pytest.raises(ValueError, match=r"is its item, a Row, which is no JSON; .*cursor=lambda item: item\.id"):
+            async for _ in step.each("rows", rows()):
+                pass
+
+    [job_id] = await harness.enqueue(work.new())
+    async with harness.runner():
+        await harness.becomes(job_id, "completed")
 
 
 def test_a_step_outside_of_a_worker_is_refused() -> None:

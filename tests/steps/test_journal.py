@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import pytest
 
-from oban_sa import Job, telemetry
+from oban_sa import Cancel, Job, Record, Snooze, telemetry
 from oban_sa.errors import InvalidArguments, InvalidOption, StepChanged
+from oban_sa.jobs.answers import Answer
 from oban_sa.steps import results
 from oban_sa.steps.journal import Entry, Journal, driven
 
@@ -72,10 +74,11 @@ def test_names_count_on() -> None:
     assert [journal.key("a"), journal.key("b"), journal.key("a"), journal.next_key("a")] == ["a", "b", "a#2", "a#3"]
 
 
-@pytest.mark.parametrize("name", ["", " ", "a#2", ":progress", "x" * 301, "a\0", None, 3])
+@pytest.mark.parametrize("name", ["", " ", "a#2", ":progress", "x" * 301, "a\0", "\ud800", None, 3])
 def test_a_name_that_can_t_be_told_from_others_is_refused(name: Any) -> None:
-    with pytest.raises(InvalidOption, match="name"):
-        made(Kept()).key(name)
+    for ask in (made(Kept()).key, made(Kept()).next_key):
+        with pytest.raises(InvalidOption, match="name"):
+            ask(name)
 
 
 async def test_an_entry_of_another_kind_is_refused_always() -> None:
@@ -109,7 +112,7 @@ def test_results_come_back_as_the_annotation_says() -> None:
 
 def test_results_that_are_no_json_name_the_place() -> None:
     with pytest.raises(InvalidArguments) as refused:
-        results.written({"a": [1, {2}.__iter__()]}, "k")
+        results.written({"a": [1, {2}.__iter__()]}, results.of_step("k"))
     assert refused.value.path == "result of step 'k'.a[1]"
 
 
@@ -125,3 +128,46 @@ async def test_an_attempt_that_is_cut_short_while_it_writes_is_one_with_a_journa
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(journal.write(Entry("a", "f", "1")), 0.01)
     assert journal.wrote
+
+
+@pytest.mark.parametrize("answer", [Cancel("no"), Snooze(3), Record(1)])
+def test_an_answer_of_the_job_is_no_result(answer: Answer) -> None:
+    with pytest.raises(InvalidArguments, match=rf"answer of the job.* write raise {type(answer).__name__}\("):
+        results.written(answer, results.of_step("k"))
+
+
+def test_a_result_that_is_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "LIMIT", 10)
+    assert results.written("x" * 8, results.of_step("k")) == '"xxxxxxxx"'
+    with pytest.raises(
+        InvalidArguments, match="of step 'k' has 11 characters as JSON, and 10 are kept at most; keep it"
+    ):
+        results.written("x" * 9, results.of_step("k"))
+
+
+def version() -> int:
+    return 1
+
+
+def test_a_function_that_is_called_like_a_kind_of_entry_is_none() -> None:
+    assert results.code_of(version) == f"{__name__}.version"
+    assert results.code_of(asyncio.sleep) == "asyncio.tasks.sleep"
+    assert results.code_of(made) == "made"
+
+
+def test_what_surely_blocks_the_loop_is_known_by_its_annotation() -> None:
+    def unknown(): ...  # type: ignore[no-untyped-def]
+    def awaitable() -> Awaitable[int]: ...  # type: ignore[empty-body]
+    def anything() -> Any: ...
+    async def asynchronous() -> int: ...  # type: ignore[empty-body]
+
+    @functools.wraps(version)
+    def wrapper() -> Any: ...
+
+    def nothing() -> None: ...
+    def number() -> int: ...  # type: ignore[empty-body]
+    def numbers() -> list[int]: ...  # type: ignore[empty-body]
+    def data() -> Entry: ...  # type: ignore[empty-body]
+
+    assert [results.is_plain(each) for each in (unknown, awaitable, anything, asynchronous, wrapper)] == [False] * 5
+    assert [results.is_plain(each) for each in (nothing, number, numbers, data)] == [True] * 4

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
 
 from oban_sa import Job, Signal, current_job, enqueue, job, signal, sleep, step, wait_for
-from oban_sa.errors import Suspended
+from oban_sa.errors import InvalidOption, Suspended
 from oban_sa.models import Entry, SentSignal
 from oban_sa.testing import drain, inline, perform_job
 from oban_sa.workers import Registry
@@ -164,6 +164,39 @@ def test_code_is_performed_where_there_is_no_loop(sync_session: Session) -> None
 def test_performed_code_that_waits_for_good_says_so() -> None:
     with pytest.raises(Suspended, match="waits for go"):
         perform_job(ask, {}, registry=registry)
+
+
+@job(registry=registry)
+async def ask_twice() -> None:
+    for _ in range(2):
+        answer = await wait_for("go")
+        called[f"got {answer and answer.payload}"] += 1
+
+
+async def test_several_signals_of_a_name_are_given_by_their_numbers(session: AsyncSession) -> None:
+    both = {"go": 1, "go#2": 2}
+    await perform_job(ask_twice, {}, registry=registry, signals=both)
+    assert called == {"got 1": 1, "got 2": 1}
+    enqueue(session, ask_twice.new())
+    assert await drain(session, registry=registry, with_signals=both) == {"completed": 1}
+    assert called == {"got 1": 2, "got 2": 2}
+    await perform_job(ask_twice, {}, registry=registry, signals={"go": 3})
+    assert called["got 3"] == 2
+
+
+async def test_what_is_given_wrongly_says_what_to_write(session: AsyncSession) -> None:
+    anything: Any = perform_job
+    for word in ("journal", "signals", "deps"):
+        for wrong in (["go"], {1: 2}, "go"):
+            with pytest.raises(InvalidOption, match=f"{word} is a dict by names, such as {word}="):
+                await anything(ask, {}, registry=registry, **{word: wrong})
+    wrong_signals: Any = ["go"]
+    with pytest.raises(InvalidOption, match="with_signals is a dict by names"):
+        await drain(session, registry=registry, with_signals=wrong_signals)
+    with pytest.raises(InvalidOption, match=r"write signals=\{'go': \.\.\.\} in place of journal="):
+        await perform_job(ask, {}, registry=registry, journal={"go": {"ok": True}})
+    await perform_job(ask, {}, registry=registry, journal={"go": None})
+    assert called["got None"] == 1
 
 
 async def test_a_signal_is_what_a_runner_gives(session: AsyncSession) -> None:

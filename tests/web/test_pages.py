@@ -129,33 +129,6 @@ async def test_a_job_has_its_moments_errors_and_json(web: Web) -> None:
     assert (raw["id"], raw["args"]["token"], raw["state"]) == (job_id, "***", "discarded")
 
 
-async def test_a_job_shows_its_progress_its_journal_and_the_signal_that_it_waits_for(web: Web) -> None:
-    [job_id] = await web.add(Job("shop.Ship", state="suspended", meta={"journal": True, "waits_for": "appro<val"}))
-    entries = [
-        (":progress", "progress", '{"done": 0.6, "note": "bo<oked"}', False),
-        ("charge", "charge", '{"card": "4111"}', True),
-        ("appro<val", "wait_for", None, False),
-        *((f"item {number}", "ship_one", "1", True) for number in range(50)),
-    ]
-    for seconds, (name, code, value, done) in enumerate(entries):
-        await web.sql(
-            "INSERT INTO oban_sa_journal (job_id, name, code, value, done, attempt, recorded_at) VALUES"
-            " (:job_id, :name, :code, CAST(:value AS jsonb), :done, 1, timezone('UTC', now()) + :s * interval '1 s')",
-            job_id=job_id, name=name, code=code, value=value, done=done, s=-1 if code == "wait_for" else 100 - seconds,
-        )  # fmt: skip
-    page = await web.get(f"/jobs/{job_id}")
-    assert "60% bo&lt;oked" in page
-    assert "until the signal appro&lt;val is sent" in page
-    assert page.count("ship_one") == 49
-    assert "the newest 50, the last first" in page
-    assert "<td>charge</td>" in page
-    assert "4111" not in page
-    web.access = Access(user="eve", see_args=False)
-    page = await web.get(f"/jobs/{job_id}")
-    assert "60%" in page
-    assert [word for word in ("bo&lt;oked", "appro&lt;val", "charge", "ship_one") if word in page] == []
-
-
 @pytest.mark.parametrize("word", ["0", "-1", "x", "9" * 30, "9" * 5000, "1e3", "%00", "9223372036854775807"])
 async def test_a_job_that_is_not_there_is_said_so(web: Web, word: str) -> None:
     assert "<h1>Not found</h1>" in await web.get(f"/jobs/{word}", 404)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -62,6 +63,27 @@ async def test_what_is_hidden_appears_on_no_page_and_is_searched_by_none(web: We
         assert f'id="job-{job_id}"' not in text
         await web.get("/bulk", 400, verb="retry", q=query)
     assert f'id="job-{job_id}"' in await web.get("/", q="args.n:1")
+
+
+async def test_what_a_worker_redacts_appears_on_no_page_and_is_found_by_no_search(web: Web) -> None:
+    args = {"card": "4111-x", "customer": {"phone": "555-x", "name": "Ada"}, "rows": [{"pin": "777-x"}], "n": 1}
+    meta = {"redacted": ["card", "customer.phone", "rows.pin"]}
+    errors = [{"error": "ValueError: no money on 4111-x of 555-x", "at": "2026-01-01T00:00:00Z", "attempt": 1}]
+    (hidden,) = await web.add(failed(args=args, meta=meta, errors=errors))
+    (plain,) = await web.add(
+        failed(args={"card": "4111-x", "customer": {"phone": "555-x"}, "rows": [{"pin": "777-x"}]})
+    )
+    for path in (f"/jobs/{hidden}", f"/jobs/{hidden}/raw", f"/jobs/{hidden}/edit"):
+        text = await web.get(path)
+        assert not {"4111-x", "555-x", "777-x"} & set(re.findall(r"\d+-x", text))
+    assert "Ada" in await web.get(f"/jobs/{hidden}")
+    assert "[redacted]" in await web.get(f"/jobs/{hidden}/raw")
+    for query in ("args.card:4111-x", "-args.card:4111-y", "args.customer.phone:555-x", "-args.customer.phone:5"):
+        text = await web.get("/", q=query)
+        assert (f'id="job-{hidden}"' in text, f'id="job-{plain}"' in text) == (False, True), query
+    assert f'id="job-{hidden}"' in await web.get("/", q="args.customer.name:Ada")
+    assert f'id="job-{hidden}"' in await web.get("/", q="args.n:1")
+    assert "1 job" in await web.get("/bulk", verb="retry", q="args.card:4111-x")
 
 
 async def test_the_application_says_what_is_shown(web: Web) -> None:

@@ -106,6 +106,8 @@ class Executor:
                 answer = await self._run_chunk(attempt, definition, chunks)
             if answer is not None:
                 refuse_unawaited(answer)
+            if attempt.durable is not None:
+                cast("Journal", attempt.durable).refuse_unawaited()
         except Answer as said:
             answer = raised(said)
         except asyncio.CancelledError as error:

@@ -79,7 +79,8 @@ def journal_of(home: Home, running: Running, threads: Threads, source: telemetry
     marked = JOURNAL in meta
     # An attempt that is given back, as by a shutdown or a snooze, marks its job where it has journalled something.
     fresh = attempt.attempt == 1 and not marked
-    return Journal(home.tables(running, wait), running.job, source=source, marked=marked, fresh=fresh)
+    loop = None if running.task is None else running.task.get_loop()
+    return Journal(home.tables(running, wait), running.job, source=source, marked=marked, fresh=fresh, loop=loop)
 
 
 _GOES_ON = frozenset({JobState.RETRYABLE, JobState.AVAILABLE, JobState.SCHEDULED, JobState.SUSPENDED})

@@ -32,6 +32,9 @@ T = TypeVar("T")
 BATCH: Final = 100
 """Entries that one statement writes."""
 
+SIZE: Final = 8_000_000
+"""Characters of values that one statement writes, or one value that is longer."""
+
 LOCKED_EVERY: Final = 0.05
 """Seconds between tries where another transaction has locked the row of the job."""
 
@@ -141,15 +144,41 @@ class Journals:
 
     async def _flush(self) -> None:
         while self._waiting:
-            taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), BATCH))]
+            taken = self._take()
             try:
-                await self._write_all(taken)
+                try:
+                    await self._write_all(taken)
+                except Exception:
+                    if len(taken) == 1:
+                        raise
+                    # One of them can't be written, and those of other jobs are not to fail with it.
+                    for each in taken:
+                        await self._write_alone(each)
             except BaseException as error:
-                for each in taken:
-                    if not each.written.done():
-                        each.written.set_exception(AttemptLost() if isinstance(error, GeneratorExit) else error)
+                _fail(taken, error)
                 if not isinstance(error, Exception):
                     raise
+
+    def _take(self) -> list[_Writing]:
+        """Take what goes into one statement, in order: no name of a job twice, which a statement can't write."""
+        taken: list[_Writing] = []
+        names, size = set[tuple[int, str]](), 0
+        while self._waiting and len(taken) < BATCH:
+            following = self._waiting[0]
+            name = following.attempt.job_id, following.entry.name
+            size += len(following.entry.value or "")
+            if name in names or (taken and size > SIZE):
+                break
+            names.add(name)
+            taken.append(self._waiting.popleft())
+        return taken
+
+    async def _write_alone(self, writing: _Writing) -> None:
+        if not writing.written.done():
+            try:
+                await self._write_all([writing])
+            except Exception as error:
+                _fail([writing], error)
 
     async def _write_all(self, taken: Iterable[_Writing]) -> None:
         left = dict(enumerate(taken))
@@ -174,6 +203,12 @@ class Journals:
                         each.written.set_exception(AttemptLost())
             if not left:
                 return
+
+
+def _fail(taken: Iterable[_Writing], error: BaseException) -> None:
+    for each in taken:
+        if not each.written.done():
+            each.written.set_exception(AttemptLost() if isinstance(error, GeneratorExit) else error)
 
 
 class AttemptTables:

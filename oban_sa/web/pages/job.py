@@ -3,37 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Final, NamedTuple, TypeAlias, cast
+from typing import Final, TypeAlias, cast
 from uuid import UUID
 
-from sqlalchemy import TextClause, case, select
+from sqlalchemy import TextClause
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from oban_sa.client import progress
 from oban_sa.client.description import MOMENTS, began_at
-from oban_sa.client.progress import Progress
 from oban_sa.client.read import database_now, read_session
 from oban_sa.errors import InvalidJob
-from oban_sa.jobs.durable import PROGRESS, WAITS_FOR
+from oban_sa.jobs.durable import WAITS_FOR
 from oban_sa.jobs.states import FINAL, JobState
-from oban_sa.models import Entry, Job
+from oban_sa.models import Job
 from oban_sa.sql import neighbours
 from oban_sa.web.act import ACTS, read_id
 from oban_sa.web.audit import require, tell
 from oban_sa.web.form import Form, read_form
+from oban_sa.web.journal import Journal, journal_of
 from oban_sa.web.page import Page
 from oban_sa.web.pages.jobs import flash, is_whole, what_is_shown
 from oban_sa.wire import json_text
 
 EDITABLE: Final = ("queue", "priority", "max_attempts", "tags", "scheduled_at", "args", "meta")
 """What may be changed. Never the worker: that would run other code."""
-
-ENTRIES: Final = 50
-"""Entries of a journal that are shown."""
 
 Row: TypeAlias = dict[str, object]
 
@@ -48,14 +44,6 @@ class Step:
     state: str
 
 
-class Noted(NamedTuple):
-    """What a job has in its journal: how far it said that it has come, and its newest entries, the last first."""
-
-    progress: Progress | None
-    entries: list[Row]
-    more: bool
-
-
 @dataclass(frozen=True, slots=True)
 class Around:
     """What stands around a job."""
@@ -68,7 +56,7 @@ class Around:
 
 async def job(page: Page) -> Response:
     """Show one job."""
-    found, now, around, noted = await _read(page)
+    found, now, around, journal = await _read(page)
     shown = what_is_shown(page, found)
     params = page.request.query_params
     return page.render(
@@ -80,8 +68,8 @@ async def job(page: Page) -> Response:
         errors=list(reversed(shown.errors)),
         steps=steps(found),
         around=around,
+        journal=journal if isinstance(shown.meta, Mapping) else journal.hidden(),
         signal=_signal(found, shown.meta),
-        noted=noted if isinstance(shown.meta, Mapping) else noted._replace(entries=[]),
         acts=[act for act in ACTS.values() if act.applies(found) and page.access.may(act.name, found.queue)],
         editable=page.access.may("update", found.queue),
         flash=flash(params.get("done", ""), params.get("n", "")),
@@ -92,8 +80,9 @@ async def job(page: Page) -> Response:
 
 async def raw(page: Page) -> Response:
     """Return the job as JSON, with no more than the page shows."""
-    found, *_ = await _read(page)
+    found, _, _, journal = await _read(page)
     shown = what_is_shown(page, found)
+    progress = (journal if isinstance(shown.meta, Mapping) else journal.hidden()).progress
     columns: dict[str, object] = {
         "id": found.id,
         "state": found.state.value,
@@ -107,6 +96,7 @@ async def raw(page: Page) -> Response:
         "max_attempts": found.max_attempts,
         "priority": found.priority,
         "attempted_by": found.attempted_by,
+        **({} if progress is None else {"progress": asdict(progress)}),
         **{name: getattr(found, name) for name in MOMENTS},
     }
     return Response(json_text.write(columns, indent=True), media_type="application/json")
@@ -114,7 +104,7 @@ async def raw(page: Page) -> Response:
 
 async def edit(page: Page) -> Response:
     """Show a job's columns in a form, or change those that differ."""
-    found, now, *_ = await _read(page)
+    found, now, _, _ = await _read(page)
     require(page, "update", found.queue, target=f"job {found.id}")
     whole = is_whole(page, found)
     if page.request.method != "POST":
@@ -160,7 +150,7 @@ def _signal(job: Job, meta: object) -> str | None:
     return name if isinstance(name, str) and job.state in (JobState.SUSPENDED, JobState.SCHEDULED) else None
 
 
-async def _read(page: Page) -> tuple[Job, datetime, Around, Noted]:
+async def _read(page: Page) -> tuple[Job, datetime, Around, Journal]:
     identity = read_id(cast("str", page.request.path_params["id"]))
     async with read_session(page.instance.reader) as session:
         now = await database_now(session)
@@ -170,19 +160,8 @@ async def _read(page: Page) -> tuple[Job, datetime, Around, Noted]:
         around = Around([], [], None, [])
         if page.access.queues is None:  # what stands around it may be in any queue
             around = await _around(session, page.instance.oban.schema, found)
-        noted = await _noted(session, identity)
-    return found, now, around, noted
-
-
-async def _noted(session: AsyncSession, job_id: int) -> Noted:
-    # What steps returned is not read: no function of the application says what of it may be shown.
-    value = case((Entry.name == PROGRESS, Entry.value)).label("value")
-    columns = (Entry.name, Entry.code, Entry.done, Entry.until, Entry.attempt, Entry.recorded_at, value)
-    newest = select(*columns).where(Entry.job_id == job_id).order_by(Entry.name != PROGRESS, Entry.recorded_at.desc())
-    rows = [dict(row) for row in (await session.execute(newest.limit(ENTRIES + 2))).mappings()]
-    said = next((progress.read(row["value"], row["recorded_at"]) for row in rows if row["name"] == PROGRESS), None)
-    entries = [row for row in rows if row["name"] != PROGRESS]
-    return Noted(said, entries[:ENTRIES], len(entries) > ENTRIES)
+        journal = await journal_of(session, found)
+    return found, now, around, journal
 
 
 async def _around(session: AsyncSession, schema: str, job: Job) -> Around:

@@ -76,6 +76,12 @@ class ProcessAttempt:
         """Have the runner tell of something that happened to the job."""
         self._send(Happened(self._number, event, facts))
 
+    def refuse_unawaited(self) -> None:
+        """Raise `TypeError` where the code has not awaited a step."""
+        journal: ChannelJournal | None = vars(self).get("journal")
+        if journal is not None:
+            journal.refuse_unawaited()
+
     def end(self) -> None:
         """Wait for nothing any more: the code has ended, and threads that it has left behind are told so."""
         self._ended = True

@@ -113,6 +113,7 @@ class _Inside:
             self._send(Begun(ask.number))
             # In a context of its own, as a task or a thread has it: what one job sets there is not for the next.
             answer = contextvars.copy_context().run(self._called, definition, job, attempt)
+            attempt.refuse_unawaited()
         except BaseException as error:
             return protocol.failed(ask.number, error, of_the_worker(exceptions.traceback_of(error)))
         finally:
