@@ -13,8 +13,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from oban_sa import Snooze, current_job, progress, sleep, step, telemetry, wait_for
-from oban_sa.errors import AttemptLost, InvalidOption
+from oban_sa import Snooze, current_job, progress, step, telemetry
+from oban_sa.errors import AttemptLost
 from oban_sa.workers import Registry, job
 from tests.runner.conftest import Harness
 from tests.support import eventually

@@ -69,7 +69,7 @@ async def job(page: Page) -> Response:
         steps=steps(found),
         around=around,
         journal=journal if isinstance(shown.meta, Mapping) else journal.hidden(),
-        signal=_signal(found, shown.meta),
+        signal=_signal(found, cast("object", shown.meta)),
         acts=[act for act in ACTS.values() if act.applies(found) and page.access.may(act.name, found.queue)],
         editable=page.access.may("update", found.queue),
         flash=flash(params.get("done", ""), params.get("n", "")),
