@@ -68,8 +68,8 @@ async def job(page: Page) -> Response:
         errors=list(reversed(shown.errors)),
         steps=steps(found),
         around=around,
-        journal=journal if isinstance(shown.meta, Mapping) else journal.hidden(),
-        signal=_signal(found, cast("object", shown.meta)),
+        journal=_seen(journal, shown.meta),
+        signal=_signal(found, shown.meta),
         acts=[act for act in ACTS.values() if act.applies(found) and page.access.may(act.name, found.queue)],
         editable=page.access.may("update", found.queue),
         flash=flash(params.get("done", ""), params.get("n", "")),
@@ -82,7 +82,7 @@ async def raw(page: Page) -> Response:
     """Return the job as JSON, with no more than the page shows."""
     found, _, _, journal = await _read(page)
     shown = what_is_shown(page, found)
-    progress = (journal if isinstance(shown.meta, Mapping) else journal.hidden()).progress
+    progress = _seen(journal, shown.meta).progress
     columns: dict[str, object] = {
         "id": found.id,
         "state": found.state.value,
@@ -142,6 +142,11 @@ def steps(job: Job) -> list[Step]:
     for name, at, state in found:
         made.append(Step(name, at, (at - made[-1].at).total_seconds() if made else None, state))
     return made
+
+
+def _seen(journal: Journal, meta: object) -> Journal:
+    """Return what is shown of a journal, where this is shown of the job's meta."""
+    return journal if isinstance(meta, Mapping) else journal.hidden()
 
 
 def _signal(job: Job, meta: object) -> str | None:
