@@ -40,8 +40,7 @@ others gets a note that has both ids and no `recount`: count anew what it waits 
 high, and it begins late and not early; so what is to wait for more is never put off. Such a note says nothing of the
 member's own retry, which may have a note of its own that has to be booked first.
 
-What is stored costs as much as what is looked up: most flows are in no other, so their rows are read once, in `own`,
-and only those in `around` once more. What an UPDATE joins is narrow, since it keeps whole rows of that.
+What is stored costs as much as what is looked up. What an UPDATE joins is narrow, since it keeps whole rows of that.
 
 CTEs are joined with tables by a key of the table, and not with each other: a CTE has no statistics, and the planner
 would compare each row of one with each of the other. Where that can't be helped they are looked up as a hashed list, or
@@ -64,6 +63,7 @@ from oban_sa.sql.flow import WAITS
 from oban_sa.sql.met import failure, met, of_flow
 from oban_sa.sql.needs import CANCELLED, NEEDS
 from oban_sa.sql.notify import TURNS
+from oban_sa.sql.sums import SUMS
 
 LIMIT: Final = 1000
 """Notes that one statement books, and members that it counts down for what they wait for."""
@@ -95,10 +95,6 @@ _LANE: Final = f"CASE WHEN f.lane = ANY ({_LANES}) THEN f.lane ELSE ({_LANES})[1
 """The lane for what is left to be booked of a flow `f`: its own, or one that is booked here where there is no flow."""
 
 _UNSTARTED: Final = "CAST(j.state AS text) IN ('suspended', 'available', 'scheduled', 'retryable')"
-
-_BEFORE: Final = f"""o.fired AS former, o.completed_at IS NULL AND o.unfinished = -x.unfinished AS ends,
-        {of_flow("o.completed_at", "o")} AS before"""
-"""What was said of a flow `o`, and whether it ends with what is counted of it in `x`."""
 
 _SETTLE: Final = f"""
 WITH
@@ -159,55 +155,7 @@ found AS MATERIALIZED (
     ) AS m
     LEFT JOIN {{s}}.oban_jobs j ON j.id = m.job_id
 ),
-own AS MATERIALIZED (
-    SELECT o.id, CASE WHEN cardinality(o.path) > 1 THEN o.path[1 : cardinality(o.path) - 1] END AS outside,
-        {", ".join(f"x.{name}" for name in COUNTERS)}, x.started_at, x.retried, x.anew, {_BEFORE}
-    FROM (
-        SELECT flow_id,
-            CAST(count(*) FILTER (WHERE joined) AS integer) AS total,
-            CAST(count(*) FILTER (WHERE joined) + count(*) FILTER (WHERE after IS NULL)
-                - count(*) FILTER (WHERE before IS NULL) AS integer) AS unfinished,
-            CAST(count(*) FILTER (WHERE after = 'c') - count(*) FILTER (WHERE before = 'c') AS integer) AS completed,
-            CAST(count(*) FILTER (WHERE after = 'x') - count(*) FILTER (WHERE before = 'x') AS integer) AS cancelled,
-            CAST(count(*) FILTER (WHERE after IN ('d', 'g')) - count(*) FILTER (WHERE before IN ('d', 'g')) AS integer)
-                AS discarded,
-            CAST(count(*) FILTER (WHERE attempted) AS integer) AS attempted,
-            min(attempted_at) AS started_at, bool_or(retrying) AS retried, bool_or(anew) AS anew
-        FROM (
-            SELECT flow_id, joined, before, after, attempted, attempted_at, retrying, anew FROM found
-            WHERE joined OR attempted OR before IS DISTINCT FROM after
-            UNION ALL
-            SELECT flow_id, false, NULL, NULL, false, NULL, false, false
-            FROM due WHERE flow_id IS NOT NULL AND job_id IS NULL
-        ) AS each GROUP BY flow_id
-    ) AS x
-    JOIN {{s}}.oban_sa_flows o ON o.id = x.flow_id
-),
-around AS MATERIALIZED (
-    SELECT unnest(outside) AS id, {", ".join(COUNTERS)}, started_at, retried, anew
-    FROM own WHERE outside IS NOT NULL
-    UNION ALL
-    SELECT unnest(holds), 0, CAST(after IS NULL AS integer) - CAST(before IS NULL AS integer), 0, 0, 0, 0,
-        NULL, false, false
-    FROM found WHERE holds IS NOT NULL
-),
-was AS MATERIALIZED (
-    SELECT id, {", ".join(COUNTERS)}, started_at, retried, anew, former, ends, before
-    FROM own WHERE (id IN (SELECT id FROM around)) IS NOT TRUE
-    UNION ALL
-    SELECT x.*, {_BEFORE}
-    FROM (
-        SELECT id, {", ".join(f"CAST(sum({name}) AS integer) AS {name}" for name in COUNTERS)},
-            min(started_at) AS started_at, bool_or(retried) AS retried, bool_or(anew) AS anew
-        FROM (
-            SELECT id, {", ".join(COUNTERS)}, started_at, retried, anew
-            FROM own WHERE id IN (SELECT id FROM around)
-            UNION ALL
-            SELECT * FROM around
-        ) AS each GROUP BY id
-    ) AS x
-    JOIN {{s}}.oban_sa_flows o ON o.id = x.id
-),
+{SUMS},
 closable AS MATERIALIZED (
     SELECT f.id FROM {{s}}.oban_sa_flows f
     WHERE f.completed_at IS NULL AND f.id = ANY (ARRAY(SELECT id FROM was WHERE ends))
