@@ -8,16 +8,18 @@ from alembic.operations import Operations
 
 from oban_sa.catalog.functions.function import Function
 from oban_sa.migrations import ddl
+from oban_sa.wire.messages import NODES, channel
 
 TRIGGER: Final = "oban_sa_note_ending"
 
 
 def _body(schema: str) -> str:
-    """Return the code of the function: a note for the settler."""
+    """Return the code of the function: a note for the settlers, and one word to all of them for each transaction."""
     return f"""
         BEGIN
             INSERT INTO {ddl.quoted(schema)}.oban_sa_endings (lane, job_id)
             VALUES (CAST(NEW.meta ->> 'lane' AS smallint), NEW.id);
+            PERFORM pg_catalog.pg_notify({ddl.literal(channel(schema, NODES))}, '{{"noted": true}}');
             RETURN NULL;
         END
     """  # noqa: S608 - the name of the schema is quoted

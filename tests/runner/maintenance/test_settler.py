@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from oban_sa import Cancel, Job, Oban, Snooze, Workflow, chain, enqueue, telemetry
 from oban_sa.jobs.flow import lane_of
+from oban_sa.migrations import migrate
 from oban_sa.runner.cluster.leader import Leader
 from oban_sa.runner.database.connection import Line
 from oban_sa.runner.database.database import Database
@@ -435,3 +436,24 @@ async def test_the_booking_is_planned_once_for_tables_of_about_the_same_size(
     )
     await settler.tick()
     assert planned == 2
+
+
+async def test_with_the_trigger_an_end_that_another_program_writes_is_booked_at_once(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settling, "EVERY", 3600.0)
+    monkeypatch.setattr(settling, "SWEEP_EVERY", 3600.0)
+    async with harness.engine.begin() as connection:
+        await connection.run_sync(lambda sync: migrate(sync, flow_trigger=True))
+    await written(harness, chain(Job("a", queue="theirs"), Job("b", queue="theirs")))
+    async with harness.runner():
+        for before, after in (("1", "2"), ("2", None)):
+            await harness.sql("UPDATE oban_jobs SET state = 'completed' WHERE meta ->> 'name' = :name", name=before)
+
+            async def booked(after: str | None = after) -> None:
+                found = await states(harness)
+                assert after is None or found[after] == "available"
+                assert await harness.sql("SELECT lane FROM oban_sa_endings") == []
+
+            await eventually(booked)
+    assert await harness.sql("SELECT completed FROM oban_sa_flows") == [(2,)]
