@@ -88,14 +88,16 @@ class RelayControl:
         heard: asyncio.Event,
         on_progress: Callable[[Progress], object] | None,
     ) -> object:
-        pause, said = FIRST, None
+        pause: float = FIRST
+        said: tuple[float, str | None] | None = None
         while True:
             heard.clear()
             found, progress = await self._transactions.run(
                 lambda work: _look(work, identity, progress=on_progress is not None)
             )
-            if on_progress is not None and progress is not None and progress != said:
-                said = progress
+            # A later attempt says again what it has said before it waited.
+            if on_progress is not None and progress is not None and (progress.done, progress.note) != said:
+                said = progress.done, progress.note
                 answer = on_progress(progress)
                 if isawaitable(answer):
                     await answer

@@ -237,6 +237,28 @@ async def test_progress_is_seen_while_another_transaction_has_the_job_locked(
     assert (await harness.job(job_id)).meta == {}
 
 
+async def test_what_is_said_again_is_told_once(
+    harness: Harness, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("oban_sa.steps.report.EVERY", 0.0)
+    seen: list[Progress] = []
+
+    @job(registry=registry)
+    async def work() -> None:
+        await progress(0.4, "rows")
+        await eventually(lambda: len(seen) == 1)
+        await progress(0.4, "rows")  # as after a wait, by the next attempt
+
+    [job_id] = await harness.enqueue(work.new())
+    oban = Oban(harness.engine)
+    async with harness.runner():
+        await oban.relay(job_id, within=60, on_progress=seen.append)
+    assert [(each.done, each.note) for each in seen] == [(0.4, "rows")]
+    written = await oban.progress(job_id)
+    assert written is not None
+    assert written.at > seen[0].at
+
+
 async def done(oban: Oban, job_id: int, share: float) -> None:
     found = await oban.progress(job_id)
     assert found is not None
