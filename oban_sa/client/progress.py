@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import cast
 
-from sqlalchemy import select
+from sqlalchemy import Select, select
 
 from oban_sa.client.transactions import Transactions, Work
 from oban_sa.jobs.durable import PROGRESS
@@ -35,9 +35,13 @@ class ProgressControl:
 
 def progress_of(work: Work, job_id: int) -> Progress | None:
     """Return the progress of a job."""
-    query = select(Entry.value, Entry.recorded_at).where(Entry.job_id == job_id, Entry.name == PROGRESS)
-    row = work.execute(query).first()
+    row = work.execute(said(job_id)).first()
     return None if row is None else read(row.value, row.recorded_at)
+
+
+def said(job_id: int) -> Select[object, datetime]:
+    """Select what `read` takes of a job; no row where it said nothing."""
+    return select(Entry.value, Entry.recorded_at).where(Entry.job_id == job_id, Entry.name == PROGRESS)
 
 
 def read(value: object, at: datetime) -> Progress:

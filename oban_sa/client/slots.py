@@ -23,6 +23,7 @@ from oban_sa.describe.exceptions import describe as describe_error
 from oban_sa.errors import InvalidOption
 from oban_sa.schedule import clock
 from oban_sa.schedule.periods import describe
+from oban_sa.workers.loop import has_loop
 
 T = TypeVar("T")
 
@@ -243,11 +244,7 @@ async def limited(engine: AsyncEngine, schema: str, limit: Limit) -> AsyncGenera
 @contextmanager
 def limited_sync(engine: AsyncEngine, schema: str, limit: Limit) -> Generator[Slot]:
     """Run a block of synchronous code within a limit; raises what `Oban.limit_sync` does."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        pass
-    else:
+    if has_loop():
         raise InvalidOption(
             f"limit_sync({limit.name!r}) would block the event loop that runs here; write async with oban.limit(...), "
             "or call this code by asyncio.to_thread()"

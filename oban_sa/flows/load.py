@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import TypeVar
 
+from oban_sa.workers.loop import has_loop
+
 T = TypeVar("T")
 
 
@@ -15,7 +17,7 @@ class Reading(Awaitable[T]):
     def __init__(self, work: Callable[[], Coroutine[object, None, T]], loop: asyncio.AbstractEventLoop | None) -> None:
         self._work = work
         self._done: list[T] = []
-        if loop is not None and not on_loop():
+        if loop is not None and not has_loop():
             self._done.append(waited(work(), loop))
 
     def __await__(self) -> Generator[object, None, T]:
@@ -35,12 +37,3 @@ def waited(work: Coroutine[object, None, T], loop: asyncio.AbstractEventLoop) ->
         except BaseException:
             future.cancel()
             raise
-
-
-def on_loop() -> bool:
-    """Whether this code runs on an event loop, which it must not hold up."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True

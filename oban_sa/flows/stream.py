@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 from uuid import UUID
 
 from oban_sa.errors import DependencyNotLoaded
-from oban_sa.flows.load import on_loop, waited
+from oban_sa.flows.load import waited
 from oban_sa.sql.dependencies import recorded_by, recorded_in
 from oban_sa.wire import erlang
+from oban_sa.workers.loop import has_loop
 
 if TYPE_CHECKING:
     from sqlalchemy import TextClause
@@ -63,7 +64,7 @@ class Stream:
                 return
 
     def __iter__(self) -> Iterator[Pair]:
-        if self._fetch is not None and on_loop():  # which would wait for itself
+        if self._fetch is not None and has_loop():  # which would wait for itself
             raise DependencyNotLoaded(
                 f"in async code a stream is read by `async for name, value in deps().stream({self._whole.name!r})`; "
                 "`for` is for code in a thread"

@@ -14,8 +14,9 @@ them, and does in one statement all that follows from what the jobs are by now:
 A note says nothing of how a job ended. The job's row does, as the statement finds it. So notes may come twice, late and
 in any order, and what another program did to a job is booked like everything else.
 
-Its rows are locked nowhere else, since only settlers change them, one at a time for each lane. The snapshot has to be
-younger than the lock: it must see what the settler before has booked. So the lock is a statement before.
+Only settlers change what they count, one at a time for each lane; a transaction that seals callbacks anew holds rows of
+flows for a moment. The snapshot has to be younger than the lock of the lane: it must see what the settler before has
+booked. So the lock is a statement before.
 
 PostgreSQL changes no row twice in one statement and drops the second change without a word. So a member that ended in
 the same statement as one it waits for is left out of `children`, and one that is counted anew is left out too.

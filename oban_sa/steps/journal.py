@@ -25,6 +25,7 @@ from oban_sa.models import Job
 from oban_sa.schedule import clock
 from oban_sa.telemetry import JobEvent
 from oban_sa.telemetry.handlers import listeners
+from oban_sa.workers.loop import awaited, has_loop
 
 T = TypeVar("T")
 
@@ -250,16 +251,12 @@ class Journal:
         if _on_loop():
             if self._loop is None or asyncio.get_running_loop() is self._loop:
                 return await awaitable
-            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_awaited(awaitable), self._loop))
-        return await_only(awaitable) if _has_loop() else self.tables.in_thread(awaitable)
+            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(awaited(awaitable), self._loop))
+        return await_only(awaitable) if has_loop() else self.tables.in_thread(awaitable)
 
 
 def _is_unawaited(coroutine: Coroutine[object, object, object]) -> bool:
     return inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED
-
-
-async def _awaited(awaitable: Awaitable[T]) -> T:
-    return await awaitable
 
 
 def driven(coroutine: Coroutine[object, object, T]) -> T:
@@ -274,15 +271,7 @@ def driven(coroutine: Coroutine[object, object, T]) -> T:
 
 def _on_loop() -> bool:
     # Synchronous code that SQLAlchemy runs on the loop waits like code in a thread.
-    return _has_loop() and not getattr(getcurrent(), "__sqlalchemy_greenlet_provider__", False)
-
-
-def _has_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
+    return has_loop() and not getattr(getcurrent(), "__sqlalchemy_greenlet_provider__", False)
 
 
 on_loop = _on_loop

@@ -40,6 +40,7 @@ from oban_sa.testing.journals import InTest, by_name
 from oban_sa.testing.sessions import SharedSessions
 from oban_sa.workers import Registry
 from oban_sa.workers import registry as default_registry
+from oban_sa.workers.loop import has_loop
 from oban_sa.workers.middleware import Chain, Middleware
 
 if TYPE_CHECKING:
@@ -108,11 +109,7 @@ def drain(
         middleware=middleware,
     )
     coroutine = draining.run(where, schema)
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(coroutine)
-    return coroutine
+    return coroutine if has_loop() else asyncio.run(coroutine)
 
 
 class Draining:

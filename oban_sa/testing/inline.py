@@ -20,6 +20,7 @@ from oban_sa.testing.binds import Bind
 from oban_sa.testing.drain import Counts, Draining
 from oban_sa.workers import Registry
 from oban_sa.workers import registry as default_registry
+from oban_sa.workers.loop import has_loop
 from oban_sa.workers.middleware import Middleware
 
 
@@ -131,11 +132,7 @@ def _run(draining: Draining, bind: Bind) -> Counts:
     if isinstance(bind, (AsyncConnection, AsyncEngine)):
         # The session was committed by an AsyncSession, which is on the loop and waits in a greenlet.
         return await_only(draining.run(bind))
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(draining.run(bind))
-    return _in_thread(draining, bind)
+    return _in_thread(draining, bind) if has_loop() else asyncio.run(draining.run(bind))
 
 
 def _in_thread(draining: Draining, bind: Engine | Connection) -> Counts:

@@ -25,6 +25,7 @@ from oban_sa.sql.fetch import jobs
 from oban_sa.sql.steps import read
 from oban_sa.steps.journal import Entry, Journal, driven
 from oban_sa.testing.binds import Binding
+from oban_sa.workers.loop import awaited
 
 T = TypeVar("T")
 
@@ -180,7 +181,7 @@ class Performed:
 
     def in_thread(self, awaitable: Awaitable[T]) -> T:
         """Return the result of what never pauses."""
-        return driven(_awaited(awaitable))
+        return driven(awaited(awaitable))
 
 
 class Performing:
@@ -209,10 +210,6 @@ def _among(signals: Mapping[str, object], key: str, name: str) -> str | None:
     """Return the signal that is given for a wait: for the second of a name that of `name#2`, if there is one."""
     found = next((each for each in (key, name) if each in signals), None)
     return None if found is None else _received(signals[found])
-
-
-async def _awaited(awaitable: Awaitable[T]) -> T:
-    return await awaitable
 
 
 def _plain(value: object, name: str) -> object:

@@ -26,6 +26,7 @@ from oban_sa.workers import registry as default_registry
 from oban_sa.workers.current import attempting
 from oban_sa.workers.function_body import FunctionBody
 from oban_sa.workers.keywords import refuse_unknown_for_job
+from oban_sa.workers.loop import has_loop
 
 _ids: Final = itertools.count(1)
 
@@ -64,7 +65,7 @@ def perform_job(
     taken = _session(definition, unscoped(session))
     told = {"journal": by_name(journal, "journal"), "signals": by_name(signals, "signals")}
     performing = _Performing(definition, job, taken, deps=given, **told)
-    if _on_loop():
+    if has_loop():
         return performing.on_loop()
     if definition.executor == "loop":
         return asyncio.run(performing.on_loop())
@@ -196,14 +197,6 @@ def _session(definition: Definition, given: object) -> AsyncSession | Session | 
         raise InvalidOption(f"{what} takes a session; give it one: perform_job(..., session=session)")
     if kind == "async" and isinstance(given, Session):
         raise InvalidOption(f"{what} takes an AsyncSession, and this is a Session")
-    if kind == "sync" and isinstance(given, AsyncSession) and not _on_loop():
+    if kind == "sync" and isinstance(given, AsyncSession) and not has_loop():
         raise InvalidOption(f"{what} takes a Session, and an AsyncSession gives one only in async code; give a Session")
     return given
-
-
-def _on_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True

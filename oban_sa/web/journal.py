@@ -9,7 +9,7 @@ from typing import Final
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from oban_sa.client.progress import Progress, read
+from oban_sa.client.progress import Progress, read, said
 from oban_sa.describe.redaction import redacted
 from oban_sa.jobs import redaction
 from oban_sa.jobs.durable import PROGRESS
@@ -46,8 +46,7 @@ class Journal:
 
 async def journal_of(session: AsyncSession, job: Job) -> Journal:
     """Read the journal of a job, but for values, which may be long and are not hidden by `redact=`."""
-    said = select(Entry.value, Entry.recorded_at).where(Entry.job_id == job.id, Entry.name == PROGRESS)
-    row = (await session.execute(said)).first()
+    row = (await session.execute(said(job.id))).first()
     progress = None if row is None else read(row.value, row.recorded_at)
     if progress is not None and progress.note is not None:
         progress = replace(progress, note=redacted(redaction.text(progress.note, job.args, job.meta)))

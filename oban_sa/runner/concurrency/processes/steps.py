@@ -16,6 +16,7 @@ from oban_sa.models import Job
 from oban_sa.runner.concurrency.processes.protocol import AskJournal, PlainEntry, Question
 from oban_sa.steps.journal import Entry, Journal, driven, on_loop
 from oban_sa.telemetry import JobEvent
+from oban_sa.workers.loop import awaited
 
 T = TypeVar("T")
 
@@ -62,7 +63,7 @@ class ChannelTables:
 
     def in_thread(self, awaitable: Awaitable[T]) -> T:
         """Wait for an answer where no loop runs: in a `def`, or a thread."""
-        return driven(_awaited(awaitable))
+        return driven(awaited(awaitable))
 
     async def _asked(self, what: Question, *values: object) -> object:
         answer = self._attempt.ask(what, *values)
@@ -83,10 +84,6 @@ class ChannelJournal(Journal):
     def emit(self, event: type[JobEvent], **facts: object) -> None:
         """Have the runner tell of something that happened to the job."""
         self._attempt.tell(event, facts)
-
-
-async def _awaited(awaitable: Awaitable[T]) -> T:
-    return await awaitable
 
 
 # In the runner.
